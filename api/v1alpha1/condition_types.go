@@ -1,0 +1,114 @@
+package v1alpha1
+
+// Conditions of a DynamicSecret and of a provider. Ready is always there. Reconciling and Stalled are there only while
+// they are True, as kstatus wants them.
+const (
+	// ReadyCondition is True while the Secret holds a credential that is known to be good.
+	ReadyCondition = "Ready"
+	// ReconcilingCondition is True while leasekeeper works towards the spec, or waits to try again.
+	ReconcilingCondition = "Reconciling"
+	// StalledCondition is True when nothing will get better until a person changes something; the message says what.
+	StalledCondition = "Stalled"
+	// LeasedCondition is True while the Secret's credential has a live lease.
+	LeasedCondition = "Leased"
+)
+
+// Reasons of a DynamicSecret's conditions.
+const (
+	// ReasonLeased: the Secret holds a credential with a live lease.
+	ReasonLeased = "Leased"
+	// ReasonSynced: the Secret holds an answer that has no lease (KV, for one); it is read again every refreshInterval.
+	ReasonSynced = "Synced"
+	// ReasonNotLeased: the backend gave this answer without a lease, so there is nothing to renew or to revoke.
+	ReasonNotLeased = "NotLeased"
+	// ReasonIssuing: a credential is being asked for.
+	ReasonIssuing = "Issuing"
+	// ReasonPublishing: the credential is leased and its Secret is being written.
+	ReasonPublishing = "Publishing"
+	// ReasonPublishFailed: the API server did not take the Secret; the same credential is tried again.
+	ReasonPublishFailed = "PublishFailed"
+	// ReasonReplacing: a new credential is due (the old one cannot be renewed any further, its Secret was lost or
+	// edited, its request changed, or somebody asked).
+	ReasonReplacing = "Replacing"
+	// ReasonRenewing: the lease is due for renewal and the renewal has not succeeded yet.
+	ReasonRenewing = "Renewing"
+	// ReasonExpired: the lease came to its end and no new one could be had.
+	ReasonExpired = "LeaseExpired"
+	// ReasonLeaseLost: the backend no longer knows the lease; somebody revoked it.
+	ReasonLeaseLost = "LeaseLost"
+	// ReasonGrantEnded: reissue is Never and the life of the one lease is over.
+	ReasonGrantEnded = "GrantEnded"
+	// ReasonRevoked: spec.revoked is true; the lease is revoked and the Secret deleted.
+	ReasonRevoked = "Revoked"
+	// ReasonRevoking: spec.revoked is true and the lease is being revoked.
+	ReasonRevoking = "Revoking"
+	// ReasonDeleting: the object is being deleted; the lease is being revoked.
+	ReasonDeleting = "Deleting"
+	// ReasonSuspended: spec.suspend is true; nothing is issued or replaced.
+	ReasonSuspended = "Suspended"
+	// ReasonRetiringFull: status.retiring is full; nothing planned is issued until the backend ends some of it.
+	ReasonRetiringFull = "RetiringFull"
+
+	// ReasonProviderNotFound: providerRef names a provider that does not exist.
+	ReasonProviderNotFound = "ProviderNotFound"
+	// ReasonProviderNotReady: the provider's own Ready condition is not True.
+	ReasonProviderNotReady = "ProviderNotReady"
+	// ReasonNamespaceNotAllowed: the ClusterSecretProvider's allowedNamespaces leaves this namespace out.
+	ReasonNamespaceNotAllowed = "NamespaceNotAllowed"
+	// ReasonProviderDeleting: the provider is being deleted and takes no new leases.
+	ReasonProviderDeleting = "ProviderDeleting"
+	// ReasonServiceAccountNotFound: the ServiceAccount to log in as does not exist, or none is named.
+	ReasonServiceAccountNotFound = "ServiceAccountNotFound"
+	// ReasonTargetConflict: the target Secret belongs to somebody else, or another DynamicSecret has the same target.
+	ReasonTargetConflict = "TargetConflict"
+	// ReasonTargetRejected: the API server would not take the Secret (a server-side dry run said so).
+	ReasonTargetRejected = "TargetRejected"
+
+	// ReasonPathNotFound: the backend has nothing at the path.
+	ReasonPathNotFound = "PathNotFound"
+	// ReasonAccessDenied: the backend's policy refuses the request; the message names the line that is missing.
+	ReasonAccessDenied = "AccessDenied"
+	// ReasonLoginFailed: the backend refuses the login.
+	ReasonLoginFailed = "LoginFailed"
+	// ReasonRequestRefused: the backend answered that the request is wrong.
+	ReasonRequestRefused = "RequestRefused"
+	// ReasonInvalidAnswer: the backend's answer cannot become a Secret: empty, not readable, a key that is no Secret
+	// key, or more than 1 MiB.
+	ReasonInvalidAnswer = "InvalidAnswer"
+	// ReasonBackendUnavailable: the backend cannot be reached, does not answer, is sealed, or says to come back later.
+	ReasonBackendUnavailable = "BackendUnavailable"
+	// ReasonBackendError: the backend answered with an error of its own (its database may be down).
+	ReasonBackendError = "BackendError"
+	// ReasonTLSFailed: the backend's certificate does not verify, or the provider's TLS material cannot be used.
+	ReasonTLSFailed = "TLSFailed"
+	// ReasonAbandoned: a lease was given up that could not be ended in time.
+	ReasonAbandoned = "LeaseAbandoned"
+	// ReasonLedgerMismatch: the ledger names a token or lease that is not this object's; it is not acted on.
+	ReasonLedgerMismatch = "LedgerMismatch"
+)
+
+// Reasons of a provider's conditions.
+const (
+	// ReasonReachable: the backend answers and takes the keeper's login.
+	ReasonReachable = "Reachable"
+	// ReasonNoKeeper: the backend answers; no keeperAuth is named, so what needs the keeper's rights depends on
+	// the rights of auth, and ends with this namespace.
+	ReasonNoKeeper = "ReachableWithoutKeeper"
+	// ReasonKeeperPolicyIncomplete: the keeper's policy lacks lines; status.missingCapabilities names them.
+	ReasonKeeperPolicyIncomplete = "KeeperPolicyIncomplete"
+	// ReasonInUse: the provider is being deleted and waits for the leases that it still has to end.
+	ReasonInUse = "InUse"
+	// ReasonInvalidSpec: something that the spec names does not exist or cannot be used; the message says what.
+	ReasonInvalidSpec = "InvalidSpec"
+)
+
+// What leasekeeper means to do next, in status.nextAction.
+const (
+	NextIssue   = "Issue"
+	NextRenew   = "Renew"
+	NextReplace = "Replace"
+	NextRefresh = "Refresh"
+	NextPublish = "Publish"
+	NextEnd     = "End"
+	NextExpire  = "Expire"
+)

@@ -1,0 +1,191 @@
+package testbed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+)
+
+// ControlPlaneOptions are all optional.
+type ControlPlaneOptions struct {
+	// CRDs are files or folders, installed before the controller-manager
+	// starts: the garbage collector looks for new kinds only every 30 s.
+	CRDs []string
+	// APIServerArgs are added to kube-apiserver's command line.
+	APIServerArgs []string
+}
+
+// ControlPlane is etcd, kube-apiserver (RBAC on) and kube-controller-manager
+// with all its controllers: tokens are real, garbage is collected, namespaces
+// go away. There are no nodes, so no pod ever runs.
+type ControlPlane struct {
+	// Config is the administrator's; it is not throttled.
+	Config *rest.Config
+	// Kubeconfig is a file with the same access, for kubectl.
+	Kubeconfig string
+	// CA signed the API server's certificate, PEM.
+	CA []byte
+	// Binaries that this control plane was started from.
+	Binaries Binaries
+
+	dir                          string
+	etcd, apiserver, controllers *process
+}
+
+// StartControlPlane starts all three servers and waits until the API server is
+// ready, the CRDs are established and the controllers work.
+func StartControlPlane(ctx context.Context, opts ControlPlaneOptions) (*ControlPlane, error) {
+	binaries, err := FindBinaries()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := tempDir("controlplane")
+	if err != nil {
+		return nil, err
+	}
+	c := &ControlPlane{Binaries: binaries, dir: dir}
+	if err := c.start(ctx, opts); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+func (c *ControlPlane) start(ctx context.Context, opts ControlPlaneOptions) error {
+	if err := c.configure(opts); err != nil {
+		return err
+	}
+	if err := c.etcd.start(); err != nil {
+		return err
+	}
+	// The API server retries until etcd is there: no need to wait in between.
+	if err := c.apiserver.start(); err != nil {
+		return err
+	}
+	if err := c.apiserver.await(ctx, c.ready); err != nil {
+		return err
+	}
+	if err := c.installCRDs(ctx, opts.CRDs); err != nil {
+		return err
+	}
+	if err := c.controllers.start(); err != nil {
+		return err
+	}
+	return c.controllers.await(ctx, c.controllersWork)
+}
+
+// ready asks for the checks that clients depend on: bootstrap roles included.
+func (c *ControlPlane) ready(ctx context.Context) error {
+	client, err := kubernetes.NewForConfig(c.Config)
+	if err != nil {
+		return err
+	}
+	return client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+}
+
+// controllersWork holds once the ServiceAccount controller has acted.
+func (c *ControlPlane) controllersWork(ctx context.Context) error {
+	client, err := kubernetes.NewForConfig(c.Config)
+	if err != nil {
+		return err
+	}
+	_, err = client.CoreV1().ServiceAccounts("default").Get(ctx, "default", metav1.GetOptions{})
+	return err
+}
+
+func (c *ControlPlane) installCRDs(ctx context.Context, paths []string) error {
+	if len(paths) == 0 {
+		return nil
+	}
+	args := []string{"create"}
+	for _, path := range paths {
+		args = append(args, "-f", path)
+	}
+	if _, err := c.Kubectl(ctx, args...); err != nil {
+		return err
+	}
+	_, err := c.Kubectl(ctx, "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+	return err
+}
+
+// Kubectl runs kubectl as administrator and returns what it printed.
+func (c *ControlPlane) Kubectl(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, c.Binaries.Kubectl, append([]string{"--kubeconfig", c.Kubeconfig}, args...)...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("kubectl %v: %w\n%s", args, err, out)
+	}
+	return string(out), nil
+}
+
+// ConfigForServiceAccount is the access of an existing ServiceAccount, by a
+// token that lasts a day. Code that runs on it has the RBAC of that account.
+func (c *ControlPlane) ConfigForServiceAccount(ctx context.Context, namespace, name string) (*rest.Config, error) {
+	token, err := c.Token(ctx, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	cfg := rest.AnonymousClientConfig(c.Config)
+	cfg.BearerToken = token
+	return cfg, nil
+}
+
+// Token is a day's token of an existing ServiceAccount. Without audiences it
+// is for the API server itself.
+func (c *ControlPlane) Token(ctx context.Context, namespace, name string, audiences ...string) (string, error) {
+	client, err := kubernetes.NewForConfig(c.Config)
+	if err != nil {
+		return "", err
+	}
+	seconds := int64(24 * time.Hour / time.Second)
+	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+		Audiences: audiences, ExpirationSeconds: &seconds,
+	}}
+	answer, err := client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name, request, metav1.CreateOptions{})
+	if err != nil {
+		return "", fmt.Errorf("token of ServiceAccount %s/%s: %w", namespace, name, err)
+	}
+	return answer.Status.Token, nil
+}
+
+// StopAPIServer stops kube-apiserver alone; StartAPIServer brings it back on
+// its port, with all it had stored.
+func (c *ControlPlane) StopAPIServer() error { return c.apiserver.stop() }
+
+// StartAPIServer undoes StopAPIServer and waits until it is ready.
+func (c *ControlPlane) StartAPIServer(ctx context.Context) error {
+	if err := c.apiserver.start(); err != nil {
+		return err
+	}
+	return c.apiserver.await(ctx, c.ready)
+}
+
+// Pause freezes the API server: connections stay open, nothing is answered.
+func (c *ControlPlane) Pause() error { return c.apiserver.pause() }
+
+// Resume undoes Pause.
+func (c *ControlPlane) Resume() error { return c.apiserver.resume() }
+
+// Close ends all three servers and removes their files.
+func (c *ControlPlane) Close() error {
+	var errs []error
+	for _, p := range []*process{c.controllers, c.apiserver, c.etcd} {
+		if p == nil {
+			continue
+		}
+		// Nothing that is kept needs an orderly end, and the API server takes
+		// its time over open watches.
+		errs = append(errs, p.kill())
+	}
+	return errors.Join(append(errs, os.RemoveAll(c.dir))...)
+}
+
+func (c *ControlPlane) path(name string) string { return filepath.Join(c.dir, name) }
