@@ -1,0 +1,158 @@
+package controllers
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+// renew extends the lease. A failure is tried again until the lease truly ends; only the backend's word that it is gone
+// ends it early.
+func (l *lifecycle) renew(ctx context.Context, o *observation) error {
+	rec := *o.d.Status.Lease
+	asked := lease.Increment(&rec, &o.d.Spec.Lease, l.clock.Now())
+	var term lease.Term
+	lessor, err := l.sources.LessorFor(ctx, o.d, &rec)
+	if err == nil {
+		term, err = lessor.Renew(ctx, rec, asked)
+	}
+	if err != nil {
+		l.announce.Count("renewal", string(lease.KindOf(err)))
+		if lease.KindOf(err) == lease.Gone {
+			o.mem.lostID = rec.ID
+			return nil
+		}
+		l.renewFailed(&o.mem.tries.Renew, o, err)
+		return nil
+	}
+	l.announce.Count("renewal", "success")
+	o.mem.tries.Renew = lease.Failure{}
+	return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.Renewed(d, term, asked) })
+}
+
+func (l *lifecycle) renewFailed(f *lease.Failure, o *observation, err error) {
+	now := l.clock.Now()
+	left := time.Minute
+	if end, ok := lease.LifeEnd(o.d.Status.Lease); ok {
+		left = end.Sub(now)
+	}
+	fail(f, lease.BlockFor(err), now, func(count int) time.Duration {
+		return lease.RenewBackoff(count, o.d.UID, left)
+	})
+}
+
+// commitFor is commit for something that has happened to the lease already: when somebody wrote meanwhile (a person
+// edits labels) it is written onto what they wrote, as long as that lease is still there.
+func (l *lifecycle) commitFor(ctx context.Context, o *observation, id string, transition func(*v1alpha1.DynamicSecret)) error {
+	err := l.commit(ctx, o, transition)
+	for range 3 {
+		if !apierrors.IsConflict(err) {
+			break
+		}
+		fresh, getErr := l.objects.Get(ctx, types.NamespacedName{Namespace: o.d.Namespace, Name: o.d.Name})
+		if getErr != nil {
+			return getErr
+		}
+		o.d = fresh
+		if fresh.Status.Lease == nil || fresh.Status.Lease.ID != id {
+			return nil
+		}
+		err = l.commit(ctx, o, transition)
+	}
+	return ignoreConflict(err)
+}
+
+// extendToken extends the issuing token, as far as it goes.
+func (l *lifecycle) extendToken(ctx context.Context, o *observation) error {
+	rec := *o.d.Status.Lease
+	lessor, err := l.sources.LessorFor(ctx, o.d, &rec)
+	var term lease.Term
+	if err == nil {
+		term, err = lessor.ExtendToken(ctx, rec)
+	}
+	if err == nil {
+		o.mem.tries.ExtendToken = lease.Failure{}
+		return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.TokenExtended(&d.Status, term) })
+	}
+	switch lease.KindOf(err) {
+	case lease.Gone:
+		// With its token goes the lease; that the lease is gone is for the backend to say.
+		if lease.KindOf(lessor.Lookup(ctx, rec)) == lease.Gone {
+			o.mem.lostID = rec.ID
+			return nil
+		}
+	case lease.Denied, lease.Refused:
+		// It lives no longer than it does: a successor is made in time.
+		l.announce.Event(o.d, corev1.EventTypeWarning, lease.BlockFor(err).Reason, err.Error())
+		return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.TokenNotExtendable(&d.Status) })
+	}
+	l.renewFailed(&o.mem.tries.ExtendToken, o, err)
+	return nil
+}
+
+// dropLease takes the lease out of use; its end follows.
+func (l *lifecycle) dropLease(ctx context.Context, o *observation, s lease.Step) error {
+	id := o.d.Status.Lease.ID
+	err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.RetireLease(d, s.Reason, l.clock.Now()) })
+	if err != nil {
+		return ignoreConflict(err)
+	}
+	switch s.Reason {
+	case v1alpha1.ReasonLeaseLost:
+		l.announce.Event(o.d, corev1.EventTypeWarning, s.Reason, "The backend no longer knows lease "+id+": somebody revoked it, or the token that it came from.")
+	case v1alpha1.ReasonRevoked:
+		l.announce.Event(o.d, corev1.EventTypeNormal, s.Reason, "Lease "+id+" is being revoked, as spec.revoked says.")
+	case v1alpha1.ReasonExpired:
+		l.announce.Event(o.d, corev1.EventTypeWarning, s.Reason, "Lease "+id+" came to its end.")
+	}
+	return nil
+}
+
+// end ends a retiring record in the backend, then drops it.
+func (l *lifecycle) end(ctx context.Context, o *observation, s lease.Step) error {
+	rec := o.d.Status.Retiring[s.Record]
+	lessor, err := l.sources.LessorFor(ctx, o.d, &rec)
+	if err == nil {
+		err = lessor.End(ctx, rec, owner(o.d))
+	}
+	if err != nil {
+		l.announce.Count("end", string(lease.KindOf(err)))
+		o.mem.failEnd(&rec, err, l.clock.Now(), o.backoff)
+		return nil
+	}
+	l.announce.Count("end", "success")
+	delete(o.mem.tries.End, lease.TryKey(&rec))
+	return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Ended(&d.Status, s.Record) }))
+}
+
+// abandon gives a record up, and says so.
+func (l *lifecycle) abandon(ctx context.Context, o *observation, s lease.Step) error {
+	rec := o.d.Status.Retiring[s.Record]
+	why := "spec.lease.onDelete or the annotation " + v1alpha1.AbandonLeaseAnnotation + " says so"
+	if f, ok := o.mem.tries.End[lease.TryKey(&rec)]; ok && f.Count > 0 {
+		why = f.Message
+	}
+	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Ended(&d.Status, s.Record) }); err != nil {
+		return ignoreConflict(err)
+	}
+	delete(o.mem.tries.End, lease.TryKey(&rec))
+	log.FromContext(ctx).Info("lease abandoned", "lease", rec.ID, "accessor", rec.TokenAccessor, "path", rec.Path, "why", why)
+	l.announce.Abandoned(ctx, o.d, &rec, why)
+	return nil
+}
+
+// letGo removes the finalizer.
+func (l *lifecycle) letGo(ctx context.Context, o *observation) error {
+	if err := l.objects.SetFinalizer(ctx, o.d, false); err != nil && !apierrors.IsNotFound(err) {
+		return ignoreConflict(err)
+	}
+	l.memory.forget(types.NamespacedName{Namespace: o.d.Namespace, Name: o.d.Name})
+	return nil
+}

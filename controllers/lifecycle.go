@@ -1,0 +1,264 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/secret"
+)
+
+// maxSteps bounds what one reconciliation does before it lets others have the worker.
+const maxSteps = 32
+
+// lifecycle carries out what lease.Plan decides: observe, plan, execute one step, write the status once, again.
+type lifecycle struct {
+	clock    clock.PassiveClock
+	objects  objects
+	secrets  secrets
+	sources  sources
+	announce announcer
+	memory   *memory
+	// requestLimit is how long a backend may go on with a request that nobody waits for.
+	requestLimit time.Duration
+	// sendWithin is how soon after the journal an issue must have been sent. A process that was asleep for longer
+	// does not send it: others count on it being over by the request limit.
+	sendWithin time.Duration
+}
+
+// observation is what one look has seen.
+type observation struct {
+	d      *v1alpha1.DynamicSecret
+	mem    *remembered
+	source *source
+	// secret of the wanted name, and of the recorded name where that is another; nil: absent.
+	secret, recorded *corev1.Secret
+	in               lease.Input
+}
+
+// run takes steps until there is nothing to do but wait, and returns when to come back (zero: when something changes).
+func (l *lifecycle) run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Time, error) {
+	for range maxSteps {
+		o, err := l.observe(ctx, d)
+		if err != nil {
+			return time.Time{}, err
+		}
+		step := lease.Plan(o.in)
+		if step.Action == lease.Wait {
+			return step.At, l.rest(ctx, o, step)
+		}
+		log.FromContext(ctx).V(1).Info("step", "action", step.Action, "reason", step.Reason)
+		if err := l.execute(ctx, o, step); err != nil {
+			return time.Time{}, err
+		}
+		if step.Action == lease.RemoveFinalizer {
+			return time.Time{}, nil
+		}
+		d = o.d
+	}
+	return l.clock.Now().Add(time.Second), nil
+}
+
+// observe reads everything anew. The Secret is read before the object: whoever publishes has written the object first,
+// so a Secret that was read earlier than an object which still names our lease cannot be a later one's, and an update
+// that is locked to it cannot overwrite a later one's.
+func (l *lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*observation, error) {
+	o := &observation{}
+	var err error
+	name := d.TargetName()
+	if o.secret, err = l.read(ctx, d.Namespace, name); err != nil {
+		return nil, err
+	}
+	recorded := name
+	if d.Status.Secret != nil && d.Status.Secret.Name != name {
+		recorded = d.Status.Secret.Name
+		if o.recorded, err = l.read(ctx, d.Namespace, recorded); err != nil {
+			return nil, err
+		}
+	}
+	fresh, err := l.objects.Get(ctx, types.NamespacedName{Namespace: d.Namespace, Name: d.Name})
+	if err != nil {
+		return nil, err
+	}
+	if fresh.TargetName() != name || (fresh.Status.Secret != nil && fresh.Status.Secret.Name != recorded && fresh.Status.Secret.Name != name) {
+		return l.observe(ctx, fresh)
+	}
+	o.d = fresh
+	if o.source, err = l.sources.Resolve(ctx, fresh); err != nil {
+		return nil, err
+	}
+	o.mem = l.memory.of(types.NamespacedName{Namespace: fresh.Namespace, Name: fresh.Name}, fresh.UID)
+	l.refreshInput(o)
+	return o, nil
+}
+
+func (l *lifecycle) read(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	s, err := l.secrets.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return s, err
+}
+
+// refreshInput makes the input from the observation as it stands now.
+func (l *lifecycle) refreshInput(o *observation) {
+	o.mem.freshen(attemptKey{o.d.Generation, o.source.Where.Provider.UID, o.source.ProviderGeneration})
+	state, outOfSync := targetState(o.d, o.secret, o.recorded)
+	o.in = lease.Input{
+		Now:           l.clock.Now(),
+		Object:        o.d,
+		RequestDigest: o.source.Where.RequestDigest,
+		Block:         o.source.Block,
+		Target:        state,
+		OutOfSync:     outOfSync,
+		Held:          o.mem.heldForPlan(),
+		LostID:        o.mem.lostID,
+		Tries:         o.mem.tries,
+		RequestLimit:  l.requestLimit,
+	}
+}
+
+// targetState classifies what was read.
+func targetState(d *v1alpha1.DynamicSecret, wanted, recorded *corev1.Secret) (lease.TargetState, bool) {
+	known := d.Status.Secret
+	current := func(s *corev1.Secret) bool {
+		return s != nil && ours(d, s) && known != nil && known.Digest != "" && secret.DigestOf(s) == known.Digest
+	}
+	switch {
+	case wanted != nil && !ours(d, wanted):
+		return lease.TargetForeign, false
+	case current(wanted):
+		return lease.TargetCurrent, known.UID != wanted.UID || known.Name != wanted.Name || wanted.Type != secret.Type(d) || !secret.InSync(wanted, d)
+	case current(recorded):
+		return lease.TargetCurrent, true
+	case wanted != nil || recorded != nil && ours(d, recorded):
+		return lease.TargetChanged, false
+	}
+	return lease.TargetAbsent, false
+}
+
+// ours says whether the Secret belongs to the object: our label names it, and nobody else owns it. An owner of our
+// kind and name with another UID is this object's predecessor: only one can bear the name.
+func ours(d *v1alpha1.DynamicSecret, s *corev1.Secret) bool {
+	if s.Labels[v1alpha1.OwnerLabel] != secret.OwnerLabelValue(d.Name) {
+		return false
+	}
+	for _, o := range s.OwnerReferences {
+		if o.UID != d.UID && (o.Kind != "DynamicSecret" || o.Name != d.Name) {
+			return false
+		}
+	}
+	return true
+}
+
+func (l *lifecycle) execute(ctx context.Context, o *observation, s lease.Step) error {
+	switch s.Action {
+	case lease.AddFinalizer:
+		return l.objects.SetFinalizer(ctx, o.d, true)
+	case lease.IssueCredential:
+		return l.issue(ctx, o, s)
+	case lease.RecordLease:
+		return l.record(ctx, o)
+	case lease.DropAttempt:
+		return l.dropAttempt(ctx, o, s)
+	case lease.ResolveHeld:
+		return l.resolveHeld(ctx, o)
+	case lease.DropLease:
+		return l.dropLease(ctx, o, s)
+	case lease.PublishSecret:
+		return l.publish(ctx, o)
+	case lease.SyncSecret:
+		return l.syncSecret(ctx, o)
+	case lease.DeleteSecret:
+		return l.deleteSecret(ctx, o, s)
+	case lease.RenewLease:
+		return l.renew(ctx, o)
+	case lease.AcknowledgeRenew:
+		return l.commit(ctx, o, lease.RenewalHandled)
+	case lease.ExtendToken:
+		return l.extendToken(ctx, o)
+	case lease.EndRecord:
+		return l.end(ctx, o, s)
+	case lease.AbandonRecord:
+		return l.abandon(ctx, o, s)
+	case lease.RemoveFinalizer:
+		return l.letGo(ctx, o)
+	}
+	return fmt.Errorf("no such action: %s", s.Action)
+}
+
+// commit makes one transition durable: the ledger and the conditions that follow from it, in one locked write. On an
+// error nothing that depends on the transition may be done; the next observation says whether it was stored.
+func (l *lifecycle) commit(ctx context.Context, o *observation, transition func(*v1alpha1.DynamicSecret)) error {
+	d := o.d.DeepCopy()
+	transition(d)
+	before := o.d
+	o.d = d
+	l.refreshInput(o)
+	lease.Summarize(o.in, lease.Plan(o.in))
+	if err := l.objects.UpdateStatus(ctx, d); err != nil {
+		o.d = before
+		return err
+	}
+	return nil
+}
+
+// rest writes the status if waiting means something else than what it says already.
+func (l *lifecycle) rest(ctx context.Context, o *observation, s lease.Step) error {
+	if o.mem.held != nil && o.in.Held.Outcome == lease.OutcomeIssued && o.d.Status.Lease != nil &&
+		o.d.Status.Lease.TokenAccessor == o.in.Held.Accessor && o.in.Target == lease.TargetCurrent {
+		o.mem.held = nil // published, or unchanged: nobody needs it any more
+	}
+	if !o.d.DeletionTimestamp.IsZero() && len(o.d.Finalizers) == 0 {
+		return nil
+	}
+	before := o.d.Status.DeepCopy()
+	lease.Summarize(o.in, s)
+	l.tellFailure(o)
+	if equality.Semantic.DeepEqual(before, &o.d.Status) {
+		return nil
+	}
+	return l.objects.UpdateStatus(ctx, o.d)
+}
+
+// tellFailure says once, as an event, what keeps the object from being ready.
+func (l *lifecycle) tellFailure(o *observation) {
+	reason, message := "", ""
+	for _, c := range o.d.Status.Conditions {
+		failing := c.Type == v1alpha1.StalledCondition && c.Status == "True" ||
+			c.Type == v1alpha1.ReconcilingCondition && c.Status == "True" && o.mem.failing()
+		if failing && c.Reason != v1alpha1.ReasonRevoked && c.Reason != v1alpha1.ReasonGrantEnded {
+			reason, message = c.Reason, c.Message
+		}
+	}
+	if reason != "" && reason != o.mem.said {
+		l.announce.Event(o.d, corev1.EventTypeWarning, reason, message)
+	}
+	o.mem.said = reason
+}
+
+func (r *remembered) failing() bool {
+	t := r.tries
+	for _, f := range t.End {
+		if f.Count > 0 {
+			return true
+		}
+	}
+	return t.Issue.Count+t.Renew.Count+t.ExtendToken.Count+t.Publish.Count+t.Sync.Count > 0
+}
+
+// backoff is the pause after a failure of this object.
+func (o *observation) backoff(count int) time.Duration { return lease.Backoff(count, o.d.UID) }
+
+func owner(d *v1alpha1.DynamicSecret) lease.Owner {
+	return lease.Owner{Namespace: d.Namespace, Name: d.Name, UID: string(d.UID)}
+}

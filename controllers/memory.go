@@ -1,0 +1,107 @@
+package controllers
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+// memory is what this process knows of the objects and no other does. Losing it costs nothing but a try: whatever must
+// outlive the process is in the ledger.
+type memory struct {
+	mu      sync.Mutex
+	objects map[types.NamespacedName]*remembered
+}
+
+// remembered is the memory of one object. The work queue hands an object to one worker at a time, so only that worker
+// touches it.
+type remembered struct {
+	uid    types.UID
+	held   *held
+	tries  lease.Tries
+	lostID string
+	// tried tells the spec and the provider that the failures in tries are about.
+	tried attemptKey
+	// said is the last failure that an event told.
+	said string
+}
+
+type attemptKey struct {
+	generation         int64
+	providerUID        types.UID
+	providerGeneration int64
+}
+
+// held is an issue of this process, from the journal until the Secret is written. The credential and the token are
+// nowhere else.
+type held struct {
+	lease.Held
+	rec    v1alpha1.LeaseRecord
+	answer lease.Answer
+	salt   string
+	cause  string
+}
+
+func newMemory() *memory { return &memory{objects: map[types.NamespacedName]*remembered{}} }
+
+// of returns the memory of an object, a new one if the object was made again under the same name and nothing is held.
+func (m *memory) of(key types.NamespacedName, uid types.UID) *remembered {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.objects[key]
+	if r == nil || (r.uid != uid && r.held == nil) {
+		r = &remembered{uid: uid}
+		m.objects[key] = r
+	}
+	return r
+}
+
+func (m *memory) find(key types.NamespacedName) *remembered {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.objects[key]
+}
+
+func (m *memory) forget(key types.NamespacedName) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.objects, key)
+}
+
+// heldForPlan is the part of what is held that decisions are made from.
+func (r *remembered) heldForPlan() lease.Held {
+	if r.held == nil {
+		return lease.Held{}
+	}
+	return r.held.Held
+}
+
+// freshen forgets failures that were about another spec or another provider: a person has changed something.
+func (r *remembered) freshen(now attemptKey) {
+	if r.tried == now {
+		return
+	}
+	r.tried = now
+	r.tries.Issue, r.tries.Publish, r.tries.Sync = lease.Failure{}, lease.Failure{}, lease.Failure{}
+}
+
+// fail notes one more failure.
+func fail(f *lease.Failure, b lease.Block, now time.Time, pause func(count int) time.Duration) {
+	f.Count++
+	f.NotBefore = now.Add(pause(f.Count))
+	f.Reason, f.Message, f.Stalled = b.Reason, b.Message, b.Stalled
+}
+
+func (r *remembered) failEnd(rec *v1alpha1.LeaseRecord, err error, now time.Time, pause func(count int) time.Duration) {
+	if r.tries.End == nil {
+		r.tries.End = map[string]lease.Failure{}
+	}
+	f := r.tries.End[lease.TryKey(rec)]
+	fail(&f, lease.BlockFor(err), now, pause)
+	f.Final = lease.KindOf(err) == lease.Mismatch
+	r.tries.End[lease.TryKey(rec)] = f
+}

@@ -1,0 +1,195 @@
+package lease
+
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+)
+
+// The functions of this file are the only ones that change the ledger. Each is one transition, to be made durable by
+// one locked write before anything that depends on it is done.
+
+// Journal begins an attempt: the session's token exists, its credential is about to be asked for.
+func Journal(st *v1alpha1.DynamicSecretStatus, where v1alpha1.LeaseRecord, s Session, now time.Time) {
+	rec := where
+	rec.StartedAt = metav1.NewTime(now)
+	rec.TokenAccessor = s.Accessor
+	setToken(&rec, Term{At: s.At, Duration: s.TTL, Renewable: s.Renewable})
+	st.Attempt = &rec
+}
+
+// Record turns the attempt into the lease. The lease before it, if any, retires.
+func Record(d *v1alpha1.DynamicSecret, a Answer, digest string, now time.Time) {
+	st := &d.Status
+	rec := *st.Attempt
+	st.Attempt = nil
+	RetireLease(d, v1alpha1.ReasonReplacing, now)
+	issued := metav1.NewTime(a.Term.At)
+	rec.IssuedAt = &issued
+	rec.ID = a.LeaseID
+	if Leased(&rec) {
+		setTerm(&rec, a.Term)
+	} else {
+		// Nothing depends on the token of an answer without a lease.
+		retire(st, rec, v1alpha1.ReasonNotLeased, now)
+	}
+	st.Lease = &rec
+	st.GrantEndedAt = nil
+	st.LastHandledRotateAt = d.Annotations[v1alpha1.RotateRequestedAtAnnotation]
+	if !Leased(&rec) {
+		st.LastHandledRenewAt = d.Annotations[v1alpha1.RenewRequestedAtAnnotation]
+	}
+	if st.Secret == nil {
+		st.Secret = &v1alpha1.SecretStatus{Name: d.TargetName()}
+	}
+	st.Secret.Digest = digest
+}
+
+// RetireAttempt moves the attempt to the retiring records. Its id is known where the backend has answered.
+func RetireAttempt(st *v1alpha1.DynamicSecretStatus, id string, endAfter time.Time, reason string) {
+	if st.Attempt == nil {
+		return
+	}
+	rec := *st.Attempt
+	st.Attempt = nil
+	rec.ID = id
+	retire(st, rec, reason, endAfter)
+}
+
+// RetireLease moves the lease to the retiring records, to be ended at once. An answer without a lease is dropped: its
+// token was retired when it was recorded.
+func RetireLease(d *v1alpha1.DynamicSecret, reason string, now time.Time) {
+	st := &d.Status
+	if st.Lease == nil {
+		return
+	}
+	rec := *st.Lease
+	st.Lease = nil
+	if !Leased(&rec) {
+		return
+	}
+	retire(st, rec, reason, now)
+	if over(reason) && d.Spec.Lease.Reissue == v1alpha1.ReissueNever {
+		at := metav1.NewTime(now)
+		st.GrantEndedAt = &at
+	}
+}
+
+// over says whether the reason ends the life of a lease, and is no step on the way to the next.
+func over(reason string) bool {
+	switch reason {
+	case v1alpha1.ReasonExpired, v1alpha1.ReasonLeaseLost, v1alpha1.ReasonGrantEnded:
+		return true
+	}
+	return false
+}
+
+func retire(st *v1alpha1.DynamicSecretStatus, rec v1alpha1.LeaseRecord, reason string, endAfter time.Time) {
+	at := ceil(endAfter)
+	rec.EndAfter, rec.Reason = &at, reason
+	st.Retiring = append(st.Retiring, rec)
+}
+
+// Resolve completes a retiring record by an answer that came late: the backend is done, so it may be ended at once.
+func Resolve(st *v1alpha1.DynamicSecretStatus, accessor, id string, now time.Time) {
+	for i := range st.Retiring {
+		if st.Retiring[i].TokenAccessor == accessor {
+			at := metav1.NewTime(now)
+			st.Retiring[i].ID, st.Retiring[i].EndAfter = id, &at
+		}
+	}
+}
+
+// Ended drops the i-th retiring record: its backend has said that it is gone, or it was given up.
+func Ended(st *v1alpha1.DynamicSecretStatus, i int) {
+	st.Retiring = append(st.Retiring[:i:i], st.Retiring[i+1:]...)
+	if len(st.Retiring) == 0 {
+		st.Retiring = nil
+	}
+}
+
+// Renewed records what a renewal granted for the increment that was asked.
+func Renewed(d *v1alpha1.DynamicSecret, t Term, asked time.Duration) {
+	rec := d.Status.Lease
+	elapsed, before := t.At.Sub(lastGrant(rec)), rec.ExpiresAt
+	setTerm(rec, t)
+	at := metav1.NewTime(t.At)
+	rec.RenewedAt = &at
+	rec.Renewals++
+	// Without a warning, a maximum shows in an end that stands still although less than asked was granted and time
+	// has passed. A periodic token grants its period, which is less than asked too, but its end moves on.
+	stoodStill := before != nil && rec.ExpiresAt.Sub(before.Time) < expiryEpsilon && elapsed >= 2*expiryEpsilon
+	if t.Capped || (stoodStill && t.Duration < asked-expiryEpsilon) {
+		rec.MaxTTLReached = true
+	}
+	RenewalHandled(d)
+}
+
+// RenewalHandled notes that the order to renew, if there was one, was handled.
+func RenewalHandled(d *v1alpha1.DynamicSecret) {
+	d.Status.LastHandledRenewAt = d.Annotations[v1alpha1.RenewRequestedAtAnnotation]
+}
+
+// TokenExtended records what an extension granted to the issuing token. Only a token that was not capped (a periodic
+// one) can be extended again.
+func TokenExtended(st *v1alpha1.DynamicSecretStatus, t Term) {
+	if t.Capped {
+		t.Renewable = false
+	}
+	setToken(st.Lease, t)
+}
+
+// TokenNotExtendable records that the issuing token lives no longer than it is known to.
+func TokenNotExtendable(st *v1alpha1.DynamicSecretStatus) { st.Lease.TokenRenewable = false }
+
+// Published records the Secret that was written.
+func Published(st *v1alpha1.DynamicSecretStatus, written v1alpha1.SecretStatus) { st.Secret = &written }
+
+// SecretDeleted records that the Secret is gone.
+func SecretDeleted(st *v1alpha1.DynamicSecretStatus) { st.Secret = nil }
+
+func setTerm(rec *v1alpha1.LeaseRecord, t Term) {
+	end := floor(t.At.Add(t.Duration))
+	rec.ExpiresAt = &end
+	rec.DurationSeconds = int64(t.Duration / time.Second)
+	rec.Renewable = t.Renewable
+}
+
+func setToken(rec *v1alpha1.LeaseRecord, t Term) {
+	rec.TokenRenewable = t.Renewable
+	rec.TokenExpiresAt, rec.TokenDurationSeconds = nil, 0
+	if t.Duration > 0 {
+		end := floor(t.At.Add(t.Duration))
+		rec.TokenExpiresAt = &end
+		rec.TokenDurationSeconds = int64(t.Duration / time.Second)
+	}
+}
+
+// floor and ceil: the API keeps whole seconds. An end is rounded down, the start of a wait up, so that rounding never
+// makes anything too late or too early.
+func floor(t time.Time) metav1.Time { return metav1.NewTime(t.Truncate(time.Second)) }
+
+func ceil(t time.Time) metav1.Time {
+	if down := t.Truncate(time.Second); down.Before(t) {
+		return metav1.NewTime(down.Add(time.Second))
+	}
+	return metav1.NewTime(t)
+}
+
+// Records lists every record of the ledger that may be alive in the backend.
+func Records(st *v1alpha1.DynamicSecretStatus) []v1alpha1.LeaseRecord {
+	var all []v1alpha1.LeaseRecord
+	for _, rec := range []*v1alpha1.LeaseRecord{st.Attempt, st.Lease} {
+		if rec != nil && (rec == st.Attempt || Leased(rec)) {
+			all = append(all, *rec)
+		}
+	}
+	return append(all, st.Retiring...)
+}
+
+func condition(st *v1alpha1.DynamicSecretStatus, kind string) *metav1.Condition {
+	return meta.FindStatusCondition(st.Conditions, kind)
+}

@@ -1,0 +1,425 @@
+package lease
+
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+)
+
+// rules in the order in which they are asked. The first that names a step wins; when none does, Plan waits. What saves
+// a living lease stands before what replaces it, and what is owed to the backend before what is wanted from it.
+var rules = []func(*view) *Step{
+	heldIsSettled,
+	deleting,
+	finalizer,
+	attemptIsSettled,
+	revoked,
+	leaseIsOver,
+	renew,
+	extendToken,
+	publish,
+	deadSecret,
+	endRetiring,
+	issue,
+	syncSecret,
+}
+
+// Plan names the next step. It is total: every input has one.
+func Plan(in Input) Step {
+	v := newView(&in)
+	for _, rule := range rules {
+		if s := rule(v); s != nil {
+			return *s
+		}
+	}
+	return v.wait()
+}
+
+// view is the input with what the rules ask of it again and again.
+type view struct {
+	*Input
+	uid     types.UID
+	st      *v1alpha1.DynamicSecretStatus
+	lease   *v1alpha1.LeaseRecord
+	spec    *v1alpha1.LeaseSpec
+	blocked *Block
+	next    []upcoming
+}
+
+// upcoming is something that will be due.
+type upcoming struct {
+	at   time.Time
+	what string
+}
+
+func newView(in *Input) *view {
+	return &view{
+		Input: in,
+		uid:   in.Object.UID,
+		st:    &in.Object.Status,
+		lease: in.Object.Status.Lease,
+		spec:  &in.Object.Spec.Lease,
+	}
+}
+
+// later notes something that will be due; it never names a step.
+func (v *view) later(at time.Time, what string) *Step {
+	v.next = append(v.next, upcoming{at, what})
+	return nil
+}
+
+// due names the step if its time has come, and notes it otherwise.
+func (v *view) due(at time.Time, f Failure, what string, s Step) *Step {
+	if f.waiting(v.Now) && f.NotBefore.After(at) {
+		at = f.NotBefore
+	}
+	if v.Now.Before(at) {
+		return v.later(at, what)
+	}
+	return &s
+}
+
+func (v *view) wait() Step {
+	s := Step{Action: Wait, Blocked: v.blocked}
+	for _, u := range v.next {
+		if s.At.IsZero() || u.at.Before(s.At) {
+			s.At, s.Next = u.at, u.what
+		}
+	}
+	return s
+}
+
+func (v *view) holds(rec *v1alpha1.LeaseRecord) bool {
+	return rec != nil && v.Held.Accessor != "" && v.Held.Accessor == rec.TokenAccessor
+}
+
+// carried says that the Secret holds the lease's credential and the status knows it.
+func (v *view) carried() bool {
+	return v.Target == TargetCurrent && v.st.Secret != nil && v.st.Secret.UID != ""
+}
+
+// heldIsSettled: an answer came back, but its attempt is no longer there, because another replica took over while this
+// one was asleep. The record that the other made can be completed, and where it ended the token already it must be
+// ended once more: the answer proves that the credential exists.
+func heldIsSettled(v *view) *Step {
+	if v.Held.Outcome == OutcomeNone || v.holds(v.st.Attempt) || v.holds(v.lease) {
+		return nil
+	}
+	return v.due(v.Now, v.Tries.Settle, v1alpha1.NextEnd, Step{Action: ResolveHeld, Reason: v1alpha1.ReasonReplacing})
+}
+
+func deleting(v *view) *Step {
+	if v.Object.DeletionTimestamp.IsZero() {
+		return nil
+	}
+	if !hasFinalizer(v.Object) {
+		return &Step{Action: Wait}
+	}
+	if s := windDown(v, v1alpha1.ReasonDeleting); s != nil {
+		return s
+	}
+	return &Step{Action: RemoveFinalizer, Reason: v1alpha1.ReasonDeleting}
+}
+
+// windDown ends everything: the intents first, then the Secret, then every record.
+func windDown(v *view, reason string) *Step {
+	if v.st.Attempt != nil {
+		return dropAttempt(v, reason)
+	}
+	if v.lease != nil {
+		return &Step{Action: DropLease, Reason: reason}
+	}
+	if v.st.Secret != nil {
+		return v.due(v.Now, v.Tries.Sync, v1alpha1.NextExpire, Step{Action: DeleteSecret, Reason: reason})
+	}
+	if s := endRetiring(v); s != nil {
+		return s
+	}
+	if len(v.st.Retiring) > 0 || len(v.next) > 0 {
+		s := v.wait()
+		return &s
+	}
+	return nil
+}
+
+func finalizer(v *view) *Step {
+	if hasFinalizer(v.Object) {
+		return nil
+	}
+	return &Step{Action: AddFinalizer, Reason: v1alpha1.ReasonIssuing}
+}
+
+// attemptIsSettled: an attempt either has an answer that this process holds, or it has none and never will.
+func attemptIsSettled(v *view) *Step {
+	if v.st.Attempt == nil {
+		return nil
+	}
+	if v.holds(v.st.Attempt) && v.Held.Outcome == OutcomeIssued && !v.Object.Spec.Revoked {
+		return v.due(v.Now, v.Tries.Publish, v1alpha1.NextPublish, Step{Action: RecordLease, Reason: v1alpha1.ReasonPublishing})
+	}
+	return dropAttempt(v, v1alpha1.ReasonIssuing)
+}
+
+// dropAttempt: where the backend has answered, the token can be ended at once. Where it has not, it may still be
+// minting, and ending the token now would leave a credential that nothing owns; so wait until it must be done.
+func dropAttempt(v *view, reason string) *Step {
+	end := v.Now
+	if !v.holds(v.st.Attempt) || v.Held.Outcome == OutcomeNone {
+		// The journal keeps whole seconds, rounded down.
+		end = v.st.Attempt.StartedAt.Add(v.RequestLimit + time.Second)
+	}
+	return &Step{Action: DropAttempt, Reason: reason, EndAfter: end}
+}
+
+func revoked(v *view) *Step {
+	if !v.Object.Spec.Revoked {
+		return nil
+	}
+	if s := windDown(v, v1alpha1.ReasonRevoked); s != nil {
+		return s
+	}
+	s := v.wait()
+	return &s
+}
+
+// leaseIsOver: the backend says so, or its time has passed, or (a grant) its Secret is gone and there is no second.
+func leaseIsOver(v *view) *Step {
+	if !Leased(v.lease) {
+		return nil
+	}
+	if v.LostID == v.lease.ID {
+		return &Step{Action: DropLease, Reason: v1alpha1.ReasonLeaseLost}
+	}
+	if end, ok := LifeEnd(v.lease); ok {
+		if !v.Now.Before(end) {
+			return &Step{Action: DropLease, Reason: v1alpha1.ReasonExpired}
+		}
+		v.later(end, v1alpha1.NextExpire)
+	}
+	published := v.st.Secret != nil && v.st.Secret.UID != ""
+	if v.spec.Reissue == v1alpha1.ReissueNever && published && (v.Target == TargetAbsent || v.Target == TargetChanged) && !v.holds(v.lease) {
+		return &Step{Action: DropLease, Reason: v1alpha1.ReasonGrantEnded}
+	}
+	return nil
+}
+
+func renew(v *view) *Step {
+	if v.lease == nil {
+		return nil
+	}
+	asked := v.Object.Annotations[v1alpha1.RenewRequestedAtAnnotation] != v.st.LastHandledRenewAt
+	if Leased(v.lease) && !exhausted(v.lease) {
+		at := renewAt(v.lease, v.spec.RenewAtPercent, v.uid)
+		if asked {
+			at = v.Now
+		}
+		return v.due(at, v.Tries.Renew, v1alpha1.NextRenew, Step{Action: RenewLease, Reason: v1alpha1.ReasonRenewing})
+	}
+	if asked && Leased(v.lease) {
+		return &Step{Action: AcknowledgeRenew, Reason: v1alpha1.ReasonRenewing}
+	}
+	return nil
+}
+
+func extendToken(v *view) *Step {
+	if !Leased(v.lease) || !v.lease.TokenRenewable || !tokenDiesFirst(v.lease) {
+		return nil
+	}
+	at := extendTokenAt(v.lease, v.spec.RenewAtPercent, v.uid)
+	return v.due(at, v.Tries.ExtendToken, v1alpha1.NextRenew, Step{Action: ExtendToken, Reason: v1alpha1.ReasonRenewing})
+}
+
+func publish(v *view) *Step {
+	if v.lease == nil || v.carried() || v.Target == TargetForeign || !v.holds(v.lease) || v.Target == TargetCurrent {
+		return nil
+	}
+	return v.due(v.Now, v.Tries.Publish, v1alpha1.NextPublish, Step{Action: PublishSecret, Reason: v1alpha1.ReasonPublishing})
+}
+
+// deadSecret: the lease is over and the Secret still holds its credential. A new one is had in its place if that can be
+// tried at once; otherwise the Secret goes.
+func deadSecret(v *view) *Step {
+	if v.lease != nil || v.st.Secret == nil {
+		return nil
+	}
+	if v.st.GrantEndedAt == nil {
+		if v.spec.OnExpiry == v1alpha1.OnExpiryRetain {
+			return nil
+		}
+		if v.issueBlock() == nil && v.Tries.Issue.Count == 0 && v.Tries.Renew.Count == 0 {
+			return nil
+		}
+	}
+	return v.due(v.Now, v.Tries.Sync, v1alpha1.NextExpire, Step{Action: DeleteSecret, Reason: v1alpha1.ReasonExpired})
+}
+
+// endRetiring ends, or gives up, what is owed an end.
+func endRetiring(v *view) *Step {
+	for i := range v.st.Retiring {
+		rec := &v.st.Retiring[i]
+		f := v.Tries.End[TryKey(rec)]
+		if v.abandoned(rec, f) {
+			return &Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: i}
+		}
+		from := v.Now
+		if rec.EndAfter != nil {
+			from = rec.EndAfter.Time
+		}
+		if s := v.due(from, f, v1alpha1.NextEnd, Step{Action: EndRecord, Record: i, Reason: rec.Reason}); s != nil {
+			return s
+		}
+	}
+	return nil
+}
+
+// abandoned says that the record is given up: somebody said so, its end makes no sense, or its bound has passed and
+// the backend was asked in vain.
+func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
+	if f.Final {
+		return true
+	}
+	going := !v.Object.DeletionTimestamp.IsZero()
+	if going && (v.spec.OnDelete == v1alpha1.OnDeleteAbandon || v.Object.Annotations[v1alpha1.AbandonLeaseAnnotation] == "true") {
+		return true
+	}
+	if f.Count == 0 {
+		return false
+	}
+	increment := time.Duration(0)
+	if v.spec.Increment != nil {
+		increment = v.spec.Increment.Duration
+	}
+	bound, bounded := ownEnd(rec, increment)
+	bound = bound.Add(abandonGrace)
+	if going {
+		deadline := v.Object.DeletionTimestamp.Add(v.spec.RevocationDeadline.Duration)
+		if !bounded || deadline.Before(bound) {
+			bound, bounded = deadline, true
+		}
+	}
+	if !bounded {
+		return false
+	}
+	if v.Now.Before(bound) {
+		v.later(bound, v1alpha1.NextEnd)
+		return false
+	}
+	return true
+}
+
+// issueBlock says why nothing can be issued now.
+func (v *view) issueBlock() *Block {
+	switch {
+	case v.Object.Spec.Suspend:
+		return &Block{Reason: v1alpha1.ReasonSuspended, Message: "spec.suspend is true: nothing is issued or replaced until it is false."}
+	case v.Block != nil:
+		return v.Block
+	case v.Target == TargetForeign:
+		return &Block{Reason: v1alpha1.ReasonTargetConflict, Stalled: true,
+			Message: "Secret " + v.Object.TargetName() + " exists and belongs to somebody else: delete it, or set another spec.target.name."}
+	case len(v.st.Retiring) >= v1alpha1.MaxRetiring:
+		return &Block{Reason: v1alpha1.ReasonRetiringFull,
+			Message: "status.retiring is full: nothing is issued until the backend ends some of it. See the events for what it says."}
+	}
+	return nil
+}
+
+// issue asks for a credential where there is a cause to.
+func issue(v *view) *Step {
+	reason, at := v.cause()
+	if reason == "" {
+		return nil
+	}
+	what := nextFor(reason)
+	if v.Now.Before(at) {
+		return v.later(at, what)
+	}
+	if b := v.issueBlock(); b != nil {
+		v.blocked = b
+		return nil
+	}
+	if f := v.Tries.Issue; f.waiting(v.Now) {
+		v.blocked = &Block{Reason: f.Reason, Message: f.Message, Stalled: f.Stalled}
+		return v.later(f.NotBefore, what)
+	}
+	return &Step{Action: IssueCredential, Reason: reason}
+}
+
+// Causes for an issue, besides the reasons of the conditions.
+const (
+	CauseFirst          = "Issued"
+	CauseRequestChanged = "RequestChanged"
+	CauseRequested      = "RotateRequested"
+	CauseSecretLost     = "SecretLost"
+	CauseSecretChanged  = "SecretChanged"
+	CauseUnpublished    = "Unpublished"
+	CauseMaxTTL         = "MaxTTLReached"
+	CauseRefresh        = "Refresh"
+)
+
+func nextFor(cause string) string {
+	switch cause {
+	case CauseFirst:
+		return v1alpha1.NextIssue
+	case CauseRefresh:
+		return v1alpha1.NextRefresh
+	}
+	return v1alpha1.NextReplace
+}
+
+// cause is the list of promise 2: why, and from when, a credential may be asked for. Empty: there is no cause.
+func (v *view) cause() (string, time.Time) {
+	rotate := v.Object.Annotations[v1alpha1.RotateRequestedAtAnnotation]
+	requested := rotate != "" && rotate != v.st.LastHandledRotateAt
+	if v.lease == nil {
+		if v.st.GrantEndedAt != nil && !requested && v.spec.Reissue == v1alpha1.ReissueNever {
+			return "", time.Time{}
+		}
+		return CauseFirst, v.Now
+	}
+	switch {
+	case v.RequestDigest != "" && v.RequestDigest != v.lease.RequestDigest:
+		return CauseRequestChanged, v.Now
+	case requested:
+		return CauseRequested, v.Now
+	case v.Target == TargetForeign:
+		return CauseSecretLost, v.Now
+	case v.holds(v.lease) && !v.carried():
+		return "", time.Time{}
+	case v.Target != TargetCurrent && (v.st.Secret == nil || v.st.Secret.UID == ""):
+		return CauseUnpublished, v.Now
+	case v.Target == TargetAbsent:
+		return CauseSecretLost, v.Now
+	case v.Target == TargetChanged:
+		return CauseSecretChanged, v.Now
+	case !Leased(v.lease):
+		asked := v.Object.Annotations[v1alpha1.RenewRequestedAtAnnotation] != v.st.LastHandledRenewAt
+		if asked {
+			return CauseRefresh, v.Now
+		}
+		return CauseRefresh, refreshAt(v.lease, v.Object.Spec.RefreshInterval.Duration, v.uid)
+	case v.spec.Reissue == v1alpha1.ReissueNever:
+		return "", time.Time{}
+	case exhausted(v.lease):
+		return CauseMaxTTL, replaceAt(v.lease, v.spec.RenewAtPercent, v.uid)
+	}
+	return "", time.Time{}
+}
+
+func syncSecret(v *view) *Step {
+	if v.lease == nil || v.Target != TargetCurrent || !v.OutOfSync {
+		return nil
+	}
+	return v.due(v.Now, v.Tries.Sync, v1alpha1.NextPublish, Step{Action: SyncSecret, Reason: v1alpha1.ReasonPublishing})
+}
+
+func hasFinalizer(d *v1alpha1.DynamicSecret) bool {
+	for _, f := range d.Finalizers {
+		if f == v1alpha1.Finalizer {
+			return true
+		}
+	}
+	return false
+}
