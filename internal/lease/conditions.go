@@ -203,7 +203,7 @@ func BlockFor(err error) Block {
 		b.Reason = v1alpha1.ReasonRequestRefused
 	case BadAnswer:
 		b.Reason = v1alpha1.ReasonInvalidAnswer
-	case Mismatch:
+	case Mismatch, Disputed:
 		b.Reason = v1alpha1.ReasonLedgerMismatch
 	case TLS:
 		b.Reason = v1alpha1.ReasonTLSFailed

@@ -31,6 +31,8 @@ const (
 	Gone ErrorKind = "Gone"
 	// Mismatch: the token or lease that a record names is not its owner's.
 	Mismatch ErrorKind = "Mismatch"
+	// Disputed: another object's ledger names the same token or lease.
+	Disputed ErrorKind = "Disputed"
 	// TLS: the backend's certificate does not verify, or the TLS material cannot be used.
 	TLS ErrorKind = "TLS"
 	// NoServiceAccount: the ServiceAccount to log in as does not exist, or its namespace is going away.

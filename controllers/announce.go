@@ -1,0 +1,115 @@
+package controllers
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+// Announcer tells people what happened, by events and metrics.
+type Announcer struct {
+	recorder  events.EventRecorder
+	cache     client.Reader
+	results   *prometheus.CounterVec
+	abandoned *prometheus.CounterVec
+}
+
+// NewAnnouncer registers the metrics. The reader is the manager's cache.
+func NewAnnouncer(recorder events.EventRecorder, cache client.Reader, registry prometheus.Registerer) *Announcer {
+	a := &Announcer{
+		recorder: recorder,
+		cache:    cache,
+		results: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "leasekeeper_operations_total",
+			Help: "Issues, renewals and ends of leases, by result: success, or the kind of failure.",
+		}, []string{"operation", "result"}),
+		abandoned: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "leasekeeper_abandoned_leases_total",
+			Help: "Lease records that were given up before the backend said that they are gone.",
+		}, []string{"namespace"}),
+	}
+	registry.MustRegister(a.results, a.abandoned, &leaseCollector{cache: cache})
+	return a
+}
+
+// Event on the object.
+func (a *Announcer) Event(d *v1alpha1.DynamicSecret, kind, reason, message string) {
+	a.emit(d, nil, kind, reason, message)
+}
+
+func (a *Announcer) emit(about, related runtime.Object, kind, reason, message string) {
+	const limit = 1000 // the API takes 1024 bytes
+	if len(message) > limit {
+		message = message[:limit] + "…"
+	}
+	a.recorder.Eventf(about, related, kind, reason, "Reconcile", "%s", message)
+}
+
+// Abandoned says it on the object; and, because the events of a namespace that is going away are refused, on a cluster
+// provider too.
+func (a *Announcer) Abandoned(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord, why string) {
+	a.abandoned.WithLabelValues(d.Namespace).Inc()
+	what := "lease " + rec.ID
+	if rec.ID == "" {
+		what = "token with accessor " + rec.TokenAccessor
+	}
+	message := "Abandoned " + what + " of " + rec.Path + ": " + why
+	a.Event(d, corev1.EventTypeWarning, v1alpha1.ReasonAbandoned, message)
+	if rec.Provider.Kind != v1alpha1.ProviderKindCluster {
+		return
+	}
+	if p, err := getProvider(ctx, a.cache, rec.Provider.Kind, rec.Provider.Name, ""); err == nil {
+		a.emit(p.(*v1alpha1.ClusterSecretProvider), nil, corev1.EventTypeWarning, v1alpha1.ReasonAbandoned,
+			"DynamicSecret "+d.Namespace+"/"+d.Name+": "+message)
+	}
+}
+
+// Count an operation by its result.
+func (a *Announcer) Count(what, result string) { a.results.WithLabelValues(what, result).Inc() }
+
+// leaseCollector reads the ledgers from the cache at each scrape, so that its series come and go with the objects and
+// are whole right after a restart.
+type leaseCollector struct{ cache client.Reader }
+
+var (
+	descExpiration = prometheus.NewDesc("leasekeeper_lease_expiration_timestamp_seconds",
+		"When the lease of a DynamicSecret ends unless it is renewed, in seconds since 1970.", []string{"namespace", "name"}, nil)
+	descRecords = prometheus.NewDesc("leasekeeper_lease_records",
+		"Records in the ledgers, by state: attempt, live, retiring.", []string{"state"}, nil)
+)
+
+func (c *leaseCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- descExpiration
+	ch <- descRecords
+}
+
+func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
+	var list v1alpha1.DynamicSecretList
+	if err := c.cache.List(context.Background(), &list); err != nil {
+		return // before the cache has started there is nothing to tell
+	}
+	var attempts, live, retiring int
+	for i := range list.Items {
+		d := &list.Items[i]
+		retiring += len(d.Status.Retiring)
+		if d.Status.Attempt != nil {
+			attempts++
+		}
+		if rec := d.Status.Lease; lease.Leased(rec) {
+			live++
+			if end, ok := lease.LifeEnd(rec); ok {
+				ch <- prometheus.MustNewConstMetric(descExpiration, prometheus.GaugeValue, float64(end.Unix()), d.Namespace, d.Name)
+			}
+		}
+	}
+	for state, n := range map[string]int{"attempt": attempts, "live": live, "retiring": retiring} {
+		ch <- prometheus.MustNewConstMetric(descRecords, prometheus.GaugeValue, float64(n), state)
+	}
+}

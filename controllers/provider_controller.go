@@ -1,0 +1,224 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/vault"
+)
+
+// +kubebuilder:rbac:groups=leasekeeper.io,resources=secretproviders;clustersecretproviders,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=leasekeeper.io,resources=secretproviders/status;clustersecretproviders/status,verbs=update
+// +kubebuilder:rbac:groups="",resources=configmaps,verbs=get
+
+// InspectFunc asks a provider's backend who it is and what the keeper may do there.
+type InspectFunc func(ctx context.Context, p v1alpha1.Provider) (vault.Report, error)
+
+// ProviderReconciler keeps the status of one kind of provider, and keeps a provider from going while a lease needs it.
+type ProviderReconciler struct {
+	// Clock of the operator.
+	Clock clock.PassiveClock
+	// Inspect the backend.
+	Inspect InspectFunc
+	// Forget what is kept for a provider that is gone.
+	Forget func(p v1alpha1.Provider)
+	// Interval between inspections of a provider that is ready.
+	Interval time.Duration
+	// RetryInterval between inspections of one that is not.
+	RetryInterval time.Duration
+	// New makes an empty object of the kind.
+	New func() ProviderObject
+
+	client client.Client
+}
+
+// ProviderObject is a provider as the API machinery sees it.
+type ProviderObject interface {
+	v1alpha1.Provider
+	client.Object
+}
+
+// Reconcile inspects the backend and says what it found.
+func (r *ProviderReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	p := r.New()
+	if err := r.client.Get(ctx, req.NamespacedName, p); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	if !p.GetDeletionTimestamp().IsZero() {
+		return r.letGo(ctx, p)
+	}
+	if !controllerutil.ContainsFinalizer(p, v1alpha1.ProviderFinalizer) {
+		before := p.DeepCopyObject().(client.Object)
+		controllerutil.AddFinalizer(p, v1alpha1.ProviderFinalizer)
+		if err := r.client.Patch(ctx, p, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), fieldOwner); err != nil {
+			return reconcile.Result{}, ignoreConflict(err)
+		}
+	}
+	report, err := r.Inspect(ctx, p)
+	if err := r.write(ctx, p, func(now metav1.Time) { judge(p, report, err, now) }); err != nil {
+		return reconcile.Result{}, err
+	}
+	if meta.IsStatusConditionTrue(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition) {
+		return reconcile.Result{RequeueAfter: r.Interval}, nil
+	}
+	return reconcile.Result{RequeueAfter: r.RetryInterval}, nil
+}
+
+// write the status if it says something new.
+func (r *ProviderReconciler) write(ctx context.Context, p ProviderObject, change func(now metav1.Time)) error {
+	st := p.ProviderStatus()
+	before := st.DeepCopy()
+	st.ObservedGeneration = p.GetGeneration()
+	change(metav1.NewTime(r.Clock.Now()))
+	if equality.Semantic.DeepEqual(before, st) {
+		return nil
+	}
+	return ignoreConflict(r.client.Status().Update(ctx, p, fieldOwner))
+}
+
+// judge turns what was found into conditions.
+func judge(p ProviderObject, report vault.Report, err error, now metav1.Time) {
+	spec := p.ProviderSpec().Vault
+	switch {
+	case err != nil:
+		b := lease.BlockFor(err)
+		say(p, now, metav1.ConditionFalse, b.Reason, b.Message, b.Stalled)
+		return
+	case len(report.Missing) > 0 && spec.KeeperAuth != nil:
+		p.ProviderStatus().MissingCapabilities = report.Missing
+		say(p, now, metav1.ConditionFalse, v1alpha1.ReasonKeeperPolicyIncomplete,
+			"The keeper's policy lacks: "+strings.Join(report.Missing, "; ")+". Nothing is issued, because it could not be ended.", true)
+	case spec.KeeperAuth == nil:
+		p.ProviderStatus().MissingCapabilities = report.Missing
+		say(p, now, metav1.ConditionTrue, v1alpha1.ReasonNoKeeper, noKeeperMessage(spec.Address, report.Missing), false)
+	default:
+		p.ProviderStatus().MissingCapabilities = nil
+		say(p, now, metav1.ConditionTrue, v1alpha1.ReasonReachable, spec.Address+" answers and takes the keeper's login.", false)
+	}
+	p.ProviderStatus().Server = &v1alpha1.ServerStatus{Kind: report.ServerKind, Version: report.Version}
+}
+
+func noKeeperMessage(address string, missing []string) string {
+	m := address + " answers. keeperAuth is not set, so auth does its work: when this namespace is deleted, leases that are left run out by themselves."
+	if len(missing) > 0 {
+		m += " The policy of auth lacks: " + strings.Join(missing, "; ") + ". What needs these lines is not done: leases may have to be abandoned."
+	}
+	return m
+}
+
+// say sets the conditions of a provider.
+func say(p ProviderObject, now metav1.Time, ready metav1.ConditionStatus, reason, message string, stalled bool) {
+	set := func(kind string, status metav1.ConditionStatus) {
+		meta.SetStatusCondition(&p.ProviderStatus().Conditions, metav1.Condition{
+			Type: kind, Status: status, Reason: reason, Message: message,
+			ObservedGeneration: p.GetGeneration(), LastTransitionTime: now,
+		})
+	}
+	set(v1alpha1.ReadyCondition, ready)
+	meta.RemoveStatusCondition(&p.ProviderStatus().Conditions, v1alpha1.StalledCondition)
+	meta.RemoveStatusCondition(&p.ProviderStatus().Conditions, v1alpha1.ReconcilingCondition)
+	switch {
+	case stalled:
+		set(v1alpha1.StalledCondition, metav1.ConditionTrue)
+	case ready != metav1.ConditionTrue:
+		set(v1alpha1.ReconcilingCondition, metav1.ConditionTrue)
+	}
+}
+
+// letGo lets a provider go when no ledger names it any more.
+func (r *ProviderReconciler) letGo(ctx context.Context, p ProviderObject) (reconcile.Result, error) {
+	holders, err := r.holders(ctx, p)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if len(holders) > 0 {
+		err := r.write(ctx, p, func(now metav1.Time) {
+			say(p, now, metav1.ConditionFalse, v1alpha1.ReasonInUse, inUseMessage(holders), false)
+		})
+		return reconcile.Result{RequeueAfter: r.RetryInterval}, err
+	}
+	r.Forget(p)
+	before := p.DeepCopyObject().(client.Object)
+	if !controllerutil.RemoveFinalizer(p, v1alpha1.ProviderFinalizer) {
+		return reconcile.Result{}, nil
+	}
+	err = r.client.Patch(ctx, p, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), fieldOwner)
+	return reconcile.Result{}, ignoreConflict(client.IgnoreNotFound(err))
+}
+
+func inUseMessage(holders []string) string {
+	const most = 5
+	shown := strings.Join(holders[:min(most, len(holders))], ", ")
+	if len(holders) > most {
+		shown += ", …"
+	}
+	return fmt.Sprintf("Leases of %d DynamicSecrets came from here and must be ended here: %s. Delete those, or point them to another provider.", len(holders), shown)
+}
+
+// holders lists the DynamicSecrets whose ledger names the provider.
+func (r *ProviderReconciler) holders(ctx context.Context, p ProviderObject) ([]string, error) {
+	var list v1alpha1.DynamicSecretList
+	key := providerKey(p.Kind(), p.GetName(), p.GetNamespace())
+	if err := r.client.List(ctx, &list, client.MatchingFields{indexProvider: key}); err != nil {
+		return nil, err
+	}
+	var names []string
+	for i := range list.Items {
+		d := &list.Items[i]
+		holds := func(rec v1alpha1.LeaseRecord) bool {
+			return providerKey(rec.Provider.Kind, rec.Provider.Name, d.Namespace) == key
+		}
+		if slices.ContainsFunc(lease.Records(&d.Status), holds) {
+			names = append(names, d.Namespace+"/"+d.Name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// SetupWithManager wires the reconciler to a manager. The indexes are the DynamicSecretReconciler's.
+func (r *ProviderReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	r.client = mgr.GetClient()
+	kind := r.New().Kind()
+	// A ledger that let go of its last lease may be what a provider waits for.
+	toProvider := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+		ref := o.(*v1alpha1.DynamicSecret).Spec.ProviderRef
+		if ref.Kind != kind {
+			return nil
+		}
+		req := reconcile.Request{}
+		req.Name = ref.Name
+		if kind == v1alpha1.ProviderKindNamespaced {
+			req.Namespace = o.GetNamespace()
+		}
+		return []reconcile.Request{req}
+	})
+	onlyGone := predicate.Funcs{
+		CreateFunc:  func(event.CreateEvent) bool { return false },
+		UpdateFunc:  func(event.UpdateEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named(strings.ToLower(kind)).
+		For(r.New(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, deletionBegan))).
+		Watches(&v1alpha1.DynamicSecret{}, toProvider, builder.WithPredicates(onlyGone)).
+		Complete(r)
+}

@@ -1,0 +1,82 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/vault"
+)
+
+// Setup is what the reconcilers need besides a manager.
+type Setup struct {
+	// Clock of the operator.
+	Clock clock.PassiveClock
+	// Backends finds the backend of a provider.
+	Backends *vault.Backends
+	// Registry of the metrics.
+	Registry prometheus.Registerer
+	// RequestLimit is how long a backend may go on with a request that nobody waits for.
+	RequestLimit time.Duration
+	// Concurrency is how many DynamicSecrets are worked on at the same time.
+	Concurrency int
+	// ProviderInterval and ProviderRetryInterval are the pauses between looks at a provider that is ready, and at
+	// one that is not.
+	ProviderInterval, ProviderRetryInterval time.Duration
+
+	metrics *vault.Metrics
+}
+
+// WithManager wires every reconciler to the manager.
+func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
+	s.metrics = vault.NewMetrics(s.Registry)
+	announcer := NewAnnouncer(mgr.GetEventRecorder("leasekeeper"), mgr.GetClient(), s.Registry)
+	secrets := &DynamicSecretReconciler{
+		Clock:        s.Clock,
+		Lessors:      s.lessor,
+		RequestLimit: s.RequestLimit,
+		Concurrency:  s.Concurrency,
+	}
+	if err := secrets.SetupWithManager(ctx, mgr, announcer); err != nil {
+		return fmt.Errorf("DynamicSecret: %w", err)
+	}
+	for kind, empty := range map[string]func() ProviderObject{
+		v1alpha1.ProviderKindNamespaced: func() ProviderObject { return &v1alpha1.SecretProvider{} },
+		v1alpha1.ProviderKindCluster:    func() ProviderObject { return &v1alpha1.ClusterSecretProvider{} },
+	} {
+		providers := &ProviderReconciler{
+			Clock:         s.Clock,
+			Inspect:       s.inspect,
+			Forget:        func(p v1alpha1.Provider) { s.Backends.Forget(p); s.metrics.Forget(p) },
+			Interval:      s.ProviderInterval,
+			RetryInterval: s.ProviderRetryInterval,
+			New:           empty,
+		}
+		if err := providers.SetupWithManager(mgr); err != nil {
+			return fmt.Errorf("%s: %w", kind, err)
+		}
+	}
+	return nil
+}
+
+func (s *Setup) lessor(ctx context.Context, p v1alpha1.Provider) (lease.Lessor, error) {
+	backend, err := s.Backends.For(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return s.metrics.Wrap(backend, p), nil
+}
+
+func (s *Setup) inspect(ctx context.Context, p v1alpha1.Provider) (vault.Report, error) {
+	backend, err := s.Backends.For(ctx, p)
+	if err != nil {
+		return vault.Report{}, err
+	}
+	return backend.Inspect(ctx)
+}

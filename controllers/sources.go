@@ -1,0 +1,283 @@
+package controllers
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+// Indexes of the cache.
+const (
+	// indexTarget finds DynamicSecrets by the name of their Secret.
+	indexTarget = "target"
+	// indexProvider finds DynamicSecrets by every provider that their spec or their ledger names.
+	indexProvider = "provider"
+	// indexLedger finds DynamicSecrets by the accessors and lease ids in their ledger.
+	indexLedger = "ledger"
+)
+
+// LessorFunc finds the backend of a provider.
+type LessorFunc func(ctx context.Context, p v1alpha1.Provider) (lease.Lessor, error)
+
+// providerSources finds backends through the providers in the cache.
+type providerSources struct {
+	cache        client.Reader
+	lessors      LessorFunc
+	requestLimit time.Duration
+}
+
+// Resolve looks at what the spec names.
+func (s *providerSources) Resolve(ctx context.Context, d *v1alpha1.DynamicSecret) (*source, error) {
+	ref := d.Spec.ProviderRef
+	p, err := getProvider(ctx, s.cache, ref.Kind, ref.Name, d.Namespace)
+	if apierrors.IsNotFound(err) {
+		return &source{Block: &lease.Block{Reason: v1alpha1.ReasonProviderNotFound, Stalled: true,
+			Message: fmt.Sprintf("%s %s does not exist: create it, or correct spec.providerRef.", ref.Kind, ref.Name)}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	src := describe(d, p)
+	src.Identity.MinTTL = s.requestLimit
+	if src.Block, err = s.block(ctx, d, p); err != nil || src.Block != nil {
+		return src, err
+	}
+	if src.Lessor, err = s.lessors(ctx, p); err != nil {
+		b := lease.BlockFor(err)
+		src.Block = &b
+	}
+	return src, nil
+}
+
+// describe is what follows from the specs alone.
+func describe(d *v1alpha1.DynamicSecret, p v1alpha1.Provider) *source {
+	v, req := p.ProviderSpec().Vault, d.Spec.Vault
+	namespace := v.Namespace
+	if req.Namespace != "" {
+		namespace = req.Namespace
+	}
+	account := d.Spec.ServiceAccountName
+	if k := v.Auth.Kubernetes; account == "" && k != nil && k.ServiceAccountRef != nil {
+		account = k.ServiceAccountRef.Name
+	}
+	params := make(map[string][]byte, len(req.Parameters))
+	for name, value := range req.Parameters {
+		params[name] = value.Raw
+	}
+	src := &source{
+		Where: v1alpha1.LeaseRecord{
+			Provider:       v1alpha1.ProviderIdentity{Kind: p.Kind(), Name: p.GetName(), UID: p.GetUID()},
+			Address:        v.Address,
+			VaultNamespace: namespace,
+			Path:           req.Path,
+		},
+		Identity:           lease.Identity{Namespace: d.Namespace, ServiceAccount: account, Owner: owner(d)},
+		Request:            lease.Request{Namespace: namespace, Path: req.Path, Write: req.Method == v1alpha1.MethodWrite, Parameters: params},
+		ProviderGeneration: p.GetGeneration(),
+	}
+	src.Where.RequestDigest = requestDigest(src)
+	return src
+}
+
+// requestDigest tells one request from another. The provider's UID is not part of it: a provider that was restored
+// under its name, at its address, is where the credential came from.
+func requestDigest(s *source) string {
+	params := map[string]any{}
+	for name, raw := range s.Request.Parameters {
+		var value any
+		if json.Unmarshal(raw, &value) != nil {
+			value = string(raw)
+		}
+		params[name] = value
+	}
+	text, _ := json.Marshal([]any{
+		s.Where.Provider.Kind, s.Where.Provider.Name, s.Where.Address, s.Request.Namespace, s.Request.Path,
+		s.Request.Write, params, s.Identity.ServiceAccount,
+	})
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
+}
+
+// block is the first thing that speaks against issuing.
+func (s *providerSources) block(ctx context.Context, d *v1alpha1.DynamicSecret, p v1alpha1.Provider) (*lease.Block, error) {
+	name := p.Kind() + " " + p.GetName()
+	if allowed, err := s.allowed(ctx, d.Namespace, p); err != nil || !allowed {
+		return &lease.Block{Reason: v1alpha1.ReasonNamespaceNotAllowed, Stalled: true,
+			Message: fmt.Sprintf("%s does not allow namespace %s: ask its owner to let spec.allowedNamespaces match the namespace's labels.", name, d.Namespace)}, err
+	}
+	if !p.GetDeletionTimestamp().IsZero() {
+		return &lease.Block{Reason: v1alpha1.ReasonProviderDeleting, Stalled: true,
+			Message: name + " is being deleted: point spec.providerRef to another."}, nil
+	}
+	if k := p.ProviderSpec().Vault.Auth.Kubernetes; k != nil && d.Spec.ServiceAccountName == "" && k.ServiceAccountRef == nil {
+		return &lease.Block{Reason: v1alpha1.ReasonServiceAccountNotFound, Stalled: true,
+			Message: "No ServiceAccount is named: set spec.serviceAccountName, or auth.kubernetes.serviceAccountRef on " + name + "."}, nil
+	}
+	if b := notReady(p, name); b != nil {
+		return b, nil
+	}
+	return s.rival(ctx, d)
+}
+
+func notReady(p v1alpha1.Provider, name string) *lease.Block {
+	st := p.ProviderStatus()
+	ready := meta.FindStatusCondition(st.Conditions, v1alpha1.ReadyCondition)
+	switch {
+	case ready == nil || st.ObservedGeneration != p.GetGeneration():
+		return &lease.Block{Reason: v1alpha1.ReasonProviderNotReady, Message: name + " has not been checked yet."}
+	case ready.Status != metav1.ConditionTrue:
+		return &lease.Block{Reason: v1alpha1.ReasonProviderNotReady, Message: name + " is not ready: " + ready.Message,
+			Stalled: meta.IsStatusConditionTrue(st.Conditions, v1alpha1.StalledCondition)}
+	}
+	return nil
+}
+
+// allowed says whether a cluster provider takes the namespace.
+func (s *providerSources) allowed(ctx context.Context, namespace string, p v1alpha1.Provider) (bool, error) {
+	c, ok := p.(*v1alpha1.ClusterSecretProvider)
+	if !ok || c.Spec.AllowedNamespaces == nil {
+		return true, nil
+	}
+	selector, err := metav1.LabelSelectorAsSelector(&c.Spec.AllowedNamespaces.Selector)
+	if err != nil {
+		return false, nil
+	}
+	ns := &metav1.PartialObjectMetadata{}
+	ns.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	if err := s.cache.Get(ctx, types.NamespacedName{Name: namespace}, ns); err != nil {
+		return false, err
+	}
+	return selector.Matches(labels.Set(ns.Labels)), nil
+}
+
+// rival finds an older DynamicSecret with the same target: the younger of two issues nothing.
+func (s *providerSources) rival(ctx context.Context, d *v1alpha1.DynamicSecret) (*lease.Block, error) {
+	var list v1alpha1.DynamicSecretList
+	if err := s.cache.List(ctx, &list, client.InNamespace(d.Namespace), client.MatchingFields{indexTarget: d.TargetName()}); err != nil {
+		return nil, err
+	}
+	for i := range list.Items {
+		other := &list.Items[i]
+		if other.UID != d.UID && older(other, d) {
+			return &lease.Block{Reason: v1alpha1.ReasonTargetConflict, Stalled: true,
+				Message: fmt.Sprintf("DynamicSecret %s is older and writes Secret %s: set another spec.target.name.", other.Name, d.TargetName())}, nil
+		}
+	}
+	return nil, nil
+}
+
+func older(a, b *v1alpha1.DynamicSecret) bool {
+	if a.CreationTimestamp.Equal(&b.CreationTimestamp) {
+		return a.UID < b.UID
+	}
+	return a.CreationTimestamp.Before(&b.CreationTimestamp)
+}
+
+// LessorFor finds the backend that a record lives in.
+func (s *providerSources) LessorFor(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (lease.Lessor, error) {
+	p, err := getProvider(ctx, s.cache, rec.Provider.Kind, rec.Provider.Name, d.Namespace)
+	if apierrors.IsNotFound(err) {
+		return nil, lease.Errorf(lease.Unavailable, "%s %s, which the lease came from, does not exist: create it again with address %s",
+			rec.Provider.Kind, rec.Provider.Name, rec.Address)
+	}
+	if err != nil {
+		return nil, lease.Errorf(lease.Unavailable, "%s %s cannot be read: %v", rec.Provider.Kind, rec.Provider.Name, err)
+	}
+	if p.ProviderSpec().Vault.Address != rec.Address {
+		return nil, lease.Errorf(lease.Misconfigured, "%s %s has another address than the lease, which lives at %s: create it again with that address",
+			rec.Provider.Kind, rec.Provider.Name, rec.Address)
+	}
+	if err := s.disputed(ctx, d, rec); err != nil {
+		return nil, err
+	}
+	return s.lessors(ctx, p)
+}
+
+// disputed refuses to act on a token or lease that another object's ledger names too: one of the two was written by
+// somebody else.
+func (s *providerSources) disputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) error {
+	for _, key := range ledgerKeys(rec) {
+		var list v1alpha1.DynamicSecretList
+		if err := s.cache.List(ctx, &list, client.MatchingFields{indexLedger: key}); err != nil {
+			return lease.Errorf(lease.Unavailable, "the cache cannot be read: %v", err)
+		}
+		for i := range list.Items {
+			if other := &list.Items[i]; other.UID != d.UID {
+				return lease.Errorf(lease.Disputed, "DynamicSecret %s/%s names the same lease or token in its status: nothing is done to it until one of the two no longer does",
+					other.Namespace, other.Name)
+			}
+		}
+	}
+	return nil
+}
+
+func ledgerKeys(rec *v1alpha1.LeaseRecord) []string {
+	var keys []string
+	if rec.TokenAccessor != "" {
+		keys = append(keys, rec.Address+"|accessor|"+rec.TokenAccessor)
+	}
+	if rec.ID != "" {
+		keys = append(keys, rec.Address+"|lease|"+rec.ID)
+	}
+	return keys
+}
+
+// getProvider reads a provider of either kind.
+func getProvider(ctx context.Context, c client.Reader, kind, name, namespace string) (v1alpha1.Provider, error) {
+	if kind == v1alpha1.ProviderKindCluster {
+		p := &v1alpha1.ClusterSecretProvider{}
+		return p, c.Get(ctx, types.NamespacedName{Name: name}, p)
+	}
+	p := &v1alpha1.SecretProvider{}
+	return p, c.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, p)
+}
+
+// providerKey names a provider in indexProvider.
+func providerKey(kind, name, namespace string) string {
+	if kind == v1alpha1.ProviderKindCluster {
+		namespace = ""
+	}
+	return kind + "/" + namespace + "/" + name
+}
+
+// addIndexes teaches the cache to find DynamicSecrets.
+func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	indexes := map[string]func(*v1alpha1.DynamicSecret) []string{
+		indexTarget: func(d *v1alpha1.DynamicSecret) []string { return []string{d.TargetName()} },
+		indexProvider: func(d *v1alpha1.DynamicSecret) []string {
+			keys := []string{providerKey(d.Spec.ProviderRef.Kind, d.Spec.ProviderRef.Name, d.Namespace)}
+			for _, rec := range lease.Records(&d.Status) {
+				keys = append(keys, providerKey(rec.Provider.Kind, rec.Provider.Name, d.Namespace))
+			}
+			return keys
+		},
+		indexLedger: func(d *v1alpha1.DynamicSecret) []string {
+			var keys []string
+			for _, rec := range lease.Records(&d.Status) {
+				keys = append(keys, ledgerKeys(&rec)...)
+			}
+			return keys
+		},
+	}
+	for name, keys := range indexes {
+		of := func(o client.Object) []string { return keys(o.(*v1alpha1.DynamicSecret)) }
+		if err := indexer.IndexField(ctx, &v1alpha1.DynamicSecret{}, name, of); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,169 @@
+// The leasekeeper manager.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/controllers"
+	"github.com/leasekeeper/leasekeeper/internal/vault"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=leasekeeper-system,resources=leases,verbs=get;create;update
+
+type flags struct {
+	metricsAddress, probeAddress string
+	leaderElect                  bool
+	leaderElectNamespace         string
+	leaseDuration, renewDeadline time.Duration
+	retryPeriod                  time.Duration
+	concurrency                  int
+	qps                          float64
+	burst                        int
+	requestLimit                 time.Duration
+	backendTimeout, issueTimeout time.Duration
+	providerInterval             time.Duration
+	providerRetry                time.Duration
+	printVersion                 bool
+	log                          zap.Options
+}
+
+func parse() flags {
+	var f flags
+	flag.StringVar(&f.metricsAddress, "metrics-bind-address", ":8080", "Address of the metrics endpoint; 0 turns it off.")
+	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081", "Address of the health and readiness endpoints.")
+	flag.BoolVar(&f.leaderElect, "leader-elect", true, "Elect a leader, so that one replica works at a time.")
+	flag.StringVar(&f.leaderElectNamespace, "leader-election-namespace", "", "Namespace of the leader election lease; empty: the one that the manager runs in.")
+	flag.DurationVar(&f.leaseDuration, "leader-election-lease-duration", 15*time.Second, "How long a leader that is silent stays leader.")
+	flag.DurationVar(&f.renewDeadline, "leader-election-renew-deadline", 10*time.Second, "How long a leader tries to stay leader before it stops.")
+	flag.DurationVar(&f.retryPeriod, "leader-election-retry-period", 2*time.Second, "Pause between tries at the leader election lease.")
+	flag.IntVar(&f.concurrency, "concurrency", 32, "How many DynamicSecrets are worked on at the same time.")
+	flag.Float64Var(&f.qps, "kube-api-qps", 100, "Requests a second to the API server.")
+	flag.IntVar(&f.burst, "kube-api-burst", 200, "Requests to the API server that may be made at once.")
+	flag.DurationVar(&f.requestLimit, "request-limit", 2*time.Minute, "How long a backend may go on with an issue that nobody waits for. Must be above Vault's max_request_duration (90s) by a quarter at least.")
+	flag.DurationVar(&f.backendTimeout, "backend-timeout", 10*time.Second, "Time-out of a request to a backend, but for issues.")
+	flag.DurationVar(&f.issueTimeout, "issue-timeout", time.Minute, "Time-out of an issue.")
+	flag.DurationVar(&f.providerInterval, "provider-interval", time.Minute, "Pause between looks at a provider that is ready.")
+	flag.DurationVar(&f.providerRetry, "provider-retry-interval", 5*time.Second, "Pause between looks at a provider that is not ready.")
+	flag.BoolVar(&f.printVersion, "version", false, "Print the version and exit.")
+	f.log.BindFlags(flag.CommandLine)
+	flag.Parse()
+	return f
+}
+
+func main() {
+	f := parse()
+	if f.printVersion {
+		fmt.Println(version)
+		return
+	}
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&f.log)))
+	if err := run(ctrl.SetupSignalHandler(), f); err != nil {
+		ctrl.Log.Error(err, "leasekeeper stopped")
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, f flags) error {
+	mgr, err := newManager(f)
+	if err != nil {
+		return err
+	}
+	backends := vault.NewBackends(vault.Options{
+		Clock:        clock.RealClock{},
+		Timeout:      f.backendTimeout,
+		IssueTimeout: f.issueTimeout,
+		Kube:         vault.NewKube(mgr.GetAPIReader(), mgr.GetClient()),
+	})
+	setup := controllers.Setup{
+		Clock:                 clock.RealClock{},
+		Backends:              backends,
+		Registry:              metrics.Registry,
+		RequestLimit:          f.requestLimit,
+		Concurrency:           f.concurrency,
+		ProviderInterval:      f.providerInterval,
+		ProviderRetryInterval: f.providerRetry,
+	}
+	if err := setup.WithManager(ctx, mgr); err != nil {
+		return err
+	}
+	ctrl.Log.Info("starting", "version", version)
+	return mgr.Start(ctx)
+}
+
+func newManager(f flags) (ctrl.Manager, error) {
+	scheme := runtime.NewScheme()
+	if err := clientgoscheme.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return nil, err
+	}
+	config.QPS, config.Burst = float32(f.qps), f.burst
+	config.UserAgent = "leasekeeper/" + version
+	cacheOptions, err := cacheOptions()
+	if err != nil {
+		return nil, err
+	}
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:                        scheme,
+		Cache:                         cacheOptions,
+		Metrics:                       metricsserver.Options{BindAddress: f.metricsAddress},
+		HealthProbeBindAddress:        f.probeAddress,
+		LeaderElection:                f.leaderElect,
+		LeaderElectionID:              "leasekeeper.leasekeeper.io",
+		LeaderElectionNamespace:       f.leaderElectNamespace,
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &f.leaseDuration,
+		RenewDeadline:                 &f.renewDeadline,
+		RetryPeriod:                   &f.retryPeriod,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return nil, err
+	}
+	return mgr, mgr.AddReadyzCheck("ping", healthz.Ping)
+}
+
+// cacheOptions: of Secrets only those that leasekeeper wrote are watched, and of those only the metadata; no credential
+// stays in the cache.
+func cacheOptions() (cache.Options, error) {
+	written, err := labels.NewRequirement(v1alpha1.OwnerLabel, selection.Exists, nil)
+	if err != nil {
+		return cache.Options{}, err
+	}
+	metadata := &metav1.PartialObjectMetadata{}
+	metadata.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	return cache.Options{
+		DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject:         map[client.Object]cache.ByObject{metadata: {Label: labels.NewSelector().Add(*written)}},
+	}, nil
+}
