@@ -62,7 +62,7 @@ func parse() flags {
 	flag.IntVar(&f.concurrency, "concurrency", 32, "How many DynamicSecrets are worked on at the same time.")
 	flag.Float64Var(&f.qps, "kube-api-qps", 100, "Requests a second to the API server.")
 	flag.IntVar(&f.burst, "kube-api-burst", 200, "Requests to the API server that may be made at once.")
-	flag.DurationVar(&f.requestLimit, "request-limit", 2*time.Minute, "How long a backend may go on with an issue that nobody waits for. Must be above Vault's max_request_duration (90s) by a quarter at least.")
+	flag.DurationVar(&f.requestLimit, "request-limit", 150*time.Second, "How long a backend may go on with an issue that nobody waits for. Must be above Vault's max_request_duration (90s) by half at least: clocks of replicas may differ by a fifth of it.")
 	flag.DurationVar(&f.backendTimeout, "backend-timeout", 10*time.Second, "Time-out of a request to a backend, but for issues.")
 	flag.DurationVar(&f.issueTimeout, "issue-timeout", time.Minute, "Time-out of an issue.")
 	flag.DurationVar(&f.providerInterval, "provider-interval", time.Minute, "Pause between looks at a provider that is ready.")

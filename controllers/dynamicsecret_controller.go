@@ -47,7 +47,7 @@ type DynamicSecretReconciler struct {
 	// Lessors finds the backend of a provider.
 	Lessors LessorFunc
 	// RequestLimit is how long a backend may go on with a request that nobody waits for: more than Vault's
-	// max_request_duration, by a quarter at least.
+	// max_request_duration, by half at least.
 	RequestLimit time.Duration
 	// Concurrency is how many objects are worked on at the same time.
 	Concurrency int
@@ -121,7 +121,7 @@ func (r *DynamicSecretReconciler) gone(ctx context.Context, key types.Namespaced
 	if mem == nil {
 		return reconcile.Result{}, nil
 	}
-	if h := mem.held; h != nil && h.Outcome != lease.OutcomeNone {
+	if h := mem.held; h != nil && (h.Outcome == lease.OutcomeIssued || h.Outcome == lease.OutcomeRefused) {
 		was := &v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name, UID: mem.uid}}
 		if err := r.lifecycle.endHeld(ctx, was, h); err != nil {
 			log.FromContext(ctx).Info("the lease of an object that is gone could not be ended yet", "lease", h.answer.LeaseID, "error", err.Error())

@@ -120,7 +120,7 @@ func (l *lifecycle) answered(o *observation, answer lease.Answer, err error) {
 		o.mem.tries.Issue = lease.Failure{}
 		l.announce.Count("issue", "success")
 	case lease.KindOf(err) == lease.Unanswered:
-		o.mem.held = nil
+		h.Outcome = lease.OutcomeUnanswered
 		l.issueFailed(o, err)
 	default:
 		h.Outcome = lease.OutcomeRefused
@@ -161,7 +161,6 @@ func (l *lifecycle) record(ctx context.Context, o *observation) error {
 		return ignoreConflict(err)
 	}
 	o.mem.lostID = ""
-	o.mem.tries.Renew, o.mem.tries.ExtendToken = lease.Failure{}, lease.Failure{}
 	return nil
 }
 

@@ -111,7 +111,7 @@ func (l *lifecycle) read(ctx context.Context, namespace, name string) (*corev1.S
 
 // refreshInput makes the input from the observation as it stands now.
 func (l *lifecycle) refreshInput(o *observation) {
-	o.mem.freshen(attemptKey{o.d.Generation, o.source.Where.Provider.UID, o.source.ProviderGeneration})
+	o.mem.freshen(attemptKey{o.d.Generation, o.source.Where.Provider.UID, o.source.ProviderGeneration}, o.d.Status.Lease)
 	state, outOfSync := targetState(o.d, o.secret, o.recorded)
 	o.in = lease.Input{
 		Now:           l.clock.Now(),
@@ -137,7 +137,7 @@ func targetState(d *v1alpha1.DynamicSecret, wanted, recorded *corev1.Secret) (le
 	case wanted != nil && !ours(d, wanted):
 		return lease.TargetForeign, false
 	case current(wanted):
-		return lease.TargetCurrent, known.UID != wanted.UID || known.Name != wanted.Name || wanted.Type != secret.Type(d) || !secret.InSync(wanted, d)
+		return lease.TargetCurrent, !lease.Published(&d.Status) || known.UID != wanted.UID || known.Name != wanted.Name || wanted.Type != secret.Type(d) || !secret.InSync(wanted, d)
 	case current(recorded):
 		return lease.TargetCurrent, true
 	case wanted != nil || recorded != nil && ours(d, recorded):

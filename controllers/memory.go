@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -26,6 +27,8 @@ type remembered struct {
 	lostID string
 	// tried tells the spec and the provider that the failures in tries are about.
 	tried attemptKey
+	// renewing tells the term of the lease that the failures to renew are about.
+	renewing string
 	// said is the last failure that an event told.
 	said string
 }
@@ -80,8 +83,15 @@ func (r *remembered) heldForPlan() lease.Held {
 	return r.held.Held
 }
 
-// freshen forgets failures that were about another spec or another provider: a person has changed something.
-func (r *remembered) freshen(now attemptKey) {
+// freshen forgets failures that were about another spec or another provider, because a person has changed something, and
+// failures to renew that somebody else has made good since.
+func (r *remembered) freshen(now attemptKey, rec *v1alpha1.LeaseRecord) {
+	if rec != nil {
+		if term := fmt.Sprint(rec.ID, rec.Renewals); r.renewing != term {
+			r.renewing = term
+			r.tries.Renew, r.tries.ExtendToken = lease.Failure{}, lease.Failure{}
+		}
+	}
 	if r.tried == now {
 		return
 	}

@@ -25,6 +25,8 @@ func (l *lifecycle) publish(ctx context.Context, o *observation) error {
 	o.mem.held = nil
 	what := "Replaced"
 	switch {
+	case h.cause == "":
+		return nil // the same credential, in a Secret made anew
 	case first:
 		what = "Issued"
 	case h.cause == lease.CauseRefresh:
@@ -80,7 +82,7 @@ func (l *lifecycle) write(ctx context.Context, o *observation, data map[string][
 func (l *lifecycle) notePublished(ctx context.Context, o *observation) error {
 	s := o.secret
 	written := v1alpha1.SecretStatus{Name: s.Name, UID: s.UID, ResourceVersion: s.ResourceVersion, Digest: secret.DigestOf(s)}
-	return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Published(&d.Status, written) }))
+	return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Publish(&d.Status, written) }))
 }
 
 // publishFailed: the credential stays in memory and the same one is tried again.
@@ -103,9 +105,20 @@ func (l *lifecycle) syncSecret(ctx context.Context, o *observation) error {
 	if from == nil || secret.DigestOf(from) != o.d.Status.Secret.Digest {
 		from = o.recorded
 	}
+	salt := from.Annotations[v1alpha1.DigestSaltAnnotation]
+	if o.secret != nil && o.secret.Type != secret.Type(o.d) && o.mem.held == nil {
+		// It must be deleted and made anew. Should that break off half way, the data are still here to be published.
+		rec := *o.d.Status.Lease
+		o.mem.held = &held{
+			Held:   lease.Held{Accessor: rec.TokenAccessor, Outcome: lease.OutcomeIssued},
+			rec:    rec,
+			answer: lease.Answer{LeaseID: rec.ID, Data: from.Data},
+			salt:   salt,
+		}
+	}
 	moved := from != o.secret || o.recorded != nil
 	if moved || from.Type != secret.Type(o.d) || !secret.InSync(from, o.d) {
-		if err := l.write(ctx, o, from.Data, from.Annotations[v1alpha1.DigestSaltAnnotation]); err != nil {
+		if err := l.write(ctx, o, from.Data, salt); err != nil {
 			return l.targetRejected(o, &o.mem.tries.Sync, err)
 		}
 	}

@@ -358,7 +358,7 @@ type SecretStatus struct {
 	// UID of the Secret; empty until it is written for the first time.
 	// +optional
 	UID types.UID `json:"uid,omitempty"`
-	// ResourceVersion of the Secret as it was seen last.
+	// ResourceVersion of the Secret as it was written last; empty while the data of Digest are still to be written.
 	// +optional
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 	// Digest of the data, salted with bytes that only the Secret holds.

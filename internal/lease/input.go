@@ -59,7 +59,9 @@ const (
 type Outcome string
 
 const (
-	// OutcomeNone: no answer (yet).
+	// OutcomeUnanswered: none came, and none will.
+	OutcomeUnanswered Outcome = "Unanswered"
+	// OutcomeNone: the request has not come to an end, or this process knows nothing of it.
 	OutcomeNone Outcome = ""
 	// OutcomeIssued: the backend gave a credential, which is in memory.
 	OutcomeIssued Outcome = "Issued"

@@ -26,7 +26,11 @@ func Record(d *v1alpha1.DynamicSecret, a Answer, digest string, now time.Time) {
 	st := &d.Status
 	rec := *st.Attempt
 	st.Attempt = nil
-	RetireLease(d, v1alpha1.ReasonReplacing, now)
+	why := v1alpha1.ReasonReplacing
+	if !Published(st) {
+		why = CauseUnpublished
+	}
+	RetireLease(d, why, now)
 	issued := metav1.NewTime(a.Term.At)
 	rec.IssuedAt = &issued
 	rec.ID = a.LeaseID
@@ -45,7 +49,15 @@ func Record(d *v1alpha1.DynamicSecret, a Answer, digest string, now time.Time) {
 	if st.Secret == nil {
 		st.Secret = &v1alpha1.SecretStatus{Name: d.TargetName()}
 	}
-	st.Secret.Digest = digest
+	if st.Secret.Digest != digest {
+		// Until it is written there is no version of the Secret with this digest; see Published.
+		st.Secret.Digest, st.Secret.ResourceVersion = digest, ""
+	}
+}
+
+// Published says that the Secret with the digest that the status names was written.
+func Published(st *v1alpha1.DynamicSecretStatus) bool {
+	return st.Secret != nil && st.Secret.UID != "" && st.Secret.ResourceVersion != ""
 }
 
 // RetireAttempt moves the attempt to the retiring records. Its id is known where the backend has answered.
@@ -145,11 +157,18 @@ func TokenExtended(st *v1alpha1.DynamicSecretStatus, t Term) {
 // TokenNotExtendable records that the issuing token lives no longer than it is known to.
 func TokenNotExtendable(st *v1alpha1.DynamicSecretStatus) { st.Lease.TokenRenewable = false }
 
-// Published records the Secret that was written.
-func Published(st *v1alpha1.DynamicSecretStatus, written v1alpha1.SecretStatus) { st.Secret = &written }
+// Publish records the Secret that was written.
+func Publish(st *v1alpha1.DynamicSecretStatus, written v1alpha1.SecretStatus) { st.Secret = &written }
 
-// SecretDeleted records that the Secret is gone.
-func SecretDeleted(st *v1alpha1.DynamicSecretStatus) { st.Secret = nil }
+// SecretDeleted records that the Secret is gone. Where a lease is recorded that is still to be published, what its Secret
+// will hold stays on record.
+func SecretDeleted(st *v1alpha1.DynamicSecretStatus) {
+	if st.Lease == nil {
+		st.Secret = nil
+		return
+	}
+	st.Secret = &v1alpha1.SecretStatus{Name: st.Secret.Name, Digest: st.Secret.Digest}
+}
 
 func setTerm(rec *v1alpha1.LeaseRecord, t Term) {
 	end := floor(t.At.Add(t.Duration))

@@ -95,16 +95,33 @@ func (v *view) holds(rec *v1alpha1.LeaseRecord) bool {
 	return rec != nil && v.Held.Accessor != "" && v.Held.Accessor == rec.TokenAccessor
 }
 
-// carried says that the Secret holds the lease's credential and the status knows it.
-func (v *view) carried() bool {
-	return v.Target == TargetCurrent && v.st.Secret != nil && v.st.Secret.UID != ""
+// published says that the lease's credential was written into the Secret, and the status knows it.
+func (v *view) published() bool { return Published(v.st) }
+
+// carried says that it is still there.
+func (v *view) carried() bool { return v.Target == TargetCurrent && v.published() }
+
+// replaced is the record whose credential the Secret still holds while that of its successor is not published; nil:
+// none, or it is dead.
+func (v *view) replaced() *v1alpha1.LeaseRecord {
+	if v.lease == nil || v.published() {
+		return nil
+	}
+	for i := range v.st.Retiring {
+		rec := &v.st.Retiring[i]
+		if end, ok := LifeEnd(rec); rec.Reason == v1alpha1.ReasonReplacing && (!ok || v.Now.Before(end)) {
+			return rec
+		}
+	}
+	return nil
 }
 
 // heldIsSettled: an answer came back, but its attempt is no longer there, because another replica took over while this
 // one was asleep. The record that the other made can be completed, and where it ended the token already it must be
 // ended once more: the answer proves that the credential exists.
 func heldIsSettled(v *view) *Step {
-	if v.Held.Outcome == OutcomeNone || v.holds(v.st.Attempt) || v.holds(v.lease) {
+	answered := v.Held.Outcome == OutcomeIssued || v.Held.Outcome == OutcomeRefused
+	if !answered || v.holds(v.st.Attempt) || v.holds(v.lease) {
 		return nil
 	}
 	return v.due(v.Now, v.Tries.Settle, v1alpha1.NextEnd, Step{Action: ResolveHeld, Reason: v1alpha1.ReasonReplacing})
@@ -132,12 +149,12 @@ func windDown(v *view, reason string) *Step {
 		return &Step{Action: DropLease, Reason: reason}
 	}
 	if v.st.Secret != nil {
-		return v.due(v.Now, v.Tries.Sync, v1alpha1.NextExpire, Step{Action: DeleteSecret, Reason: reason})
+		return &Step{Action: DeleteSecret, Reason: reason}
 	}
 	if s := endRetiring(v); s != nil {
 		return s
 	}
-	if len(v.st.Retiring) > 0 || len(v.next) > 0 {
+	if len(v.st.Retiring) > 0 {
 		s := v.wait()
 		return &s
 	}
@@ -157,20 +174,24 @@ func attemptIsSettled(v *view) *Step {
 		return nil
 	}
 	if v.holds(v.st.Attempt) && v.Held.Outcome == OutcomeIssued && !v.Object.Spec.Revoked {
-		return v.due(v.Now, v.Tries.Publish, v1alpha1.NextPublish, Step{Action: RecordLease, Reason: v1alpha1.ReasonPublishing})
+		return &Step{Action: RecordLease, Reason: v1alpha1.ReasonPublishing}
 	}
 	return dropAttempt(v, v1alpha1.ReasonIssuing)
 }
 
 // dropAttempt: where the backend has answered, the token can be ended at once. Where it has not, it may still be
-// minting, and ending the token now would leave a credential that nothing owns; so wait until it must be done.
+// minting, and ending the token now would leave a credential that nothing owns; so wait until it must be done. An
+// attempt of another process is counted from now: its start was told by another clock.
 func dropAttempt(v *view, reason string) *Step {
-	end := v.Now
-	if !v.holds(v.st.Attempt) || v.Held.Outcome == OutcomeNone {
-		// The journal keeps whole seconds, rounded down.
-		end = v.st.Attempt.StartedAt.Add(v.RequestLimit + time.Second)
+	s := &Step{Action: DropAttempt, Reason: reason, EndAfter: v.Now.Add(v.RequestLimit)}
+	if v.holds(v.st.Attempt) {
+		s.EndAfter = v.Now
+		if v.Held.Outcome == OutcomeUnanswered {
+			// The journal keeps whole seconds, rounded down.
+			s.EndAfter = v.st.Attempt.StartedAt.Add(v.RequestLimit + time.Second)
+		}
 	}
-	return &Step{Action: DropAttempt, Reason: reason, EndAfter: end}
+	return s
 }
 
 func revoked(v *view) *Step {
@@ -198,8 +219,7 @@ func leaseIsOver(v *view) *Step {
 		}
 		v.later(end, v1alpha1.NextExpire)
 	}
-	published := v.st.Secret != nil && v.st.Secret.UID != ""
-	if v.spec.Reissue == v1alpha1.ReissueNever && published && (v.Target == TargetAbsent || v.Target == TargetChanged) && !v.holds(v.lease) {
+	if v.spec.Reissue == v1alpha1.ReissueNever && v.published() && (v.Target == TargetAbsent || v.Target == TargetChanged) && !v.holds(v.lease) {
 		return &Step{Action: DropLease, Reason: v1alpha1.ReasonGrantEnded}
 	}
 	return nil
@@ -238,10 +258,17 @@ func publish(v *view) *Step {
 	return v.due(v.Now, v.Tries.Publish, v1alpha1.NextPublish, Step{Action: PublishSecret, Reason: v1alpha1.ReasonPublishing})
 }
 
-// deadSecret: the lease is over and the Secret still holds its credential. A new one is had in its place if that can be
-// tried at once; otherwise the Secret goes.
+// deadSecret: the lease is over and the Secret still holds its credential; or that of its successor was never published
+// and is lost with the process that held it. A new one is had in its place if that can be tried at once; otherwise the
+// Secret goes.
 func deadSecret(v *view) *Step {
-	if v.lease != nil || v.st.Secret == nil {
+	if v.st.Secret == nil || (v.st.Secret.UID == "" && v.Target != TargetCurrent && v.Target != TargetChanged) || (v.lease != nil && (v.published() || v.holds(v.lease) || v.Target == TargetCurrent)) {
+		return nil
+	}
+	if rec := v.replaced(); rec != nil {
+		if end, ok := LifeEnd(rec); ok {
+			v.later(end, v1alpha1.NextExpire)
+		}
 		return nil
 	}
 	if v.st.GrantEndedAt == nil {
@@ -252,13 +279,17 @@ func deadSecret(v *view) *Step {
 			return nil
 		}
 	}
-	return v.due(v.Now, v.Tries.Sync, v1alpha1.NextExpire, Step{Action: DeleteSecret, Reason: v1alpha1.ReasonExpired})
+	return &Step{Action: DeleteSecret, Reason: v1alpha1.ReasonExpired}
 }
 
 // endRetiring ends, or gives up, what is owed an end.
 func endRetiring(v *view) *Step {
+	replaced := v.replaced()
 	for i := range v.st.Retiring {
 		rec := &v.st.Retiring[i]
+		if rec == replaced {
+			continue // the Secret still holds it
+		}
 		f := v.Tries.End[TryKey(rec)]
 		if v.abandoned(rec, f) {
 			return &Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: i}
@@ -388,7 +419,7 @@ func (v *view) cause() (string, time.Time) {
 		return CauseSecretLost, v.Now
 	case v.holds(v.lease) && !v.carried():
 		return "", time.Time{}
-	case v.Target != TargetCurrent && (v.st.Secret == nil || v.st.Secret.UID == ""):
+	case v.Target != TargetCurrent && !v.published():
 		return CauseUnpublished, v.Now
 	case v.Target == TargetAbsent:
 		return CauseSecretLost, v.Now

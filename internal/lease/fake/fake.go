@@ -150,14 +150,16 @@ func (b *Backend) Login(_ context.Context, who lease.Identity) (lease.Session, e
 	}
 	b.serial++
 	t := &token{accessor: fmt.Sprintf("accessor-%d", b.serial), namespace: who.Namespace, issuedAt: now}
-	if b.TokenTTL > 0 {
-		t.expires = now.Add(b.TokenTTL)
+	ttl := b.TokenTTL
+	if ttl > 0 {
+		ttl = max(ttl, who.MinTTL) // extended, as the contract has it
+		t.expires = now.Add(ttl)
 	}
 	b.tokens[t.accessor] = t
 	if f != None {
 		return lease.Session{}, lease.Errorf(lease.Unanswered, "the answer was lost")
 	}
-	return lease.Session{Token: t.accessor, Accessor: t.accessor, TTL: b.TokenTTL, At: now, Renewable: b.TokenTTL > 0}, nil
+	return lease.Session{Token: t.accessor, Accessor: t.accessor, TTL: ttl, At: now, Renewable: ttl > 0}, nil
 }
 
 // Issue mints a credential.
@@ -330,3 +332,14 @@ func (b *Backend) Calls() []string {
 }
 
 var _ lease.Lessor = (*Backend)(nil)
+
+// Expiry of a lease as the backend has it; false: no such lease.
+func (b *Backend) Expiry(id string) (time.Time, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := b.leases[id]
+	if l == nil {
+		return time.Time{}, false
+	}
+	return l.expires, true
+}

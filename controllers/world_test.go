@@ -1,0 +1,519 @@
+package controllers
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	testclock "k8s.io/utils/clock/testing"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/lease/fake"
+	"github.com/leasekeeper/leasekeeper/internal/secret"
+)
+
+// world is an API server with one DynamicSecret and its Secrets, a backend, and processes that work on them, all in
+// memory and on one clock. The processes run the real lifecycle; every effect that they have goes through do, where
+// faults happen.
+type world struct {
+	clock     *testclock.FakeClock
+	backend   *fake.Backend
+	object    *v1alpha1.DynamicSecret // nil: gone
+	secrets   map[string]*corev1.Secret
+	version   int
+	procs     []*process
+	fault     fault
+	down      bool
+	abandoned map[string]bool
+	effects   []string
+}
+
+// process is one replica of the manager.
+type process struct {
+	w    *world
+	name string
+	skew time.Duration
+	life *lifecycle
+}
+
+// fault strikes one effect of a run.
+type fault struct {
+	// after so many effects; negative: never.
+	after int
+	kind  faultKind
+}
+
+type faultKind string
+
+const (
+	crashBefore faultKind = "crash before"
+	crashAfter  faultKind = "crash after"
+	failBefore  faultKind = "fail before"
+	failAfter   faultKind = "fail after"
+	late        faultKind = "late"
+	wakeOther   faultKind = "wake the other process"
+)
+
+// crash is the panic that stands for SIGKILL.
+type crash struct{}
+
+const testRequestLimit = 150 * time.Second
+
+func newWorld(processes int) *world {
+	w := &world{
+		clock:     testclock.NewFakeClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)),
+		secrets:   map[string]*corev1.Secret{},
+		fault:     fault{after: -1},
+		abandoned: map[string]bool{},
+	}
+	w.backend = fake.New(w.clock)
+	w.backend.Delay = 90 * time.Second
+	w.object = &v1alpha1.DynamicSecret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "orders", UID: "uid-1", Generation: 1, ResourceVersion: "1",
+			CreationTimestamp: metav1.NewTime(w.clock.Now())},
+		Spec: v1alpha1.DynamicSecretSpec{
+			ProviderRef:     v1alpha1.ProviderReference{Kind: v1alpha1.ProviderKindCluster, Name: "vault"},
+			Vault:           &v1alpha1.VaultRequest{Path: "database/creds/orders", Method: v1alpha1.MethodRead},
+			RefreshInterval: metav1.Duration{Duration: time.Hour},
+			Lease: v1alpha1.LeaseSpec{RenewAtPercent: 67, OnExpiry: v1alpha1.OnExpiryDelete, Reissue: v1alpha1.ReissueAlways,
+				OnDelete: v1alpha1.OnDeleteRevoke, RevocationDeadline: metav1.Duration{Duration: 1000 * time.Hour}},
+		},
+	}
+	for i := range processes {
+		p := &process{w: w, name: string(rune('a' + i))}
+		p.restart()
+		w.procs = append(w.procs, p)
+	}
+	return w
+}
+
+// restart forgets everything that was only in memory.
+func (p *process) restart() {
+	p.life = &lifecycle{
+		clock: skewedClock{p}, objects: worldObjects{p}, secrets: worldSecrets{p}, sources: worldSources{p},
+		announce: worldAnnouncer{p.w}, memory: newMemory(), requestLimit: testRequestLimit, sendWithin: testRequestLimit / 8,
+	}
+}
+
+// run lets the process work on the object, from a stale copy where one is given. It survives a crash as the restarted
+// process.
+func (p *process) run(stale *v1alpha1.DynamicSecret) (at time.Time, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(crash); !ok {
+				panic(r)
+			}
+			p.restart()
+			at, err = p.w.clock.Now(), fmt.Errorf("crashed")
+		}
+	}()
+	from := stale
+	if from == nil {
+		from = p.w.object
+	}
+	if from == nil {
+		return time.Time{}, nil
+	}
+	return p.life.run(context.Background(), from.DeepCopy())
+}
+
+// do carries out one effect of the process, with the fault that is due.
+func (p *process) do(name string, act func() error) error {
+	w := p.w
+	w.effects = append(w.effects, p.name+":"+name)
+	strike := faultKind("")
+	if w.fault.after == 0 {
+		strike = w.fault.kind
+	}
+	w.fault.after--
+	switch strike {
+	case crashBefore:
+		panic(crash{})
+	case failBefore:
+		return errUnreachable
+	case wakeOther:
+		for _, other := range w.procs {
+			if other != p {
+				_, _ = other.run(nil)
+			}
+		}
+	}
+	err := act()
+	switch strike {
+	case crashAfter:
+		panic(crash{})
+	case failAfter:
+		return errUnreachable
+	}
+	return err
+}
+
+var errUnreachable = apierrors.NewServerTimeout(schema.GroupResource{}, "any", 1)
+
+type skewedClock struct{ p *process }
+
+func (c skewedClock) Now() time.Time                  { return c.p.w.clock.Now().Add(c.p.skew) }
+func (c skewedClock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }
+
+// worldObjects is the API server's side of DynamicSecrets: locked, and with times of whole seconds.
+type worldObjects struct{ p *process }
+
+func (o worldObjects) Get(context.Context, types.NamespacedName) (*v1alpha1.DynamicSecret, error) {
+	if o.p.w.object == nil {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "dynamicsecrets"}, "orders")
+	}
+	return o.p.w.object.DeepCopy(), nil
+}
+
+func (o worldObjects) UpdateStatus(_ context.Context, d *v1alpha1.DynamicSecret) error {
+	return o.p.do("status", func() error {
+		return o.p.w.store(d, func(stored *v1alpha1.DynamicSecret) { stored.Status = d.Status })
+	})
+}
+
+func (o worldObjects) SetFinalizer(_ context.Context, d *v1alpha1.DynamicSecret, present bool) error {
+	return o.p.do(fmt.Sprintf("finalizer %v", present), func() error {
+		return o.p.w.store(d, func(stored *v1alpha1.DynamicSecret) {
+			stored.Finalizers = nil
+			if present {
+				stored.Finalizers = []string{v1alpha1.Finalizer}
+			}
+		})
+	})
+}
+
+// store applies a change if d is up to date, and fills d with what was stored.
+func (w *world) store(d *v1alpha1.DynamicSecret, change func(*v1alpha1.DynamicSecret)) error {
+	gr := schema.GroupResource{Resource: "dynamicsecrets"}
+	if w.object == nil {
+		return apierrors.NewNotFound(gr, d.Name)
+	}
+	if w.object.ResourceVersion != d.ResourceVersion {
+		return apierrors.NewConflict(gr, d.Name, fmt.Errorf("stale"))
+	}
+	stored := w.object.DeepCopy()
+	change(stored)
+	w.version++
+	stored.ResourceVersion = fmt.Sprint(w.version + 1)
+	raw, err := json.Marshal(stored)
+	if err != nil {
+		return err
+	}
+	w.object = &v1alpha1.DynamicSecret{}
+	if err := json.Unmarshal(raw, w.object); err != nil {
+		return err
+	}
+	w.object.DeepCopyInto(d)
+	if !w.object.DeletionTimestamp.IsZero() && len(w.object.Finalizers) == 0 {
+		w.object = nil
+	}
+	return nil
+}
+
+// person edits the object, as somebody with kubectl would.
+func (w *world) person(edit func(*v1alpha1.DynamicSecret)) {
+	if w.object == nil {
+		return
+	}
+	before, _ := json.Marshal(w.object.Spec)
+	d := w.object.DeepCopy()
+	_ = w.store(d, func(stored *v1alpha1.DynamicSecret) {
+		edit(stored)
+		if after, _ := json.Marshal(stored.Spec); string(after) != string(before) {
+			stored.Generation++
+		}
+	})
+}
+
+// delete the object, as somebody with kubectl would.
+func (w *world) delete() {
+	w.person(func(d *v1alpha1.DynamicSecret) {
+		if d.DeletionTimestamp.IsZero() {
+			now := metav1.NewTime(w.clock.Now())
+			d.DeletionTimestamp = &now
+		}
+	})
+}
+
+// worldSecrets is the API server's side of Secrets.
+type worldSecrets struct{ p *process }
+
+var secretsResource = schema.GroupResource{Resource: "secrets"}
+
+func (s worldSecrets) Get(_ context.Context, key types.NamespacedName) (*corev1.Secret, error) {
+	if found := s.p.w.secrets[key.Name]; found != nil {
+		return found.DeepCopy(), nil
+	}
+	return nil, apierrors.NewNotFound(secretsResource, key.Name)
+}
+
+func (s worldSecrets) Create(_ context.Context, sec *corev1.Secret, dryRun bool) error {
+	if dryRun {
+		return nil
+	}
+	return s.p.do("create secret", func() error {
+		if s.p.w.secrets[sec.Name] != nil {
+			return apierrors.NewAlreadyExists(secretsResource, sec.Name)
+		}
+		s.p.w.put(sec)
+		return nil
+	})
+}
+
+func (w *world) put(sec *corev1.Secret) {
+	w.version++
+	sec.ResourceVersion = fmt.Sprint(w.version + 1)
+	if sec.UID == "" {
+		sec.UID = types.UID(fmt.Sprintf("secret-%d", w.version))
+	}
+	w.secrets[sec.Name] = sec.DeepCopy()
+}
+
+func (s worldSecrets) Update(_ context.Context, sec *corev1.Secret, dryRun bool) error {
+	if dryRun {
+		return nil
+	}
+	return s.p.do("update secret", func() error {
+		if err := s.p.w.locked(sec); err != nil {
+			return err
+		}
+		s.p.w.put(sec)
+		return nil
+	})
+}
+
+func (s worldSecrets) Delete(_ context.Context, sec *corev1.Secret) error {
+	return s.p.do("delete secret", func() error {
+		if err := s.p.w.locked(sec); err != nil {
+			return err
+		}
+		delete(s.p.w.secrets, sec.Name)
+		return nil
+	})
+}
+
+func (w *world) locked(sec *corev1.Secret) error {
+	found := w.secrets[sec.Name]
+	if found == nil {
+		return apierrors.NewNotFound(secretsResource, sec.Name)
+	}
+	if found.UID != sec.UID || found.ResourceVersion != sec.ResourceVersion {
+		return apierrors.NewConflict(secretsResource, sec.Name, fmt.Errorf("stale"))
+	}
+	return nil
+}
+
+type worldSources struct{ p *process }
+
+func (s worldSources) Resolve(_ context.Context, d *v1alpha1.DynamicSecret) (*source, error) {
+	p := &v1alpha1.ClusterSecretProvider{ObjectMeta: metav1.ObjectMeta{Name: "vault", UID: "provider-1", Generation: 1}}
+	p.Spec.Vault = &v1alpha1.VaultProvider{Address: "https://vault.test:8200"}
+	src := describe(d, p)
+	src.Identity.MinTTL = testRequestLimit
+	src.Lessor = worldLessor{s.p}
+	return src, nil
+}
+
+func (s worldSources) LessorFor(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord) (lease.Lessor, error) {
+	return worldLessor{s.p}, nil
+}
+
+// worldLessor is the backend as the process sees it, through faults.
+type worldLessor struct{ p *process }
+
+// call makes one request. A fault after it loses the answer; a late one lets the backend act when nobody waits.
+func (l worldLessor) call(op string, act func() error) error {
+	w := l.p.w
+	w.backend.Next = func(string) fake.Fault {
+		if w.down {
+			return fake.Down
+		}
+		return fake.None
+	}
+	if w.fault.after == 0 && w.fault.kind == late && op == "issue" && !w.down {
+		w.backend.Next = func(string) fake.Fault { return fake.Late }
+	}
+	err := l.p.do(op, act)
+	if err == error(errUnreachable) {
+		return lease.Errorf(lease.Unanswered, "%s was not answered", op)
+	}
+	return err
+}
+
+func (l worldLessor) Login(ctx context.Context, who lease.Identity) (s lease.Session, err error) {
+	err = l.call("login", func() (err error) { s, err = l.p.w.backend.Login(ctx, who); return err })
+	return s, err
+}
+
+func (l worldLessor) Issue(ctx context.Context, s lease.Session, req lease.Request) (a lease.Answer, err error) {
+	err = l.call("issue", func() (err error) { a, err = l.p.w.backend.Issue(ctx, s, req); return err })
+	return a, err
+}
+
+func (l worldLessor) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (t lease.Term, err error) {
+	err = l.call("renew", func() (err error) { t, err = l.p.w.backend.Renew(ctx, rec, increment); return err })
+	return t, err
+}
+
+func (l worldLessor) ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord) (t lease.Term, err error) {
+	err = l.call("extend", func() (err error) { t, err = l.p.w.backend.ExtendToken(ctx, rec); return err })
+	return t, err
+}
+
+func (l worldLessor) End(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) error {
+	return l.call("end", func() error { return l.p.w.backend.End(ctx, rec, owner) })
+}
+
+func (l worldLessor) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
+	return l.call("lookup", func() error { return l.p.w.backend.Lookup(ctx, rec) })
+}
+
+type worldAnnouncer struct{ w *world }
+
+func (worldAnnouncer) Event(*v1alpha1.DynamicSecret, string, string, string) {}
+func (worldAnnouncer) Count(string, string)                                  {}
+func (a worldAnnouncer) Abandoned(_ context.Context, _ *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord, _ string) {
+	a.w.abandoned[rec.TokenAccessor] = true
+}
+
+// known are the lease ids and accessors that the ledger or the memory of a living process can still end.
+func (w *world) known() map[string]bool {
+	known := maps.Clone(w.abandoned)
+	add := func(rec v1alpha1.LeaseRecord) { known[rec.ID], known[rec.TokenAccessor] = true, true }
+	if w.object != nil {
+		for _, rec := range lease.Records(&w.object.Status) {
+			add(rec)
+		}
+	}
+	for _, p := range w.procs {
+		for _, mem := range p.life.memory.objects {
+			if mem.held != nil {
+				known[mem.held.Accessor] = true
+			}
+		}
+	}
+	return known
+}
+
+// leaked lists live leases that nothing knows of.
+func (w *world) leaked() []string {
+	known := w.known()
+	var out []string
+	for id, accessor := range w.backend.Live() {
+		if !known[id] && !known[accessor] {
+			out = append(out, id+" of "+accessor)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// settle stops all faults and lets time go on until everybody has come to rest.
+func (w *world) settle() error {
+	w.fault, w.down = fault{after: -1}, false
+	for _, p := range w.procs {
+		p.skew = 0
+	}
+	// In the end one replica leads. What the others still hold they settle before they stop.
+	for _, p := range w.procs[1:] {
+		for range 50 {
+			w.gone(p)
+			_, _ = p.run(nil)
+			w.clock.Step(time.Second)
+			if !p.holds() {
+				break
+			}
+		}
+		p.restart()
+	}
+	quiet := 0
+	for range 400 {
+		before := len(w.effects)
+		next := time.Time{}
+		w.gone(w.procs[0])
+		next, _ = w.procs[0].run(nil)
+		if len(w.effects) == before && !w.pending() {
+			if w.unnoticed() && !next.IsZero() {
+				w.clock.SetTime(next) // a revocation behind its back is noticed when something is due
+				continue
+			}
+			if quiet++; quiet == 2 {
+				return nil
+			}
+			continue
+		}
+		quiet = 0
+		step := w.clock.Now().Add(time.Second)
+		if next.After(step) && w.pending() && len(w.effects) == before {
+			step = next
+		}
+		w.clock.SetTime(step)
+	}
+	return fmt.Errorf("it does not settle: %v", w.effects[max(0, len(w.effects)-20):])
+}
+
+func (p *process) holds() bool {
+	for _, mem := range p.life.memory.objects {
+		if mem.held != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// unnoticed says that the recorded lease does not live.
+func (w *world) unnoticed() bool {
+	if w.object == nil || !lease.Leased(w.object.Status.Lease) {
+		return false
+	}
+	return w.backend.Live()[w.object.Status.Lease.ID] == ""
+}
+
+// pending says that something is still owed.
+func (w *world) pending() bool {
+	if w.object == nil {
+		return false
+	}
+	st := w.object.Status
+	if st.Lease != nil && (w.secrets[w.object.TargetName()] == nil || !lease.Published(&st)) {
+		return true
+	}
+	return !w.object.DeletionTimestamp.IsZero() || st.Attempt != nil || len(st.Retiring) > 0 ||
+		(st.Lease == nil && st.GrantEndedAt == nil && !w.object.Spec.Revoked && !w.object.Spec.Suspend)
+}
+
+// gone does for an object that is no more what the reconciler does.
+func (w *world) gone(p *process) {
+	if w.object != nil {
+		return
+	}
+	for key, mem := range p.life.memory.objects {
+		if h := mem.held; h != nil && (h.Outcome == lease.OutcomeIssued || h.Outcome == lease.OutcomeRefused) {
+			was := &v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name, UID: mem.uid}}
+			if p.life.endHeld(context.Background(), was, h) != nil {
+				continue
+			}
+		}
+		p.life.memory.forget(key)
+	}
+}
+
+// tamper changes a value in the Secret.
+func (w *world) tamper() {
+	for _, s := range w.secrets {
+		if s.Labels[v1alpha1.OwnerLabel] == secret.OwnerLabelValue("orders") {
+			changed := s.DeepCopy()
+			changed.Data["username"] = []byte("somebody else")
+			w.put(changed)
+		}
+	}
+}
