@@ -20,7 +20,7 @@ install_postgres() {
   mkdir -p /etc/postgresql-common
   [ -e /etc/postgresql-common/createcluster.conf ] ||
     echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
-  export DEBIAN_FRONTEND=noninteractive
+  export DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1
   local try
   for try in 1 2 3; do
     echo "installing PostgreSQL with apt-get (try $try)" >&2

@@ -156,9 +156,9 @@ func (c *ControlPlane) Token(ctx context.Context, namespace, name string, audien
 	return answer.Status.Token, nil
 }
 
-// StopAPIServer stops kube-apiserver alone; StartAPIServer brings it back on
-// its port, with all it had stored.
-func (c *ControlPlane) StopAPIServer() error { return c.apiserver.stop() }
+// StopAPIServer ends kube-apiserver alone, by force: asked nicely it waits for
+// open watches. StartAPIServer brings it back on its port, with all it stored.
+func (c *ControlPlane) StopAPIServer() error { return c.apiserver.kill() }
 
 // StartAPIServer undoes StopAPIServer and waits until it is ready.
 func (c *ControlPlane) StartAPIServer(ctx context.Context) error {

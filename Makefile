@@ -1,0 +1,137 @@
+# `make help` says what there is. Tools are pinned here, built with `go install`
+# into bin/, and carry their version in the name, so that a new pin is a new file.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+
+BIN := $(CURDIR)/bin
+CONTROLLER_GEN := $(BIN)/controller-gen-v0.21.0
+GOLANGCI_LINT := $(BIN)/golangci-lint-v2.13.2
+HELM := $(BIN)/helm-v3.22.0
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+# -p 2: packages with real servers share the machine with their servers.
+GO_TEST := go test -race -p 2
+INTEGRATION := $(GO_TEST) -tags integration -count=1 -timeout 40m
+GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml charts/leasekeeper/crds
+
+##@ Everyday
+
+.PHONY: help
+help: ## Show the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build servers postgres-if-any ## Tell the story of a lease on real servers; exits 0 only if all of it was seen
+	go run ./hack/demo
+
+.PHONY: demo-up
+demo-up: build servers postgres-if-any ## Leave the demo's servers and the manager running, until Ctrl-C
+	go run ./hack/demo -up
+
+.PHONY: test-unit
+test-unit: ## Tests that need no servers
+	$(GO_TEST) ./...
+
+.PHONY: test-api
+test-api: servers postgres ## The controllers on a real API server, Vault and PostgreSQL
+	$(INTEGRATION) ./controllers/... ./api/...
+
+.PHONY: test-vault
+test-vault: servers postgres ## The Vault side and the testbed on real servers
+	$(INTEGRATION) ./internal/...
+
+.PHONY: test
+test: servers postgres ## All tests, with all that they need
+	$(INTEGRATION) ./...
+
+##@ Code
+
+.PHONY: generate
+generate: $(CONTROLLER_GEN) ## Generate the DeepCopy methods
+	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt paths=./api/...
+
+.PHONY: manifests
+manifests: $(CONTROLLER_GEN) ## Generate CRDs and RBAC, for config/ and for the chart
+	$(CONTROLLER_GEN) crd paths=./api/... output:crd:dir=config/crd/bases
+	$(CONTROLLER_GEN) rbac:roleName=leasekeeper paths=. paths=./controllers/... output:rbac:dir=config/rbac
+	mkdir -p charts/leasekeeper/crds
+	cp config/crd/bases/*.yaml charts/leasekeeper/crds/
+
+.PHONY: fmt
+fmt: ## Format the Go code
+	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
+
+.PHONY: vet
+vet: ## Run go vet, over the integration tests too
+	go vet -tags integration ./...
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) $(HELM) ## Run the linters over Go code and chart
+	$(GOLANGCI_LINT) run
+	cd hack/image && $(GOLANGCI_LINT) run --config ../../.golangci.yml && cd ../..
+	if [ -f charts/leasekeeper/Chart.yaml ]; then $(HELM) lint --quiet charts/leasekeeper; fi
+
+.PHONY: verify
+verify: ## Fail where generated files, go.mod or the formatting are not up to date
+	@snapshot() { (find $(GENERATED) -type f 2>/dev/null || true) | sort | xargs -r sha256sum; }
+	before=$$(snapshot)
+	$(MAKE) --no-print-directory generate manifests
+	diff <(echo "$$before") <(snapshot) || { echo "These were out of date; they are regenerated now: commit them."; exit 1; }
+	go mod tidy -diff
+	go -C hack/image mod tidy -diff
+	files=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))
+	[ -z "$$files" ] || { echo "Not formatted, run make fmt: $$files"; exit 1; }
+	echo "Generated files, go.mod and formatting are up to date."
+
+##@ The manager
+
+.PHONY: build
+build: ## Build bin/manager
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/manager .
+
+.PHONY: run
+run: ## Run the manager here, with the current kubeconfig
+	go run . --leader-elect=false
+
+.PHONY: image
+image: build ## Write a small image as an OCI layout, bin/image.tar, without Docker
+	go -C hack/image run . -binary $(BIN)/manager -output $(BIN)/image.tar
+
+##@ What the others need
+
+.PHONY: servers
+servers: ## Build the real servers, once, into a cache outside this folder
+	go run ./hack/servers
+
+.PHONY: postgres
+postgres: ## Find PostgreSQL, or install Debian's
+	hack/postgres.sh
+
+# The demo can do without PostgreSQL, and says so; code 3 is "not to be had".
+.PHONY: postgres-if-any
+postgres-if-any:
+	hack/postgres.sh || [ $$? = 3 ]
+
+.PHONY: tools
+tools: $(CONTROLLER_GEN) $(GOLANGCI_LINT) $(HELM) ## Build the pinned tools into bin/
+
+# install builds a tool under its versioned name, and never half of it.
+define install
+	mkdir -p $(BIN)
+	echo "installing $(notdir $@)"
+	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
+	  GOBIN=$$scratch go install $(1) && mv "$$scratch"/* $@
+endef
+
+$(CONTROLLER_GEN):
+	@$(call install,sigs.k8s.io/controller-tools/cmd/controller-gen@v0.21.0)
+
+$(GOLANGCI_LINT):
+	@$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.13.2)
+
+$(HELM):
+	@$(call install,helm.sh/helm/v3/cmd/helm@v3.22.0)

@@ -1,0 +1,4 @@
+# The issuer's policy: what a workload may lease, and nothing else.
+path "database/creds/orders" {
+  capabilities = ["read"]
+}

@@ -1,0 +1,60 @@
+package testbed
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sort"
+
+	"github.com/leasekeeper/leasekeeper/internal/testbed/servers"
+)
+
+// Binaries are the paths of the programs that were built from Go modules.
+type Binaries struct {
+	Etcd, APIServer, ControllerManager, Kubectl, Vault string
+}
+
+// FindBinaries takes what VAULT_BIN and KUBEBUILDER_ASSETS name, and the rest
+// from the cache. Its error names every program that is missing.
+func FindBinaries() (Binaries, error) {
+	root, err := servers.Root()
+	if err != nil {
+		return Binaries{}, err
+	}
+	var b Binaries
+	var errs []error
+	for name, path := range map[string]*string{
+		"etcd":                    &b.Etcd,
+		"kube-apiserver":          &b.APIServer,
+		"kube-controller-manager": &b.ControllerManager,
+		"kubectl":                 &b.Kubectl,
+		"vault":                   &b.Vault,
+	} {
+		server, err := servers.Named(name)
+		if err == nil {
+			*path, err = server.Find(root)
+		}
+		errs = append(errs, err)
+	}
+	return b, errors.Join(errs...)
+}
+
+// ErrNoPostgres says that PostgreSQL's server programs are not installed.
+var ErrNoPostgres = errors.New("PostgreSQL is missing: run hack/postgres.sh, or set POSTGRES_BIN to the folder of initdb and postgres")
+
+// PostgresBin is the folder of PostgreSQL's programs: POSTGRES_BIN, or the
+// newest of Debian's.
+func PostgresBin() (string, error) {
+	candidates, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
+	sort.Sort(sort.Reverse(sort.StringSlice(candidates)))
+	if dir := os.Getenv("POSTGRES_BIN"); dir != "" {
+		candidates = []string{dir}
+	}
+	for _, dir := range candidates {
+		if _, err := os.Stat(filepath.Join(dir, "initdb")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("%w (looked in %v)", ErrNoPostgres, candidates)
+}

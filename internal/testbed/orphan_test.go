@@ -1,0 +1,80 @@
+//go:build integration
+
+package testbed_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/leasekeeper/leasekeeper/internal/testbed"
+)
+
+// orphanMode makes this test binary start all servers, say their process ids
+// and wait to be killed.
+const orphanMode = "TESTBED_ORPHAN"
+
+func orphanMain() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	_, errPlane := testbed.StartControlPlane(ctx, testbed.ControlPlaneOptions{})
+	_, errVault := testbed.StartVault(ctx, testbed.VaultOptions{})
+	_, errPostgres := testbed.StartPostgres(ctx, testbed.PostgresOptions{})
+	if err := errors.Join(errPlane, errVault, errPostgres); err != nil {
+		panic(err)
+	}
+	fmt.Println("started")
+	select {}
+}
+
+func TestServersDieWithAParentThatIsKilled(t *testing.T) {
+	parent := exec.Command(os.Args[0])
+	parent.Env = append(os.Environ(), orphanMode+"=1")
+	parent.Stderr = os.Stderr
+	out := must(parent.StdoutPipe())(t)
+	check(t, parent.Start())
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "started\n" {
+		t.Fatalf("the parent said %q (%v)", line, err)
+	}
+	servers := childrenOf(t, parent.Process.Pid)
+	if len(servers) != 5 {
+		t.Fatalf("etcd, apiserver, controller-manager, vault and postgres were started: %v", servers)
+	}
+	check(t, parent.Process.Signal(syscall.SIGKILL))
+	_ = parent.Wait()
+	for pid, name := range servers {
+		eventually(t, name+" to be dead", func() (bool, error) {
+			return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH), nil
+		})
+	}
+}
+
+// childrenOf lists pid and name of a process's children.
+func childrenOf(t *testing.T, parent int) map[int]string {
+	t.Helper()
+	children := map[int]string{}
+	for _, entry := range must(os.ReadDir("/proc"))(t) {
+		var pid, ppid int
+		if _, err := fmt.Sscanf(entry.Name(), "%d", &pid); err != nil {
+			continue
+		}
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue
+		}
+		head, rest, _ := strings.Cut(string(stat), ") ")
+		_, name, _ := strings.Cut(head, "(")
+		var state string
+		if _, err := fmt.Sscanf(rest, "%s %d", &state, &ppid); err == nil && ppid == parent {
+			children[pid] = name
+		}
+	}
+	return children
+}

@@ -1,0 +1,392 @@
+package testbed
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"regexp"
+	"sync"
+	"time"
+)
+
+// Fault is what a proxy does to the requests that match it.
+type Fault struct {
+	// Method of the request; empty matches all.
+	Method string
+	// Path is a regular expression over the URL's path; empty matches all.
+	Path string
+	// Times is how many requests it happens to; 0 means until Clear.
+	Times int
+	// Action that is taken; see its constants.
+	Action Action
+	// After is how long Cut waits before it cuts, and Delay before it forwards.
+	After time.Duration
+	// Status, Body and ContentType are what Answer says.
+	Status      int
+	Body        string
+	ContentType string
+
+	path *regexp.Regexp
+	left int
+}
+
+// Action is a kind of fault.
+type Action string
+
+const (
+	// DropAnswer lets the upstream act and answer, then closes the client's
+	// connection without a byte.
+	DropAnswer Action = "DropAnswer"
+	// Cut closes the client's connection after a while; the upstream's request
+	// goes on to its end.
+	Cut Action = "Cut"
+	// Hang never answers and never asks the upstream, until the client gives up
+	// or the proxy is closed.
+	Hang Action = "Hang"
+	// Refuse closes the connection without asking the upstream.
+	Refuse Action = "Refuse"
+	// Answer says Status and Body without asking the upstream, as a gateway or
+	// a standby would.
+	Answer Action = "Answer"
+	// AnswerAfter says Status and Body after the upstream has acted, as a
+	// gateway that lost the real answer would.
+	AnswerAfter Action = "AnswerAfter"
+	// Delay forwards after a while.
+	Delay Action = "Delay"
+	// Detach forwards, and the upstream's request goes on to its end even when
+	// the client goes away.
+	Detach Action = "Detach"
+)
+
+// ProxyOptions are all optional.
+type ProxyOptions struct {
+	// CA verifies an upstream that speaks https, PEM.
+	CA []byte
+}
+
+// ProxyRequest is one request that a proxy saw.
+type ProxyRequest struct {
+	Method, Path string
+	At           time.Time
+	// Fault that it met, if any.
+	Fault Action
+}
+
+// Proxy stands between a client and an HTTP server and breaks what it is told
+// to break, while it runs. Without faults it only forwards, streams included.
+type Proxy struct {
+	// Address is the URL that clients use instead of the upstream's.
+	Address string
+
+	upstream  *url.URL
+	transport *http.Transport
+	forward   *httputil.ReverseProxy
+	listen    string
+
+	closing context.Context
+	close   context.CancelFunc
+
+	mu     sync.Mutex
+	server *http.Server
+	faults []*Fault
+	seen   []ProxyRequest
+	// inFlight counts what was sent upstream and has not ended; idle is told
+	// when it is 0.
+	inFlight int
+	idle     *sync.Cond
+}
+
+// StartProxy listens on a free port and forwards to the target, a URL.
+func StartProxy(target string, opts ProxyOptions) (*Proxy, error) {
+	upstream, err := url.Parse(target)
+	if err != nil {
+		return nil, err
+	}
+	port, err := FreePort()
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{MaxIdleConnsPerHost: 100}
+	if len(opts.CA) > 0 {
+		pool := x509.NewCertPool()
+		if !pool.AppendCertsFromPEM(opts.CA) {
+			return nil, errors.New("the proxy's CA holds no certificate")
+		}
+		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	}
+	p := &Proxy{Address: "http://" + loopback(port), listen: loopback(port), upstream: upstream, transport: transport}
+	p.closing, p.close = context.WithCancel(context.Background())
+	p.idle = sync.NewCond(&p.mu)
+	p.forward = &httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(upstream) },
+		Transport:     transport,
+		FlushInterval: -1,
+		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { hangUp(w) },
+	}
+	return p, p.Accept()
+}
+
+// Break adds a fault. Of several that match a request the first added counts.
+func (p *Proxy) Break(f Fault) error {
+	var err error
+	if f.path, err = regexp.Compile(f.Path); err != nil {
+		return err
+	}
+	f.left = f.Times
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults = append(p.faults, &f)
+	return nil
+}
+
+// Clear ends all faults; requests that already met one go on as they are.
+func (p *Proxy) Clear() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.faults = nil
+}
+
+// Requests lists the requests seen whose "METHOD path" matches the regular
+// expression, those that a fault swallowed included.
+func (p *Proxy) Requests(pattern string) ([]ProxyRequest, error) {
+	match, err := regexp.Compile(pattern)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var found []ProxyRequest
+	for _, r := range p.seen {
+		if match.MatchString(r.Method + " " + r.Path) {
+			found = append(found, r)
+		}
+	}
+	return found, nil
+}
+
+// RefuseConnections closes the port and all connections: dialling fails, as on
+// a host where nothing listens. Accept undoes it.
+func (p *Proxy) RefuseConnections() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.server == nil {
+		return nil
+	}
+	err := p.server.Close()
+	p.server = nil
+	return err
+}
+
+// Accept listens again on the same port.
+func (p *Proxy) Accept() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.server != nil {
+		return nil
+	}
+	listener, err := net.Listen("tcp", p.listen)
+	if err != nil {
+		return err
+	}
+	p.server = &http.Server{Handler: http.HandlerFunc(p.serve), ReadHeaderTimeout: time.Minute}
+	go func(s *http.Server) { _ = s.Serve(listener) }(p.server)
+	return nil
+}
+
+// Wait returns when every request that was sent upstream has come to its end,
+// also those whose client has long gone.
+func (p *Proxy) Wait() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.inFlight > 0 {
+		p.idle.Wait()
+	}
+}
+
+func (p *Proxy) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inFlight++
+}
+
+func (p *Proxy) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.inFlight--; p.inFlight == 0 {
+		p.idle.Broadcast()
+	}
+}
+
+// Close ends the proxy and whatever it still had in flight.
+func (p *Proxy) Close() error {
+	p.close()
+	err := p.RefuseConnections()
+	p.Wait()
+	p.transport.CloseIdleConnections()
+	return err
+}
+
+func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
+	fault := p.note(r)
+	switch fault.Action {
+	case DropAnswer:
+		_, _ = p.ask(r)
+		hangUp(w)
+	case Cut:
+		p.cut(w, r, fault.After)
+	case Hang:
+		p.wait(r, 0)
+		hangUp(w)
+	case Refuse:
+		hangUp(w)
+	case Answer:
+		fault.answer(w)
+	case AnswerAfter:
+		_, _ = p.ask(r)
+		fault.answer(w)
+	case Detach:
+		p.relay(w, r)
+	case Delay:
+		p.wait(r, fault.After)
+		p.pass(w, r)
+	default:
+		p.pass(w, r)
+	}
+}
+
+// note records the request and finds the fault that it meets, if any.
+func (p *Proxy) note(r *http.Request) Fault {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var met Fault
+	for i, f := range p.faults {
+		if (f.Method != "" && f.Method != r.Method) || !f.path.MatchString(r.URL.Path) {
+			continue
+		}
+		met = *f
+		if f.Times > 0 {
+			if f.left--; f.left == 0 {
+				p.faults = append(p.faults[:i:i], p.faults[i+1:]...)
+			}
+		}
+		break
+	}
+	p.seen = append(p.seen, ProxyRequest{Method: r.Method, Path: r.URL.Path, At: time.Now(), Fault: met.Action})
+	return met
+}
+
+// pass forwards and lets the client's departure end the upstream's request.
+func (p *Proxy) pass(w http.ResponseWriter, r *http.Request) {
+	p.begin()
+	defer p.end()
+	p.forward.ServeHTTP(w, r)
+}
+
+// answered is what the upstream said.
+type answered struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// ask sends the request upstream and reads the whole answer. The client's
+// departure does not end it; only Close does.
+func (p *Proxy) ask(r *http.Request) (answered, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return answered{}, err
+	}
+	return p.send(r, body)
+}
+
+func (p *Proxy) send(r *http.Request, body []byte) (answered, error) {
+	p.begin()
+	defer p.end()
+	out := r.Clone(p.closing)
+	out.RequestURI, out.Host = "", ""
+	out.URL.Scheme, out.URL.Host = p.upstream.Scheme, p.upstream.Host
+	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	answer, err := p.transport.RoundTrip(out)
+	if err != nil {
+		return answered{}, err
+	}
+	defer func() { _ = answer.Body.Close() }()
+	text, err := io.ReadAll(answer.Body)
+	return answered{status: answer.StatusCode, header: answer.Header, body: text}, err
+}
+
+// relay forwards without tying the upstream's request to the client.
+func (p *Proxy) relay(w http.ResponseWriter, r *http.Request) {
+	answer, err := p.ask(r)
+	if err != nil {
+		hangUp(w)
+		return
+	}
+	for name, values := range answer.header {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(answer.status)
+	_, _ = w.Write(answer.body)
+}
+
+// cut hangs up on the client after a while, whether the upstream has answered
+// by then or not, and leaves the upstream's request alone.
+func (p *Proxy) cut(w http.ResponseWriter, r *http.Request, after time.Duration) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		hangUp(w)
+		return
+	}
+	clone := r.Clone(p.closing)
+	p.begin()
+	go func() {
+		defer p.end()
+		_, _ = p.send(clone, body)
+	}()
+	p.wait(r, after)
+	hangUp(w)
+}
+
+// wait ends after a while (never, when 0), with the client or with the proxy.
+func (p *Proxy) wait(r *http.Request, after time.Duration) {
+	var over <-chan time.Time
+	if after > 0 {
+		over = time.After(after)
+	}
+	select {
+	case <-over:
+	case <-r.Context().Done():
+	case <-p.closing.Done():
+	}
+}
+
+func (f Fault) answer(w http.ResponseWriter) {
+	kind := f.ContentType
+	if kind == "" {
+		kind = "application/json"
+	}
+	w.Header().Set("Content-Type", kind)
+	w.WriteHeader(f.Status)
+	_, _ = fmt.Fprint(w, f.Body)
+}
+
+// hangUp closes the client's connection without answering.
+func hangUp(w http.ResponseWriter) {
+	hijacker, ok := w.(http.Hijacker)
+	if !ok {
+		panic(http.ErrAbortHandler)
+	}
+	conn, _, err := hijacker.Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	_ = conn.Close()
+}

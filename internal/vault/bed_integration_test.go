@@ -1,0 +1,203 @@
+//go:build integration
+
+package vault_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/testbed"
+	"github.com/leasekeeper/leasekeeper/internal/vault"
+)
+
+// bed is started once: every test works on paths of its own.
+var bed struct {
+	plane    *testbed.ControlPlane
+	vault    *testbed.Vault
+	postgres *testbed.Postgres
+	client   client.Client
+	backends *vault.Backends
+}
+
+func TestMain(m *testing.M) { os.Exit(runAll(m)) }
+
+func runAll(m *testing.M) int {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	var err error
+	if bed.plane, err = testbed.StartControlPlane(ctx, testbed.ControlPlaneOptions{}); err != nil {
+		panic(err)
+	}
+	defer func() { _ = bed.plane.Close() }()
+	if bed.vault, err = testbed.StartVault(ctx, testbed.VaultOptions{TLS: true}); err != nil {
+		panic(err)
+	}
+	defer func() { _ = bed.vault.Close() }()
+	if bed.postgres, err = testbed.StartPostgres(ctx, testbed.PostgresOptions{}); err != nil {
+		panic(err)
+	}
+	defer func() { _ = bed.postgres.Close() }()
+	if err := setUp(ctx); err != nil {
+		panic(err)
+	}
+	return m.Run()
+}
+
+// keeperPolicy is the one of the README.
+const keeperPolicy = `
+path "sys/leases/renew"           { capabilities = ["update"] }
+path "sys/leases/lookup"          { capabilities = ["update"] }
+path "sys/leases/revoke"          { capabilities = ["update"] }
+path "auth/token/lookup-accessor" { capabilities = ["update"] }
+path "auth/token/renew-accessor"  { capabilities = ["update"] }
+path "auth/token/revoke-accessor" { capabilities = ["update"] }
+`
+
+const issuerPolicy = `
+path "database/creds/*" { capabilities = ["read"] }
+path "kv/*"             { capabilities = ["read"] }
+path "kv2/*"            { capabilities = ["read"] }
+path "nowhere/*"        { capabilities = ["read"] }
+path "pki/issue/*"      { capabilities = ["update"] }
+`
+
+func setUp(ctx context.Context) error {
+	v := bed.vault
+	steps := []func() error{
+		func() error { return setUpCluster(ctx) },
+		func() error { return v.EnableKubernetesAuth(ctx, "kubernetes", bed.plane) },
+		func() error { return v.WritePolicy(ctx, "keeper", keeperPolicy) },
+		func() error { return v.WritePolicy(ctx, "app", issuerPolicy) },
+		func() error { return v.EnableDatabase(ctx, "database", bed.postgres) },
+		func() error { return v.EnableKV(ctx, "kv", 1) },
+		func() error { return v.EnableKV(ctx, "kv2", 2) },
+	}
+	for name, role := range map[string]testbed.KubernetesRole{
+		"app":      {Policies: []string{"app"}, TTL: time.Hour},
+		"short":    {Policies: []string{"app"}, TTL: 20 * time.Second, MaxTTL: time.Hour},
+		"periodic": {Policies: []string{"app"}, Period: time.Minute},
+		"capped":   {Policies: []string{"app"}, TTL: time.Minute, MaxTTL: 10 * time.Minute},
+		"batch":    {Policies: []string{"app"}, TTL: time.Hour, More: map[string]any{"token_type": "batch"}},
+		"uses":     {Policies: []string{"app"}, TTL: time.Hour, More: map[string]any{"token_num_uses": 2}},
+		"nothing":  {TTL: time.Hour},
+		"keeper":   {Policies: []string{"keeper"}, TTL: time.Hour},
+		"weak":     {TTL: time.Hour},
+	} {
+		role.ServiceAccounts, role.Namespaces, role.Audience = []string{"orders", "leasekeeper"}, []string{"*"}, "vault"
+		steps = append(steps, func() error { return v.WriteRole(ctx, "kubernetes", name, role) })
+	}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func setUpCluster(ctx context.Context) (err error) {
+	if bed.client, err = client.New(bed.plane.Config, client.Options{}); err != nil {
+		return err
+	}
+	bed.backends = vault.NewBackends(vault.Options{Clock: clock.RealClock{}, Kube: vault.NewKube(bed.client, bed.client)})
+	for namespace, account := range map[string]string{"shop": "orders", "bank": "orders", "system": "leasekeeper"} {
+		for _, object := range []client.Object{
+			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
+			&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: account, Namespace: namespace}},
+		} {
+			if err := bed.client.Create(ctx, object); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+var serial int
+
+// unique makes a name that nothing else has.
+func unique(name string) string {
+	serial++
+	return fmt.Sprintf("%s-%d", name, serial)
+}
+
+// backend is one whose workloads log in with the role; the keeper's role is "keeper" unless changed.
+func backend(t *testing.T, role string, changes ...func(*v1alpha1.VaultProvider)) *vault.Backend {
+	t.Helper()
+	name := unique("vault")
+	p := &v1alpha1.ClusterSecretProvider{
+		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), Generation: 1},
+		Spec: v1alpha1.ClusterSecretProviderSpec{ProviderSpec: v1alpha1.ProviderSpec{Vault: &v1alpha1.VaultProvider{
+			Address: bed.vault.Address, TLS: &v1alpha1.TLSConfig{CABundle: bed.vault.CA},
+			Auth: v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
+				Mount: "kubernetes", Role: role, ServiceAccountRef: &v1alpha1.WorkloadServiceAccount{Name: "orders", Audiences: []string{"vault"}},
+			}},
+			KeeperAuth: &v1alpha1.VaultKeeperAuth{Kubernetes: &v1alpha1.VaultKeeperKubernetesAuth{
+				Mount: "kubernetes", Role: "keeper",
+				ServiceAccountRef: v1alpha1.KeeperServiceAccount{Name: "leasekeeper", Namespace: "system", Audiences: []string{"vault"}},
+			}},
+		}}},
+	}
+	for _, change := range changes {
+		change(p.Spec.Vault)
+	}
+	b, err := bed.backends.For(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { bed.backends.Forget(p) })
+	return b
+}
+
+var (
+	owner    = lease.Owner{Namespace: "shop", Name: "orders-db", UID: "uid-of-orders-db"}
+	stranger = lease.Owner{Namespace: "bank", Name: "orders-db", UID: "uid-of-another"}
+	who      = lease.Identity{Namespace: "shop", Owner: owner}
+)
+
+// databaseRole makes a role that nothing else uses.
+func databaseRole(t *testing.T, ttl, maxTTL time.Duration) lease.Request {
+	t.Helper()
+	name := unique("role")
+	must(t, bed.vault.WriteDatabaseRole(t.Context(), "database", name, testbed.DatabaseRole{DefaultTTL: ttl, MaxTTL: maxTTL}))
+	return lease.Request{Path: "database/creds/" + name}
+}
+
+// issue logs in, issues and makes the record of it.
+func issue(t *testing.T, b *vault.Backend, req lease.Request) (v1alpha1.LeaseRecord, lease.Answer) {
+	t.Helper()
+	session, err := b.Login(t.Context(), who)
+	must(t, err)
+	answer, err := b.Issue(t.Context(), session, req)
+	must(t, err)
+	return v1alpha1.LeaseRecord{Path: req.Path, ID: answer.LeaseID, TokenAccessor: session.Accessor}, answer
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatalf("%v (%s)", err, lease.KindOf(err))
+	}
+}
+
+// eventually polls with a deadline that only a fault reaches.
+func eventually(t *testing.T, what string, holds func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		if err = holds(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("%s: %v", what, err)
+}

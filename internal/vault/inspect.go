@@ -1,0 +1,130 @@
+package vault
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+// Kinds of servers.
+const (
+	KindVault   = "Vault"
+	KindOpenBao = "OpenBao"
+)
+
+// keeperPaths are what the keeper needs `update` on. None needs sudo.
+var keeperPaths = []string{
+	"auth/token/lookup-accessor",
+	"auth/token/renew-accessor",
+	"auth/token/revoke-accessor",
+	"sys/leases/lookup",
+	"sys/leases/renew",
+	"sys/leases/revoke",
+}
+
+// Report is what Inspect finds.
+type Report struct {
+	// ServerKind is Vault or OpenBao.
+	ServerKind string
+	// Version as the server tells it; empty where it is set up not to.
+	Version string
+	// Missing are the policy lines that the keeper lacks, such as `sys/leases/revoke: update`, sorted.
+	Missing []string
+}
+
+// Inspect asks the server how it is, logs the keeper in and asks what its policy lacks. What an error leaves unknown is
+// left out of the report; the rest is there. A standby and a performance standby are fine, they forward.
+func (b *Backend) Inspect(ctx context.Context) (Report, error) {
+	report, err := b.health(ctx)
+	if err != nil {
+		return report, err
+	}
+	report.Missing, err = b.missing(ctx, keeperPaths)
+	return report, err
+}
+
+type health struct {
+	Initialized *bool  `json:"initialized"`
+	Sealed      bool   `json:"sealed"`
+	Version     string `json:"version"`
+	Enterprise  *bool  `json:"enterprise"`
+}
+
+func (b *Backend) health(ctx context.Context) (Report, error) {
+	const what = "asking for the server's health"
+	r, err := b.do(ctx, call{method: http.MethodGet, path: "sys/health"})
+	if err != nil {
+		return Report{}, err
+	}
+	var h health
+	if json.Unmarshal(r.body, &h) != nil || h.Initialized == nil {
+		return Report{}, b.gatewayFault(r, what)
+	}
+	report := Report{ServerKind: serverKind(h), Version: h.Version}
+	why := ""
+	switch {
+	case !*h.Initialized || r.status == http.StatusNotImplemented:
+		why = "is not initialised"
+	case h.Sealed || r.status == http.StatusServiceUnavailable:
+		why = "is sealed"
+	case r.status == 472:
+		why = "is a disaster recovery secondary, which serves no requests"
+	case r.status == 474:
+		why = "is a standby that does not reach its active node"
+	case r.status == 530:
+		why = "was removed from its cluster"
+	case !succeeded(r.status) && r.status != http.StatusTooManyRequests && r.status != 473:
+		return report, b.gatewayFault(r, what)
+	}
+	if why != "" {
+		return report, lease.Errorf(lease.Unavailable, "%s at %s %s", report.ServerKind, b.address(), why)
+	}
+	return report, nil
+}
+
+// serverKind tells OpenBao from Vault by sys/health, which needs no token. Vault's has the key "enterprise", in every
+// edition, and its versions begin with 1 for as long as it had not; OpenBao's never had it (http/sys_health.go at v2.0.0,
+// v2.2.0, v2.4.0 and main) and begins at 2. The version alone would not do: either may hide it.
+func serverKind(h health) string {
+	if h.Enterprise != nil || strings.HasPrefix(h.Version, "1.") || strings.HasPrefix(h.Version, "0.") {
+		return KindVault
+	}
+	return KindOpenBao
+}
+
+// missing asks which of these paths the keeper has no `update` on. capabilities-self is answered to everybody who has
+// the policy `default`; where it is refused that line is what is missing, and nothing is known of the others.
+func (b *Backend) missing(ctx context.Context, paths []string) ([]string, error) {
+	const path = "sys/capabilities-self"
+	r, err := b.asKeeper(ctx, call{
+		method: http.MethodPost, path: path, namespace: b.spec.Namespace, body: map[string]any{"paths": paths},
+	})
+	if err != nil {
+		return nil, err
+	}
+	a, ok := r.parse()
+	switch {
+	case r.status == http.StatusForbidden && ok:
+		return []string{path + ": update"}, nil
+	case !succeeded(r.status):
+		return nil, b.keeperFault(r, "asking what the keeper may do", path)
+	}
+	fields := object(a.Data)
+	if fields == nil {
+		return nil, lease.Errorf(lease.BadAnswer, "asking what the keeper may do: %s gave an answer that cannot be used", r.address)
+	}
+	var missing []string
+	for _, path := range paths {
+		var capabilities []string
+		if json.Unmarshal(fields[path], &capabilities) != nil ||
+			!(slices.Contains(capabilities, "update") || slices.Contains(capabilities, "root")) {
+			missing = append(missing, path+": update")
+		}
+	}
+	slices.Sort(missing)
+	return missing, nil
+}

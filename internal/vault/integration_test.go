@@ -1,0 +1,437 @@
+//go:build integration
+
+package vault_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/testbed"
+	"github.com/leasekeeper/leasekeeper/internal/vault"
+	"github.com/leasekeeper/leasekeeper/internal/vault/contract"
+)
+
+func TestVaultKeepsTheContract(t *testing.T) {
+	contract.Run(t, func(t *testing.T, shape contract.Shape) contract.Subject {
+		request := lease.Request{Path: "kv/contract"}
+		if shape.Unleased {
+			must(t, bed.vault.Write(t.Context(), request.Path, map[string]any{"a": "b"}))
+		} else {
+			request = databaseRole(t, shape.TTL, shape.MaxTTL)
+		}
+		return contract.Subject{
+			Lessor: backend(t, "app"), Who: who, Stranger: stranger, Request: request,
+			Revoke: revoke,
+			Live: func(t *testing.T) int {
+				leases, err := bed.vault.Leases(t.Context(), request.Path)
+				must(t, err)
+				return len(leases)
+			},
+			Wait: func(_ *testing.T, d time.Duration) { time.Sleep(d) },
+		}
+	})
+}
+
+// revoke does what `vault lease revoke` does, and waits.
+func revoke(t *testing.T, id string) {
+	t.Helper()
+	must(t, bed.vault.Write(t.Context(), "sys/leases/revoke", map[string]any{"lease_id": id, "sync": true}))
+}
+
+// wantKind fails unless err is of the kind and its message has the pieces.
+func wantKind(t *testing.T, err error, kind lease.ErrorKind, pieces ...string) {
+	t.Helper()
+	if err == nil || lease.KindOf(err) != kind {
+		t.Fatalf("got %v, want %s", err, kind)
+	}
+	t.Logf("%s: %v", kind, err)
+	for _, piece := range pieces {
+		if !strings.Contains(err.Error(), piece) {
+			t.Errorf("%q does not say %q", err, piece)
+		}
+	}
+}
+
+func TestWhatVaultSaysOfALeaseThatIsNoMore(t *testing.T) {
+	b := backend(t, "app")
+	rec, _ := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
+	revoke(t, rec.ID)
+	_, err := b.Renew(t.Context(), rec, time.Hour)
+	wantKind(t, err, lease.Gone, "lease not found")
+	wantKind(t, b.Lookup(t.Context(), rec), lease.Gone)
+	must(t, b.End(t.Context(), rec, owner))
+	_, err = b.ExtendToken(t.Context(), rec)
+	wantKind(t, err, lease.Gone, "invalid accessor")
+	must(t, b.End(t.Context(), rec, owner))
+}
+
+func TestWhatVaultSaysWhileTheDatabaseIsDown(t *testing.T) {
+	b := backend(t, "app")
+	lasting, _ := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
+	ending, _ := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
+	expiring, _ := issue(t, b, databaseRole(t, 2*time.Second, time.Hour))
+	another := databaseRole(t, time.Hour, 2*time.Hour)
+	must(t, bed.postgres.Stop())
+	up := false
+	start := func() {
+		if !up {
+			up = true
+			must(t, bed.postgres.Start(context.WithoutCancel(t.Context())))
+		}
+	}
+	t.Cleanup(start)
+
+	_, err := b.Renew(t.Context(), lasting, time.Hour)
+	wantKind(t, err, lease.Failed, "400")
+	must(t, b.Lookup(t.Context(), lasting))
+
+	session, err := b.Login(t.Context(), who)
+	must(t, err)
+	_, err = b.Issue(t.Context(), session, another)
+	wantKind(t, err, lease.Failed, "500")
+
+	wantKind(t, b.End(t.Context(), ending, owner), lease.Failed, "400")
+	_, err = b.ExtendToken(t.Context(), ending)
+	wantKind(t, err, lease.Gone)
+
+	eventually(t, "the lease runs out", func() error {
+		if _, err := b.Renew(t.Context(), expiring, time.Minute); lease.KindOf(err) != lease.Gone {
+			return fmt.Errorf("renewal: %w", err)
+		}
+		return nil
+	})
+	_, err = b.Renew(t.Context(), expiring, time.Minute)
+	wantKind(t, err, lease.Gone, "lease expired")
+	wantKind(t, b.Lookup(t.Context(), expiring), lease.Gone)
+	wantKind(t, b.End(t.Context(), expiring, owner), lease.Failed)
+
+	start()
+	for _, rec := range []v1alpha1.LeaseRecord{lasting, ending, expiring} {
+		eventually(t, "it ends when the database is back", func() error { return b.End(t.Context(), rec, owner) })
+	}
+}
+
+func TestAUserThatOwnsATableCannotBeRevoked(t *testing.T) {
+	b := backend(t, "app")
+	rec, answer := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
+	must(t, bed.postgres.Exec(t.Context(), fmt.Sprintf(`CREATE TABLE owned (); ALTER TABLE owned OWNER TO "%s"`, answer.Data["username"])))
+	wantKind(t, b.End(t.Context(), rec, owner), lease.Failed, "failed to revoke entry", "2BP01")
+	must(t, bed.postgres.Exec(t.Context(), `DROP TABLE owned`))
+	eventually(t, "it ends without the table", func() error { return b.End(t.Context(), rec, owner) })
+	if err := bed.postgres.Login(t.Context(), string(answer.Data["username"]), string(answer.Data["password"])); err == nil {
+		t.Error("the user can still log in")
+	}
+}
+
+func TestWhatVaultSaysWhileItIsSealed(t *testing.T) {
+	b := backend(t, "app")
+	rec, _ := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
+	session, err := b.Login(t.Context(), who)
+	must(t, err)
+	must(t, bed.vault.Seal(t.Context()))
+	unsealed := false
+	unseal := func() {
+		if !unsealed {
+			unsealed = true
+			must(t, bed.vault.Unseal(context.WithoutCancel(t.Context())))
+		}
+	}
+	t.Cleanup(unseal)
+	_, err = b.Login(t.Context(), who)
+	wantKind(t, err, lease.Unavailable, "sealed")
+	_, err = b.Issue(t.Context(), session, lease.Request{Path: rec.Path})
+	wantKind(t, err, lease.Unavailable, "Vault is sealed")
+	_, err = b.Renew(t.Context(), rec, time.Hour)
+	wantKind(t, err, lease.Unavailable, "sealed")
+	wantKind(t, b.End(t.Context(), rec, owner), lease.Unavailable, "sealed")
+	report, err := b.Inspect(t.Context())
+	wantKind(t, err, lease.Unavailable, "sealed")
+	if report.ServerKind != vault.KindVault {
+		t.Errorf("a sealed Vault is taken for %q", report.ServerKind)
+	}
+	unseal()
+	eventually(t, "it ends after the unsealing", func() error { return b.End(t.Context(), rec, owner) })
+}
+
+func TestTokensThatCannotDo(t *testing.T) {
+	for role, text := range map[string]string{"batch": "token_type=service", "uses": "token_num_uses=0", "unknown": "invalid role name"} {
+		_, err := backend(t, role).Login(t.Context(), who)
+		wantKind(t, err, lease.LoginFailed, text)
+	}
+	w := who
+	w.Namespace, w.ServiceAccount = "system", "leasekeeper"
+	_, err := backend(t, "app", func(p *v1alpha1.VaultProvider) {
+		p.Auth.Kubernetes.ServiceAccountRef.Audiences = []string{"somebody-else"}
+	}).Login(t.Context(), w)
+	wantKind(t, err, lease.LoginFailed)
+	_, err = backend(t, "app", func(p *v1alpha1.VaultProvider) { p.Auth.Kubernetes.Mount = "nowhere" }).Login(t.Context(), who)
+	wantKind(t, err, lease.LoginFailed, "auth/nowhere")
+	w.ServiceAccount = "nobody"
+	_, err = backend(t, "app").Login(t.Context(), w)
+	wantKind(t, err, lease.NoServiceAccount, "nobody")
+}
+
+func TestAServiceAccountOfATerminatingNamespace(t *testing.T) {
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: unique("leaving")}}
+	must(t, bed.client.Create(t.Context(), namespace))
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "orders", Namespace: namespace.Name, Finalizers: []string{"test.example/stay"}}}
+	must(t, bed.client.Create(t.Context(), account))
+	must(t, bed.client.Delete(t.Context(), namespace))
+	b := backend(t, "app")
+	w := lease.Identity{Namespace: namespace.Name, Owner: owner}
+	eventually(t, "no token is given any more", func() error {
+		if _, err := b.Login(t.Context(), w); lease.KindOf(err) != lease.NoServiceAccount {
+			return fmt.Errorf("login: %w", err)
+		}
+		return nil
+	})
+	_, err := b.Login(t.Context(), w)
+	wantKind(t, err, lease.NoServiceAccount, "being deleted")
+	account.Finalizers = nil
+	must(t, bed.client.Update(t.Context(), account))
+}
+
+func TestAShortTokenOutlivesTheRequestLimit(t *testing.T) {
+	w := who
+	w.MinTTL = 2 * time.Minute
+	session, err := backend(t, "short").Login(t.Context(), w)
+	must(t, err)
+	if session.TTL < w.MinTTL {
+		t.Errorf("the token lives for %s, want %s", session.TTL, w.MinTTL)
+	}
+}
+
+func TestTokensAreExtendedAsTheirKindAllows(t *testing.T) {
+	for role, want := range map[string]struct {
+		duration time.Duration
+		capped   bool
+	}{"periodic": {time.Minute, false}, "capped": {10 * time.Minute, true}, "app": {768 * time.Hour, true}} {
+		b := backend(t, role)
+		rec, _ := issue(t, b, databaseRole(t, time.Minute, time.Hour))
+		term, err := b.ExtendToken(t.Context(), rec)
+		must(t, err)
+		t.Logf("%s: %s, capped %t, renewable %t", role, term.Duration, term.Capped, term.Renewable)
+		if term.Capped != want.capped || term.Duration > want.duration || term.Duration < want.duration-time.Minute/2 {
+			t.Errorf("%s: got %s, capped %t; want about %s, capped %t", role, term.Duration, term.Capped, want.duration, want.capped)
+		}
+		must(t, b.End(t.Context(), rec, owner))
+	}
+}
+
+func TestWhatVaultSaysToAnIssueItCannotServe(t *testing.T) {
+	gone, destroyed := unique("gone"), unique("destroyed")
+	must(t, bed.vault.Write(t.Context(), "kv2/data/"+gone, map[string]any{"data": map[string]any{"a": "b"}}))
+	_, err := bed.vault.Root.Logical().DeleteWithContext(t.Context(), "kv2/data/"+gone)
+	must(t, err)
+	must(t, bed.vault.Write(t.Context(), "kv2/data/"+destroyed, map[string]any{"data": map[string]any{"a": "b"}}))
+	must(t, bed.vault.Write(t.Context(), "kv2/destroy/"+destroyed, map[string]any{"versions": []int{1}}))
+	must(t, bed.vault.Write(t.Context(), "kv2/data/here", map[string]any{"data": map[string]any{"a": "b"}}))
+	for name, test := range map[string]struct {
+		role  string
+		req   lease.Request
+		kind  lease.ErrorKind
+		texts []string
+	}{
+		"denied":                  {"nothing", lease.Request{Path: "kv2/data/here"}, lease.Denied, []string{`policy of role "nothing" lacks "read" on "kv2/data/here"`}},
+		"a write denied":          {"app", lease.Request{Path: "kv2/data/here", Write: true}, lease.Denied, []string{`"update"`}},
+		"no engine":               {"app", lease.Request{Path: "nowhere/creds/x"}, lease.NotFound, []string{"no handler for route"}},
+		"nothing there":           {"app", lease.Request{Path: "kv/nothing"}, lease.NotFound, []string{"kv/nothing"}},
+		"an unknown role":         {"app", lease.Request{Path: "database/creds/unknown"}, lease.Refused, []string{"unknown role"}},
+		"an unsupported path":     {"app", lease.Request{Path: "database/creds/a/b/c"}, lease.NotFound, nil},
+		"version 2 without data/": {"app", lease.Request{Path: "kv2/here"}, lease.NotFound, []string{"kv2/data/here"}},
+		"a deleted version":       {"app", lease.Request{Path: "kv2/data/" + gone}, lease.NotFound, []string{"version 1", "deleted"}},
+		"a destroyed version":     {"app", lease.Request{Path: "kv2/data/" + destroyed}, lease.NotFound, []string{"destroyed"}},
+		"version 2 with nothing":  {"app", lease.Request{Path: "kv2/data/never"}, lease.NotFound, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := backend(t, test.role)
+			session, err := b.Login(t.Context(), who)
+			must(t, err)
+			_, err = b.Issue(t.Context(), session, test.req)
+			wantKind(t, err, test.kind, test.texts...)
+		})
+	}
+}
+
+func TestKeyValueAnswers(t *testing.T) {
+	must(t, bed.vault.Write(t.Context(), "kv/values", map[string]any{"n": 12, "s": "x\ny", "o": map[string]any{"a": []int{1}}, "data": "d", "metadata": "m"}))
+	must(t, bed.vault.Write(t.Context(), "kv2/data/values", map[string]any{"data": map[string]any{"a": "1"}}))
+	must(t, bed.vault.Write(t.Context(), "kv2/data/values", map[string]any{"data": map[string]any{"a": "2"}}))
+	b := backend(t, "app")
+	for path, want := range map[string]string{
+		"kv/values": "data=d metadata=m n=12 o={\"a\":[1]} s=x\ny ", "kv2/data/values": "a=2 ",
+	} {
+		rec, answer := issue(t, b, lease.Request{Path: path})
+		got := ""
+		for _, key := range []string{"a", "data", "metadata", "n", "o", "s"} {
+			if value, ok := answer.Data[key]; ok {
+				got += key + "=" + string(value) + " "
+			}
+		}
+		if got != want || answer.LeaseID != "" {
+			t.Errorf("%s: got %q and lease %q, want %q", path, got, answer.LeaseID, want)
+		}
+		t.Logf("%s: lease_duration %s, no lease", path, answer.Term.Duration)
+		must(t, b.End(t.Context(), rec, owner))
+	}
+	session, err := b.Login(t.Context(), who)
+	must(t, err)
+	answer, err := b.Issue(t.Context(), session, lease.Request{Path: "kv2/data/values", Parameters: map[string][]byte{"version": []byte("1")}})
+	must(t, err)
+	if string(answer.Data["a"]) != "1" {
+		t.Error("an older version was not read")
+	}
+}
+
+func TestInspecting(t *testing.T) {
+	report, err := backend(t, "app").Inspect(t.Context())
+	must(t, err)
+	if report.ServerKind != vault.KindVault || report.Version != "1.21.0" || len(report.Missing) != 0 {
+		t.Errorf("got %+v", report)
+	}
+	weak := func(p *v1alpha1.VaultProvider) { p.KeeperAuth.Kubernetes.Role = "weak" }
+	report, err = backend(t, "app", weak).Inspect(t.Context())
+	must(t, err)
+	want := "auth/token/lookup-accessor: update auth/token/renew-accessor: update auth/token/revoke-accessor: update sys/leases/revoke: update"
+	if got := strings.Join(report.Missing, " "); got != want {
+		t.Errorf("missing %s, want %s", got, want)
+	}
+	_, err = backend(t, "app", func(p *v1alpha1.VaultProvider) { p.TLS = nil }).Inspect(t.Context())
+	wantKind(t, err, lease.TLS, "unknown authority")
+}
+
+func TestAKeeperWithoutTheLinesIsToldWhich(t *testing.T) {
+	strong := backend(t, "app")
+	weak := backend(t, "app", func(p *v1alpha1.VaultProvider) { p.KeeperAuth.Kubernetes.Role = "weak" })
+	rec, _ := issue(t, strong, databaseRole(t, time.Hour, 2*time.Hour))
+	_, err := weak.Renew(t.Context(), rec, time.Hour)
+	must(t, err)
+	wantKind(t, weak.End(t.Context(), rec, owner), lease.Denied, `policy of role "weak" lacks "update" on "auth/token/lookup-accessor"`)
+	_, err = weak.ExtendToken(t.Context(), rec)
+	wantKind(t, err, lease.Denied, "auth/token/renew-accessor")
+	rec.TokenAccessor = ""
+	wantKind(t, weak.End(t.Context(), rec, owner), lease.Denied, "sys/leases/revoke")
+	must(t, strong.End(t.Context(), rec, owner))
+}
+
+func TestTokenAuth(t *testing.T) {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: unique("root"), Namespace: "system"}, StringData: map[string]string{"token": bed.vault.Root.Token()}}
+	must(t, bed.client.Create(t.Context(), secret))
+	b := backend(t, "", func(p *v1alpha1.VaultProvider) {
+		ref := &v1alpha1.VaultTokenAuth{SecretRef: v1alpha1.SecretKeyReference{SecretReference: v1alpha1.SecretReference{Name: secret.Name, Namespace: "system"}}}
+		p.Auth, p.KeeperAuth = v1alpha1.VaultAuth{Token: ref}, &v1alpha1.VaultKeeperAuth{Token: ref}
+	})
+	report, err := b.Inspect(t.Context())
+	must(t, err)
+	if len(report.Missing) != 0 {
+		t.Errorf("root lacks %v", report.Missing)
+	}
+	rec, _ := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
+	wantKind(t, b.End(t.Context(), rec, stranger), lease.Mismatch)
+	wantKind(t, backend(t, "app").End(t.Context(), rec, owner), lease.Mismatch)
+	term, err := b.ExtendToken(t.Context(), rec)
+	t.Logf("a child of root: %+v %v", term, err)
+	must(t, b.End(t.Context(), rec, owner))
+	_, err = b.Inspect(t.Context())
+	must(t, err)
+}
+
+func TestARequestThatVaultItselfGivesUpMayStillAct(t *testing.T) {
+	impatient, err := testbed.StartVault(t.Context(), testbed.VaultOptions{MaxRequestDuration: 2 * time.Second})
+	must(t, err)
+	t.Cleanup(func() { must(t, impatient.Close()) })
+	must(t, impatient.EnableDatabase(t.Context(), "database", bed.postgres))
+	must(t, impatient.WriteDatabaseRole(t.Context(), "database", "slow", testbed.DatabaseRole{
+		DefaultTTL: time.Hour, MaxTTL: time.Hour,
+		CreationStatements: []string{`SELECT pg_sleep(4); CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}';`},
+	}))
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: unique("impatient"), Namespace: "system"}, StringData: map[string]string{"token": impatient.Root.Token()}}
+	must(t, bed.client.Create(t.Context(), secret))
+	b := backend(t, "", func(p *v1alpha1.VaultProvider) {
+		ref := &v1alpha1.VaultTokenAuth{SecretRef: v1alpha1.SecretKeyReference{SecretReference: v1alpha1.SecretReference{Name: secret.Name, Namespace: "system"}}}
+		p.Address, p.TLS, p.Auth, p.KeeperAuth = impatient.Address, nil, v1alpha1.VaultAuth{Token: ref}, &v1alpha1.VaultKeeperAuth{Token: ref}
+	})
+	session, err := b.Login(t.Context(), who)
+	must(t, err)
+	if session.TTL != time.Hour {
+		t.Errorf("a child of root lives for %s, want 1h", session.TTL)
+	}
+	_, err = b.Issue(t.Context(), session, lease.Request{Path: "database/creds/slow"})
+	wantKind(t, err, lease.Unanswered)
+	must(t, b.End(t.Context(), v1alpha1.LeaseRecord{Path: "database/creds/slow", TokenAccessor: session.Accessor}, owner))
+}
+
+func TestARequestUnderWayWhenVaultIsSealedIsNotTakenForRefused(t *testing.T) {
+	name := unique("role")
+	must(t, bed.vault.WriteDatabaseRole(t.Context(), "database", name, testbed.DatabaseRole{
+		DefaultTTL: time.Hour, MaxTTL: time.Hour,
+		CreationStatements: []string{`SELECT pg_sleep(3); CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}';`},
+	}))
+	b := backend(t, "app")
+	session, err := b.Login(t.Context(), who)
+	must(t, err)
+	result := make(chan error)
+	go func() {
+		_, err := b.Issue(t.Context(), session, lease.Request{Path: "database/creds/" + name})
+		result <- err
+	}()
+	eventually(t, "the statement runs", func() error {
+		return bed.postgres.Exec(t.Context(), `SELECT 1/count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND pid <> pg_backend_pid()`)
+	})
+	must(t, bed.vault.Seal(t.Context()))
+	err = <-result
+	must(t, bed.vault.Unseal(t.Context()))
+	// Vault 1.21.0 waits for it and seals then, so that it succeeds. What must not be is an error that says that
+	// nothing came to life.
+	if err != nil {
+		wantKind(t, err, lease.Unanswered)
+	}
+	rec := v1alpha1.LeaseRecord{Path: "database/creds/" + name, TokenAccessor: session.Accessor}
+	eventually(t, "the attempt ends after the unsealing", func() error { return b.End(t.Context(), rec, owner) })
+}
+
+func TestANormalEndTakesThreeRequests(t *testing.T) {
+	b := backend(t, "app")
+	request := databaseRole(t, time.Hour, 2*time.Hour)
+	_, err := b.Inspect(t.Context())
+	must(t, err)
+	rec, _ := issue(t, b, request)
+	before, err := bed.vault.Mark()
+	must(t, err)
+	must(t, b.End(t.Context(), rec, owner))
+	all, err := bed.vault.Requests(before, "")
+	must(t, err)
+	var paths []string
+	for _, entry := range all {
+		paths = append(paths, entry.Path)
+	}
+	t.Logf("%d requests: %v", len(all), paths)
+	for _, path := range paths {
+		if path == "sys/leases/revoke" {
+			t.Error("the lease did not go by itself")
+		}
+	}
+}
+
+func TestARevokedKeeperLogsInAnew(t *testing.T) {
+	b := backend(t, "app")
+	rec, _ := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
+	must(t, b.Lookup(t.Context(), rec))
+	// Every login of the keeper's ServiceAccount, as an operator would end them.
+	must(t, bed.vault.Write(t.Context(), "sys/leases/revoke-prefix/auth/kubernetes/login", map[string]any{"sync": true}))
+	eventually(t, "the keeper is back", func() error {
+		if err := b.Lookup(t.Context(), rec); lease.KindOf(err) != lease.Gone {
+			return fmt.Errorf("look-up: %w", err)
+		}
+		return nil
+	})
+	must(t, b.End(t.Context(), rec, owner))
+}

@@ -1,0 +1,238 @@
+package vault
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+const leased = `{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":3600,"renewable":true,"data":{"username":"u","password":"p"}}`
+
+func TestAnAnswerToAnIssueSaysWhatMayBeAlive(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer says
+		kind   lease.ErrorKind
+		text   string
+	}{
+		"a lease is a success":                                  {ok(leased), "", ""},
+		"a policy that refuses names the line":                  {errs(403, "1 error occurred:\n\t* permission denied\n\n"), lease.Denied, `policy of role "app" lacks "read" on "database/creds/orders"`},
+		"a token that died meanwhile is no question of policy":  {errs(403, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"), lease.LoginFailed, "no longer valid"},
+		"nothing at the path":                                   {errs(404), lease.NotFound, "database/creds/orders"},
+		"no engine at the path":                                 {errs(404, `no handler for route "database/creds/orders". route entry not found.`), lease.NotFound, "no handler"},
+		"a wrong request is refused with Vault's words":         {errs(400, "unknown role: orders"), lease.Refused, "unknown role: orders"},
+		"a path that knows no reading":                          {errs(405, "1 error occurred:\n\t* unsupported operation\n\n"), lease.Refused, "unsupported operation"},
+		"a database that is down":                               {errs(500, "1 error occurred:\n\t* failed to connect: connection refused\n\n"), lease.Failed, "connection refused"},
+		"a database that Vault gave up on may still act":        {errs(500, "1 error occurred:\n\t* context deadline exceeded\n\n"), lease.Unanswered, "gave up"},
+		"a cancelled request may still act":                     {errs(500, "context canceled"), lease.Unanswered, ""},
+		"an active node that was lost while forwarding may act": {errs(500, "error during forwarding RPC request: rpc error: code = Unavailable"), lease.Unanswered, ""},
+		"a name that Vault made up is the same each time":       {errs(500, `role "v-kubernet-role-30-z4vBOtWgeOSDT1bi3OBb-1795461068" exists`), lease.Failed, `role "v-…" exists`},
+		"a quota is looked at first":                            {errs(429, `request path "database/creds/orders": rate limit quota exceeded`), lease.Unavailable, "quota"},
+		"a standby that lags says so first":                     {errs(412, "required index state not present"), lease.Unavailable, ""},
+		"a sealed server turns away at the door":                {errs(503, "Vault is sealed"), lease.Unavailable, "sealed"},
+		"a server sealed at work may have acted":                {errs(503, "1 error occurred:\n\t* failed to register lease: Vault is sealed\n\n"), lease.Unanswered, ""},
+		"no leader":                                             {errs(503, "no active Vault instance found"), lease.Unavailable, ""},
+		"overload in the middle":                                {errs(503, "Vault server temporarily overloaded"), lease.Unanswered, ""},
+		"a gateway's 502":                                       {says{status: 502, body: "<html>"}, lease.Unanswered, "gateway"},
+		"a gateway's 504 in Vault's shape":                      {errs(504, "timeout"), lease.Unanswered, ""},
+		"a gateway's 503":                                       {says{status: 503, body: "no healthy upstream"}, lease.Unanswered, "gateway"},
+		"a gateway's 404":                                       {says{status: 404, body: "not found"}, lease.Unanswered, "gateway"},
+		"a gateway's 403":                                       {says{status: 403, body: `{"message":"forbidden"}`}, lease.Unanswered, "gateway"},
+		"a health code is no answer to an issue":                {errs(473, "?"), lease.Unanswered, "473"},
+		"a permanent redirect is not followed":                  {says{status: 301, header: http.Header{"Location": {"https://elsewhere"}}}, lease.Unanswered, "301"},
+		"a success without content":                             {nothing(), lease.BadAnswer, "empty"},
+		"a success that is a page":                              {ok("<html>sign in</html>"), lease.BadAnswer, "Vault"},
+		"a success of another shape":                            {ok(`{"hello":"world"}`), lease.BadAnswer, "Vault"},
+		"a success without data":                                {ok(`{"request_id":"1","data":null}`), lease.BadAnswer, "no data"},
+		"a success with empty data":                             {ok(`{"request_id":"1","lease_id":"database/creds/orders/a","data":{}}`), lease.BadAnswer, "no data"},
+		"a login is not given out":                              {ok(`{"request_id":"1","auth":{"client_token":"hvs.x"}}`), lease.BadAnswer, "login"},
+		"a wrapped answer is not unwrapped":                     {ok(`{"request_id":"1","wrap_info":{"token":"hvs.x"}}`), lease.BadAnswer, "wrapped"},
+		"a lease of another path could not be ended later":      {ok(`{"request_id":"1","lease_id":"other/creds/a/b","data":{"a":"b"}}`), lease.BadAnswer, "another path"},
+		"more than a Secret holds":                              {ok(`{"request_id":"1","data":{"a":"` + strings.Repeat("x", 1<<20) + `"}}`), lease.BadAnswer, "1 MiB"},
+		"far more than a Secret holds":                          {ok(`{"request_id":"1","data":{"a":"` + strings.Repeat("x", 5<<20) + `"}}`), lease.BadAnswer, "4 MiB"},
+		"a version 2 path without data/ gets a hint":            {says{status: 404, body: `{"request_id":"1","data":null,"warnings":["Invalid path for a versioned K/V secrets engine. See the API docs."]}`}, lease.NotFound, "database/data/creds/orders"},
+		"a deleted version says so":                             {says{status: 404, body: `{"request_id":"1","data":{"data":null,"metadata":{"version":3,"created_time":"x","deletion_time":"y","destroyed":false}}}`}, lease.NotFound, "version 3"},
+		"a connection that breaks leaves it open":               {says{hangUp: true}, lease.Unanswered, "broke"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.server.always(read.Path, test.answer)
+			_, err := f.Issue(t.Context(), at, read)
+			wantKind(t, err, test.kind)
+			if test.kind != "" {
+				wantText(t, err, test.text)
+				if strings.Contains(err.Error(), at.Token) {
+					t.Error("the error has the token in it")
+				}
+			}
+			if n := len(f.server.requests(read.Path)); n != 1 {
+				t.Errorf("the request was sent %d times, want once", n)
+			}
+		})
+	}
+}
+
+func TestAnIssueCarriesWhatWasAsked(t *testing.T) {
+	f := newFixture(t, func(p *v1alpha1.ClusterSecretProvider, _ *Options) { p.Spec.Vault.Namespace = "team" })
+	f.server.always("pki/issue/web", ok(`{"request_id":"1","lease_id":"","data":{"serial":"1"}}`))
+
+	_, err := f.Issue(t.Context(), at, lease.Request{Path: "pki/issue/web", Parameters: map[string][]byte{
+		"name": []byte(`"a b&c"`), "n": []byte(`12345678901234567890`), "yes": []byte(`true`), "list": []byte(`["a",1]`),
+	}})
+	wantKind(t, err, "")
+	_, err = f.Issue(t.Context(), at, lease.Request{Path: "pki/issue/web", Namespace: "team/b", Write: true, Parameters: map[string][]byte{
+		"deep": []byte(`{"a":[1,null]}`),
+	}})
+	wantKind(t, err, "")
+
+	got := f.server.requests("pki/issue/web")
+	if want := "list=a&list=1&n=12345678901234567890&name=a+b%26c&yes=true"; got[0].method != "GET" || got[0].query != want || got[0].namespace != "team" || got[0].token != at.Token {
+		t.Errorf("read: got %+v, want the query %s", got[0], want)
+	}
+	if got[1].method != "PUT" || fmt.Sprint(got[1].body) != "map[deep:map[a:[1 <nil>]]]" || got[1].namespace != "team/b" {
+		t.Errorf("write: got %+v", got[1])
+	}
+	for name, raw := range map[string]string{"an object": `{}`, "null": `null`, "a list of lists": `[[1]]`, "no JSON": `x`} {
+		_, err := f.Issue(t.Context(), at, lease.Request{Path: "pki/issue/web", Parameters: map[string][]byte{"p": []byte(raw)}})
+		if lease.KindOf(err) != lease.Refused {
+			t.Errorf("%s as a query: got %v, want Refused", name, err)
+		}
+	}
+	if n := len(f.server.requests("pki/issue/web")); n != 2 {
+		t.Errorf("%d requests were sent, want 2: what cannot be a query is not sent", n)
+	}
+}
+
+func TestABrokenConnectionIsNeverAskedAgain(t *testing.T) {
+	// Go's transport would: the connection is kept alive, and the request is a GET.
+	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newServer(t)
+			over := httptest.NewUnstartedServer(s)
+			over.EnableHTTP2 = http2
+			over.StartTLS()
+			defer over.Close()
+			f := newFixtureAt(t, s, over.URL, func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
+				p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: certificate(over)}
+			})
+			s.inTurn(read.Path, ok(leased), says{hangUp: true}, ok(leased))
+			if _, err := f.Issue(t.Context(), at, read); err != nil {
+				t.Fatal(err)
+			}
+			_, err := f.Issue(t.Context(), at, read)
+			wantKind(t, err, lease.Unanswered)
+			got := s.requests(read.Path)
+			if len(got) != 2 {
+				t.Errorf("the server got %d requests, want 2: the second was sent again", len(got))
+			}
+			if got[0].http2 != http2 || got[0].chunked {
+				t.Errorf("over HTTP/2: %t, with a body: %t", got[0].http2, got[0].chunked)
+			}
+		})
+	}
+}
+
+func TestAHangingServerEndsAtTheTimeout(t *testing.T) {
+	f := newFixture(t, func(_ *v1alpha1.ClusterSecretProvider, o *Options) { o.IssueTimeout = 50 * time.Millisecond })
+	f.server.always(read.Path, says{hang: true})
+	_, err := f.Issue(t.Context(), at, read)
+	wantKind(t, err, lease.Unanswered)
+	wantText(t, err, "no answer in time")
+}
+
+func TestAConnectionThatWasNeverMadeHasMintedNothing(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	for address, test := range map[string]struct {
+		kind lease.ErrorKind
+		text string
+	}{
+		"http://" + closed.Addr().String():  {lease.Unavailable, "connection refused"},
+		"https://" + closed.Addr().String(): {lease.Unavailable, "connection refused"},
+		"http://does-not-exist.invalid":     {lease.Unavailable, `"does-not-exist.invalid" cannot be resolved`},
+	} {
+		f := newFixtureAt(t, nil, address)
+		_, err := f.Issue(t.Context(), at, read)
+		wantKind(t, err, test.kind)
+		wantText(t, err, test.text)
+	}
+}
+
+func TestACertificateThatDoesNotVerifyIsSaidToBeThat(t *testing.T) {
+	f := newFixtureAt(t, nil, newTLSServer(t).URL)
+	_, err := f.Issue(t.Context(), at, read)
+	wantKind(t, err, lease.TLS)
+	wantText(t, err, "unknown authority", "tls.caBundle")
+
+	plain := newFixtureAt(t, nil, strings.Replace(newServer(t).URL, "http:", "https:", 1))
+	_, err = plain.Issue(t.Context(), at, read)
+	wantKind(t, err, lease.TLS)
+	wantText(t, err, "does not speak TLS")
+}
+
+func TestAStandbysRedirectMintsOnce(t *testing.T) {
+	active := newServer(t)
+	active.always(read.Path, ok(leased))
+	f := newFixture(t)
+	redirect := says{status: 307, header: http.Header{"Location": {active.URL + "/v1/" + read.Path}}}
+	f.server.always(read.Path, redirect)
+	f.server.always("auth/kubernetes/login", says{status: 307, header: http.Header{"Location": {active.URL + "/v1/auth/kubernetes/login"}}})
+
+	if _, err := f.Login(t.Context(), who); err != nil {
+		t.Fatalf("a login follows the redirect: %v", err)
+	}
+	_, err := f.Issue(t.Context(), at, read)
+	wantKind(t, err, lease.Unanswered)
+	if n := len(active.requests(read.Path)); n != 0 {
+		t.Fatalf("the active node got %d requests: the standby may have forwarded one already", n)
+	}
+	_, err = f.Issue(t.Context(), at, read)
+	wantKind(t, err, "")
+	got := active.requests(read.Path)
+	if len(got) != 1 || !got[0].direct || got[0].token != at.Token {
+		t.Errorf("the active node got %+v, want one request that is not forwarded", got)
+	}
+	active.Close()
+	_, err = f.Issue(t.Context(), at, read)
+	wantKind(t, err, lease.Unavailable)
+	f.server.always(read.Path, ok(leased))
+	_, err = f.Issue(t.Context(), at, read)
+	wantKind(t, err, "")
+	if got := f.server.requests(read.Path); got[len(got)-1].direct {
+		t.Error("where the active node cannot be reached, standbys are to forward again")
+	}
+}
+
+func TestARedirectAwayFromTLSIsNotFollowed(t *testing.T) {
+	elsewhere := newServer(t)
+	s := httptest.NewTLSServer(http.RedirectHandler(elsewhere.URL+"/v1/sys/health", http.StatusTemporaryRedirect))
+	defer s.Close()
+	f := newFixtureAt(t, nil, s.URL, func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
+		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: certificate(s)}
+	})
+	_, err := f.Inspect(t.Context())
+	wantKind(t, err, lease.Unanswered)
+	wantText(t, err, "without TLS")
+	if elsewhere.paths() != "" {
+		t.Error("it was followed")
+	}
+}
+
+func TestTheCauseOfAnErrorHasNoAddressWithParameters(t *testing.T) {
+	f := newFixture(t)
+	f.server.always(read.Path, says{hangUp: true})
+	_, err := f.Issue(t.Context(), at, lease.Request{Path: read.Path, Parameters: map[string][]byte{"p": []byte(`"value-of-p"`)}})
+	if cause := errors.Unwrap(err); cause == nil || strings.Contains(cause.Error(), "value-of-p") {
+		t.Errorf("the cause is %v", cause)
+	}
+}

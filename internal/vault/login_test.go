@@ -1,0 +1,247 @@
+package vault
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+func loginAnswer(accessor string, ttl, uses int) says {
+	return ok(fmt.Sprintf(`{"request_id":"1","auth":{"client_token":"hvs.new-token","accessor":%q,"lease_duration":%d,"renewable":true,"num_uses":%d}}`, accessor, ttl, uses))
+}
+
+func TestALoginGivesASessionForOneIssue(t *testing.T) {
+	f := newFixture(t)
+	f.server.always("auth/kubernetes/login", loginAnswer("acc", 3600, 0))
+	got, err := f.Login(t.Context(), who)
+	wantKind(t, err, "")
+	want := lease.Session{Token: "hvs.new-token", Accessor: "acc", TTL: time.Hour, At: epoch, Renewable: true}
+	if got != want {
+		t.Errorf("the session is not as granted: accessor %q, TTL %s, at %s", got.Accessor, got.TTL, got.At)
+	}
+	sent := f.server.requests("auth/kubernetes/login")[0]
+	if sent.body["role"] != "app" || sent.body["jwt"] != "jwt-shop-orders-1" || sent.token != "" {
+		t.Errorf("sent role %v and the token of another ServiceAccount", sent.body["role"])
+	}
+}
+
+func TestATokenThatCannotDoIsRefused(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer says
+		text   string
+		ended  int
+	}{
+		"a batch token has no accessor":            {loginAnswer("", 3600, 0), "token_type=service", 0},
+		"a token with limited uses is ended again": {loginAnswer("acc", 3600, 3), "token_num_uses=0", 1},
+		"an answer without a token":                {ok(`{"request_id":"1","auth":{"mfa_requirement":{}}}`), "second factor", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.server.always("auth/kubernetes/login", test.answer)
+			_, err := f.Login(t.Context(), who)
+			wantKind(t, err, lease.LoginFailed)
+			wantText(t, err, test.text)
+			if n := len(f.server.requests("auth/token/revoke-self")); n != test.ended {
+				t.Errorf("%d tokens were ended, want %d", n, test.ended)
+			}
+		})
+	}
+}
+
+func TestAShortTokenIsExtendedOnce(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer says
+		want   time.Duration
+	}{
+		"as far as needed":              {loginAnswer("acc", 120, 0), 2 * time.Minute},
+		"as far as it goes":             {loginAnswer("acc", 60, 0), time.Minute},
+		"what cannot be extended stays": {errs(403, "permission denied"), 30 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.server.always("auth/kubernetes/login", loginAnswer("acc", 30, 0))
+			f.server.always("auth/token/renew-self", test.answer)
+			w := who
+			w.MinTTL = 2 * time.Minute
+			got, err := f.Login(t.Context(), w)
+			wantKind(t, err, "")
+			if got.TTL != test.want || len(f.server.requests("auth/token/renew-self")) != 1 {
+				t.Errorf("TTL %s, want %s, from one request", got.TTL, test.want)
+			}
+		})
+	}
+}
+
+func TestALoginThatFailsSaysWhoAndWhy(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer says
+		kind   lease.ErrorKind
+	}{
+		"refused":             {errs(403, "permission denied"), lease.LoginFailed},
+		"an unknown role":     {errs(400, `invalid role name "app"`), lease.LoginFailed},
+		"Vault's own trouble": {errs(500, "internal error"), lease.Failed},
+		"sealed":              {errs(503, "Vault is sealed"), lease.Unavailable},
+		"a gateway":           {says{status: 502, body: "<html>"}, lease.Unanswered},
+		"another server":      {ok("<html>"), lease.BadAnswer},
+		"a broken connection": {says{hangUp: true}, lease.Unanswered},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.server.always("auth/kubernetes/login", test.answer)
+			_, err := f.Login(t.Context(), who)
+			wantKind(t, err, test.kind)
+			if test.kind == lease.LoginFailed {
+				wantText(t, err, `role "app"`, "auth/kubernetes", "shop/orders")
+			}
+			if strings.Contains(err.Error(), "jwt-") {
+				t.Error("the error has the ServiceAccount's token in it")
+			}
+		})
+	}
+}
+
+func TestARefusedTokenFromTheCacheIsAskedForAnewOnce(t *testing.T) {
+	f := newFixture(t)
+	if _, err := f.Login(t.Context(), who); err != nil {
+		t.Fatal(err)
+	}
+	f.server.inTurn("auth/kubernetes/login", errs(403, "permission denied"), loginAnswer("acc", 60, 0))
+	_, err := f.Login(t.Context(), who)
+	wantKind(t, err, "")
+	f.server.always("auth/kubernetes/login", errs(403, "permission denied"))
+	_, err = f.Login(t.Context(), who)
+	wantKind(t, err, lease.LoginFailed)
+	if n := len(f.server.requests("auth/kubernetes/login")); n != 1+2+2 {
+		t.Errorf("%d logins, want 5", n)
+	}
+	if n := f.kube.tokensAsked(); n != 3 {
+		t.Errorf("%d tokens of the ServiceAccount were asked for, want 3", n)
+	}
+}
+
+func TestATokenOfAServiceAccountIsShared(t *testing.T) {
+	f := newFixture(t)
+	var wait sync.WaitGroup
+	for range 20 {
+		wait.Go(func() {
+			if _, err := f.Login(t.Context(), who); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	if n := f.kube.tokensAsked(); n != 1 {
+		t.Errorf("%d tokens were asked for, want 1", n)
+	}
+	f.clock.SetTime(epoch.Add(9 * time.Minute))
+	if _, err := f.Login(t.Context(), who); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.kube.tokensAsked(); n != 2 {
+		t.Errorf("%d tokens were asked for, want 2: the first is about to expire", n)
+	}
+}
+
+func TestAServiceAccountThatCannotLogIn(t *testing.T) {
+	resource := schema.GroupResource{Resource: "serviceaccounts"}
+	terminating := apierrors.NewForbidden(resource, "orders", errors.New("being terminated"))
+	terminating.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}}
+	for name, test := range map[string]struct {
+		refuse error
+		who    lease.Identity
+		kind   lease.ErrorKind
+		text   string
+	}{
+		"it does not exist":           {apierrors.NewNotFound(resource, "orders"), who, lease.NoServiceAccount, `"orders" does not exist`},
+		"its namespace is going away": {terminating, who, lease.NoServiceAccount, "being deleted"},
+		"leasekeeper may not be it":   {apierrors.NewForbidden(resource, "orders", errors.New("no")), who, lease.Misconfigured, "serviceaccounts/token"},
+		"the API server is away":      {errors.New("connection refused"), who, lease.Unavailable, "API server"},
+		"none is named":               {nil, lease.Identity{Namespace: "shop"}, lease.NoServiceAccount, "spec.serviceAccountName"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.kube.refuse = test.refuse
+			_, err := f.Login(t.Context(), test.who)
+			wantKind(t, err, test.kind)
+			wantText(t, err, test.text)
+			if f.server.paths() != "" {
+				t.Error("Vault was asked")
+			}
+		})
+	}
+}
+
+func TestTokenAuthMakesAChild(t *testing.T) {
+	f := newFixture(t, withTokenAuth)
+	f.server.always("auth/token/create", loginAnswer("acc", 3600, 0))
+	got, err := f.Login(t.Context(), who)
+	wantKind(t, err, "")
+	if got.Accessor != "acc" {
+		t.Error("the session is not the child's")
+	}
+	sent := f.server.requests("auth/token/create")[0]
+	meta, _ := sent.body["meta"].(map[string]any)
+	if sent.token != "hvs.static-secret-token" || meta["leasekeeper_uid"] != "owner-uid" || meta["leasekeeper_namespace"] != "shop" || meta["leasekeeper_name"] != "orders-db" {
+		t.Errorf("the child is not marked as the owner's: %v", meta)
+	}
+	f.server.always("auth/token/create", errs(403, "permission denied hvs.static-secret-token"))
+	_, err = f.Login(t.Context(), who)
+	wantKind(t, err, lease.LoginFailed)
+	wantText(t, err, "auth/token/create: update")
+	if strings.Contains(err.Error(), "static-secret") {
+		t.Error("the error has the token in it")
+	}
+	f.kube.secrets = nil
+	_, err = f.Login(t.Context(), who)
+	wantKind(t, err, lease.Misconfigured)
+	wantText(t, err, `Secret "root" in namespace "system"`)
+}
+
+func TestATokenInASecretIsTrimmedAndChecked(t *testing.T) {
+	for in, want := range map[string]string{"hvs.x\r\n": "hvs.x", "hvs.x": "hvs.x", "": "", "a b": "", "a\nb": "", "ü": ""} {
+		if got := trimToken([]byte(in)); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestTheEnvironmentChangesNothing(t *testing.T) {
+	elsewhere := newServer(t)
+	for name, value := range map[string]string{
+		"VAULT_ADDR": elsewhere.URL, "VAULT_AGENT_ADDR": elsewhere.URL, "VAULT_TOKEN": "hvs.from-the-environment", "VAULT_NAMESPACE": "other",
+		"VAULT_SKIP_VERIFY": "true", "VAULT_CACERT": "/does/not/exist", "VAULT_HEADERS": "{", "VAULT_MAX_RETRIES": "9",
+		"VAULT_CLIENT_TIMEOUT": "1ns", "VAULT_RATE_LIMIT": "x", "VAULT_HTTP_PROXY": elsewhere.URL, "VAULT_PROXY_ADDR": elsewhere.URL, "VAULT_WRAP_TTL": "1m",
+	} {
+		t.Setenv(name, value)
+	}
+	f := newFixture(t)
+	f.server.always(read.Path, ok(leased))
+	if _, err := f.Login(t.Context(), who); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Issue(t.Context(), at, read); err != nil {
+		t.Fatal(err)
+	}
+	if elsewhere.paths() != "" {
+		t.Error("VAULT_ADDR was asked")
+	}
+	login, issue := f.server.requests("auth/kubernetes/login")[0], f.server.requests(read.Path)[0]
+	if login.token != "" || login.namespace != "" || issue.token != at.Token || issue.namespace != "" {
+		t.Error("a token or namespace of the environment was sent")
+	}
+	tls := newFixtureAt(t, nil, newTLSServer(t).URL)
+	_, err := tls.Login(t.Context(), who)
+	wantKind(t, err, lease.TLS)
+	var _ v1alpha1.Provider = f.provider
+}

@@ -1,0 +1,101 @@
+package vault
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+// Metrics counts what is asked of backends.
+type Metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+}
+
+var metricLabels = []string{"provider_kind", "provider", "operation"}
+
+// NewMetrics registers the metrics. It panics if they are registered already.
+func NewMetrics(registerer prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "leasekeeper_backend_requests_total",
+			Help: "Operations asked of a backend, by result: success, or the kind of error.",
+		}, append([]string{"result"}, metricLabels...)),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "leasekeeper_backend_request_duration_seconds",
+			Help:    "How long operations asked of a backend took.",
+			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}, metricLabels),
+	}
+	registerer.MustRegister(m.requests, m.duration)
+	return m
+}
+
+// Wrap counts what goes through the Lessor of a provider.
+func (m *Metrics) Wrap(l lease.Lessor, p v1alpha1.Provider) lease.Lessor {
+	return measured{next: l, metrics: m, kind: p.Kind(), provider: metricName(p)}
+}
+
+// Forget drops the series of a provider that is gone.
+func (m *Metrics) Forget(p v1alpha1.Provider) {
+	labels := prometheus.Labels{"provider_kind": p.Kind(), "provider": metricName(p)}
+	m.requests.DeletePartialMatch(labels)
+	m.duration.DeletePartialMatch(labels)
+}
+
+// metricName is the provider's name, with its namespace where it has one.
+func metricName(p v1alpha1.Provider) string {
+	if p.GetNamespace() == "" {
+		return p.GetName()
+	}
+	return p.GetNamespace() + "/" + p.GetName()
+}
+
+type measured struct {
+	next           lease.Lessor
+	metrics        *Metrics
+	kind, provider string
+}
+
+func measure[T any](m measured, operation string, do func() (T, error)) (T, error) {
+	// Durations are the machine's, whatever clock decides about leases.
+	timer := prometheus.NewTimer(m.metrics.duration.WithLabelValues(m.kind, m.provider, operation))
+	result, err := do()
+	timer.ObserveDuration()
+	outcome := "success"
+	if err != nil {
+		outcome = string(lease.KindOf(err))
+	}
+	m.metrics.requests.WithLabelValues(outcome, m.kind, m.provider, operation).Inc()
+	return result, err
+}
+
+func (m measured) Login(ctx context.Context, who lease.Identity) (lease.Session, error) {
+	return measure(m, "login", func() (lease.Session, error) { return m.next.Login(ctx, who) })
+}
+
+func (m measured) Issue(ctx context.Context, s lease.Session, req lease.Request) (lease.Answer, error) {
+	return measure(m, "issue", func() (lease.Answer, error) { return m.next.Issue(ctx, s, req) })
+}
+
+func (m measured) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (lease.Term, error) {
+	return measure(m, "renew", func() (lease.Term, error) { return m.next.Renew(ctx, rec, increment) })
+}
+
+func (m measured) ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord) (lease.Term, error) {
+	return measure(m, "extend_token", func() (lease.Term, error) { return m.next.ExtendToken(ctx, rec) })
+}
+
+func (m measured) End(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) error {
+	_, err := measure(m, "end", func() (struct{}, error) { return struct{}{}, m.next.End(ctx, rec, owner) })
+	return err
+}
+
+func (m measured) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
+	_, err := measure(m, "lookup", func() (struct{}, error) { return struct{}{}, m.next.Lookup(ctx, rec) })
+	return err
+}

@@ -1,0 +1,72 @@
+package vault
+
+import (
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	// maxTextRunes is how much of a server's text is shown.
+	maxTextRunes = 512
+	// maxScrubBytes is how much of it is looked at.
+	maxScrubBytes = 16 << 10
+)
+
+// secretPatterns find what an error text may repeat: an engine may quote the statement or the connection string that
+// failed.
+var secretPatterns = []struct {
+	find    *regexp.Regexp
+	replace string
+}{
+	{regexp.MustCompile(`-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)`), "[key]"},
+	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{4,}(\.[A-Za-z0-9_-]*){0,4}`), "[token]"},
+	{regexp.MustCompile(`\bhv[sbr]\.[A-Za-z0-9._-]+`), "[token]"},
+	{regexp.MustCompile(`\b[sbr]\.[A-Za-z0-9_-]{16,}(\.[A-Za-z0-9]+)?`), "[token]"},
+	{regexp.MustCompile(`(?i)\b(password|passwd|identified\s+by(?:\s+password)?|identified\s+with\s+\S+\s+(?:by|as))\b(\s*[=:]?\s*)(?:[a-z]{0,2}'(?:[^'\\]|''|\\.)*(?:'|$)|"(?:[^"\\]|""|\\.)*(?:"|$)|\$\$.*?(?:\$\$|$))`), "$1$2[secret]"},
+	{regexp.MustCompile(`(?i)\b(password|passwd|pwd|secret|secret_?key|secret_?id|token|client_token|jwt|api_?key)(["']?\s*[=:]\s*["']?)([^\s"',;&)\]}]+)`), "$1$2[secret]"},
+	{regexp.MustCompile(`://([^\s/@:]*):[^\s/]*@`), "://$1:[secret]@"},
+}
+
+// scrub makes a server's text fit to be shown: one line, bounded, and without what it may repeat of secrets: those
+// that are given and whatever looks like a token, a JWT, a key or a password.
+func scrub(text string, secrets ...string) string {
+	if len(text) > maxScrubBytes {
+		// The last word may be half a secret that no pattern finds any more.
+		text = text[:maxScrubBytes]
+		if end := strings.LastIndexFunc(text, unicode.IsSpace); end > 0 {
+			text = text[:end]
+		} else {
+			text = ""
+		}
+	}
+	for _, secret := range secrets {
+		if len(secret) >= 4 {
+			text = strings.ReplaceAll(text, secret, "[token]")
+		}
+	}
+	text = oneLine(text)
+	for _, pattern := range secretPatterns {
+		text = pattern.find.ReplaceAllString(text, pattern.replace)
+	}
+	return cut(text, maxTextRunes)
+}
+
+// oneLine turns every run of blanks and control characters into one blank.
+func oneLine(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.IsSpace(r) || r == utf8.RuneError || !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text)
+	return strings.Join(strings.Fields(text), " ")
+}
+
+func cut(text string, runes int) string {
+	if utf8.RuneCountInString(text) <= runes {
+		return text
+	}
+	return string([]rune(text)[:runes]) + "…"
+}

@@ -1,0 +1,131 @@
+package vault
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+// newHTTPClient makes the client for one provider. Nothing of it comes from VAULT_* in the environment. HTTPS_PROXY,
+// HTTP_PROXY and NO_PROXY count, as they do for every Go program.
+func newHTTPClient(config *tls.Config) *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			Proxy:                  http.ProxyFromEnvironment,
+			DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			TLSClientConfig:        config,
+			TLSHandshakeTimeout:    10 * time.Second,
+			ForceAttemptHTTP2:      true,
+			HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
+			MaxIdleConns:           64,
+			MaxIdleConnsPerHost:    32,
+			IdleConnTimeout:        60 * time.Second,
+			MaxResponseHeaderBytes: 64 << 10,
+			// No gzip: an answer's size is bounded as it is read, and it is small.
+			DisableCompression: true,
+		},
+		// Redirects are followed by do, which knows when that is safe.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// material is the TLS configuration and what it was made from.
+type material struct {
+	config *tls.Config
+	// version changes when a referenced object does; empty when nothing is referenced.
+	version string
+}
+
+// readMaterial reads what the provider's spec says about TLS. namespace is that of a SecretProvider.
+func readMaterial(ctx context.Context, k Kube, spec *v1alpha1.TLSConfig, namespace string) (material, error) {
+	m := material{config: &tls.Config{MinVersion: tls.VersionTLS12}}
+	if spec == nil {
+		return m, nil
+	}
+	m.config.ServerName = spec.ServerName
+	if len(spec.CABundle) > 0 {
+		if err := m.trust(spec.CABundle, "tls.caBundle"); err != nil {
+			return m, err
+		}
+	}
+	if spec.CARef != nil {
+		if err := m.readCA(ctx, k, *spec.CARef, namespace); err != nil {
+			return m, err
+		}
+	}
+	if spec.ClientCertRef != nil {
+		if err := m.readClientCert(ctx, k, *spec.ClientCertRef, namespace); err != nil {
+			return m, err
+		}
+	}
+	return m, nil
+}
+
+func (m *material) trust(pem []byte, where string) error {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return lease.Errorf(lease.TLS, "%s holds no certificate in PEM form", where)
+	}
+	m.config.RootCAs = pool
+	return nil
+}
+
+func (m *material) readCA(ctx context.Context, k Kube, ref v1alpha1.CAReference, namespace string) error {
+	namespace, key := or(ref.Namespace, namespace), or(ref.Key, "ca.crt")
+	kind := or(ref.Kind, "Secret")
+	var pem []byte
+	if kind == "ConfigMap" {
+		object, err := k.GetConfigMap(ctx, namespace, ref.Name)
+		if err != nil {
+			return readFault(err, kind, namespace, ref.Name)
+		}
+		pem = []byte(object.Data[key])
+		m.version += string(object.UID) + object.ResourceVersion + "/"
+	} else {
+		object, err := k.GetSecret(ctx, namespace, ref.Name)
+		if err != nil {
+			return readFault(err, kind, namespace, ref.Name)
+		}
+		pem = object.Data[key]
+		m.version += string(object.UID) + object.ResourceVersion + "/"
+	}
+	if len(pem) == 0 {
+		return lease.Errorf(lease.Misconfigured, "tls.caRef: %s %q in namespace %q has no key %q", kind, ref.Name, namespace, key)
+	}
+	return m.trust(pem, "tls.caRef: key "+key+" of "+kind+" "+ref.Name)
+}
+
+func (m *material) readClientCert(ctx context.Context, k Kube, ref v1alpha1.SecretReference, namespace string) error {
+	namespace = or(ref.Namespace, namespace)
+	secret, err := k.GetSecret(ctx, namespace, ref.Name)
+	if err != nil {
+		return readFault(err, "Secret", namespace, ref.Name)
+	}
+	for _, key := range []string{"tls.crt", "tls.key"} {
+		if len(secret.Data[key]) == 0 {
+			return lease.Errorf(lease.Misconfigured,
+				"tls.clientCertRef: Secret %q in namespace %q has no key %q; it must be of type kubernetes.io/tls", ref.Name, namespace, key)
+		}
+	}
+	pair, err := tls.X509KeyPair(secret.Data["tls.crt"], secret.Data["tls.key"])
+	if err != nil {
+		// The cause is not kept: it is not known to leave the key out.
+		return lease.Errorf(lease.TLS, "tls.clientCertRef: Secret %q in namespace %q holds no usable certificate and key", ref.Name, namespace)
+	}
+	m.config.Certificates = []tls.Certificate{pair}
+	m.version += string(secret.UID) + secret.ResourceVersion + "/"
+	return nil
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,122 @@
+package vault
+
+import (
+	"encoding/json"
+	"net/http"
+	"reflect"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+func TestDataBecomesTheBytesOfASecret(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer string
+		want   map[string]string
+	}{
+		"strings stay as they are": {
+			`{"data":{"a":"x\u0000\n\"é\\ <&>","b":" {\"not\": \"touched\"} ","c":""}}`,
+			map[string]string{"a": "x\x00\n\"é\\ <&>", "b": ` {"not": "touched"} `, "c": ""},
+		},
+		"numbers keep their digits": {
+			`{"data":{"big":12345678901234567890,"exact":1.10,"exp":1e400}}`,
+			map[string]string{"big": "12345678901234567890", "exact": "1.10", "exp": "1e400"},
+		},
+		"the rest is JSON without blanks": {
+			`{"data":{"t":true,"o":{ "b": 1, "a": [1, 2.0] },"l":[ "x" ],"n":null}}`,
+			map[string]string{"t": "true", "o": `{"b":1,"a":[1,2.0]}`, "l": `["x"]`, "n": "null"},
+		},
+		"version 2 of KV is unwrapped": {
+			`{"request_id":"1","lease_id":"","data":{"data":{"a":"b","data":"c"},"metadata":{"version":2,"created_time":"x","destroyed":false}}}`,
+			map[string]string{"a": "b", "data": "c"},
+		},
+		"version 1 with the keys data and metadata is not": {
+			`{"data":{"data":{"a":"b"},"metadata":{"owner":"me"}}}`,
+			map[string]string{"data": `{"a":"b"}`, "metadata": `{"owner":"me"}`},
+		},
+		"version 1 with a version of its own is not": {
+			`{"data":{"data":{"a":"b"},"metadata":{"version":"2","created_time":"x"}}}`,
+			map[string]string{"data": `{"a":"b"}`, "metadata": `{"version":"2","created_time":"x"}`},
+		},
+		"a lease is never KV": {
+			`{"lease_id":"p/a","data":{"data":{"a":"b"},"metadata":{"version":2,"created_time":"x"}}}`,
+			map[string]string{"data": `{"a":"b"}`, "metadata": `{"version":2,"created_time":"x"}`},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, ok := reply{status: http.StatusOK, body: []byte(test.answer)}.parse()
+			if !ok {
+				t.Fatal("the answer is not taken for Vault's")
+			}
+			data, err := secretData(a, lease.Request{Path: "p"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := map[string]string{}
+			for key, value := range data {
+				got[key] = string(value)
+			}
+			if !reflect.DeepEqual(got, test.want) {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestKVHasNoLeaseWhateverItsDurationSays(t *testing.T) {
+	f := newFixture(t)
+	f.server.always("kv/orders", ok(`{"request_id":"1","lease_id":"","lease_duration":2764800,"renewable":false,"data":{"a":"b"}}`))
+	got, err := f.Issue(t.Context(), at, lease.Request{Path: "kv/orders"})
+	wantKind(t, err, "")
+	if got.LeaseID != "" || string(got.Data["a"]) != "b" {
+		t.Errorf("got lease %q and data of %d keys", got.LeaseID, len(got.Data))
+	}
+}
+
+func TestADestroyedVersionIsNotFoundEvenWithA200(t *testing.T) {
+	f := newFixture(t)
+	f.server.always("kv/data/orders", ok(`{"request_id":"1","data":{"data":null,"metadata":{"version":1,"created_time":"x","destroyed":true}}}`))
+	_, err := f.Issue(t.Context(), at, lease.Request{Path: "kv/data/orders"})
+	wantKind(t, err, lease.NotFound)
+	wantText(t, err, "destroyed")
+}
+
+func TestDurationsAreRead(t *testing.T) {
+	for in, want := range map[string]string{"3600": "1h0m0s", "0": "0s", "-5": "0s", "": "0s", "x": "0s", "1e30": "876000h0m0s"} {
+		if got := seconds(json.Number(in)).String(); got != want {
+			t.Errorf("%q seconds: got %s, want %s", in, got, want)
+		}
+	}
+}
+
+func FuzzAnswer(f *testing.F) {
+	for _, seed := range []string{
+		leased, `{"errors":[]}`, `{"errors":["2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"]}`, `{"data":{"data":null,"metadata":{"version":1,"created_time":"x"}}}`,
+		`{"data":[]}`, `{"auth":{}}`, `null`, ``, `{"lease_duration":"x"}`, `{"data":{"a":{"b":[1,2,{"c":null}]}}}`, `{"wrap_info":{}}`,
+	} {
+		f.Add(200, []byte(seed))
+		f.Add(404, []byte(seed))
+		f.Add(503, []byte(seed))
+	}
+	b := &Backend{spec: newProviderSpec(), base: mustURL("http://vault")}
+	f.Fuzz(func(t *testing.T, status int, body []byte) {
+		r := reply{status: status, body: body}
+		if succeeded(status) {
+			answer, err := b.issued(r, read, at.Token)
+			if err == nil && (len(answer.Data) == 0 || answer.Term.Duration < 0) {
+				t.Errorf("a success without data, or with a negative duration")
+			}
+			if err == nil && answer.LeaseID != "" && !strings.HasPrefix(answer.LeaseID, read.Path+"/") {
+				t.Errorf("a lease of another path")
+			}
+			return
+		}
+		for _, err := range []*lease.Error{b.issueFault(r, read, at.Token), b.fault(r, "x", "y", "z")} {
+			if err.Kind == "" || err.Message == "" || !utf8.ValidString(err.Message) || strings.ContainsAny(err.Message, "\n\r\x00") {
+				t.Errorf("an error without kind or fit message: %q", err.Message)
+			}
+		}
+	})
+}
