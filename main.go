@@ -32,6 +32,7 @@ import (
 var version = "dev"
 
 // +kubebuilder:rbac:groups=coordination.k8s.io,namespace=leasekeeper-system,resources=leases,verbs=get;create;update
+// +kubebuilder:rbac:groups="",namespace=leasekeeper-system,resources=events,verbs=create;patch
 
 type flags struct {
 	metricsAddress, probeAddress string

@@ -18,7 +18,7 @@ type ProviderSpec struct {
 // point the DynamicSecrets to it.
 //
 // +kubebuilder:validation:XValidation:rule="self.address == oldSelf.address",message="address cannot be changed, leases live there; make another provider and point the DynamicSecrets to it"
-// +kubebuilder:validation:XValidation:rule="(has(self.__namespace__) ? self.__namespace__ : ”) == (has(oldSelf.__namespace__) ? oldSelf.__namespace__ : ”)",message="namespace cannot be changed, leases live there; make another provider and point the DynamicSecrets to it"
+// +kubebuilder:validation:XValidation:rule="has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)",message="namespace cannot be changed, leases live there; make another provider and point the DynamicSecrets to it"
 // +kubebuilder:validation:XValidation:rule="has(self.auth.kubernetes) == has(oldSelf.auth.kubernetes) && (!has(self.auth.kubernetes) || self.auth.kubernetes.mount == oldSelf.auth.kubernetes.mount)",message="the method and mount of auth cannot be changed, leases are told by them; make another provider and point the DynamicSecrets to it"
 type VaultProvider struct {
 	// Address of the server, such as https://vault.example:8200, without a path.

@@ -1,0 +1,34 @@
+//go:build integration
+
+package e2e
+
+import (
+	"testing"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+)
+
+func TestADynamicSecretBecomesASecretThatLogsIn(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared)
+	d := r.ready("orders")
+	s := r.target("orders")
+	r.must(r.login(s))
+	if ids := r.leases(); len(ids) != 1 || ids[0] != d.Status.Lease.ID {
+		t.Fatalf("Vault has the leases %v, the status records %s", ids, d.Status.Lease.ID)
+	}
+	if d.Status.Attempt != nil || len(d.Status.Retiring) != 0 {
+		t.Fatalf("the ledger is not at rest: %+v", d.Status)
+	}
+	r.remove("orders")
+	if r.target("orders") != nil {
+		t.Fatal("the Secret is still there")
+	}
+	if ids := r.leases(); len(ids) != 0 {
+		t.Fatalf("leases are left: %v", ids)
+	}
+	if err := r.login(s); err == nil {
+		t.Fatal("the login still works")
+	}
+	_ = v1alpha1.ReadyCondition
+}

@@ -1,0 +1,316 @@
+//go:build integration
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/testbed"
+)
+
+// room is what one test has of a bed for itself: a namespace with a ServiceAccount, a database mount with a role, a
+// policy, a login role, and a ClusterSecretProvider. All of them have the room's name, but for the ServiceAccount and
+// the database role, which are called orders.
+type room struct {
+	*bed
+	t    *testing.T
+	name string
+	// proxy stands between the manager and Vault where the test asked for one.
+	proxy *testbed.Proxy
+}
+
+var rooms atomic.Int32
+
+// option changes how a room is made.
+type option func(*roomOptions)
+
+type roomOptions struct {
+	role     testbed.DatabaseRole
+	login    testbed.KubernetesRole
+	proxy    bool
+	policy   string
+	provider func(*v1alpha1.ClusterSecretProvider)
+}
+
+func withRole(role testbed.DatabaseRole) option { return func(o *roomOptions) { o.role = role } }
+
+// withTTL gives leases of that length, up to a maximum.
+func withTTL(ttl, maxTTL time.Duration) option {
+	return withRole(testbed.DatabaseRole{DefaultTTL: ttl, MaxTTL: maxTTL})
+}
+
+// withLogin changes the issuer's login role; accounts, policies and audience are filled in.
+func withLogin(role testbed.KubernetesRole) option { return func(o *roomOptions) { o.login = role } }
+
+// withProxy puts a proxy between the manager and Vault.
+func withProxy() option { return func(o *roomOptions) { o.proxy = true } }
+
+// withPolicy adds to what the issuer may do. %s stands for the room's name.
+func withPolicy(rules string) option { return func(o *roomOptions) { o.policy = rules } }
+
+// withProvider changes the provider before it is made.
+func withProvider(change func(*v1alpha1.ClusterSecretProvider)) option {
+	return func(o *roomOptions) { o.provider = change }
+}
+
+func newRoom(t *testing.T, b *bed, options ...option) *room {
+	t.Helper()
+	o := roomOptions{
+		role:     testbed.DatabaseRole{DefaultTTL: time.Hour, MaxTTL: 24 * time.Hour},
+		login:    testbed.KubernetesRole{TTL: time.Hour, MaxTTL: 24 * time.Hour},
+		provider: func(*v1alpha1.ClusterSecretProvider) {},
+	}
+	for _, option := range options {
+		option(&o)
+	}
+	r := &room{bed: b, t: t, name: fmt.Sprintf("room-%d", rooms.Add(1))}
+	r.createNamespace()
+	r.setUpVaultFor(o)
+	address := b.vault.Address
+	if o.proxy {
+		proxy, err := testbed.StartProxy(b.vault.Address, testbed.ProxyOptions{CA: b.vault.CA})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = proxy.Close() })
+		r.proxy, address = proxy, proxy.Address
+	}
+	p := r.newProvider(address)
+	o.provider(p)
+	r.create(p)
+	t.Cleanup(func() {
+		if t.Failed() {
+			r.describe()
+		}
+	})
+	return r
+}
+
+func (r *room) createNamespace() {
+	r.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.name}})
+	r.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "orders", Namespace: r.name}})
+}
+
+func (r *room) setUpVaultFor(o roomOptions) {
+	r.t.Helper()
+	ctx := r.t.Context()
+	r.must(r.vault.EnableDatabase(ctx, r.name, r.postgres))
+	r.must(r.vault.WriteDatabaseRole(ctx, r.name, "orders", o.role))
+	rules := `path "` + r.name + `/*" { capabilities = ["read", "update"] }` + "\n" + strings.ReplaceAll(o.policy, "%s", r.name)
+	r.must(r.vault.WritePolicy(ctx, r.name, rules))
+	login := o.login
+	login.ServiceAccounts, login.Namespaces, login.Audience = []string{"orders"}, []string{r.name}, "vault"
+	if login.Policies == nil {
+		login.Policies = []string{r.name}
+	}
+	r.must(r.vault.WriteRole(ctx, "kubernetes", r.name, login))
+}
+
+// newProvider is the room's ClusterSecretProvider, not created yet.
+func (r *room) newProvider(address string) *v1alpha1.ClusterSecretProvider {
+	p := &v1alpha1.ClusterSecretProvider{ObjectMeta: metav1.ObjectMeta{Name: r.name}}
+	p.Spec.Vault = &v1alpha1.VaultProvider{
+		Address: address,
+		Auth: v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
+			Mount: "kubernetes", Role: r.name,
+			ServiceAccountRef: &v1alpha1.WorkloadServiceAccount{Name: "orders", Audiences: []string{"vault"}},
+		}},
+		KeeperAuth: &v1alpha1.VaultKeeperAuth{Kubernetes: &v1alpha1.VaultKeeperKubernetesAuth{
+			Mount: "kubernetes", Role: "keeper",
+			ServiceAccountRef: v1alpha1.KeeperServiceAccount{Name: managerAccount, Namespace: managerNamespace, Audiences: []string{"vault"}},
+		}},
+	}
+	if len(r.vault.CA) > 0 && strings.HasPrefix(address, "https") {
+		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: r.vault.CA}
+	}
+	return p
+}
+
+// secret is a DynamicSecret for the room's database role, not created yet.
+func (r *room) secret(name string, changes ...func(*v1alpha1.DynamicSecret)) *v1alpha1.DynamicSecret {
+	d := &v1alpha1.DynamicSecret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: name},
+		Spec: v1alpha1.DynamicSecretSpec{
+			ProviderRef: v1alpha1.ProviderReference{Kind: v1alpha1.ProviderKindCluster, Name: r.name},
+			Vault:       &v1alpha1.VaultRequest{Path: r.name + "/creds/orders"},
+			// The zero value is left to the API server's default.
+			Lease:           v1alpha1.LeaseSpec{RevocationDeadline: metav1.Duration{Duration: time.Hour}},
+			RefreshInterval: metav1.Duration{Duration: time.Hour},
+		},
+	}
+	for _, change := range changes {
+		change(d)
+	}
+	return d
+}
+
+// apply creates a DynamicSecret of the room.
+func (r *room) apply(name string, changes ...func(*v1alpha1.DynamicSecret)) *v1alpha1.DynamicSecret {
+	r.t.Helper()
+	d := r.secret(name, changes...)
+	r.create(d)
+	return d
+}
+
+// ready creates a DynamicSecret and waits until it is Ready.
+func (r *room) ready(name string, changes ...func(*v1alpha1.DynamicSecret)) *v1alpha1.DynamicSecret {
+	r.t.Helper()
+	r.apply(name, changes...)
+	return r.untilReady(name)
+}
+
+func (r *room) untilReady(name string) *v1alpha1.DynamicSecret {
+	r.t.Helper()
+	return r.until(name, "Ready", func(d *v1alpha1.DynamicSecret) bool {
+		return meta.IsStatusConditionTrue(d.Status.Conditions, v1alpha1.ReadyCondition) && d.Status.ObservedGeneration == d.Generation
+	})
+}
+
+// untilReason waits until a condition has a reason, and returns the message.
+func (r *room) untilReason(name, condition, reason string) string {
+	r.t.Helper()
+	d := r.until(name, condition+" for "+reason, func(d *v1alpha1.DynamicSecret) bool {
+		c := meta.FindStatusCondition(d.Status.Conditions, condition)
+		return c != nil && c.Reason == reason
+	})
+	return meta.FindStatusCondition(d.Status.Conditions, condition).Message
+}
+
+// until waits for the object to be as wanted.
+func (r *room) until(name, what string, ok func(*v1alpha1.DynamicSecret) bool) *v1alpha1.DynamicSecret {
+	r.t.Helper()
+	var d *v1alpha1.DynamicSecret
+	r.eventually(name+" to be "+what, func() bool {
+		d = r.get(name)
+		return d != nil && ok(d)
+	})
+	return d
+}
+
+// get reads a DynamicSecret; nil: there is none.
+func (r *room) get(name string) *v1alpha1.DynamicSecret {
+	r.t.Helper()
+	d := &v1alpha1.DynamicSecret{}
+	if !r.read(name, d) {
+		return nil
+	}
+	return d
+}
+
+// target reads a Secret; nil: there is none.
+func (r *room) target(name string) *corev1.Secret {
+	r.t.Helper()
+	s := &corev1.Secret{}
+	if !r.read(name, s) {
+		return nil
+	}
+	return s
+}
+
+func (r *room) read(name string, into client.Object) bool {
+	r.t.Helper()
+	err := r.kube.Get(context.Background(), types.NamespacedName{Namespace: r.name, Name: name}, into)
+	if apierrors.IsNotFound(err) {
+		return false
+	}
+	r.must(err)
+	return true
+}
+
+// edit changes a DynamicSecret.
+func (r *room) edit(name string, change func(*v1alpha1.DynamicSecret)) {
+	r.t.Helper()
+	r.eventually("an edit of "+name+" to be taken", func() bool {
+		d := r.get(name)
+		change(d)
+		err := r.kube.Update(context.Background(), d)
+		if apierrors.IsConflict(err) {
+			return false
+		}
+		r.must(err)
+		return true
+	})
+}
+
+// remove deletes a DynamicSecret and waits until it is gone.
+func (r *room) remove(name string) {
+	r.t.Helper()
+	r.must(client.IgnoreNotFound(r.kube.Delete(context.Background(), &v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: name}})))
+	r.eventually(name+" to be gone", func() bool { return r.get(name) == nil })
+}
+
+// leases lists the leases that Vault has for the room.
+func (r *room) leases() []string {
+	r.t.Helper()
+	ids, err := r.vault.Leases(context.Background(), r.name)
+	r.must(err)
+	return ids
+}
+
+// users lists the PostgreSQL users that Vault made for the room's login role.
+func (r *room) users() []string {
+	r.t.Helper()
+	// Vault names a user v-<display name>-<role>-<random>; see userPrefix.
+	users, err := r.postgres.Users(context.Background(), r.userPrefix())
+	r.must(err)
+	return users
+}
+
+// userPrefix: the display name of a kubernetes login begins with the mount and the namespace, and is cut to 8.
+func (r *room) userPrefix() string { return "v-" }
+
+// login logs in to PostgreSQL with a Secret.
+func (r *room) login(s *corev1.Secret) error {
+	return r.postgres.Login(context.Background(), string(s.Data["username"]), string(s.Data["password"]))
+}
+
+func (r *room) create(o client.Object) {
+	r.t.Helper()
+	r.must(r.kube.Create(context.Background(), o))
+}
+
+func (r *room) must(err error) {
+	r.t.Helper()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// eventually polls until ok, and gives up after a long time.
+func (r *room) eventually(what string, ok func() bool) {
+	r.t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		if ok() {
+			return
+		}
+		if time.Now().After(deadline) {
+			r.t.Fatalf("waited %s for %s", patience, what)
+		}
+	}
+}
+
+// describe prints what a failed test has left, without data of Secrets.
+func (r *room) describe() {
+	for _, args := range [][]string{
+		{"get", "dynamicsecrets", "-n", r.name, "-o", "yaml"},
+		{"get", "clustersecretprovider", r.name, "-o", "yaml"},
+		{"get", "events", "-n", r.name},
+	} {
+		if out, err := r.plane.Kubectl(context.Background(), args...); err == nil {
+			r.t.Logf("kubectl %s\n%s", strings.Join(args, " "), out)
+		}
+	}
+}
