@@ -16,7 +16,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # -p 2: packages with real servers share the machine with their servers.
 GO_TEST := go test -race -p 2
 INTEGRATION := $(GO_TEST) -tags integration -count=1 -timeout 40m
-GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml charts/leasekeeper/crds
+GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml charts/leasekeeper/crds charts/leasekeeper/files
 
 ##@ Everyday
 
@@ -60,6 +60,8 @@ manifests: $(CONTROLLER_GEN) ## Generate CRDs and RBAC, for config/ and for the 
 	$(CONTROLLER_GEN) rbac:roleName=leasekeeper paths=. paths=./controllers/... output:rbac:dir=config/rbac
 	mkdir -p charts/leasekeeper/crds
 	cp config/crd/bases/*.yaml charts/leasekeeper/crds/
+	mkdir -p charts/leasekeeper/files
+	cp config/rbac/role.yaml config/rbac/viewer_role.yaml config/rbac/editor_role.yaml charts/leasekeeper/files/
 
 .PHONY: fmt
 fmt: ## Format the Go code

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -111,7 +112,10 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	ctrl.Log.Info("starting", "version", version)
-	return mgr.Start(ctx)
+	err = mgr.Start(ctx)
+	closing, cancel := context.WithTimeout(context.Background(), f.backendTimeout)
+	defer cancel()
+	return errors.Join(err, backends.Close(closing))
 }
 
 func newManager(f flags) (ctrl.Manager, error) {
@@ -132,7 +136,10 @@ func newManager(f flags) (ctrl.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
+	// A shutdown waits for the answers of issues that are under way.
+	grace := f.issueTimeout + 10*time.Second
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		GracefulShutdownTimeout:       &grace,
 		Scheme:                        scheme,
 		Cache:                         cacheOptions,
 		Metrics:                       metricsserver.Options{BindAddress: f.metricsAddress},

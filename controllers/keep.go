@@ -120,6 +120,9 @@ func (l *lifecycle) end(ctx context.Context, o *observation, s lease.Step) error
 	rec := o.d.Status.Retiring[s.Record]
 	lessor, err := l.sources.LessorFor(ctx, o.d, &rec)
 	if err == nil {
+		err = l.sources.Disputed(ctx, o.d, &rec)
+	}
+	if err == nil {
 		err = lessor.End(ctx, rec, owner(o.d))
 	}
 	if err != nil {

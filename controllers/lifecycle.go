@@ -20,6 +20,10 @@ import (
 // maxSteps bounds what one reconciliation does before it lets others have the worker.
 const maxSteps = 32
 
+// ReasonEndFailed is the reason of the event that tells of a lease which could not be ended yet. No condition has it: the
+// Secret is as it should be.
+const ReasonEndFailed = "EndFailed"
+
 // lifecycle carries out what lease.Plan decides: observe, plan, execute one step, write the status once, again.
 type lifecycle struct {
 	clock    clock.PassiveClock
@@ -230,13 +234,18 @@ func (l *lifecycle) rest(ctx context.Context, o *observation, s lease.Step) erro
 	return l.objects.UpdateStatus(ctx, o.d)
 }
 
-// tellFailure says once, as an event, what keeps the object from being ready.
+// tellFailure says once, as an event, what does not go as it should.
 func (l *lifecycle) tellFailure(o *observation) {
 	reason, message := "", ""
+	for i := range o.d.Status.Retiring {
+		if f := o.mem.tries.End[lease.TryKey(&o.d.Status.Retiring[i])]; f.Count > 0 {
+			reason, message = ReasonEndFailed, "A lease that is no longer needed could not be ended yet: "+f.Message
+		}
+	}
 	for _, c := range o.d.Status.Conditions {
 		failing := c.Type == v1alpha1.StalledCondition && c.Status == "True" ||
 			c.Type == v1alpha1.ReconcilingCondition && c.Status == "True" && o.mem.failing()
-		if failing && c.Reason != v1alpha1.ReasonRevoked && c.Reason != v1alpha1.ReasonGrantEnded {
+		if failing && c.Reason != v1alpha1.ReasonRevoked && c.Reason != v1alpha1.ReasonGrantEnded && o.d.DeletionTimestamp.IsZero() {
 			reason, message = c.Reason, c.Message
 		}
 	}

@@ -36,6 +36,8 @@ type sources interface {
 	Resolve(ctx context.Context, d *v1alpha1.DynamicSecret) (*source, error)
 	// LessorFor finds the backend that a record lives in, whatever the spec says by now.
 	LessorFor(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (lease.Lessor, error)
+	// Disputed refuses a record that another object's ledger names too: one of the two was written by somebody else.
+	Disputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) error
 }
 
 // source is where a credential comes from.

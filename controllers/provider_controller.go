@@ -48,6 +48,7 @@ type ProviderReconciler struct {
 	New func() ProviderObject
 
 	client client.Client
+	reader client.Reader
 }
 
 // ProviderObject is a provider as the API machinery sees it.
@@ -177,7 +178,8 @@ func inUseMessage(holders []string) string {
 func (r *ProviderReconciler) holders(ctx context.Context, p ProviderObject) ([]string, error) {
 	var list v1alpha1.DynamicSecretList
 	key := providerKey(p.Kind(), p.GetName(), p.GetNamespace())
-	if err := r.client.List(ctx, &list, client.MatchingFields{indexProvider: key}); err != nil {
+	// Not from the cache: a journal that was written a moment ago counts.
+	if err := r.reader.List(ctx, &list, client.InNamespace(p.GetNamespace())); err != nil {
 		return nil, err
 	}
 	var names []string
@@ -196,7 +198,7 @@ func (r *ProviderReconciler) holders(ctx context.Context, p ProviderObject) ([]s
 
 // SetupWithManager wires the reconciler to a manager. The indexes are the DynamicSecretReconciler's.
 func (r *ProviderReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	r.client = mgr.GetClient()
+	r.client, r.reader = mgr.GetClient(), mgr.GetAPIReader()
 	kind := r.New().Kind()
 	// A ledger that let go of its last lease may be what a provider waits for.
 	toProvider := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {

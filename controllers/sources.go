@@ -201,15 +201,11 @@ func (s *providerSources) LessorFor(ctx context.Context, d *v1alpha1.DynamicSecr
 		return nil, lease.Errorf(lease.Misconfigured, "%s %s has another address than the lease, which lives at %s: create it again with that address",
 			rec.Provider.Kind, rec.Provider.Name, rec.Address)
 	}
-	if err := s.disputed(ctx, d, rec); err != nil {
-		return nil, err
-	}
 	return s.lessors(ctx, p)
 }
 
-// disputed refuses to act on a token or lease that another object's ledger names too: one of the two was written by
-// somebody else.
-func (s *providerSources) disputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) error {
+// Disputed refuses to end a token or lease that another object's ledger names too.
+func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) error {
 	for _, key := range ledgerKeys(rec) {
 		var list v1alpha1.DynamicSecretList
 		if err := s.cache.List(ctx, &list, client.MatchingFields{indexLedger: key}); err != nil {

@@ -327,6 +327,10 @@ func (s worldSources) LessorFor(context.Context, *v1alpha1.DynamicSecret, *v1alp
 	return worldLessor{s.p}, nil
 }
 
+func (s worldSources) Disputed(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord) error {
+	return nil
+}
+
 // worldLessor is the backend as the process sees it, through faults.
 type worldLessor struct{ p *process }
 

@@ -33,7 +33,7 @@ func nextAction(s Step) (string, *metav1.Time) {
 		if s.Next == "" {
 			return "", nil
 		}
-		at := metav1.NewTime(s.At.Truncate(time.Second))
+		at := metav1.NewTime(s.NextAt.Truncate(time.Second))
 		return s.Next, &at
 	case IssueCredential, RecordLease, DropAttempt:
 		return v1alpha1.NextIssue, nil

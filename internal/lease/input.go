@@ -153,8 +153,9 @@ type Step struct {
 	EndAfter time.Time
 	// At is when to look again, for Wait; zero: when something changes.
 	At time.Time
-	// Next is what will be due then, in the words of status.nextAction; empty: nothing.
-	Next string
+	// Next is what will be due, in the words of status.nextAction, and NextAt when; empty: nothing.
+	Next   string
+	NextAt time.Time
 	// Blocked is what keeps a due issue from being made, for Wait.
 	Blocked *Block
 }

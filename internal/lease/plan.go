@@ -64,7 +64,7 @@ func newView(in *Input) *view {
 	}
 }
 
-// later notes something that will be due; it never names a step.
+// later notes something that will be due (empty: a look, which no status tells); it never names a step.
 func (v *view) later(at time.Time, what string) *Step {
 	v.next = append(v.next, upcoming{at, what})
 	return nil
@@ -85,7 +85,10 @@ func (v *view) wait() Step {
 	s := Step{Action: Wait, Blocked: v.blocked}
 	for _, u := range v.next {
 		if s.At.IsZero() || u.at.Before(s.At) {
-			s.At, s.Next = u.at, u.what
+			s.At = u.at
+		}
+		if u.what != "" && (s.Next == "" || u.at.Before(s.NextAt)) {
+			s.Next, s.NextAt = u.what, u.at
 		}
 	}
 	return s
@@ -369,7 +372,8 @@ func issue(v *view) *Step {
 	}
 	if b := v.issueBlock(); b != nil {
 		v.blocked = b
-		return nil
+		// What stands in the way may be something that is not watched, such as somebody else's Secret.
+		return v.later(v.Now.Add(lookAgain), "")
 	}
 	if f := v.Tries.Issue; f.waiting(v.Now) {
 		v.blocked = &Block{Reason: f.Reason, Message: f.Message, Stalled: f.Stalled}

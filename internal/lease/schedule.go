@@ -12,7 +12,9 @@ import (
 const (
 	defaultRenewAtPercent = 67
 	firstBackoff          = time.Second
-	maxBackoff            = time.Minute
+	// lookAgain is the pause between looks at what keeps an issue from being made.
+	lookAgain  = 15 * time.Second
+	maxBackoff = time.Minute
 	// expiryEpsilon is how far an expiry must move for a renewal to count as one. Recorded times have a resolution
 	// of a second.
 	expiryEpsilon = 2 * time.Second

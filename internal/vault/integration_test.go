@@ -14,9 +14,9 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/lease/contract"
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
-	"github.com/leasekeeper/leasekeeper/internal/vault/contract"
 )
 
 func TestVaultKeepsTheContract(t *testing.T) {
