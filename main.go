@@ -48,6 +48,7 @@ type flags struct {
 	backendTimeout, issueTimeout time.Duration
 	providerInterval             time.Duration
 	providerRetry                time.Duration
+	verifyInterval               time.Duration
 	printVersion                 bool
 	log                          zap.Options
 }
@@ -69,6 +70,7 @@ func parse() flags {
 	flag.DurationVar(&f.issueTimeout, "issue-timeout", time.Minute, "Time-out of an issue.")
 	flag.DurationVar(&f.providerInterval, "provider-interval", time.Minute, "Pause between looks at a provider that is ready.")
 	flag.DurationVar(&f.providerRetry, "provider-retry-interval", 5*time.Second, "Pause between looks at a provider that is not ready.")
+	flag.DurationVar(&f.verifyInterval, "verify-interval", 30*time.Second, "Pause between lists of a backend's leases, by which revocations behind our back are noticed.")
 	flag.BoolVar(&f.printVersion, "version", false, "Print the version and exit.")
 	f.log.BindFlags(flag.CommandLine)
 	flag.Parse()
@@ -107,6 +109,7 @@ func run(ctx context.Context, f flags) error {
 		Concurrency:           f.concurrency,
 		ProviderInterval:      f.providerInterval,
 		ProviderRetryInterval: f.providerRetry,
+		VerifyInterval:        f.verifyInterval,
 	}
 	if err := setup.WithManager(ctx, mgr); err != nil {
 		return err

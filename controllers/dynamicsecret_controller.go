@@ -26,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	ctrlsource "sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
@@ -46,6 +47,8 @@ type DynamicSecretReconciler struct {
 	Clock clock.PassiveClock
 	// Lessors finds the backend of a provider.
 	Lessors LessorFunc
+	// Lists lists the leases of a provider's backend.
+	Lists ListFunc
 	// RequestLimit is how long a backend may go on with a request that nobody waits for: more than Vault's
 	// max_request_duration, by half at least.
 	RequestLimit time.Duration
@@ -133,7 +136,7 @@ func (r *DynamicSecretReconciler) gone(ctx context.Context, key types.Namespaced
 }
 
 // SetupWithManager wires the reconciler to a manager.
-func (r *DynamicSecretReconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, announce announcer) error {
+func (r *DynamicSecretReconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, announce announcer, verifyInterval time.Duration) error {
 	if err := addIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return fmt.Errorf("indexing: %w", err)
 	}
@@ -149,6 +152,10 @@ func (r *DynamicSecretReconciler) SetupWithManager(ctx context.Context, mgr ctrl
 		requestLimit: r.RequestLimit,
 		sendWithin:   r.RequestLimit / 8,
 	}
+	v := newVerifier(r.Clock, mgr.GetClient(), r.Lists, r.lifecycle.memory, verifyInterval)
+	if err := mgr.Add(v); err != nil {
+		return fmt.Errorf("adding the verifier: %w", err)
+	}
 	byProvider := handler.EnqueueRequestsFromMapFunc(r.usersOf)
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("dynamicsecret").
@@ -158,6 +165,7 @@ func (r *DynamicSecretReconciler) SetupWithManager(ctx context.Context, mgr ctrl
 		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.inNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(&v1alpha1.SecretProvider{}, byProvider, builder.WithPredicates(readinessChanged)).
 		Watches(&v1alpha1.ClusterSecretProvider{}, byProvider, builder.WithPredicates(readinessChanged)).
+		WatchesRawSource(ctrlsource.Channel(v.found, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: r.Concurrency,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](200*time.Millisecond, 30*time.Second),

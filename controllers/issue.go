@@ -17,7 +17,7 @@ import (
 // record; what did not come back is left to the journal.
 func (l *lifecycle) issue(ctx context.Context, o *observation, s lease.Step) error {
 	if err := l.rehearse(ctx, o); err != nil {
-		return l.targetRejected(o, &o.mem.tries.Issue, err)
+		return l.targetRejected(o, &o.mem.tries.Issue, err, true)
 	}
 	session, err := o.source.Lessor.Login(ctx, o.source.Identity)
 	if err != nil {
@@ -55,7 +55,7 @@ func (l *lifecycle) rehearse(ctx context.Context, o *observation) error {
 }
 
 // targetRejected tells an API server that does not take the Secret from one that cannot be asked.
-func (l *lifecycle) targetRejected(o *observation, f *lease.Failure, err error) error {
+func (l *lifecycle) targetRejected(o *observation, f *lease.Failure, err error, placeholders bool) error {
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		return nil // seen anew by the next observation
 	}
@@ -64,7 +64,7 @@ func (l *lifecycle) targetRejected(o *observation, f *lease.Failure, err error) 
 	}
 	fail(f, lease.Block{
 		Reason:  v1alpha1.ReasonTargetRejected,
-		Message: "The API server does not take Secret " + o.d.TargetName() + ": " + reasonOf(err),
+		Message: "The API server does not take Secret " + o.d.TargetName() + ": " + reasonOf(err, placeholders),
 		Stalled: true,
 	}, l.clock.Now(), o.backoff)
 	return nil
@@ -76,15 +76,24 @@ func rejected(err error) bool {
 		apierrors.IsRequestEntityTooLargeError(err) || apierrors.IsMethodNotSupported(err)
 }
 
-// reasonOf is an API error without the values that a validation error may quote.
-func reasonOf(err error) string {
+// reasonOf is what an API error says, but for values that it may quote. The words of an admission policy's author are
+// shown only where the Secret held placeholders.
+func reasonOf(err error, placeholders bool) string {
 	var status apierrors.APIStatus
-	if !errors.As(err, &status) || status.Status().Details == nil || !apierrors.IsInvalid(err) {
+	if !errors.As(err, &status) || status.Status().Details == nil || !rejected(err) {
+		return err.Error()
+	}
+	if placeholders && !apierrors.IsInvalid(err) {
 		return err.Error()
 	}
 	message := string(status.Status().Reason)
 	for _, c := range status.Status().Details.Causes {
-		message += "; " + c.Field + ": " + string(c.Type)
+		switch {
+		case c.Field != "":
+			message += "; " + c.Field + ": " + string(c.Type)
+		case placeholders:
+			message += "; " + c.Message
+		}
 	}
 	return message
 }

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -35,6 +36,21 @@ func (l *lifecycle) renew(ctx context.Context, o *observation) error {
 	l.announce.Count("renewal", "success")
 	o.mem.tries.Renew = lease.Failure{}
 	return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.Renewed(d, term, asked) })
+}
+
+// verify asks about a lease that was missing from a list. Only the backend's word that it is gone counts; a question that
+// fails is asked again when the next list lacks the lease too.
+func (l *lifecycle) verify(ctx context.Context, o *observation) error {
+	rec := *o.d.Status.Lease
+	l.memory.suspect(client.ObjectKeyFromObject(o.d), "")
+	lessor, err := l.sources.LessorFor(ctx, o.d, &rec)
+	if err == nil {
+		err = lessor.Lookup(ctx, rec)
+	}
+	if err != nil && lease.KindOf(err) == lease.Gone {
+		o.mem.lostID = rec.ID
+	}
+	return nil
 }
 
 func (l *lifecycle) renewFailed(f *lease.Failure, o *observation, err error) {

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -126,6 +127,7 @@ func (l *lifecycle) refreshInput(o *observation) {
 		OutOfSync:     outOfSync,
 		Held:          o.mem.heldForPlan(),
 		LostID:        o.mem.lostID,
+		SuspectID:     l.memory.suspectOf(client.ObjectKeyFromObject(o.d)),
 		Tries:         o.mem.tries,
 		RequestLimit:  l.requestLimit,
 	}
@@ -186,6 +188,8 @@ func (l *lifecycle) execute(ctx context.Context, o *observation, s lease.Step) e
 		return l.deleteSecret(ctx, o, s)
 	case lease.RenewLease:
 		return l.renew(ctx, o)
+	case lease.VerifyLease:
+		return l.verify(ctx, o)
 	case lease.AcknowledgeRenew:
 		return l.commit(ctx, o, lease.RenewalHandled)
 	case lease.ExtendToken:

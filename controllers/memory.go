@@ -16,6 +16,8 @@ import (
 type memory struct {
 	mu      sync.Mutex
 	objects map[types.NamespacedName]*remembered
+	// suspects are leases that were missing from a list of the backend's, by object. The verifier writes them.
+	suspects map[types.NamespacedName]string
 }
 
 // remembered is the memory of one object. The work queue hands an object to one worker at a time, so only that worker
@@ -49,7 +51,26 @@ type held struct {
 	cause  string
 }
 
-func newMemory() *memory { return &memory{objects: map[types.NamespacedName]*remembered{}} }
+func newMemory() *memory {
+	return &memory{objects: map[types.NamespacedName]*remembered{}, suspects: map[types.NamespacedName]string{}}
+}
+
+// suspect notes that a lease of the object was missing from a list; an empty id takes that back.
+func (m *memory) suspect(key types.NamespacedName, id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if id == "" {
+		delete(m.suspects, key)
+		return
+	}
+	m.suspects[key] = id
+}
+
+func (m *memory) suspectOf(key types.NamespacedName) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.suspects[key]
+}
 
 // of returns the memory of an object, a new one if the object was made again under the same name and nothing is held.
 func (m *memory) of(key types.NamespacedName, uid types.UID) *remembered {
@@ -73,6 +94,7 @@ func (m *memory) forget(key types.NamespacedName) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.objects, key)
+	delete(m.suspects, key)
 }
 
 // heldForPlan is the part of what is held that decisions are made from.

@@ -90,7 +90,7 @@ func (l *lifecycle) publishFailed(o *observation, err error) error {
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		return nil
 	}
-	b := lease.Block{Reason: v1alpha1.ReasonPublishFailed, Message: "Secret " + o.d.TargetName() + " could not be written: " + reasonOf(err)}
+	b := lease.Block{Reason: v1alpha1.ReasonPublishFailed, Message: "Secret " + o.d.TargetName() + " could not be written: " + reasonOf(err, false)}
 	if rejected(err) {
 		b.Reason, b.Stalled = v1alpha1.ReasonTargetRejected, true
 	}
@@ -119,7 +119,7 @@ func (l *lifecycle) syncSecret(ctx context.Context, o *observation) error {
 	moved := from != o.secret || o.recorded != nil
 	if moved || from.Type != secret.Type(o.d) || !secret.InSync(from, o.d) {
 		if err := l.write(ctx, o, from.Data, salt); err != nil {
-			return l.targetRejected(o, &o.mem.tries.Sync, err)
+			return l.targetRejected(o, &o.mem.tries.Sync, err, false)
 		}
 	}
 	o.mem.tries.Sync = lease.Failure{}

@@ -29,6 +29,8 @@ type Setup struct {
 	// ProviderInterval and ProviderRetryInterval are the pauses between looks at a provider that is ready, and at
 	// one that is not.
 	ProviderInterval, ProviderRetryInterval time.Duration
+	// VerifyInterval is the pause between lists of the backends' leases.
+	VerifyInterval time.Duration
 
 	metrics *vault.Metrics
 }
@@ -40,10 +42,11 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 	secrets := &DynamicSecretReconciler{
 		Clock:        s.Clock,
 		Lessors:      s.lessor,
+		Lists:        s.list,
 		RequestLimit: s.RequestLimit,
 		Concurrency:  s.Concurrency,
 	}
-	if err := secrets.SetupWithManager(ctx, mgr, announcer); err != nil {
+	if err := secrets.SetupWithManager(ctx, mgr, announcer, s.VerifyInterval); err != nil {
 		return fmt.Errorf("DynamicSecret: %w", err)
 	}
 	for kind, empty := range map[string]func() ProviderObject{
@@ -71,6 +74,14 @@ func (s *Setup) lessor(ctx context.Context, p v1alpha1.Provider) (lease.Lessor, 
 		return nil, err
 	}
 	return s.metrics.Wrap(backend, p), nil
+}
+
+func (s *Setup) list(ctx context.Context, p v1alpha1.Provider, namespace, path string) (map[string]bool, error) {
+	backend, err := s.Backends.For(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return backend.ListLeases(ctx, namespace, path)
 }
 
 func (s *Setup) inspect(ctx context.Context, p v1alpha1.Provider) (vault.Report, error) {

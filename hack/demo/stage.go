@@ -200,6 +200,7 @@ func (s *stage) startManager(ctx context.Context, binary string) error {
 			"--health-probe-bind-address=" + addresses[0],
 			"--metrics-bind-address=" + addresses[1],
 			"--leader-election-namespace=" + managerNamespace,
+			"--verify-interval=5s", // so that the story is told in a minute
 		},
 		[]string{"KUBECONFIG=" + kubeconfig})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +54,7 @@ func runAll(m *testing.M) int {
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("building the manager: %v\n%s", err, out))
 	}
-	if shared, err = startBed(testbed.VaultOptions{MaxRequestDuration: vaultLimit}); err != nil {
+	if shared, err = startBed(managerBinary, testbed.VaultOptions{MaxRequestDuration: vaultLimit}); err != nil {
 		panic(err)
 	}
 	code := m.Run()
@@ -66,6 +67,9 @@ func runAll(m *testing.M) int {
 
 // bed is a cluster with leasekeeper installed, a Vault and a PostgreSQL.
 type bed struct {
+	binary   string
+	args     []string
+	env      []string
 	plane    *testbed.ControlPlane
 	vault    *testbed.Vault
 	postgres *testbed.Postgres
@@ -76,10 +80,10 @@ type bed struct {
 }
 
 // startBed starts everything, the manager with the given flags besides those that make the tests short.
-func startBed(opts testbed.VaultOptions, flags ...string) (*bed, error) {
+func startBed(binary string, opts testbed.VaultOptions, flags ...string) (*bed, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	b := &bed{}
+	b := &bed{binary: binary}
 	for _, step := range []func() error{
 		func() error { return b.startCluster(ctx) },
 		func() (err error) { b.vault, err = testbed.StartVault(ctx, opts); return err },
@@ -114,7 +118,11 @@ func (b *bed) startCluster(ctx context.Context) (err error) {
 }
 
 // keeperPolicy is the one that the README shows.
-const keeperPolicy = `
+const keeperPolicy = keeperPolicyWithoutList + `
+path "sys/leases/lookup/*"        { capabilities = ["list", "sudo"] }
+`
+
+const keeperPolicyWithoutList = `
 path "sys/leases/renew"           { capabilities = ["update"] }
 path "sys/leases/lookup"          { capabilities = ["update"] }
 path "sys/leases/revoke"          { capabilities = ["update"] }
@@ -159,11 +167,22 @@ func (b *bed) prepareManager(ctx context.Context, flags []string) error {
 		"--leader-election-lease-duration=3s", "--leader-election-renew-deadline=2s", "--leader-election-retry-period=500ms",
 		"--request-limit=" + requestLimit.String(),
 		"--backend-timeout=3s", "--issue-timeout=10s",
-		"--provider-interval=5s", "--provider-retry-interval=1s",
+		"--provider-interval=5s", "--provider-retry-interval=1s", "--verify-interval=2s",
 		"--zap-log-level=debug",
 	}, flags...)
-	b.manager, err = testbed.NewProgram(managerBinary, args, []string{"KUBECONFIG=" + kubeconfig, "GORACE=halt_on_error=1"})
+	b.args, b.env = args, []string{"KUBECONFIG=" + kubeconfig, "GORACE=halt_on_error=1"}
+	b.manager, err = testbed.NewProgram(b.binary, b.args, b.env)
 	return err
+}
+
+// another starts a second replica, without endpoints of its own.
+func (b *bed) another(ctx context.Context) (*testbed.Program, error) {
+	args := append(slices.Clone(b.args), "--health-probe-bind-address=0", "--metrics-bind-address=0")
+	p, err := testbed.NewProgram(b.binary, args, b.env)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.Start()
 }
 
 // startManager starts the manager, again where it has been killed.
@@ -212,7 +231,13 @@ func (b *bed) close() error {
 // ownBed is a bed for a test that does harm to it.
 func ownBed(t *testing.T, opts testbed.VaultOptions, flags ...string) *bed {
 	t.Helper()
-	b, err := startBed(opts, flags...)
+	return ownBedWith(t, managerBinary, opts, flags...)
+}
+
+// ownBedWith is ownBed with a manager of its own.
+func ownBedWith(t *testing.T, binary string, opts testbed.VaultOptions, flags ...string) *bed {
+	t.Helper()
+	b, err := startBed(binary, opts, flags...)
 	if err != nil {
 		t.Fatal(err)
 	}

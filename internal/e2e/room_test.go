@@ -5,7 +5,9 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -108,6 +110,13 @@ func (r *room) setUpVaultFor(o roomOptions) {
 	r.t.Helper()
 	ctx := r.t.Context()
 	r.must(r.vault.EnableDatabase(ctx, r.name, r.postgres))
+	// Users bear the room's name, so that each room can count its own.
+	r.must(r.vault.Write(ctx, r.name+"/config/postgres", map[string]any{
+		"plugin_name":       "postgresql-database-plugin",
+		"username_template": r.userPrefix() + "{{random 20}}-{{unix_time}}",
+		// A connection that is kept by each of a hundred rooms is one too many for PostgreSQL.
+		"max_connection_lifetime": "5s", "max_idle_connections": -1,
+	}))
 	r.must(r.vault.WriteDatabaseRole(ctx, r.name, "orders", o.role))
 	rules := `path "` + r.name + `/*" { capabilities = ["read", "update"] }` + "\n" + strings.ReplaceAll(o.policy, "%s", r.name)
 	r.must(r.vault.WritePolicy(ctx, r.name, rules))
@@ -263,14 +272,13 @@ func (r *room) leases() []string {
 // users lists the PostgreSQL users that Vault made for the room's login role.
 func (r *room) users() []string {
 	r.t.Helper()
-	// Vault names a user v-<display name>-<role>-<random>; see userPrefix.
 	users, err := r.postgres.Users(context.Background(), r.userPrefix())
 	r.must(err)
 	return users
 }
 
-// userPrefix: the display name of a kubernetes login begins with the mount and the namespace, and is cut to 8.
-func (r *room) userPrefix() string { return "v-" }
+// userPrefix is what the names of the room's PostgreSQL users begin with.
+func (r *room) userPrefix() string { return "v-" + r.name + "-" }
 
 // login logs in to PostgreSQL with a Secret.
 func (r *room) login(s *corev1.Secret) error {
@@ -300,6 +308,165 @@ func (r *room) eventually(what string, ok func() bool) {
 			r.t.Fatalf("waited %s for %s", patience, what)
 		}
 	}
+}
+
+// vaultMark is the present end of Vault's audit log.
+func (r *room) vaultMark() testbed.Mark {
+	r.t.Helper()
+	mark, err := r.vault.Mark()
+	r.must(err)
+	return mark
+}
+
+// requests counts the requests to Vault since the mark whose "operation path" matches.
+func (r *room) requests(since testbed.Mark, pattern string) int {
+	r.t.Helper()
+	found, err := r.vault.Requests(since, pattern)
+	r.must(err)
+	return len(found)
+}
+
+// minted counts the credentials of the room that were asked for since the mark, in vain or not.
+func (r *room) minted(since testbed.Mark) int {
+	r.t.Helper()
+	return r.requests(since, "^read "+r.name+"/creds/")
+}
+
+// tries are the times of the requests of the room that its proxy has seen, by "METHOD path" below /v1/.
+func (r *room) tries(pattern string) []time.Time {
+	r.t.Helper()
+	found, err := r.proxy.Requests(pattern)
+	r.must(err)
+	times := make([]time.Time, len(found))
+	for i, request := range found {
+		times[i] = request.At
+	}
+	return times
+}
+
+// issuing is the pattern, for tries, of the requests that mint.
+func (r *room) issuing() string { return "^GET /v1/" + r.name + "/creds/" }
+
+// backsOff waits for three tries after the first so many, and fails where they follow each other in less than 1 s and
+// 2 s. A tenth of a pause is jitter. Of logins a try may make two: a token of the ServiceAccount that was kept and is
+// refused is had anew.
+func (r *room) backsOff(pattern string, after int) {
+	r.t.Helper()
+	var at []time.Time
+	r.eventually("three tries of "+pattern, func() bool {
+		at = r.tries(pattern)[after:]
+		for i := 1; i < len(at) && strings.Contains(pattern, "login"); i++ {
+			if at[i].Sub(at[i-1]) < 300*time.Millisecond {
+				at = slices.Delete(at, i, i+1)
+			}
+		}
+		return len(at) >= 3
+	})
+	for i, least := range []time.Duration{850 * time.Millisecond, 1700 * time.Millisecond} {
+		if gap := at[i+1].Sub(at[i]); gap < least {
+			r.t.Errorf("try %d came %s after the one before, want %s or more", i+2, gap, least)
+		}
+	}
+}
+
+// tokens lists the accessors of the tokens in Vault that somebody got for this room: for each issue that has not been
+// ended there is one.
+func (r *room) tokens() []string {
+	r.t.Helper()
+	accessors, err := r.vault.TokenAccessors(context.Background())
+	r.must(err)
+	var mine []string
+	for _, accessor := range accessors {
+		key := r.vault.Address + "/" + accessor
+		of, known := tokenOwners.Load(key)
+		if !known {
+			answer, err := r.vault.Root.Auth().Token().LookupAccessorWithContext(context.Background(), accessor)
+			if err != nil || answer == nil {
+				continue // ended meanwhile
+			}
+			meta, _ := answer.Data["meta"].(map[string]any)
+			of = meta["service_account_namespace"]
+			if of == nil {
+				of = meta["leasekeeper_namespace"]
+			}
+			tokenOwners.Store(key, of)
+		}
+		if of == r.name {
+			mine = append(mine, accessor)
+		}
+	}
+	return mine
+}
+
+// tokenOwners remembers whose a token is: address and accessor to the namespace.
+var tokenOwners sync.Map
+
+// untilAlive waits until Vault has exactly so many leases of the room, as many tokens that issued them, and PostgreSQL
+// as many users.
+func (r *room) untilAlive(n int) {
+	r.t.Helper()
+	r.eventually(fmt.Sprintf("%d leases, issuing tokens and users of the room to be alive", n), func() bool {
+		return len(r.leases()) == n && len(r.tokens()) == n && len(r.users()) == n
+	})
+}
+
+// untilProvider waits until a condition of the room's provider has a reason, and returns the message.
+func (r *room) untilProvider(condition, reason string) string {
+	r.t.Helper()
+	var c *metav1.Condition
+	r.eventually("the provider to have "+condition+" for "+reason, func() bool {
+		p := r.provider()
+		c = meta.FindStatusCondition(p.Status.Conditions, condition)
+		return c != nil && c.Reason == reason && c.ObservedGeneration == p.Generation
+	})
+	return c.Message
+}
+
+// provider reads the room's provider.
+func (r *room) provider() *v1alpha1.ClusterSecretProvider {
+	r.t.Helper()
+	p := &v1alpha1.ClusterSecretProvider{}
+	r.must(r.kube.Get(context.Background(), types.NamespacedName{Name: r.name}, p))
+	return p
+}
+
+// change an object: it is read, changed and written, again where somebody else has written meanwhile.
+func change[T client.Object](r *room, o T, how func(T)) {
+	r.t.Helper()
+	r.eventually("an edit of "+o.GetName()+" to be taken", func() bool {
+		r.must(r.kube.Get(context.Background(), client.ObjectKeyFromObject(o), o))
+		how(o)
+		err := r.kube.Update(context.Background(), o)
+		if apierrors.IsConflict(err) {
+			return false
+		}
+		r.must(err)
+		return true
+	})
+}
+
+// named is the metadata of an object of the room.
+func (r *room) named(name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{Namespace: r.name, Name: name}
+}
+
+// withVault is the shared bed with a Vault of its own, which the test may harm.
+func withVault(t *testing.T, opts testbed.VaultOptions) *bed {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	opts.MaxRequestDuration = vaultLimit
+	vault, err := testbed.StartVault(ctx, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = vault.Close() })
+	b := *shared
+	b.vault = vault
+	if err := b.setUpVault(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return &b
 }
 
 // describe prints what a failed test has left, without data of Secrets.

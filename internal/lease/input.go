@@ -25,6 +25,8 @@ type Input struct {
 	Held Held
 	// LostID is the id of a lease that the backend says is no more.
 	LostID string
+	// SuspectID is the id of a lease that was missing from a list of the backend's. A list is a hint.
+	SuspectID string
 	// Tries are the failures so far.
 	Tries Tries
 	// RequestLimit is how long the backend may go on with a request that nobody waits for.
@@ -130,6 +132,8 @@ const (
 	DeleteSecret Action = "DeleteSecret"
 	// RenewLease renews by id.
 	RenewLease Action = "RenewLease"
+	// VerifyLease asks the backend whether a suspect lease lives.
+	VerifyLease Action = "VerifyLease"
 	// AcknowledgeRenew notes an order to renew that there is nothing to do for.
 	AcknowledgeRenew Action = "AcknowledgeRenew"
 	// ExtendToken extends the issuing token.

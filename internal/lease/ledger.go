@@ -15,7 +15,7 @@ import (
 // Journal begins an attempt: the session's token exists, its credential is about to be asked for.
 func Journal(st *v1alpha1.DynamicSecretStatus, where v1alpha1.LeaseRecord, s Session, now time.Time) {
 	rec := where
-	rec.StartedAt = metav1.NewTime(now)
+	rec.StartedAt = floor(now)
 	rec.TokenAccessor = s.Accessor
 	setToken(&rec, Term{At: s.At, Duration: s.TTL, Renewable: s.Renewable})
 	st.Attempt = &rec
@@ -31,7 +31,7 @@ func Record(d *v1alpha1.DynamicSecret, a Answer, digest string, now time.Time) {
 		why = CauseUnpublished
 	}
 	RetireLease(d, why, now)
-	issued := metav1.NewTime(a.Term.At)
+	issued := floor(a.Term.At)
 	rec.IssuedAt = &issued
 	rec.ID = a.LeaseID
 	if Leased(&rec) {
@@ -85,7 +85,7 @@ func RetireLease(d *v1alpha1.DynamicSecret, reason string, now time.Time) {
 	}
 	retire(st, rec, reason, now)
 	if over(reason) && d.Spec.Lease.Reissue == v1alpha1.ReissueNever {
-		at := metav1.NewTime(now)
+		at := floor(now)
 		st.GrantEndedAt = &at
 	}
 }
@@ -109,7 +109,7 @@ func retire(st *v1alpha1.DynamicSecretStatus, rec v1alpha1.LeaseRecord, reason s
 func Resolve(st *v1alpha1.DynamicSecretStatus, accessor, id string, now time.Time) {
 	for i := range st.Retiring {
 		if st.Retiring[i].TokenAccessor == accessor {
-			at := metav1.NewTime(now)
+			at := floor(now)
 			st.Retiring[i].ID, st.Retiring[i].EndAfter = id, &at
 		}
 	}
@@ -128,7 +128,7 @@ func Renewed(d *v1alpha1.DynamicSecret, t Term, asked time.Duration) {
 	rec := d.Status.Lease
 	elapsed, before := t.At.Sub(lastGrant(rec)), rec.ExpiresAt
 	setTerm(rec, t)
-	at := metav1.NewTime(t.At)
+	at := floor(t.At)
 	rec.RenewedAt = &at
 	rec.Renewals++
 	// Without a warning, a maximum shows in an end that stands still although less than asked was granted and time
@@ -187,7 +187,8 @@ func setToken(rec *v1alpha1.LeaseRecord, t Term) {
 	}
 }
 
-// floor and ceil: the API keeps whole seconds. An end is rounded down, the start of a wait up, so that rounding never
+// floor and ceil: the API keeps whole seconds, and what is planned from a status that was just written must be what is
+// planned from it when it is read again, or each write would be followed by another. An end is rounded down, the start of a wait up, so that rounding never
 // makes anything too late or too early.
 func floor(t time.Time) metav1.Time { return metav1.NewTime(t.Truncate(time.Second)) }
 

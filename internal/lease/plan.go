@@ -17,6 +17,7 @@ var rules = []func(*view) *Step{
 	attemptIsSettled,
 	revoked,
 	leaseIsOver,
+	verify,
 	renew,
 	extendToken,
 	publish,
@@ -226,6 +227,14 @@ func leaseIsOver(v *view) *Step {
 		return &Step{Action: DropLease, Reason: v1alpha1.ReasonGrantEnded}
 	}
 	return nil
+}
+
+// verify: a list that lacks the lease proves nothing; the backend is asked about it.
+func verify(v *view) *Step {
+	if !Leased(v.lease) || v.SuspectID != v.lease.ID {
+		return nil
+	}
+	return &Step{Action: VerifyLease, Reason: v1alpha1.ReasonLeaseLost}
 }
 
 func renew(v *view) *Step {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -125,6 +126,8 @@ type APIRequest struct {
 	Namespace   string
 	Name        string
 	Code        int
+	// DryRun asked the API server to store nothing.
+	DryRun bool
 }
 
 // Mark is the present end of the API server's audit log.
@@ -137,6 +140,7 @@ func (c *ControlPlane) Requests(since Mark, match func(APIRequest) bool) ([]APIR
 	err := linesSince(c.auditPath(), since, func(line []byte) error {
 		var raw struct {
 			StageTimestamp time.Time
+			RequestURI     string
 			Verb           string
 			User           struct{ Username string }
 			ObjectRef      struct{ Resource, Subresource, Namespace, Name string }
@@ -149,6 +153,7 @@ func (c *ControlPlane) Requests(since Mark, match func(APIRequest) bool) ([]APIR
 			Time: raw.StageTimestamp, User: raw.User.Username, Verb: raw.Verb,
 			Resource: raw.ObjectRef.Resource, Subresource: raw.ObjectRef.Subresource,
 			Namespace: raw.ObjectRef.Namespace, Name: raw.ObjectRef.Name, Code: raw.ResponseStatus.Code,
+			DryRun: strings.Contains(raw.RequestURI, "dryRun=All"),
 		}
 		if match(r) {
 			found = append(found, r)

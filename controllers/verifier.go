@@ -1,0 +1,120 @@
+package controllers
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+// ListFunc lists the leases of a path in a provider's backend.
+type ListFunc func(ctx context.Context, p v1alpha1.Provider, namespace, path string) (map[string]bool, error)
+
+const (
+	// settleTime is how old a lease must be before its absence from a list means anything: a standby lags behind.
+	settleTime = 10 * time.Second
+	// lookupRounds is over how many intervals single look-ups are spread where the backend does not let us list.
+	lookupRounds = 10
+)
+
+// verifier notices leases that were revoked behind our back. It asks for one list a path, so its cost grows with roles
+// and not with leases. What is missing from a list is only suspect: the object's own reconciliation asks about it.
+type verifier struct {
+	clock    clock.WithTicker
+	cache    client.Reader
+	list     ListFunc
+	memory   *memory
+	interval time.Duration
+	// found takes the objects with a suspect lease to the work queue.
+	found chan event.GenericEvent
+	round int
+}
+
+func newVerifier(c clock.PassiveClock, cache client.Reader, list ListFunc, m *memory, interval time.Duration) *verifier {
+	v := &verifier{cache: cache, list: list, memory: m, interval: interval, found: make(chan event.GenericEvent)}
+	if ticking, ok := c.(clock.WithTicker); ok {
+		v.clock = ticking
+	} else {
+		v.clock = clock.RealClock{}
+	}
+	return v
+}
+
+// role is what one list is about.
+type role struct {
+	kind, name, namespace string // of the provider
+	vaultNamespace, path  string
+}
+
+// Start looks once an interval, on the leader only.
+func (v *verifier) Start(ctx context.Context) error {
+	ticker := v.clock.NewTicker(v.interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C():
+			v.look(ctx)
+		}
+	}
+}
+
+// look lists every path that has leases.
+func (v *verifier) look(ctx context.Context) {
+	var list v1alpha1.DynamicSecretList
+	if err := v.cache.List(ctx, &list); err != nil {
+		log.FromContext(ctx).Error(err, "listing DynamicSecrets in the cache")
+		return
+	}
+	v.round++
+	roles := map[role][]*v1alpha1.DynamicSecret{}
+	for i := range list.Items {
+		d := &list.Items[i]
+		if rec := d.Status.Lease; lease.Leased(rec) && rec.IssuedAt != nil && v.clock.Now().Sub(rec.IssuedAt.Time) > settleTime {
+			namespace := d.Namespace
+			if rec.Provider.Kind == v1alpha1.ProviderKindCluster {
+				namespace = ""
+			}
+			k := role{rec.Provider.Kind, rec.Provider.Name, namespace, rec.VaultNamespace, rec.Path}
+			roles[k] = append(roles[k], d)
+		}
+	}
+	for k, users := range roles {
+		v.compare(ctx, k, users)
+	}
+}
+
+// compare the recorded leases of one path with the backend's.
+func (v *verifier) compare(ctx context.Context, k role, users []*v1alpha1.DynamicSecret) {
+	p, err := getProvider(ctx, v.cache, k.kind, k.name, k.namespace)
+	if err != nil {
+		return // its reconciliation says so
+	}
+	live, err := v.list(ctx, p, k.vaultNamespace, k.path)
+	denied := err != nil && lease.KindOf(err) == lease.Denied
+	if err != nil && !denied {
+		log.FromContext(ctx).V(1).Info("leases cannot be listed", "path", k.path, "error", err.Error())
+		return
+	}
+	for i, d := range users {
+		// Where listing is denied each lease is asked about by itself, a few in each round.
+		if missing := !live[d.Status.Lease.ID]; (denied && i%lookupRounds == v.round%lookupRounds) || (!denied && missing) {
+			v.raise(ctx, d)
+		}
+	}
+}
+
+func (v *verifier) raise(ctx context.Context, d *v1alpha1.DynamicSecret) {
+	v.memory.suspect(client.ObjectKeyFromObject(d), d.Status.Lease.ID)
+	select {
+	case v.found <- event.GenericEvent{Object: d}:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,150 @@
+//go:build integration
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/testbed"
+)
+
+// In this storm 20 objects are issued, renewed, replaced, deleted and made again while the manager is killed 200 times
+// at random instants. Leases last an hour, so that one which is left behind is still there to be counted at the end.
+func TestTwoHundredKillsLeaveExactlyOneLeaseForEachObjectAndNoneAfterDeletion(t *testing.T) {
+	t.Parallel()
+	const objects, kills = 20, 200
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+
+	// Without the race detector it starts fast enough to be killed while it works.
+	quick := filepath.Join(t.TempDir(), "manager")
+	if out, err := exec.Command("go", "build", "-o", quick, "../..").CombinedOutput(); err != nil {
+		t.Fatalf("building the manager: %v\n%s", err, out)
+	}
+	b := ownBedWith(t, quick, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, "--leader-elect=false")
+	r := newRoom(t, b)
+	name := func(i int) string { return fmt.Sprintf("orders-%d", i) }
+	for i := range objects {
+		r.apply(name(i))
+	}
+	for kill := range kills {
+		for range 3 {
+			r.stir(name(random.IntN(objects)), random.IntN(4), kill)
+		}
+		time.Sleep(time.Duration(random.IntN(700)) * time.Millisecond)
+		r.must(b.manager.Kill())
+		r.must(b.manager.Start())
+	}
+	for i := range objects {
+		r.ensure(name(i))
+	}
+	r.eventually("every object to be at rest", func() bool {
+		for i := range objects {
+			if !atRest(r.get(name(i))) {
+				return false
+			}
+		}
+		return true
+	})
+	r.verifyLedger(objects)
+	for i := range objects {
+		r.must(client.IgnoreNotFound(b.kube.Delete(t.Context(), r.secret(name(i)))))
+	}
+	for i := range objects {
+		r.eventually(name(i)+" to be gone", func() bool { return r.get(name(i)) == nil })
+	}
+	r.nothingLeft()
+	issued, err := b.vault.Requests(0, "^read "+r.name+"/creds/")
+	r.must(err)
+	t.Logf("%d kills, %d issues asked for, 0 leaked", kills, len(issued))
+}
+
+// stir asks something of an object: a renewal, a replacement, its deletion, its making.
+func (r *room) stir(name string, what, serial int) {
+	r.t.Helper()
+	annotation := map[int]string{0: v1alpha1.RenewRequestedAtAnnotation, 1: v1alpha1.RotateRequestedAtAnnotation}[what]
+	switch {
+	case annotation != "":
+		d := r.get(name)
+		if d == nil || !d.DeletionTimestamp.IsZero() {
+			return
+		}
+		patch := client.MergeFrom(d.DeepCopy())
+		metav1.SetMetaDataAnnotation(&d.ObjectMeta, annotation, fmt.Sprint(serial))
+		r.must(client.IgnoreNotFound(r.kube.Patch(context.Background(), d, patch)))
+	case what == 2:
+		r.must(client.IgnoreNotFound(r.kube.Delete(context.Background(), r.secret(name))))
+	default:
+		if r.get(name) == nil {
+			r.apply(name)
+		}
+	}
+}
+
+// ensure makes the object where it is gone or going.
+func (r *room) ensure(name string) {
+	r.t.Helper()
+	r.eventually(name+" to be there", func() bool {
+		d := r.get(name)
+		if d == nil {
+			r.apply(name)
+			return true
+		}
+		return d.DeletionTimestamp.IsZero()
+	})
+}
+
+// atRest: Ready, and nothing is owed to the backend.
+func atRest(d *v1alpha1.DynamicSecret) bool {
+	if d == nil || d.Status.Attempt != nil || d.Status.Lease == nil || len(d.Status.Retiring) > 0 ||
+		d.Status.ObservedGeneration != d.Generation ||
+		d.Status.LastHandledRotateAt != d.Annotations[v1alpha1.RotateRequestedAtAnnotation] {
+		return false
+	}
+	return slices.ContainsFunc(d.Status.Conditions, func(c metav1.Condition) bool {
+		return c.Type == v1alpha1.ReadyCondition && c.Status == metav1.ConditionTrue
+	})
+}
+
+// verifyLedger compares what Vault has, what PostgreSQL has, what is recorded and what the Secrets hold.
+func (r *room) verifyLedger(objects int) {
+	r.t.Helper()
+	var list v1alpha1.DynamicSecretList
+	r.must(r.kube.List(context.Background(), &list, client.InNamespace(r.name)))
+	var recorded, held []string
+	for i := range list.Items {
+		d := &list.Items[i]
+		recorded = append(recorded, d.Status.Lease.ID)
+		s := r.target(d.TargetName())
+		if s == nil {
+			r.t.Fatalf("%s has no Secret", d.Name)
+		}
+		if err := r.login(s); err != nil {
+			r.t.Errorf("the Secret of %s does not log in: %v", d.Name, err)
+		}
+		held = append(held, string(s.Data["username"]))
+	}
+	slices.Sort(recorded)
+	slices.Sort(held)
+	if len(recorded) != objects {
+		r.t.Fatalf("%d leases are recorded for %d objects", len(recorded), objects)
+	}
+	r.eventually("Vault to have just the recorded leases, and PostgreSQL just the users of the Secrets", func() bool {
+		leases, users := r.leases(), r.users()
+		slices.Sort(leases)
+		slices.Sort(users)
+		return slices.Equal(leases, recorded) && slices.Equal(users, held)
+	})
+}

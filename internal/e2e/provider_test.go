@@ -1,0 +1,366 @@
+//go:build integration
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/testbed"
+)
+
+// namespacedProvider is the room's provider as a SecretProvider, not created yet; it has no keeperAuth.
+func (r *room) namespacedProvider() *v1alpha1.SecretProvider {
+	p := &v1alpha1.SecretProvider{ObjectMeta: r.named(r.name)}
+	p.Spec.ProviderSpec = r.provider().Spec.ProviderSpec
+	p.Spec.Vault.KeeperAuth = nil
+	return p
+}
+
+// byNamespaced points an object to the SecretProvider.
+func byNamespaced(d *v1alpha1.DynamicSecret) {
+	d.Spec.ProviderRef.Kind = v1alpha1.ProviderKindNamespaced
+}
+
+// untilStatus waits until a condition of a provider of either kind has a reason, and returns its message.
+func untilStatus(r *room, p interface {
+	client.Object
+	v1alpha1.Provider
+}, condition, reason string) string {
+	r.t.Helper()
+	var c *metav1.Condition
+	r.eventually(p.GetName()+" to have "+condition+" for "+reason, func() bool {
+		r.must(r.kube.Get(context.Background(), client.ObjectKeyFromObject(p), p))
+		c = meta.FindStatusCondition(p.ProviderStatus().Conditions, condition)
+		return c != nil && c.Reason == reason && c.ObservedGeneration == p.GetGeneration()
+	})
+	return c.Message
+}
+
+// policyWithout is a keeper's policy that lacks some lines.
+func policyWithout(lines ...string) string {
+	var kept []string
+	for _, line := range strings.Split(keeperPolicy, "\n") {
+		if !slices.ContainsFunc(lines, func(path string) bool { return strings.Contains(line, `"`+path+`"`) }) {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept, "\n")
+}
+
+// withOwnKeeper gives the room's provider a keeper with a role of its own, called like the room, and -keeper.
+func withOwnKeeper() option {
+	return withProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.KeeperAuth.Kubernetes.Role = p.Name + "-keeper" })
+}
+
+func (r *room) keeperMay(policy string) {
+	r.t.Helper()
+	r.must(r.vault.WritePolicy(r.t.Context(), r.name+"-keeper", policy))
+	r.must(r.vault.WriteRole(r.t.Context(), "kubernetes", r.name+"-keeper", testbed.KubernetesRole{
+		ServiceAccounts: []string{managerAccount}, Namespaces: []string{managerNamespace},
+		Policies: []string{r.name + "-keeper"}, Audience: "vault",
+	}))
+}
+
+func TestAProviderTellsWhatAnswersAtItsAddress(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared)
+	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
+	p := r.provider()
+	if s := p.Status.Server; s == nil || s.Kind != "Vault" || s.Version != "1.21.0" {
+		t.Errorf("server: %+v", s)
+	}
+	if len(p.Status.MissingCapabilities) != 0 || len(p.Status.Conditions) != 1 || p.Status.ObservedGeneration != p.Generation {
+		t.Errorf("status: %+v", p.Status)
+	}
+}
+
+func TestAKeeperWithoutALineIssuesNothingUntilItHasIt(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared, withOwnKeeper(), withProxy())
+	r.keeperMay(policyWithout("auth/token/revoke-accessor", "sys/leases/revoke"))
+	mark := r.vaultMark()
+	message := r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonKeeperPolicyIncomplete)
+	want := []string{"auth/token/revoke-accessor: update", "sys/leases/revoke: update"}
+	if got := r.provider().Status.MissingCapabilities; !slices.Equal(got, want) {
+		t.Errorf("missing: %q, want %q", got, want)
+	}
+	for _, line := range want {
+		if !strings.Contains(message, line) {
+			t.Errorf("no %q in %q", line, message)
+		}
+	}
+	logins := r.tries("^GET /v1/" + r.name)
+	r.apply("orders")
+	r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonProviderNotReady)
+	if len(logins) != 0 || r.minted(mark) != 0 || len(r.tokens()) != 0 {
+		t.Error("something was issued")
+	}
+	r.keeperMay(keeperPolicy)
+	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
+	r.untilReady("orders")
+	if len(r.provider().Status.MissingCapabilities) != 0 {
+		t.Error("the missing lines are still told")
+	}
+	r.untilAlive(1)
+}
+
+func TestAReadyProviderWhoseKeeperLosesALineSaysSoAndLeasesLiveOn(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared, withOwnKeeper())
+	r.keeperMay(keeperPolicy)
+	before := r.ready("orders")
+	r.keeperMay(policyWithout("sys/leases/revoke"))
+	r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonKeeperPolicyIncomplete)
+	r.askFor(v1alpha1.RenewRequestedAtAnnotation, "now")
+	after := r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool { return d.Status.LastHandledRenewAt == "now" })
+	if after.Status.Lease.ID != before.Status.Lease.ID || !meta.IsStatusConditionTrue(after.Status.Conditions, v1alpha1.ReadyCondition) {
+		t.Errorf("lease %s became %s", before.Status.Lease.ID, after.Status.Lease.ID)
+	}
+	r.keeperMay(keeperPolicy)
+	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
+}
+
+func TestASecretProviderWithoutKeeperSaysWhatItLacks(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared)
+	p := r.namespacedProvider()
+	r.create(p)
+	message := untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonNoKeeper)
+	want := []string{
+		"auth/token/lookup-accessor: update", "auth/token/renew-accessor: update", "auth/token/revoke-accessor: update", "sys/leases/revoke: update",
+	}
+	if !slices.Equal(p.Status.MissingCapabilities, want) {
+		t.Errorf("missing: %q, want %q", p.Status.MissingCapabilities, want)
+	}
+	for _, say := range append(want, "keeperAuth is not set", "leases that are left run out by themselves") {
+		if !strings.Contains(message, say) {
+			t.Errorf("no %q in %q", say, message)
+		}
+	}
+	if meta.FindStatusCondition(p.Status.Conditions, v1alpha1.StalledCondition) != nil {
+		t.Error("it is Stalled")
+	}
+	r.ready("orders", byNamespaced)
+	r.must(r.login(r.target("orders")))
+	// What auth lacks for the keeper's work is given, so that the lease can be ended.
+	r.must(r.vault.WritePolicy(t.Context(), r.name, `path "`+r.name+`/*" { capabilities = ["read"] }`+"\n"+keeperPolicy))
+	r.eventually("nothing to be missing", func() bool {
+		untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonNoKeeper)
+		return len(p.Status.MissingCapabilities) == 0
+	})
+	r.remove("orders")
+	if ids := r.leases(); len(ids) != 0 {
+		t.Errorf("leases are left: %v", ids)
+	}
+}
+
+func TestASecretProviderHasAKeeperOfItsOwnNamespace(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared)
+	r.create(r.account("keeper"))
+	r.must(r.vault.WriteRole(t.Context(), "kubernetes", r.name+"-keeper", testbed.KubernetesRole{
+		ServiceAccounts: []string{"keeper"}, Namespaces: []string{r.name}, Policies: []string{"keeper"}, Audience: "vault",
+	}))
+	p := r.namespacedProvider()
+	p.Spec.Vault.KeeperAuth = &v1alpha1.VaultKeeperAuth{Kubernetes: &v1alpha1.VaultKeeperKubernetesAuth{
+		Mount: "kubernetes", Role: r.name + "-keeper", ServiceAccountRef: v1alpha1.KeeperServiceAccount{Name: "keeper", Audiences: []string{"vault"}},
+	}}
+	r.create(p)
+	untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
+	r.ready("orders", byNamespaced)
+	r.must(r.login(r.target("orders")))
+	r.askFor(v1alpha1.RenewRequestedAtAnnotation, "now")
+	r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool {
+		return d.Status.LastHandledRenewAt == "now" && d.Status.Lease.Renewals == 1
+	})
+	r.remove("orders")
+	if ids := r.leases(); len(ids) != 0 {
+		t.Errorf("leases are left: %v", ids)
+	}
+}
+
+// staticToken makes a token of the room's policy and the keeper's, and keeps it in a Secret.
+func (r *room) staticToken() (token string) {
+	r.t.Helper()
+	rules := `path "` + r.name + `/*" { capabilities = ["read"] }` + "\n" + `path "auth/token/create" { capabilities = ["update"] }`
+	r.must(r.vault.WritePolicy(r.t.Context(), r.name, rules))
+	answer, err := r.vault.Root.Logical().WriteWithContext(r.t.Context(), "auth/token/create", map[string]any{
+		"policies": []string{r.name, "keeper"}, "no_parent": true, "ttl": "2h",
+	})
+	r.must(err)
+	token = answer.Auth.ClientToken
+	r.create(&corev1.Secret{ObjectMeta: r.named("vault-token"), Data: map[string][]byte{"token": []byte(token + "\n")}})
+	return token
+}
+
+func TestATokenInASecretIssuesByAChildOfItAndSurvives(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared)
+	token := r.staticToken()
+	p := r.namespacedProvider()
+	auth := v1alpha1.VaultTokenAuth{SecretRef: v1alpha1.SecretKeyReference{SecretReference: v1alpha1.SecretReference{Name: "vault-token"}}}
+	p.Spec.Vault.Auth = v1alpha1.VaultAuth{Token: &auth}
+	p.Spec.Vault.KeeperAuth = &v1alpha1.VaultKeeperAuth{Token: &auth}
+	r.create(p)
+	untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
+	one := r.ready("orders", byNamespaced)
+	two := r.ready("more", byNamespaced)
+	if one.Status.Lease.TokenAccessor == two.Status.Lease.TokenAccessor || one.Status.Lease.TokenAccessor == "" {
+		t.Error("two issues have one token")
+	}
+	r.must(r.login(r.target("orders")))
+	r.untilAlive(2)
+	r.remove("orders")
+	r.remove("more")
+	r.untilAlive(0)
+	c, err := r.vault.Client(token)
+	r.must(err)
+	if _, err := c.Auth().Token().LookupSelfWithContext(t.Context()); err != nil {
+		t.Errorf("the token in the Secret is gone: %v", err)
+	}
+}
+
+func TestATokenThatIsMissingInASecretIsSaidAndIsNoticedWhenItComes(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared)
+	p := r.namespacedProvider()
+	auth := v1alpha1.VaultTokenAuth{SecretRef: v1alpha1.SecretKeyReference{SecretReference: v1alpha1.SecretReference{Name: "vault-token"}}}
+	p.Spec.Vault.Auth = v1alpha1.VaultAuth{Token: &auth}
+	r.create(p)
+	message := untilStatus(r, p, v1alpha1.StalledCondition, v1alpha1.ReasonInvalidSpec)
+	if !strings.Contains(message, "vault-token") {
+		t.Errorf("it says %q", message)
+	}
+	r.apply("orders", byNamespaced)
+	r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonProviderNotReady)
+	r.staticToken()
+	r.untilReady("orders")
+}
+
+func TestAProviderStaysWhileALeaseNeedsItAndNamesTheHolder(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{v1alpha1.ProviderKindCluster, v1alpha1.ProviderKindNamespaced} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			r := newRoom(t, shared)
+			var p interface {
+				client.Object
+				v1alpha1.Provider
+			} = r.provider()
+			if kind == v1alpha1.ProviderKindNamespaced {
+				s := r.namespacedProvider()
+				s.Spec.Vault.KeeperAuth = r.provider().Spec.Vault.KeeperAuth.DeepCopy()
+				s.Spec.Vault.KeeperAuth.Kubernetes.ServiceAccountRef = v1alpha1.KeeperServiceAccount{Name: "orders", Audiences: []string{"vault"}}
+				s.Spec.Vault.KeeperAuth.Kubernetes.Role = r.name
+				r.must(r.vault.WritePolicy(t.Context(), r.name, `path "`+r.name+`/*" { capabilities = ["read"] }`+"\n"+keeperPolicy))
+				r.create(s)
+				p = s
+			}
+			r.ready("orders", func(d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Kind = kind })
+			r.must(r.kube.Delete(t.Context(), p))
+			message := untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonInUse)
+			if !strings.Contains(message, r.name+"/orders") {
+				t.Errorf("it does not name the holder: %q", message)
+			}
+			r.apply("late", func(d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Kind = kind })
+			r.untilReason("late", v1alpha1.StalledCondition, v1alpha1.ReasonProviderDeleting)
+			if d := r.get("orders"); !meta.IsStatusConditionTrue(d.Status.Conditions, v1alpha1.ReadyCondition) {
+				t.Error("the holder is not Ready any more")
+			}
+			r.remove("orders")
+			if ids := r.leases(); len(ids) != 0 {
+				t.Errorf("leases are left: %v", ids)
+			}
+			r.eventually("the provider to go", func() bool { return r.gone(p) })
+			r.untilReason("late", v1alpha1.StalledCondition, v1alpha1.ReasonProviderNotFound)
+		})
+	}
+}
+
+// gone says whether an object is no more.
+func (r *room) gone(o client.Object) bool {
+	r.t.Helper()
+	err := r.kube.Get(context.Background(), client.ObjectKeyFromObject(o), o)
+	r.must(client.IgnoreNotFound(err))
+	return err != nil
+}
+
+// kstatus is what Flux, and whoever else uses the library, sees in an object.
+func (r *room) kstatus(o client.Object) (status.Status, string) {
+	r.t.Helper()
+	kind := dynamic
+	if p, ok := o.(v1alpha1.Provider); ok {
+		kind = p.Kind()
+	}
+	u := &unstructured.Unstructured{}
+	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind))
+	r.must(r.kube.Get(context.Background(), client.ObjectKeyFromObject(o), u))
+	result, err := status.Compute(u)
+	r.must(err)
+	return result.Status, result.Message
+}
+
+func (r *room) untilKstatus(o client.Object, want status.Status) {
+	r.t.Helper()
+	var got status.Status
+	var message string
+	r.eventually(fmt.Sprintf("%s to be %s for kstatus", o.GetName(), want), func() bool {
+		got, message = r.kstatus(o)
+		return got == want
+	})
+	if message == "" && want != status.CurrentStatus {
+		r.t.Errorf("%s has no message", want)
+	}
+}
+
+func TestKstatusReadsTheConditions(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared, withProxy())
+	orders := &v1alpha1.DynamicSecret{ObjectMeta: r.named("orders")}
+	r.must(r.proxy.Break(testbed.Fault{Path: "/creds/", Action: testbed.Refuse}))
+	r.apply("orders")
+	r.untilReason("orders", v1alpha1.ReconcilingCondition, v1alpha1.ReasonBackendUnavailable)
+	r.untilKstatus(orders, status.InProgressStatus)
+	r.proxy.Clear()
+	r.untilReady("orders")
+	r.untilKstatus(orders, status.CurrentStatus)
+	r.untilKstatus(r.provider(), status.CurrentStatus)
+	r.edit("orders", func(d *v1alpha1.DynamicSecret) { asking("%s/creds/none")(r, d) })
+	r.untilKstatus(orders, status.FailedStatus)
+	r.edit("orders", func(d *v1alpha1.DynamicSecret) { asking("%s/creds/orders")(r, d) })
+	r.untilKstatus(orders, status.CurrentStatus)
+	r.must(r.kube.Delete(t.Context(), r.provider()))
+	r.untilKstatus(r.provider(), status.TerminatingStatus)
+	r.must(r.proxy.RefuseConnections())
+	r.must(r.kube.Delete(t.Context(), orders))
+	r.untilKstatus(orders, status.TerminatingStatus)
+	r.must(r.proxy.Accept())
+	r.eventually("both to go", func() bool {
+		return r.gone(orders) && r.gone(&v1alpha1.ClusterSecretProvider{ObjectMeta: metav1.ObjectMeta{Name: r.name}})
+	})
+}
+
+func TestKstatusReadsAProvidersConditions(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared, withOwnKeeper(), withProxy())
+	r.keeperMay(policyWithout("sys/leases/renew", "sys/leases/revoke"))
+	r.untilKstatus(r.provider(), status.FailedStatus)
+	r.must(r.proxy.RefuseConnections())
+	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonBackendUnavailable)
+	r.untilKstatus(r.provider(), status.InProgressStatus)
+	r.keeperMay(keeperPolicy)
+	r.must(r.proxy.Accept())
+	r.untilKstatus(r.provider(), status.CurrentStatus)
+}
