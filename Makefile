@@ -15,7 +15,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 # -p 2: packages with real servers share the machine with their servers.
 GO_TEST := go test -race -p 2
-INTEGRATION := $(GO_TEST) -tags integration -count=1 -timeout 40m
+# Most of the time servers and clocks are waited for, so more tests than processors run at once.
+INTEGRATION := $(GO_TEST) -tags integration -count=1 -parallel 6 -timeout 40m
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml charts/leasekeeper/crds charts/leasekeeper/files
 
 ##@ Everyday

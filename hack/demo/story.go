@@ -123,7 +123,7 @@ func (s *stage) isRevokedBehindOurBack(ctx context.Context, old credential) (cre
 	}
 	fmt.Print(indent(string(out)))
 	// The lease was young: only the revocation can be why it is replaced now.
-	return s.replaced(ctx, old, 30*time.Second)
+	return s.replaced(ctx, old, time.Minute)
 }
 
 // isDeleted: with the object goes everything that was made for it.

@@ -29,15 +29,24 @@ Ctrl-C here stops everything and removes its files.`, env, s.applySamples(), s.b
 	return nil
 }
 
-// applySamples is how the samples are applied: as they are, unless their Vault's
-// port was taken.
+// applySamples is how the samples are applied: as they are, unless their Vault's port was taken or there is no PostgreSQL
+// to lease users of.
 func (s *stage) applySamples() string {
 	want := fmt.Sprintf("http://127.0.0.1:%d", longLeases.vaultPort)
-	if s.vault.Address == want {
+	_, database := s.backend.(*postgres)
+	if s.vault.Address == want && database {
 		return "kubectl apply -f config/samples/"
 	}
-	say("Port %d was taken, so the samples need another address.", longLeases.vaultPort)
-	return fmt.Sprintf(`sed -s -e 's#%s#%s#' -e '$a---' config/samples/*.yaml | kubectl apply -f -`, want, s.vault.Address)
+	edits := ""
+	if s.vault.Address != want {
+		say("Port %d was taken, so the samples need another address.", longLeases.vaultPort)
+		edits += fmt.Sprintf(" -e 's#%s#%s#'", want, s.vault.Address)
+	}
+	if !database {
+		say("There is no PostgreSQL, so the samples need another engine.")
+		edits += fmt.Sprintf(" -e 's#^    path: database/creds/orders#    %s#'", s.backend.request())
+	}
+	return "sed -s" + edits + " -e '$a---' config/samples/*.yaml | kubectl apply -f -"
 }
 
 // writeEnv writes a file to source, next to the control plane's files. It holds

@@ -240,18 +240,9 @@ func (r *room) read(name string, into client.Object) bool {
 }
 
 // edit changes a DynamicSecret.
-func (r *room) edit(name string, change func(*v1alpha1.DynamicSecret)) {
+func (r *room) edit(name string, how func(*v1alpha1.DynamicSecret)) {
 	r.t.Helper()
-	r.eventually("an edit of "+name+" to be taken", func() bool {
-		d := r.get(name)
-		change(d)
-		err := r.kube.Update(context.Background(), d)
-		if apierrors.IsConflict(err) {
-			return false
-		}
-		r.must(err)
-		return true
-	})
+	change(r, &v1alpha1.DynamicSecret{ObjectMeta: r.named(name)}, how)
 }
 
 // remove deletes a DynamicSecret and waits until it is gone.
@@ -366,6 +357,20 @@ func (r *room) backsOff(pattern string, after int) {
 		if gap := at[i+1].Sub(at[i]); gap < least {
 			r.t.Errorf("try %d came %s after the one before, want %s or more", i+2, gap, least)
 		}
+	}
+}
+
+// staysCalm waits until the manager has looked at the provider once more, and fails where it asked the API server for
+// the room again and again meanwhile.
+func (r *room) staysCalm() {
+	r.t.Helper()
+	const looks, most = "/v1/sys/health$", 12
+	mark, before := r.apiMark(), len(r.tries(looks))
+	r.eventually("the next look at the provider", func() bool { return len(r.tries(looks)) > before })
+	manager := "system:serviceaccount:" + managerNamespace + ":" + managerAccount
+	found, err := r.plane.Requests(mark, func(a testbed.APIRequest) bool { return a.User == manager && a.Namespace == r.name })
+	if r.must(err); len(found) > most {
+		r.t.Errorf("%d requests to the API server between two looks at the provider, want %d at most", len(found), most)
 	}
 }
 

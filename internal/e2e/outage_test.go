@@ -1,0 +1,165 @@
+//go:build integration
+
+package e2e
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/testbed"
+)
+
+func TestARenewalThatIsNotServedChangesNothing(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared, withProxy())
+	before := r.ready("orders")
+	version := r.target("orders").ResourceVersion
+	mark := r.vaultMark()
+	for status, words := range map[int]string{
+		http.StatusTooManyRequests: "rate limit quota exceeded", 472: "replication secondary", 473: "performance standby",
+		http.StatusServiceUnavailable: "Vault is sealed", http.StatusBadGateway: "bad gateway", http.StatusInternalServerError: "internal error",
+		http.StatusBadRequest: "something else", http.StatusForbidden: "permission denied",
+	} {
+		body := strings.Replace(vaultSays, "%s", words, 1)
+		r.must(r.proxy.Break(testbed.Fault{Path: "^/v1/sys/leases/renew$", Action: testbed.Answer, Status: status, Body: body, ContentType: "application/json"}))
+		r.askFor(v1alpha1.RenewRequestedAtAnnotation, words)
+		r.untilReason("orders", v1alpha1.ReconcilingCondition, v1alpha1.ReasonRenewing)
+		if d := r.get("orders"); !meta.IsStatusConditionTrue(d.Status.Conditions, v1alpha1.ReadyCondition) {
+			t.Errorf("%d: Ready is not True", status)
+		}
+		r.proxy.Clear()
+		r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool {
+			return d.Status.LastHandledRenewAt == words && meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReconcilingCondition) == nil
+		})
+	}
+	if after := r.get("orders"); after.Status.Lease.ID != before.Status.Lease.ID || r.minted(mark) != 0 || r.target("orders").ResourceVersion != version {
+		t.Errorf("lease %s became %s, %d credentials were asked for", before.Status.Lease.ID, after.Status.Lease.ID, r.minted(mark))
+	}
+}
+
+// askFor sets an annotation of the room's object.
+func (r *room) askFor(annotation, value string) {
+	r.t.Helper()
+	r.edit("orders", func(d *v1alpha1.DynamicSecret) { metav1.SetMetaDataAnnotation(&d.ObjectMeta, annotation, value) })
+}
+
+func TestASealedVaultChangesNothingAndIsNotAskedForMore(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, withVault(t, testbed.VaultOptions{}))
+	before := r.ready("orders")
+	version := r.target("orders").ResourceVersion
+	mark := r.vaultMark()
+	r.must(r.vault.Seal(t.Context()))
+	if message := r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonBackendUnavailable); !strings.Contains(message, "is sealed") {
+		t.Errorf("the provider says %q", message)
+	}
+	r.apply("more")
+	r.untilReason("more", v1alpha1.ReadyCondition, v1alpha1.ReasonProviderNotReady)
+	r.askFor(v1alpha1.RenewRequestedAtAnnotation, "now")
+	r.untilReason("orders", v1alpha1.ReconcilingCondition, v1alpha1.ReasonRenewing)
+	r.must(r.vault.Unseal(t.Context()))
+	r.untilReady("more")
+	after := r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool { return d.Status.LastHandledRenewAt == "now" })
+	if after.Status.Lease.ID != before.Status.Lease.ID || r.target("orders").ResourceVersion != version {
+		t.Error("the credential was replaced")
+	}
+	if n := r.minted(mark); n != 1 {
+		t.Errorf("%d credentials were asked for, want 1", n)
+	}
+	r.untilAlive(2)
+	r.remove("orders")
+	r.remove("more")
+	r.untilAlive(0)
+}
+
+func TestACertificateThatDoesNotVerifyIsSaidAndNothingIsSent(t *testing.T) {
+	t.Parallel()
+	b := withVault(t, testbed.VaultOptions{TLS: true})
+	ref := func(kind, key string) *v1alpha1.TLSConfig {
+		return &v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: kind, Name: "vault-ca", Namespace: managerNamespace, Key: key}}
+	}
+	for _, c := range []struct {
+		name, reason, says string
+		tls                *v1alpha1.TLSConfig
+	}{
+		{"a caBundle of another authority", v1alpha1.ReasonTLSFailed, "unknown authority", &v1alpha1.TLSConfig{CABundle: b.plane.CA}},
+		{"no authority given", v1alpha1.ReasonTLSFailed, "unknown authority", nil},
+		{"a server name that is not the certificate's", v1alpha1.ReasonTLSFailed, `not for "vault.example"`, &v1alpha1.TLSConfig{CABundle: b.vault.CA, ServerName: "vault.example"}},
+		{"a bundle that is none", v1alpha1.ReasonTLSFailed, "tls.caBundle", &v1alpha1.TLSConfig{CABundle: []byte("nothing")}},
+		{"a ConfigMap without the key", v1alpha1.ReasonInvalidSpec, "other.crt", ref("ConfigMap", "other.crt")},
+		{"a Secret that is not there", v1alpha1.ReasonInvalidSpec, "vault-ca", ref("Secret", "ca.crt")},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRoom(t, b, withProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.TLS = c.tls }))
+			r.create(&corev1.ConfigMap{ObjectMeta: r.named("vault-ca"), Data: map[string]string{"ca.crt": string(b.vault.CA)}})
+			if c.tls != nil && c.tls.CARef != nil {
+				change(r, r.provider(), func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.TLS.CARef.Namespace = r.name })
+			}
+			mark := r.vaultMark()
+			r.apply("orders")
+			if message := r.untilProvider(v1alpha1.ReadyCondition, c.reason); !strings.Contains(message, c.says) {
+				t.Errorf("the provider says %q, want %q in it", message, c.says)
+			}
+			if message := r.untilReason("orders", v1alpha1.ReadyCondition, v1alpha1.ReasonProviderNotReady); !strings.Contains(message, r.name) {
+				t.Errorf("Ready says %q", message)
+			}
+			change(r, r.provider(), func(p *v1alpha1.ClusterSecretProvider) {
+				p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: "ConfigMap", Name: "vault-ca", Namespace: r.name}}
+			})
+			r.untilReady("orders")
+			if n := r.minted(mark); n != 1 {
+				t.Errorf("%d credentials were asked for, want 1", n)
+			}
+		})
+	}
+}
+
+func TestAConfigMapThatGetsTheRightAuthorityIsNoticed(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, withVault(t, testbed.VaultOptions{TLS: true}))
+	authority := &corev1.ConfigMap{ObjectMeta: r.named("vault-ca"), Data: map[string]string{"ca.crt": string(r.plane.CA)}}
+	r.create(authority)
+	change(r, r.provider(), func(p *v1alpha1.ClusterSecretProvider) {
+		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: "ConfigMap", Name: "vault-ca", Namespace: r.name}}
+	})
+	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonTLSFailed)
+	change(r, authority, func(m *corev1.ConfigMap) { m.Data["ca.crt"] = string(r.vault.CA) })
+	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
+	r.ready("orders")
+}
+
+func TestAnAPIServerThatStopsDuringAnIssueCostsNoSecondOne(t *testing.T) {
+	t.Parallel()
+	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, "--leader-elect=false")
+	r := newRoom(t, b, withProxy(), withRole(testbed.DatabaseRole{
+		DefaultTTL: time.Hour, MaxTTL: 24 * time.Hour,
+		CreationStatements: []string{
+			`SELECT pg_sleep(5)`,
+			`CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'`,
+		},
+	}))
+	r.apply("orders")
+	r.eventually("the issue to be under way", func() bool { return len(r.tries(r.issuing())) == 1 })
+	r.must(r.plane.StopAPIServer())
+	r.eventually("the credential to be minted", func() bool { return len(r.leases()) == 1 })
+	r.must(r.plane.StartAPIServer(t.Context()))
+	d := r.untilReady("orders")
+	r.must(r.login(r.target("orders")))
+	if n := len(r.tries(r.issuing())); n != 1 || d.Status.Lease.ID != r.leases()[0] {
+		t.Errorf("%d credentials were asked for, want 1", n)
+	}
+	r.untilAlive(1)
+	r.remove("orders")
+	r.untilAlive(0)
+	if users := r.users(); len(users) != 0 {
+		t.Errorf("users are left: %v", users)
+	}
+}

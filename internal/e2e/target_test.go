@@ -1,0 +1,155 @@
+//go:build integration
+
+package e2e
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+)
+
+func TestOfTwoObjectsWithOneTargetTheOlderOneHasIt(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared)
+	r.ready("orders")
+	version, mark := r.target("orders").ResourceVersion, r.vaultMark()
+	r.apply("second", func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Name = "orders" })
+	message := r.untilReason("second", v1alpha1.StalledCondition, v1alpha1.ReasonTargetConflict)
+	if !strings.Contains(message, "orders is older") {
+		t.Errorf("it says %q", message)
+	}
+	if r.minted(mark) != 0 || r.target("orders").ResourceVersion != version {
+		t.Error("the second object has minted, or written the Secret")
+	}
+	r.remove("orders")
+	r.untilReady("second")
+	r.must(r.login(r.target("orders")))
+	r.untilAlive(1)
+}
+
+func TestAForeignSecretIsLeftAloneAndNothingIsMinted(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared, withProxy())
+	foreign := &corev1.Secret{ObjectMeta: r.named("orders"), Data: map[string][]byte{"mine": []byte("mine")}}
+	r.create(foreign)
+	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
+	logins := r.proxiedLogins()
+	r.apply("orders")
+	r.untilReason("orders", v1alpha1.ReadyCondition, v1alpha1.ReasonTargetConflict)
+	r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetConflict)
+	r.ready("other") // a later event, until which nothing was done for the first
+	if n := len(r.tries(r.issuing())); n != 1 || r.proxiedLogins() != logins+1 {
+		t.Errorf("%d logins and %d issues, want those of the other object", r.proxiedLogins()-logins, n)
+	}
+	if s := r.target("orders"); s.ResourceVersion != foreign.ResourceVersion {
+		t.Error("the foreign Secret was written")
+	}
+	r.must(r.kube.Delete(t.Context(), foreign))
+	r.untilReady("orders")
+	r.untilAlive(2)
+}
+
+func TestAForeignSecretOutlivesTheObject(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared)
+	foreign := &corev1.Secret{ObjectMeta: r.named("orders"), Data: map[string][]byte{"mine": []byte("mine")}}
+	r.create(foreign)
+	r.apply("orders")
+	r.untilReason("orders", v1alpha1.ReadyCondition, v1alpha1.ReasonTargetConflict)
+	r.remove("orders")
+	if s := r.target("orders"); s == nil || s.ResourceVersion != foreign.ResourceVersion {
+		t.Error("the foreign Secret was written or deleted")
+	}
+}
+
+// refuses makes the API server refuse the room's Secrets for which the CEL expression is false, and waits until it does.
+func (r *room) refuses(expression, message string, probe func(client.Object) error) *admissionv1.ValidatingAdmissionPolicy {
+	r.t.Helper()
+	fail, equivalent := admissionv1.Fail, admissionv1.Equivalent
+	here := &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": r.name}}
+	policy := &admissionv1.ValidatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: r.name},
+		Spec: admissionv1.ValidatingAdmissionPolicySpec{
+			FailurePolicy: &fail,
+			MatchConstraints: &admissionv1.MatchResources{
+				MatchPolicy: &equivalent, NamespaceSelector: here, ObjectSelector: &metav1.LabelSelector{},
+				ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+					Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
+					Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"}},
+				}}},
+			},
+			Validations: []admissionv1.Validation{{Expression: expression, Message: message}},
+		},
+	}
+	r.create(policy)
+	r.create(&admissionv1.ValidatingAdmissionPolicyBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: r.name},
+		Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+			PolicyName: r.name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
+		},
+	})
+	r.t.Cleanup(func() { _ = r.kube.Delete(context.Background(), policy) })
+	r.eventually("the API server to refuse", func() bool {
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, GenerateName: "probe-", Labels: map[string]string{v1alpha1.OwnerLabel: "probe"}}}
+		err := probe(s)
+		if err == nil {
+			_ = r.kube.Delete(r.t.Context(), s)
+		}
+		return apierrors.IsInvalid(err)
+	})
+	return policy
+}
+
+func TestASecretThatTheAPIServerWouldNotTakeIsNotMintedFor(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared, withProxy())
+	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
+	policy := r.refuses("false", "no Secrets on Sundays", func(o client.Object) error {
+		return r.kube.Create(t.Context(), o, client.DryRunAll)
+	})
+	logins := r.proxiedLogins()
+	r.apply("orders")
+	message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetRejected)
+	if !strings.Contains(message, "no Secrets on Sundays") {
+		t.Errorf("it says %q, want what the policy says", message)
+	}
+	if r.proxiedLogins() != logins || len(r.leases()) != 0 {
+		t.Error("leasekeeper has logged in, or has a lease")
+	}
+	r.must(r.kube.Delete(t.Context(), policy))
+	r.untilReady("orders")
+	r.untilAlive(1)
+	if n := len(r.tries(r.issuing())); n != 1 {
+		t.Errorf("%d credentials were asked for, want 1", n)
+	}
+}
+
+func TestASecretThatIsRefusedAfterTheIssueIsWrittenLaterWithTheSameCredential(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared, withProxy())
+	policy := r.refuses("has(request.dryRun) && request.dryRun", "no Secrets on Sundays", func(o client.Object) error {
+		return r.kube.Create(t.Context(), o)
+	})
+	r.apply("orders")
+	message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetRejected)
+	// A policy's words may quote the Secret, so they are shown only of the dry run, which has none.
+	if !strings.Contains(message, "Secret orders could not be written") || strings.Contains(message, "Sundays") {
+		t.Errorf("it says %q", message)
+	}
+	id := r.get("orders").Status.Lease.ID
+	r.must(r.kube.Delete(t.Context(), policy))
+	after := r.untilReady("orders")
+	r.must(r.login(r.target("orders")))
+	if n := len(r.tries(r.issuing())); n != 1 || after.Status.Lease.ID != id {
+		t.Errorf("%d credentials were asked for, want 1; lease %s became %s", n, id, after.Status.Lease.ID)
+	}
+	r.untilAlive(1)
+}
