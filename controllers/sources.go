@@ -164,20 +164,31 @@ func (s *providerSources) allowed(ctx context.Context, namespace string, p v1alp
 	return selector.Matches(labels.Set(ns.Labels)), nil
 }
 
-// rival finds an older DynamicSecret with the same target: the younger of two issues nothing.
+// rival finds another DynamicSecret with the same target that goes before this one: the one that has the Secret, or else
+// the older one. The other of the two issues nothing.
 func (s *providerSources) rival(ctx context.Context, d *v1alpha1.DynamicSecret) (*lease.Block, error) {
+	if hasTarget(d) {
+		return nil, nil
+	}
 	var list v1alpha1.DynamicSecretList
 	if err := s.cache.List(ctx, &list, client.InNamespace(d.Namespace), client.MatchingFields{indexTarget: d.TargetName()}); err != nil {
 		return nil, err
 	}
 	for i := range list.Items {
 		other := &list.Items[i]
-		if other.UID != d.UID && older(other, d) {
+		if other.UID != d.UID && (hasTarget(other) || older(other, d)) {
 			return &lease.Block{Reason: v1alpha1.ReasonTargetConflict, Stalled: true,
-				Message: fmt.Sprintf("DynamicSecret %s is older and writes Secret %s: set another spec.target.name.", other.Name, d.TargetName())}, nil
+				Message: fmt.Sprintf("DynamicSecret %s was first to write Secret %s: set another spec.target.name.", other.Name, d.TargetName())}, nil
 		}
 	}
 	return nil, nil
+}
+
+// hasTarget says that the Secret of the wanted name was written for the object. Whoever has it keeps it: times of
+// creation have a resolution of a second, and a target may be renamed.
+func hasTarget(d *v1alpha1.DynamicSecret) bool {
+	known := d.Status.Secret
+	return known != nil && known.UID != "" && known.Name == d.TargetName()
 }
 
 func older(a, b *v1alpha1.DynamicSecret) bool {

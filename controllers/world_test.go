@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -319,12 +320,12 @@ func (s worldSources) Resolve(_ context.Context, d *v1alpha1.DynamicSecret) (*so
 	p.Spec.Vault = &v1alpha1.VaultProvider{Address: "https://vault.test:8200"}
 	src := describe(d, p)
 	src.Identity.MinTTL = testRequestLimit
-	src.Lessor = worldLessor{s.p}
+	src.Lessor = worldLessor(s)
 	return src, nil
 }
 
 func (s worldSources) LessorFor(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord) (lease.Lessor, error) {
-	return worldLessor{s.p}, nil
+	return worldLessor(s), nil
 }
 
 func (s worldSources) Disputed(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord) error {
@@ -347,7 +348,7 @@ func (l worldLessor) call(op string, act func() error) error {
 		w.backend.Next = func(string) fake.Fault { return fake.Late }
 	}
 	err := l.p.do(op, act)
-	if err == error(errUnreachable) {
+	if errors.Is(err, errUnreachable) {
 		return lease.Errorf(lease.Unanswered, "%s was not answered", op)
 	}
 	return err
@@ -442,9 +443,8 @@ func (w *world) settle() error {
 	quiet := 0
 	for range 400 {
 		before := len(w.effects)
-		next := time.Time{}
 		w.gone(w.procs[0])
-		next, _ = w.procs[0].run(nil)
+		next, _ := w.procs[0].run(nil)
 		if len(w.effects) == before && !w.pending() {
 			if w.unnoticed() && !next.IsZero() {
 				w.clock.SetTime(next) // a revocation behind its back is noticed when something is due

@@ -364,7 +364,7 @@ func (r *room) backsOff(pattern string, after int) {
 // the room again and again meanwhile.
 func (r *room) staysCalm() {
 	r.t.Helper()
-	const looks, most = "/v1/sys/health$", 12
+	const looks, most = "/v1/sys/health$", 24
 	mark, before := r.apiMark(), len(r.tries(looks))
 	r.eventually("the next look at the provider", func() bool { return len(r.tries(looks)) > before })
 	manager := "system:serviceaccount:" + managerNamespace + ":" + managerAccount

@@ -10,25 +10,30 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-func TestOfTwoObjectsWithOneTargetTheOlderOneHasIt(t *testing.T) {
+func TestOfTwoObjectsWithOneTargetTheFirstHasIt(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t, shared)
 	r.ready("orders")
 	version, mark := r.target("orders").ResourceVersion, r.vaultMark()
 	r.apply("second", func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Name = "orders" })
 	message := r.untilReason("second", v1alpha1.StalledCondition, v1alpha1.ReasonTargetConflict)
-	if !strings.Contains(message, "orders is older") {
+	if !strings.Contains(message, "DynamicSecret orders was first to write Secret orders") {
 		t.Errorf("it says %q", message)
 	}
 	if r.minted(mark) != 0 || r.target("orders").ResourceVersion != version {
 		t.Error("the second object has minted, or written the Secret")
 	}
+	r.askFor(v1alpha1.RotateRequestedAtAnnotation, "now") // which nothing stands in the way of
+	r.until("orders", "replaced", func(d *v1alpha1.DynamicSecret) bool {
+		return d.Status.LastHandledRotateAt == "now" && len(d.Status.Retiring) == 0
+	})
 	r.remove("orders")
 	r.untilReady("second")
 	r.must(r.login(r.target("orders")))
@@ -67,6 +72,26 @@ func TestAForeignSecretOutlivesTheObject(t *testing.T) {
 	r.remove("orders")
 	if s := r.target("orders"); s == nil || s.ResourceVersion != foreign.ResourceVersion {
 		t.Error("the foreign Secret was written or deleted")
+	}
+}
+
+func TestAnOlderObjectDoesNotTakeTheTargetOfAYoungerOne(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, shared)
+	r.ready("older")
+	r.ready("younger")
+	version, mark := r.target("younger").ResourceVersion, r.vaultMark()
+	r.edit("older", func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Name = "younger" })
+	r.untilReason("older", v1alpha1.StalledCondition, v1alpha1.ReasonTargetConflict)
+	if r.target("older") == nil || r.target("younger").ResourceVersion != version || r.minted(mark) != 0 {
+		t.Error("a Secret is gone or was written, or a credential was asked for")
+	}
+	r.edit("older", func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Name = "" })
+	r.until("older", "no longer stalled", func(d *v1alpha1.DynamicSecret) bool {
+		return meta.FindStatusCondition(d.Status.Conditions, v1alpha1.StalledCondition) == nil
+	})
+	if n := r.minted(mark); n != 0 {
+		t.Errorf("%d credentials were asked for", n)
 	}
 }
 
