@@ -178,7 +178,7 @@ func (s *providerSources) rival(ctx context.Context, d *v1alpha1.DynamicSecret) 
 		other := &list.Items[i]
 		if other.UID != d.UID && (hasTarget(other) || older(other, d)) {
 			return &lease.Block{Reason: v1alpha1.ReasonTargetConflict, Stalled: true,
-				Message: fmt.Sprintf("DynamicSecret %s was first to write Secret %s: set another spec.target.name.", other.Name, d.TargetName())}, nil
+				Message: fmt.Sprintf("Secret %s is that of DynamicSecret %s, which was there first: set another spec.target.name.", d.TargetName(), other.Name)}, nil
 		}
 	}
 	return nil, nil

@@ -54,7 +54,10 @@ func runAll(m *testing.M) int {
 	if out, err := build.CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("building the manager: %v\n%s", err, out))
 	}
-	if shared, err = startBed(managerBinary, testbed.VaultOptions{MaxRequestDuration: vaultLimit}); err != nil {
+	// On a machine that is busy with many tests a leader that must renew within 2 s is soon none any more; nobody takes
+	// over here.
+	patient := []string{"--leader-election-lease-duration=60s", "--leader-election-renew-deadline=45s", "--leader-election-retry-period=2s"}
+	if shared, err = startBed(managerBinary, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, patient...); err != nil {
 		panic(err)
 	}
 	code := m.Run()

@@ -24,7 +24,7 @@ func TestOfTwoObjectsWithOneTargetTheFirstHasIt(t *testing.T) {
 	version, mark := r.target("orders").ResourceVersion, r.vaultMark()
 	r.apply("second", func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Name = "orders" })
 	message := r.untilReason("second", v1alpha1.StalledCondition, v1alpha1.ReasonTargetConflict)
-	if !strings.Contains(message, "DynamicSecret orders was first to write Secret orders") {
+	if !strings.Contains(message, "Secret orders is that of DynamicSecret orders, which was there first") {
 		t.Errorf("it says %q", message)
 	}
 	if r.minted(mark) != 0 || r.target("orders").ResourceVersion != version {

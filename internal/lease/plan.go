@@ -99,6 +99,16 @@ func (v *view) holds(rec *v1alpha1.LeaseRecord) bool {
 	return rec != nil && v.Held.Accessor != "" && v.Held.Accessor == rec.TokenAccessor
 }
 
+// ordered says that the annotation has a value that was not handled. To take an annotation off is no order.
+func (v *view) ordered(annotation, handled string) bool {
+	value := v.Object.Annotations[annotation]
+	return value != "" && value != handled
+}
+
+func (v *view) renewRequested() bool {
+	return v.ordered(v1alpha1.RenewRequestedAtAnnotation, v.st.LastHandledRenewAt)
+}
+
 // published says that the lease's credential was written into the Secret, and the status knows it.
 func (v *view) published() bool { return Published(v.st) }
 
@@ -124,8 +134,7 @@ func (v *view) replaced() *v1alpha1.LeaseRecord {
 // one was asleep. The record that the other made can be completed, and where it ended the token already it must be
 // ended once more: the answer proves that the credential exists.
 func heldIsSettled(v *view) *Step {
-	answered := v.Held.Outcome == OutcomeIssued || v.Held.Outcome == OutcomeRefused
-	if !answered || v.holds(v.st.Attempt) || v.holds(v.lease) {
+	if !v.Held.answered() || v.holds(v.st.Attempt) || v.holds(v.lease) {
 		return nil
 	}
 	return v.due(v.Now, v.Tries.Settle, v1alpha1.NextEnd, Step{Action: ResolveHeld, Reason: v1alpha1.ReasonReplacing})
@@ -188,12 +197,13 @@ func attemptIsSettled(v *view) *Step {
 // attempt of another process is counted from now: its start was told by another clock.
 func dropAttempt(v *view, reason string) *Step {
 	s := &Step{Action: DropAttempt, Reason: reason, EndAfter: v.Now.Add(v.RequestLimit)}
-	if v.holds(v.st.Attempt) {
+	switch {
+	case !v.holds(v.st.Attempt):
+	case v.Held.answered():
 		s.EndAfter = v.Now
-		if v.Held.Outcome == OutcomeUnanswered {
-			// The journal keeps whole seconds, rounded down.
-			s.EndAfter = v.st.Attempt.StartedAt.Add(v.RequestLimit + time.Second)
-		}
+	default:
+		// The journal keeps whole seconds, rounded down.
+		s.EndAfter = v.st.Attempt.StartedAt.Add(v.RequestLimit + time.Second)
 	}
 	return s
 }
@@ -241,15 +251,14 @@ func renew(v *view) *Step {
 	if v.lease == nil {
 		return nil
 	}
-	asked := v.Object.Annotations[v1alpha1.RenewRequestedAtAnnotation] != v.st.LastHandledRenewAt
 	if Leased(v.lease) && !exhausted(v.lease) {
 		at := renewAt(v.lease, v.spec.RenewAtPercent, v.uid)
-		if asked {
+		if v.renewRequested() {
 			at = v.Now
 		}
 		return v.due(at, v.Tries.Renew, v1alpha1.NextRenew, Step{Action: RenewLease, Reason: v1alpha1.ReasonRenewing})
 	}
-	if asked && Leased(v.lease) {
+	if v.renewRequested() && Leased(v.lease) {
 		return &Step{Action: AcknowledgeRenew, Reason: v1alpha1.ReasonRenewing}
 	}
 	return nil
@@ -415,8 +424,7 @@ func nextFor(cause string) string {
 
 // cause is the list of promise 2: why, and from when, a credential may be asked for. Empty: there is no cause.
 func (v *view) cause() (string, time.Time) {
-	rotate := v.Object.Annotations[v1alpha1.RotateRequestedAtAnnotation]
-	requested := rotate != "" && rotate != v.st.LastHandledRotateAt
+	requested := v.ordered(v1alpha1.RotateRequestedAtAnnotation, v.st.LastHandledRotateAt)
 	if v.lease == nil {
 		if v.st.GrantEndedAt != nil && !requested && v.spec.Reissue == v1alpha1.ReissueNever {
 			return "", time.Time{}
@@ -439,8 +447,7 @@ func (v *view) cause() (string, time.Time) {
 	case v.Target == TargetChanged:
 		return CauseSecretChanged, v.Now
 	case !Leased(v.lease):
-		asked := v.Object.Annotations[v1alpha1.RenewRequestedAtAnnotation] != v.st.LastHandledRenewAt
-		if asked {
+		if v.renewRequested() {
 			return CauseRefresh, v.Now
 		}
 		return CauseRefresh, refreshAt(v.lease, v.Object.Spec.RefreshInterval.Duration, v.uid)
