@@ -27,10 +27,17 @@ func draw(t *rapid.T) *world {
 	spec := &w.object.Spec.Lease
 	spec.OnExpiry = rapid.SampledFrom([]v1alpha1.OnExpiry{v1alpha1.OnExpiryDelete, v1alpha1.OnExpiryRetain}).Draw(t, "onExpiry")
 	spec.Reissue = rapid.SampledFrom([]v1alpha1.Reissue{v1alpha1.ReissueAlways, v1alpha1.ReissueAlways, v1alpha1.ReissueNever}).Draw(t, "reissue")
-	for _, p := range w.procs {
-		p.skew = time.Duration(rapid.IntRange(-15, 15).Draw(t, "skew of "+p.name)) * time.Second
-	}
+	w.skew(t)
 	return w
+}
+
+// skew sets the replicas' clocks: the first is up to 30 s off from the backend's, the second as much from the first.
+func (w *world) skew(t *rapid.T) {
+	off := time.Duration(0)
+	for _, p := range w.procs {
+		off += time.Duration(rapid.IntRange(-30, 30).Draw(t, "skew of "+p.name)) * time.Second
+		p.skew = off
+	}
 }
 
 var faultKinds = []faultKind{crashBefore, crashAfter, failBefore, failAfter, late, wakeOther}
@@ -154,9 +161,7 @@ func TestNothingIsMintedWithoutACause(t *testing.T) {
 		w := newWorld(2)
 		w.backend.TTL, w.backend.MaxTTL = 10*time.Hour, 200*time.Hour
 		w.backend.TokenTTL = rapid.SampledFrom([]time.Duration{0, time.Hour}).Draw(t, "token TTL")
-		for _, p := range w.procs {
-			p.skew = time.Duration(rapid.IntRange(-15, 15).Draw(t, "skew of "+p.name)) * time.Second
-		}
+		w.skew(t)
 		if err := w.settle(); err != nil {
 			t.Fatal(err)
 		}

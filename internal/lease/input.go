@@ -81,7 +81,9 @@ type Held struct {
 }
 
 // answered says that the backend itself has answered, so that it has done with the request.
-func (h Held) answered() bool { return h.Outcome == OutcomeIssued || h.Outcome == OutcomeRefused }
+func (h Held) answered() bool {
+	return h.Accessor != "" && (h.Outcome == OutcomeIssued || h.Outcome == OutcomeRefused)
+}
 
 // Tries are failures in a row, by what failed. They are kept in memory: a restart tries everything at once.
 type Tries struct {

@@ -145,7 +145,8 @@ func deleting(v *view) *Step {
 		return nil
 	}
 	if !hasFinalizer(v.Object) {
-		return &Step{Action: Wait}
+		s := v.wait()
+		return &s
 	}
 	if s := windDown(v, v1alpha1.ReasonDeleting); s != nil {
 		return s
