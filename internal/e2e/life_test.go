@@ -2,11 +2,7 @@
 
 package e2e
 
-import (
-	"testing"
-
-	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-)
+import "testing"
 
 func TestADynamicSecretBecomesASecretThatLogsIn(t *testing.T) {
 	t.Parallel()
@@ -30,5 +26,4 @@ func TestADynamicSecretBecomesASecretThatLogsIn(t *testing.T) {
 	if err := r.login(s); err == nil {
 		t.Fatal("the login still works")
 	}
-	_ = v1alpha1.ReadyCondition
 }

@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
@@ -88,5 +87,4 @@ func TestARestartWithAHundredObjectsIssuesNothing(t *testing.T) {
 	if n := len(r.leases()); n != objects {
 		t.Errorf("Vault has %d leases for %d objects", n, objects)
 	}
-	_ = v1alpha1.Finalizer
 }

@@ -188,8 +188,8 @@ func setToken(rec *v1alpha1.LeaseRecord, t Term) {
 }
 
 // floor and ceil: the API keeps whole seconds, and what is planned from a status that was just written must be what is
-// planned from it when it is read again, or each write would be followed by another. An end is rounded down, the start of a wait up, so that rounding never
-// makes anything too late or too early.
+// planned from it when it is read again, or each write would be followed by another. An end is rounded down, the start of
+// a wait up, so that rounding never makes anything too late or too early.
 func floor(t time.Time) metav1.Time { return metav1.NewTime(t.Truncate(time.Second)) }
 
 func ceil(t time.Time) metav1.Time {
