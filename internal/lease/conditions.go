@@ -99,16 +99,19 @@ func readyCondition(v *view, s Step) (ready, stalled metav1.Condition) {
 	return cond(kind, false, v1alpha1.ReasonIssuing, "A credential is being asked for."), stall(nil)
 }
 
-// obstacle is what stands in the way of what is due; nil: nothing.
+// obstacle is what stands in the way of what is due; nil: nothing. Failures are remembered until the next success, so one
+// counts only while what failed is still to be done.
 func (v *view) obstacle(s Step) *Block {
 	f := v.Tries.Issue
 	switch {
-	case v.Tries.Publish.Count > 0:
+	case v.Tries.Publish.Count > 0 && v.lease != nil && !v.carried():
 		f = v.Tries.Publish
 	case s.Blocked != nil:
 		return s.Blocked
-	case v.Tries.Sync.Count > 0:
+	case v.Tries.Sync.Count > 0 && v.OutOfSync:
 		f = v.Tries.Sync
+	case s.Action == Wait:
+		return nil // no issue is due
 	}
 	if f.Count == 0 {
 		return nil

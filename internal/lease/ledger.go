@@ -157,8 +157,18 @@ func TokenExtended(st *v1alpha1.DynamicSecretStatus, t Term) {
 // TokenNotExtendable records that the issuing token lives no longer than it is known to.
 func TokenNotExtendable(st *v1alpha1.DynamicSecretStatus) { st.Lease.TokenRenewable = false }
 
-// Publish records the Secret that was written.
-func Publish(st *v1alpha1.DynamicSecretStatus, written v1alpha1.SecretStatus) { st.Secret = &written }
+// reasonReplaced is why a record retires whose successor is in the Secret.
+const reasonReplaced = "Replaced"
+
+// Publish records the Secret that was written. What it held before it holds no longer: see replaced.
+func Publish(st *v1alpha1.DynamicSecretStatus, written v1alpha1.SecretStatus) {
+	st.Secret = &written
+	for i := range st.Retiring {
+		if st.Retiring[i].Reason == v1alpha1.ReasonReplacing {
+			st.Retiring[i].Reason = reasonReplaced
+		}
+	}
+}
 
 // SecretDeleted records that the Secret is gone. Where a lease is recorded that is still to be published, what its Secret
 // will hold stays on record.

@@ -115,6 +115,9 @@ func (v *view) published() bool { return Published(v.st) }
 // carried says that it is still there.
 func (v *view) carried() bool { return v.Target == TargetCurrent && v.published() }
 
+// publishable says that the credential of the lease is in memory and the API server is about to take it.
+func (v *view) publishable() bool { return v.holds(v.lease) && v.Tries.Publish.Count < patientTries }
+
 // replaced is the record whose credential the Secret still holds while that of its successor is not published; nil:
 // none, or it is dead.
 func (v *view) replaced() *v1alpha1.LeaseRecord {
@@ -281,10 +284,10 @@ func publish(v *view) *Step {
 }
 
 // deadSecret: the lease is over and the Secret still holds its credential; or that of its successor was never published
-// and is lost with the process that held it. A new one is had in its place if that can be tried at once; otherwise the
+// and is lost with the process that held it, or is not taken. A new one is had in its place if that can be tried at once; otherwise the
 // Secret goes.
 func deadSecret(v *view) *Step {
-	if v.st.Secret == nil || (v.st.Secret.UID == "" && v.Target != TargetCurrent && v.Target != TargetChanged) || (v.lease != nil && (v.published() || v.holds(v.lease) || v.Target == TargetCurrent)) {
+	if v.st.Secret == nil || (v.st.Secret.UID == "" && v.Target != TargetCurrent && v.Target != TargetChanged) || (v.lease != nil && (v.published() || v.publishable() || v.Target == TargetCurrent)) {
 		return nil
 	}
 	if rec := v.replaced(); rec != nil {
@@ -297,7 +300,7 @@ func deadSecret(v *view) *Step {
 		if v.spec.OnExpiry == v1alpha1.OnExpiryRetain {
 			return nil
 		}
-		if v.issueBlock() == nil && v.Tries.Issue.Count == 0 && v.Tries.Renew.Count == 0 {
+		if !v.holds(v.lease) && v.issueBlock() == nil && v.Tries.Issue.Count == 0 && v.Tries.Renew.Count == 0 {
 			return nil
 		}
 	}

@@ -1,1005 +1,895 @@
 package lease
 
 import (
-	"reflect"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"pgregory.net/rapid"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-const (
-	testLimit = 150 * time.Second
-	// unjittered and mostJittered are UIDs whose hash subtracts nothing, and as much as there is.
-	unjittered   = "uid-422"
-	mostJittered = "uid-1341"
-)
-
-// start is when every lease of these tests was issued, and now unless a modifier says otherwise.
-var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
-
-func since(d time.Duration) time.Time { return start.Add(d) }
-
-func stamp(d time.Duration) *metav1.Time {
-	t := metav1.NewTime(since(d))
-	return &t
-}
-
-type modifier func(*Input)
-
-// given is an object with its finalizer for which nothing was issued.
-func given(modifiers ...modifier) Input {
-	in := Input{
-		Now: start, RequestDigest: "digest", Target: TargetAbsent, RequestLimit: testLimit,
-		Object: &v1alpha1.DynamicSecret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "orders", UID: unjittered, Generation: 3,
-				Finalizers: []string{v1alpha1.Finalizer}, Annotations: map[string]string{}},
-			Spec: v1alpha1.DynamicSecretSpec{
-				RefreshInterval: metav1.Duration{Duration: time.Hour},
-				Lease: v1alpha1.LeaseSpec{RenewAtPercent: 50, OnExpiry: v1alpha1.OnExpiryDelete, Reissue: v1alpha1.ReissueAlways,
-					OnDelete: v1alpha1.OnDeleteRevoke, RevocationDeadline: metav1.Duration{Duration: 10 * time.Minute}},
-			},
-		},
-	}
-	for _, m := range modifiers {
-		m(&in)
-	}
-	return in
-}
-
-// leased is one whose Secret holds the credential of a lease of an hour, by a token that does not expire.
-func leased(modifiers ...modifier) Input {
-	rec := record("now")
-	return given(append([]modifier{lease(rec), published, target(TargetCurrent)}, modifiers...)...)
-}
-
-func record(accessor string, changes ...func(*v1alpha1.LeaseRecord)) v1alpha1.LeaseRecord {
-	rec := v1alpha1.LeaseRecord{Path: "database/creds/orders", RequestDigest: "digest", ID: "lease-" + accessor, TokenAccessor: accessor,
-		StartedAt: *stamp(0), IssuedAt: stamp(0), ExpiresAt: stamp(time.Hour), DurationSeconds: 3600, Renewable: true}
-	for _, change := range changes {
-		change(&rec)
-	}
-	return rec
-}
-
-func lease(rec v1alpha1.LeaseRecord) modifier {
-	return func(in *Input) { in.Object.Status.Lease = &rec }
-}
-
-func withRecord(change func(*v1alpha1.LeaseRecord)) modifier {
-	return func(in *Input) { change(in.Object.Status.Lease) }
-}
-
-func published(in *Input) {
-	in.Object.Status.Secret = &v1alpha1.SecretStatus{Name: "orders", UID: "secret-1", ResourceVersion: "7", Digest: "data"}
-}
-
-// unpublished: a successor is recorded, the Secret still holds what was before.
-func unpublished(in *Input) { in.Object.Status.Secret.ResourceVersion = "" }
-
-// neverPublished: the first one is recorded, and there is no Secret.
-func neverPublished(in *Input) {
-	in.Object.Status.Secret = &v1alpha1.SecretStatus{Name: "orders", Digest: "data"}
-	in.Target = TargetAbsent
-}
-
-func target(state TargetState) modifier { return func(in *Input) { in.Target = state } }
-
-func at(d time.Duration) modifier { return func(in *Input) { in.Now = since(d) } }
-
-func attempt(accessor string) modifier {
-	return func(in *Input) {
-		in.Object.Status.Attempt = &v1alpha1.LeaseRecord{Path: "database/creds/orders", RequestDigest: "digest", TokenAccessor: accessor, StartedAt: *stamp(0)}
-	}
-}
-
-func holding(accessor string, outcome Outcome) modifier {
-	return func(in *Input) { in.Held = Held{Accessor: accessor, Outcome: outcome} }
-}
-
-func retiringRecord(reason string, endAfter *metav1.Time, rec v1alpha1.LeaseRecord) modifier {
-	return func(in *Input) {
-		rec.Reason, rec.EndAfter = reason, endAfter
-		in.Object.Status.Retiring = append(in.Object.Status.Retiring, rec)
-	}
-}
-
-func annotated(name, value string) modifier {
-	return func(in *Input) { in.Object.Annotations[name] = value }
-}
-
-func deletedAt(d time.Duration) modifier {
-	return func(in *Input) { in.Object.DeletionTimestamp = stamp(d) }
-}
-
-func without(finalizer bool) modifier {
-	return func(in *Input) {
-		if finalizer {
-			in.Object.Finalizers = []string{"somebody.example/else"}
-		}
-	}
-}
-
-func asked(change func(*v1alpha1.LeaseSpec)) modifier {
-	return func(in *Input) { change(&in.Object.Spec.Lease) }
-}
-
-func never(s *v1alpha1.LeaseSpec)  { s.Reissue = v1alpha1.ReissueNever }
-func retain(s *v1alpha1.LeaseSpec) { s.OnExpiry = v1alpha1.OnExpiryRetain }
-
-func suspended(in *Input)     { in.Object.Spec.Suspend = true }
-func revokedBySpec(in *Input) { in.Object.Spec.Revoked = true }
-func grantEnded(in *Input)    { in.Object.Status.GrantEndedAt = stamp(0) }
-
-func blockedBy(reason string) modifier {
-	return func(in *Input) { in.Block = &Block{Reason: reason, Message: "because"} }
-}
-
-func failing(change func(*Tries)) modifier { return func(in *Input) { change(&in.Tries) } }
-
-// failed is a failure that is tried again after d.
-func failed(d time.Duration) Failure {
-	return Failure{Count: 1, NotBefore: since(d), Reason: v1alpha1.ReasonBackendError, Message: "the database is down"}
-}
-
-func failedEnd(accessor string, f Failure) modifier {
-	return func(in *Input) {
-		rec := record(accessor)
-		in.Tries.End = map[string]Failure{TryKey(&rec): f}
-	}
-}
-
-func manyRetiring(n int) modifier {
-	return func(in *Input) {
-		for range n {
-			retiringRecord(v1alpha1.ReasonReplacing, stamp(24*time.Hour), record("old"))(in)
-		}
-	}
-}
-
-func tokenEnds(d time.Duration, renewable bool) modifier {
-	return withRecord(func(rec *v1alpha1.LeaseRecord) {
-		rec.TokenExpiresAt, rec.TokenDurationSeconds, rec.TokenRenewable = stamp(d), int64(d/time.Second), renewable
-	})
-}
-
-func maxTTLReached(rec *v1alpha1.LeaseRecord) { rec.MaxTTLReached = true }
-
-func nonRenewable(rec *v1alpha1.LeaseRecord) { rec.Renewable = false }
-
-func unleased(rec *v1alpha1.LeaseRecord) {
-	rec.ID, rec.ExpiresAt, rec.DurationSeconds, rec.Renewable = "", nil, 0, false
-}
-
-func do(action Action, reason string) Step { return Step{Action: action, Reason: reason} }
-
-// waiting until d, when next is due.
-func waiting(d time.Duration, next string) Step {
-	return Step{Action: Wait, At: since(d), Next: next, NextAt: since(d)}
-}
-
-// looking again at what blocks, until d.
-func looking(d time.Duration, next string, nextAt time.Duration) Step {
-	return Step{Action: Wait, At: since(d), Next: next, NextAt: since(nextAt)}
-}
-
-var nothing = Step{Action: Wait}
-
-// planCase is a sentence and its reason.
+// planCase is a sentence about what Plan does, and the reason why it has to.
 type planCase struct {
-	name, why string
-	in        Input
-	want      Step
-	// blocked is the reason of the Step's Block.
-	blocked string
+	it, because string
+	given       []given
+	want        Step
 }
 
-func verifyPlans(t *testing.T, cases []planCase) {
+func checkPlan(t *testing.T, cases []planCase) {
 	t.Helper()
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			got, blocked := Plan(c.in), ""
-			if got.Blocked != nil {
-				blocked = got.Blocked.Reason
+		t.Run(c.it, func(t *testing.T) {
+			got := Plan(input(c.given...))
+			if got.Blocked != nil && c.want.Blocked != nil {
+				same(t, "blocked", *got.Blocked, *c.want.Blocked)
+				got.Blocked = c.want.Blocked
 			}
-			got.Blocked = nil
-			if got != c.want || blocked != c.blocked {
-				t.Errorf("because %s:\n got %+v, blocked %q\nwant %+v, blocked %q", c.why, got, blocked, c.want, c.blocked)
-			}
+			same(t, c.it+", because "+c.because, got, c.want)
 		})
 	}
 }
 
-func TestTheFinalizerComesFirst(t *testing.T) {
-	verifyPlans(t, []planCase{{
-		name: "a new object gets its finalizer",
-		why:  "without it the object could go before its leases",
-		in:   given(without(true)), want: do(AddFinalizer, v1alpha1.ReasonIssuing),
-	}, {
-		name: "an object that lost its finalizer gets it back before its lease is renewed",
-		why:  "what it has is at stake too",
-		in:   leased(without(true), at(40*time.Minute)), want: do(AddFinalizer, v1alpha1.ReasonIssuing),
-	}, {
-		name: "an object that is going without the finalizer is let go",
-		why:  "none can be added to an object that is being deleted",
-		in:   leased(without(true), deletedAt(0)), want: nothing,
-	}, {
-		name: "an object with its finalizer is issued for",
-		why:  "there is nothing else to do first",
-		in:   given(), want: do(IssueCredential, CauseFirst),
-	}})
+var (
+	suspendedBlock = Block{Reason: v1alpha1.ReasonSuspended, Message: "spec.suspend is true: nothing is issued or replaced until it is false."}
+	notReadyBlock  = Block{Reason: v1alpha1.ReasonProviderNotReady, Message: "vault has not been checked yet."}
+	foreignBlock   = Block{Reason: v1alpha1.ReasonTargetConflict, Stalled: true,
+		Message: "Secret orders exists and belongs to somebody else: delete it, or set another spec.target.name."}
+	fullBlock = Block{Reason: v1alpha1.ReasonRetiringFull,
+		Message: "status.retiring is full: nothing is issued until the backend ends some of it. See the events for what it says."}
+	backendBlock = Block{Reason: v1alpha1.ReasonBackendUnavailable, Message: "vault does not answer"}
+)
+
+// heldUp is a Step that waits for what is in the way of an issue at t0 + at, and looks again.
+func heldUp(at time.Duration, b Block) Step {
+	return Step{Action: Wait, At: t0.Add(at + lookAgain), Blocked: &b}
 }
 
-func TestAnAttemptIsSettledBeforeTheNext(t *testing.T) {
-	drop := func(reason string, d time.Duration) Step {
-		return Step{Action: DropAttempt, Reason: reason, EndAfter: since(d)}
+func withNext(s Step, what string, at time.Duration) Step {
+	s.Next, s.NextAt = what, t0.Add(at)
+	return s
+}
+
+func step(a Action, reason string) Step { return Step{Action: a, Reason: reason} }
+
+func TestPlanTheFirstIssue(t *testing.T) {
+	noFinalizer := object(func(d *v1alpha1.DynamicSecret) { d.Finalizers = nil })
+	checkPlan(t, []planCase{
+		{
+			it: "adds the finalizer before anything else", because: "an object that goes at once must not leave a credential",
+			given: []given{noFinalizer},
+			want:  step(AddFinalizer, v1alpha1.ReasonIssuing),
+		}, {
+			it: "adds the finalizer again where somebody took it off", because: "the lease that is recorded is owed an end",
+			given: []given{noFinalizer, kept(), after(time.Hour)},
+			want:  step(AddFinalizer, v1alpha1.ReasonIssuing),
+		}, {
+			it: "does not take another's finalizer for its own", because: "others wait for other things",
+			given: []given{object(func(d *v1alpha1.DynamicSecret) { d.Finalizers = []string{"example.com/other"} })},
+			want:  step(AddFinalizer, v1alpha1.ReasonIssuing),
+		}, {
+			it: "issues for an object that has nothing", because: "that is what it is there for",
+			want: step(IssueCredential, CauseFirst),
+		}, {
+			it: "issues although the Secret's remains are there", because: "a Secret of ours without a lease is brought up to date",
+			given: []given{target(TargetChanged)},
+			want:  step(IssueCredential, CauseFirst),
+		}, {
+			it: "issues nothing over somebody else's Secret", because: "the check comes before the mint",
+			given: []given{target(TargetForeign)},
+			want:  heldUp(0, foreignBlock),
+		}, {
+			it: "issues nothing while the provider is not ready", because: "what could not be ended must not begin",
+			given: []given{blocked(notReadyBlock)},
+			want:  heldUp(0, notReadyBlock),
+		}, {
+			it: "issues nothing while suspended", because: "spec.suspend says so",
+			given: []given{spec(suspended)},
+			want:  heldUp(0, suspendedBlock),
+		}, {
+			it: "names the suspension before the provider", because: "that is what the person did",
+			given: []given{spec(suspended), blocked(notReadyBlock), target(TargetForeign), full},
+			want:  withNext(heldUp(0, suspendedBlock), v1alpha1.NextEnd, 24*time.Hour),
+		}, {
+			it: "issues nothing while the retiring records are full", because: "each try may add one",
+			given: []given{full},
+			want:  withNext(heldUp(0, fullBlock), v1alpha1.NextEnd, 24*time.Hour),
+		}, {
+			it: "issues while one retiring record has room", because: "the bound is 16, not 15",
+			given: []given{full, status(func(st *v1alpha1.DynamicSecretStatus) { st.Retiring = st.Retiring[1:] })},
+			want:  step(IssueCredential, CauseFirst),
+		}, {
+			it: "waits after a failure", because: "a backend that is down must not be hammered",
+			given: []given{tries(func(t *Tries) { t.Issue = failed(4 * time.Second) })},
+			want: func() Step {
+				s := upNext(v1alpha1.NextIssue, 4*time.Second)
+				s.Blocked = &backendBlock
+				return s
+			}(),
+		}, {
+			it: "tries again when the pause is over", because: "the pause ends at its end",
+			given: []given{after(4 * time.Second), tries(func(t *Tries) { t.Issue = failed(4 * time.Second) })},
+			want:  step(IssueCredential, CauseFirst),
+		}, {
+			it: "issues a grant too", because: "reissue: Never is about the second",
+			given: []given{leaseSpec(never)},
+			want:  step(IssueCredential, CauseFirst),
+		},
+	})
+}
+
+func TestPlanAnAttempt(t *testing.T) {
+	started := attempt(func(rec *v1alpha1.LeaseRecord) { rec.StartedAt = stamp(0) })
+	drop := func(at time.Duration) Step {
+		return Step{Action: DropAttempt, Reason: v1alpha1.ReasonIssuing, EndAfter: t0.Add(at)}
 	}
-	verifyPlans(t, []planCase{{
-		name: "an attempt of another process waits the whole limit from now",
-		why:  "its start was told by another clock, and the backend may have just begun",
-		in:   given(attempt("a"), at(time.Hour)), want: drop(v1alpha1.ReasonIssuing, time.Hour+testLimit),
-	}, {
-		name: "an attempt of another process waits from now although this one holds an answer of its own",
-		why:  "that answer says nothing of it",
-		in:   leased(attempt("a"), holding("now", OutcomeIssued), at(time.Minute)), want: drop(v1alpha1.ReasonIssuing, time.Minute+testLimit),
-	}, {
-		name: "an attempt of this process without an answer waits the limit from its start, and a second",
-		why:  "the journal keeps whole seconds, rounded down",
-		in:   given(attempt("a"), holding("a", OutcomeUnanswered), at(time.Minute)), want: drop(v1alpha1.ReasonIssuing, testLimit+time.Second),
-	}, {
-		name: "a refused attempt is ended at once",
-		why:  "the backend has answered, so it mints no more",
-		in:   given(attempt("a"), holding("a", OutcomeRefused), at(time.Minute)), want: drop(v1alpha1.ReasonIssuing, time.Minute),
-	}, {
-		name: "an answered attempt becomes the lease",
-		why:  "it is durable before it is published",
-		in:   given(attempt("a"), holding("a", OutcomeIssued)), want: do(RecordLease, v1alpha1.ReasonPublishing),
-	}, {
-		name: "an answered attempt becomes the lease while the object is suspended",
-		why:  "the credential exists already",
-		in:   given(attempt("a"), holding("a", OutcomeIssued), suspended), want: do(RecordLease, v1alpha1.ReasonPublishing),
-	}, {
-		name: "an answered attempt of a revoked object is ended at once",
-		why:  "nobody wants it any more",
-		in:   given(attempt("a"), holding("a", OutcomeIssued), revokedBySpec, at(time.Minute)), want: drop(v1alpha1.ReasonIssuing, time.Minute),
-	}, {
-		name: "an attempt is settled before the living lease beside it is renewed",
-		why:  "the settling writes only the status",
-		in:   leased(attempt("a"), at(40*time.Minute)), want: drop(v1alpha1.ReasonIssuing, 40*time.Minute+testLimit),
-	}})
+	checkPlan(t, []planCase{
+		{
+			it: "counts the limit of another process's attempt from now", because: "its start was told by another clock, which may be behind",
+			given: []given{started, after(time.Hour)},
+			want:  drop(time.Hour + limit),
+		}, {
+			it: "takes an answer to another attempt for no answer", because: "the backend may still be minting for this one",
+			given: []given{started, after(time.Minute), held("token-9", OutcomeUnanswered)},
+			want:  drop(time.Minute + limit),
+		}, {
+			it: "counts the limit of its own attempt from its start, and a second more", because: "the journal keeps whole seconds, rounded down",
+			given: []given{started, after(time.Minute), held("token-1", OutcomeUnanswered)},
+			want:  drop(limit + time.Second),
+		}, {
+			it: "does not end its own attempt at once when it cannot tell what became of it", because: "only an answer says that the backend has done with it",
+			given: []given{started, after(time.Minute), held("token-1", OutcomeNone)},
+			want:  drop(limit + time.Second),
+		}, {
+			it: "ends a refused attempt at once", because: "the backend itself has answered",
+			given: []given{started, after(time.Minute), held("token-1", OutcomeRefused)},
+			want:  drop(time.Minute),
+		}, {
+			it: "records the lease of an answered attempt", because: "it is alive and in memory only",
+			given: []given{started, held("token-1", OutcomeIssued)},
+			want:  step(RecordLease, v1alpha1.ReasonPublishing),
+		}, {
+			it: "records it while suspended too", because: "it was minted before, and dropping it would be waste",
+			given: []given{started, held("token-1", OutcomeIssued), spec(suspended)},
+			want:  step(RecordLease, v1alpha1.ReasonPublishing),
+		}, {
+			it: "ends an answered attempt at once when the lease is to be revoked", because: "it must not be published first",
+			given: []given{started, after(time.Minute), held("token-1", OutcomeIssued), spec(revoking)},
+			want:  drop(time.Minute),
+		}, {
+			it: "ends an answered attempt at once when the object is deleted", because: "nobody is there to use it",
+			given: []given{started, after(time.Minute), held("token-1", OutcomeIssued), deleted(0)},
+			want:  Step{Action: DropAttempt, Reason: v1alpha1.ReasonDeleting, EndAfter: t0.Add(time.Minute)},
+		}, {
+			it: "settles the attempt before it renews", because: "until then the lease before it is not known to stay",
+			given: []given{kept(), attempt(numbered(2), unanswered), after(50 * time.Minute)},
+			want:  drop(50*time.Minute + limit),
+		}, {
+			it: "begins anew at once when an attempt was dropped", because: "the wait is the token's, not the user's",
+			given: []given{retiring(record(unanswered, retired(limit, v1alpha1.ReasonIssuing)))},
+			want:  step(IssueCredential, CauseFirst),
+		},
+	})
 }
 
-func TestALateAnswerIsSettledThoughItsAttemptIsGone(t *testing.T) {
-	verifyPlans(t, []planCase{{
-		name: "an answer whose attempt another replica dropped is settled",
-		why:  "it proves that the credential exists",
-		in:   given(holding("a", OutcomeIssued)), want: do(ResolveHeld, v1alpha1.ReasonReplacing),
-	}, {
-		name: "a refusal whose attempt another replica dropped is settled",
-		why:  "the token need not wait any more",
-		in:   leased(holding("a", OutcomeRefused)), want: do(ResolveHeld, v1alpha1.ReasonReplacing),
-	}, {
-		name: "it is settled before the deletion goes on",
-		why:  "after the finalizer nobody would",
-		in:   given(holding("a", OutcomeIssued), deletedAt(0)), want: do(ResolveHeld, v1alpha1.ReasonReplacing),
-	}, {
-		name: "after a failure the settling pauses, and the rest goes on",
-		why:  "a backend that is down is not hammered",
-		in:   leased(holding("a", OutcomeIssued), failing(func(f *Tries) { f.Settle = failed(time.Minute) })),
-		want: waiting(time.Minute, v1alpha1.NextEnd),
-	}, {
-		name: "an issue without an answer leaves nothing to settle",
-		why:  "whoever dropped its attempt has seen to its end",
-		in:   leased(holding("a", OutcomeUnanswered)), want: waiting(30*time.Minute, v1alpha1.NextRenew),
-	}, {
-		name: "an answer that is the lease needs no settling",
-		why:  "it is on record",
-		in:   leased(holding("now", OutcomeIssued)), want: waiting(30*time.Minute, v1alpha1.NextRenew),
-	}})
+func TestPlanAHeldAnswer(t *testing.T) {
+	settle := step(ResolveHeld, v1alpha1.ReasonReplacing)
+	checkPlan(t, []planCase{
+		{
+			it: "settles an answer whose attempt somebody dropped", because: "the credential exists, and only this process knows of it",
+			given: []given{kept(numbered(2)), held("token-1", OutcomeIssued)},
+			want:  settle,
+		}, {
+			it: "settles a refusal too", because: "the token may be ended now, without the wait",
+			given: []given{kept(numbered(2)), held("token-1", OutcomeRefused)},
+			want:  settle,
+		}, {
+			it: "settles it before the object goes", because: "after that nothing names it",
+			given: []given{deleted(0), held("token-1", OutcomeIssued)},
+			want:  settle,
+		}, {
+			it: "goes on while settling fails", because: "a backend that is away must not stop what the rest needs",
+			given: []given{kept(numbered(2)), held("token-1", OutcomeIssued), tries(func(t *Tries) { t.Settle = failed(time.Second) }), after(0)},
+			want:  upNext(v1alpha1.NextEnd, time.Second),
+		}, {
+			it: "goes on trying for an object that others keep", because: "its own finalizer is off, and the credential lives",
+			given: []given{deleted(0), object(func(d *v1alpha1.DynamicSecret) { d.Finalizers = []string{"example.com/other"} }),
+				held("token-1", OutcomeIssued), tries(func(t *Tries) { t.Settle = failed(time.Second) })},
+			want: upNext(v1alpha1.NextEnd, time.Second),
+		}, {
+			it: "leaves an answer alone that was never given", because: "the record waits for the request limit",
+			given: []given{kept(numbered(2)), held("token-1", OutcomeUnanswered)},
+			want:  upNext(v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "has nothing to settle for the lease that it recorded", because: "that one is on its way into the Secret",
+			given: []given{recorded(), held("token-1", OutcomeIssued)},
+			want:  step(PublishSecret, v1alpha1.ReasonPublishing),
+		},
+	})
 }
 
-func TestTheSecretIsPublished(t *testing.T) {
-	verifyPlans(t, []planCase{{
-		name: "a recorded credential is published",
-		why:  "that is what it was leased for",
-		in:   leased(neverPublished, holding("now", OutcomeIssued)), want: do(PublishSecret, v1alpha1.ReasonPublishing),
-	}, {
-		name: "a successor is published over its predecessor's data",
-		why:  "the Secret still has the old data",
-		in:   leased(unpublished, target(TargetChanged), holding("now", OutcomeIssued)), want: do(PublishSecret, v1alpha1.ReasonPublishing),
-	}, {
-		name: "a failed publication is tried again with the same credential",
-		why:  "another one would have to be minted",
-		in:   leased(neverPublished, holding("now", OutcomeIssued), failing(func(f *Tries) { f.Publish = failed(time.Second) })),
-		want: waiting(time.Second, v1alpha1.NextPublish),
-	}, {
-		name: "a credential that died with its process is issued anew",
-		why:  "the data are nowhere",
-		in:   leased(neverPublished), want: do(IssueCredential, CauseUnpublished),
-	}, {
-		name: "a grant whose credential died with its process is issued anew",
-		why:  "nobody ever had the one that it is owed",
-		in:   leased(neverPublished, asked(never)), want: do(IssueCredential, CauseUnpublished),
-	}, {
-		name: "a successor that was written, but not noted, is noted",
-		why:  "the digest vouches for the data",
-		in: func() Input {
-			in := leased(unpublished)
-			in.OutOfSync = true
-			return in
-		}(), want: do(SyncSecret, v1alpha1.ReasonPublishing),
-	}, {
-		name: "a Secret that lost its labels gets them back with the same data",
-		why:  "no new credential is needed for it",
-		in: func() Input {
-			in := leased()
-			in.OutOfSync = true
-			return in
-		}(), want: do(SyncSecret, v1alpha1.ReasonPublishing),
-	}, {
-		name: "a failed sync pauses",
-		why:  "the API server has said no",
-		in: func() Input {
-			in := leased(failing(func(f *Tries) { f.Sync = failed(time.Minute) }))
-			in.OutOfSync = true
-			return in
-		}(), want: waiting(time.Minute, v1alpha1.NextPublish),
-	}})
+func TestPlanRenewals(t *testing.T) {
+	asked := annotated(v1alpha1.RenewRequestedAtAnnotation, "now")
+	handled := status(func(st *v1alpha1.DynamicSecretStatus) { st.LastHandledRenewAt = "now" })
+	renewLease := step(RenewLease, v1alpha1.ReasonRenewing)
+	checkPlan(t, []planCase{
+		{
+			it: "waits until a renewal is due", because: "a live credential is left alone",
+			given: []given{kept(), after(renewDue - time.Second)},
+			want:  upNext(v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "renews at 67 percent of what was granted", because: "that is what the spec says",
+			given: []given{kept(), after(renewDue)},
+			want:  renewLease,
+		}, {
+			it: "counts from the last renewal", because: "that is when the term began",
+			given: []given{kept(func(rec *v1alpha1.LeaseRecord) {
+				rec.RenewedAt, rec.ExpiresAt = stampPtr(30*time.Minute), stampPtr(90*time.Minute)
+			}), after(renewDue)},
+			want: upNext(v1alpha1.NextRenew, 30*time.Minute+renewDue),
+		}, {
+			it: "counts in percent of the spec", because: "renewAtPercent was set",
+			given: []given{kept(), leaseSpec(func(s *v1alpha1.LeaseSpec) { s.RenewAtPercent = 10 }), after(6 * time.Minute)},
+			want:  renewLease,
+		}, {
+			it: "renews while suspended", because: "suspending must not let the credential die",
+			given: []given{kept(), spec(suspended), after(renewDue)},
+			want:  renewLease,
+		}, {
+			it: "renews although the provider is not ready for issues", because: "the lease can still be saved",
+			given: []given{kept(), blocked(notReadyBlock), after(renewDue)},
+			want:  renewLease,
+		}, {
+			it: "renews a grant", because: "its one lease lives as long as it can",
+			given: []given{kept(), leaseSpec(never), after(renewDue)},
+			want:  renewLease,
+		}, {
+			it: "waits after a failed renewal", because: "a backend that is down must not be hammered",
+			given: []given{kept(), after(renewDue), tries(func(t *Tries) { t.Renew = failed(renewDue + 4*time.Second) })},
+			want:  upNext(v1alpha1.NextRenew, renewDue+4*time.Second),
+		}, {
+			it: "does not renew early because an old failure's pause is over", because: "the pause only makes later",
+			given: []given{kept(), tries(func(t *Tries) { t.Renew = failed(-time.Second) })},
+			want:  upNext(v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "looks at the end although a pause would last longer", because: "the Secret goes with its lease",
+			given: []given{kept(), after(59 * time.Minute), tries(func(t *Tries) { t.Renew = failed(61 * time.Minute) })},
+			want:  upNext(v1alpha1.NextExpire, time.Hour),
+		}, {
+			it: "renews at once when asked", because: "the annotation has a value that was not handled",
+			given: []given{kept(), asked},
+			want:  renewLease,
+		}, {
+			it: "keeps to the pause when asked", because: "asking does not bring the backend back",
+			given: []given{kept(), asked, tries(func(t *Tries) { t.Renew = failed(4 * time.Second) })},
+			want:  upNext(v1alpha1.NextRenew, 4*time.Second),
+		}, {
+			it: "renews once for one order", because: "the value was handled",
+			given: []given{kept(), asked, handled},
+			want:  upNext(v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "takes the removal of an order for no order", because: "nobody asked for anything",
+			given: []given{kept(), handled},
+			want:  upNext(v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "acknowledges an order that nothing can be done for", because: "the lease is as long as it gets, and who asked waits for the echo",
+			given: []given{kept(maxTTL), asked},
+			want:  step(AcknowledgeRenew, v1alpha1.ReasonRenewing),
+		}, {
+			it: "leaves an order be while there is no lease", because: "the issue that follows is newer than any renewal",
+			given: []given{asked},
+			want:  step(IssueCredential, CauseFirst),
+		}, {
+			it: "does not renew what cannot be renewed", because: "the backend has said so",
+			given: []given{kept(notRenewable), after(renewDue - time.Second)},
+			want:  upNext(v1alpha1.NextReplace, renewDue),
+		}, {
+			it: "does not renew a lease whose token dies first and cannot be extended", because: "the lease would die with it all the same",
+			given: []given{kept(token(time.Hour, false)), after(renewDue - time.Second)},
+			want:  upNext(v1alpha1.NextReplace, renewDue),
+		}, {
+			it: "asks about a lease that a list lacked", because: "a list is a hint",
+			given: []given{kept(), func(in *Input) { in.SuspectID = "lease-1" }},
+			want:  step(VerifyLease, v1alpha1.ReasonLeaseLost),
+		}, {
+			it: "does not ask about a lease that is not its any more", because: "the list is older than the lease",
+			given: []given{kept(), func(in *Input) { in.SuspectID = "lease-0" }},
+			want:  upNext(v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "does not ask about an answer without a lease", because: "an empty id is no suspicion",
+			given: []given{kept(unleased)},
+			want:  upNext(v1alpha1.NextRefresh, time.Hour),
+		},
+	})
 }
 
-func TestALeaseIsRenewedInTime(t *testing.T) {
-	const half = 30 * time.Minute
-	verifyPlans(t, []planCase{{
-		name: "a lease is not renewed before its share has passed",
-		why:  "each renewal costs the backend a write",
-		in:   leased(at(half - time.Second)), want: waiting(half, v1alpha1.NextRenew),
-	}, {
-		name: "a lease is renewed when its share has passed",
-		why:  "that leaves time for failures",
-		in:   leased(at(half)), want: do(RenewLease, v1alpha1.ReasonRenewing),
-	}, {
-		name: "the share counts from the last renewal",
-		why:  "that is when the present term began",
-		in: leased(at(half), withRecord(func(rec *v1alpha1.LeaseRecord) {
-			rec.RenewedAt, rec.ExpiresAt = stamp(20*time.Minute), stamp(80*time.Minute)
-		})), want: waiting(50*time.Minute, v1alpha1.NextRenew),
-	}, {
-		name: "a share that is not set is two thirds",
-		why:  "that is the default of the API",
-		in:   leased(asked(func(s *v1alpha1.LeaseSpec) { s.RenewAtPercent = 0 })), want: waiting(40*time.Minute+12*time.Second, v1alpha1.NextRenew),
-	}, {
-		name: "a failed renewal pauses",
-		why:  "a backend that is down is not hammered",
-		in:   leased(at(half), failing(func(f *Tries) { f.Renew = failed(half + time.Minute) })), want: waiting(half+time.Minute, v1alpha1.NextRenew),
-	}, {
-		name: "a failed renewal is tried again after its pause",
-		why:  "the lease lives as long as it lives",
-		in:   leased(at(59*time.Minute), failing(func(f *Tries) { f.Renew = failed(59 * time.Minute) })), want: do(RenewLease, v1alpha1.ReasonRenewing),
-	}, {
-		name: "a pause that would outlive the lease ends with it",
-		why:  "then the Secret must go",
-		in:   leased(at(half), failing(func(f *Tries) { f.Renew = failed(2 * time.Hour) })), want: waiting(time.Hour, v1alpha1.NextExpire),
-	}, {
-		name: "an old failure does not make a renewal early",
-		why:  "a pause only ever defers",
-		in:   leased(at(time.Minute), failing(func(f *Tries) { f.Renew = failed(2 * time.Minute) })), want: waiting(half, v1alpha1.NextRenew),
-	}, {
-		name: "a suspended object's lease is renewed",
-		why:  "suspending keeps what there is",
-		in:   leased(at(half), suspended), want: do(RenewLease, v1alpha1.ReasonRenewing),
-	}, {
-		name: "a lease is renewed although something speaks against issuing",
-		why:  "renewing asks nobody who issues",
-		in:   leased(at(half), blockedBy(v1alpha1.ReasonProviderNotReady)), want: do(RenewLease, v1alpha1.ReasonRenewing),
-	}, {
-		name: "a lease is renewed before its request's change replaces it",
-		why:  "what saves a lease stands before what replaces it: the issue may fail",
-		in:   leased(at(half), func(in *Input) { in.RequestDigest = "other" }), want: do(RenewLease, v1alpha1.ReasonRenewing),
-	}, {
-		name: "a lease is renewed before records are ended",
-		why:  "ending may take long",
-		in:   leased(at(half), retiringRecord(v1alpha1.ReasonReplacing, stamp(0), record("old"))), want: do(RenewLease, v1alpha1.ReasonRenewing),
-	}})
+func TestPlanTheToken(t *testing.T) {
+	extend := step(ExtendToken, v1alpha1.ReasonRenewing)
+	// Of 30 minutes, 67 percent are 20:06.
+	const due = 20*time.Minute + 6*time.Second
+	checkPlan(t, []planCase{
+		{
+			it: "extends the token in time where it dies before its lease", because: "a lease dies with its token",
+			given: []given{kept(token(30*time.Minute, true)), after(due)},
+			want:  extend,
+		}, {
+			it: "does not extend it before", because: "an extension that is not needed yet is a request too many",
+			given: []given{kept(token(30*time.Minute, true)), after(due - time.Second)},
+			want:  upNext(v1alpha1.NextRenew, due),
+		}, {
+			it: "leaves a token alone that outlives the lease", because: "it is extended once, so not before it has to be",
+			given: []given{kept(token(61*time.Minute, true)), after(renewDue - time.Second)},
+			want:  upNext(v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "extends it when both end together", because: "a renewal would not outlive it",
+			given: []given{kept(token(time.Hour, true), maxTTL), after(renewDue)},
+			want:  extend,
+		}, {
+			it: "does not extend it a second time", because: "it was extended as far as it goes",
+			given: []given{kept(token(30*time.Minute, false)), after(due - time.Second)},
+			want:  upNext(v1alpha1.NextReplace, due),
+		}, {
+			it: "extends a periodic token again and again", because: "each extension grants the period anew",
+			given: []given{kept(func(rec *v1alpha1.LeaseRecord) {
+				rec.RenewedAt, rec.ExpiresAt, rec.Renewals = stampPtr(20*time.Hour), stampPtr(21*time.Hour), 30
+				rec.TokenExpiresAt, rec.TokenDurationSeconds, rec.TokenRenewable = stampPtr(20*time.Hour+30*time.Minute), 1800, true
+			}), after(20*time.Hour + due)},
+			want: extend,
+		}, {
+			it: "waits after a failed extension", because: "a backend that is down must not be hammered",
+			given: []given{kept(token(30*time.Minute, true)), after(due), tries(func(t *Tries) { t.ExtendToken = failed(due + 4*time.Second) })},
+			want:  upNext(v1alpha1.NextRenew, due+4*time.Second),
+		}, {
+			it: "has no token to extend for an answer without a lease", because: "that token was ended at once",
+			given: []given{kept(unleased, token(30*time.Minute, true)), after(due)},
+			want:  upNext(v1alpha1.NextRefresh, time.Hour),
+		}, {
+			it: "renews the lease before it extends the token", because: "one thing at a time, the shorter road first",
+			given: []given{kept(token(30*time.Minute, true)), after(due), annotated(v1alpha1.RenewRequestedAtAnnotation, "now")},
+			want:  step(RenewLease, v1alpha1.ReasonRenewing),
+		},
+	})
 }
 
-func TestAnOrderToRenewIsHandled(t *testing.T) {
-	order := annotated(v1alpha1.RenewRequestedAtAnnotation, "today")
-	verifyPlans(t, []planCase{{
-		name: "an order renews at once",
-		why:  "any value that was not handled counts",
-		in:   leased(order), want: do(RenewLease, v1alpha1.ReasonRenewing),
-	}, {
-		name: "an order that was handled renews no more",
-		why:  "it is one order",
-		in:   leased(order, func(in *Input) { in.Object.Status.LastHandledRenewAt = "today" }), want: waiting(30*time.Minute, v1alpha1.NextRenew),
-	}, {
-		name: "an order that fails is paused like any renewal",
-		why:  "people order what does not work",
-		in:   leased(order, failing(func(f *Tries) { f.Renew = failed(time.Second) })), want: waiting(time.Second, v1alpha1.NextRenew),
-	}, {
-		name: "an order for a lease at its max TTL is only noted",
-		why:  "nothing can extend it",
-		in:   leased(order, withRecord(maxTTLReached)), want: do(AcknowledgeRenew, v1alpha1.ReasonRenewing),
-	}, {
-		name: "an order for an answer without a lease reads it again",
-		why:  "that is its renewal",
-		in:   leased(order, withRecord(unleased)), want: do(IssueCredential, CauseRefresh),
-	}})
+func TestPlanTheEndOfALease(t *testing.T) {
+	dropLease := func(reason string) Step { return step(DropLease, reason) }
+	over := all(published, after(time.Hour))
+	checkPlan(t, []planCase{
+		{
+			it: "drops the lease at its end", because: "the Secret never outlives it",
+			given: []given{kept(), after(time.Hour)},
+			want:  dropLease(v1alpha1.ReasonExpired),
+		}, {
+			it: "keeps it to its last second", because: "it can be renewed until then",
+			given: []given{kept(), after(time.Hour - time.Second)},
+			want:  step(RenewLease, v1alpha1.ReasonRenewing),
+		}, {
+			it: "drops it at the end of its token", because: "a lease dies with its token",
+			given: []given{kept(token(30*time.Minute, true)), after(30 * time.Minute)},
+			want:  dropLease(v1alpha1.ReasonExpired),
+		}, {
+			it: "drops it while suspended", because: "a dead credential helps nobody",
+			given: []given{kept(), spec(suspended), after(time.Hour)},
+			want:  dropLease(v1alpha1.ReasonExpired),
+		}, {
+			it: "drops a lease that the backend does not know", because: "somebody revoked it behind our back",
+			given: []given{kept(), func(in *Input) { in.LostID = "lease-1" }},
+			want:  dropLease(v1alpha1.ReasonLeaseLost),
+		}, {
+			it: "keeps a lease when another was lost", because: "the word was about the one before",
+			given: []given{kept(), func(in *Input) { in.LostID = "lease-0" }},
+			want:  upNext(v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "sees no end in an answer without a lease", because: "its duration means nothing, nor does its token's",
+			given: []given{kept(unleased, token(time.Minute, false)), after(30 * time.Minute)},
+			want:  upNext(v1alpha1.NextRefresh, time.Hour),
+		}, {
+			it: "has another in the place of a lease that is over", because: "there is nothing in the way",
+			given: []given{over},
+			want:  step(IssueCredential, CauseFirst),
+		}, {
+			it: "has another in the place of a lost lease whose Secret is kept", because: "Retain is about what cannot be replaced",
+			given: []given{over, leaseSpec(retain)},
+			want:  step(IssueCredential, CauseFirst),
+		}, {
+			it: "deletes the Secret when no other can be had now", because: "nobody is to use a dead credential",
+			given: []given{over, blocked(notReadyBlock)},
+			want:  step(DeleteSecret, v1alpha1.ReasonExpired),
+		}, {
+			it: "deletes it when suspended", because: "nothing will replace it",
+			given: []given{over, spec(suspended)},
+			want:  step(DeleteSecret, v1alpha1.ReasonExpired),
+		}, {
+			it: "deletes it after a failure to issue, whether or not it is to be tried now", because: "the try may fail again while the dead credential stays",
+			given: []given{over, tries(func(t *Tries) { t.Issue = failed(0) })},
+			want:  step(DeleteSecret, v1alpha1.ReasonExpired),
+		}, {
+			it: "deletes it after a failure to renew", because: "the backend that could not renew will not issue",
+			given: []given{over, tries(func(t *Tries) { t.Renew = failed(0) })},
+			want:  step(DeleteSecret, v1alpha1.ReasonExpired),
+		}, {
+			it: "leaves a dead credential where it is when told to", because: "onExpiry is Retain",
+			given: []given{over, leaseSpec(retain), blocked(notReadyBlock)},
+			want:  heldUp(time.Hour, notReadyBlock),
+		}, {
+			it: "deletes a Secret that was tampered with too", because: "it may still hold some of the dead credential",
+			given: []given{published, target(TargetChanged), blocked(notReadyBlock)},
+			want:  step(DeleteSecret, v1alpha1.ReasonExpired),
+		}, {
+			it: "has nothing to delete where nothing was written", because: "the record of a Secret without a UID is an intent",
+			given: []given{recorded(), status(func(st *v1alpha1.DynamicSecretStatus) { st.Lease = nil }), blocked(notReadyBlock)},
+			want:  heldUp(0, notReadyBlock),
+		}, {
+			it: "deletes what was written by a process that died before it could say so", because: "the Secret is ours and its lease is not to be had",
+			given: []given{recorded(), status(func(st *v1alpha1.DynamicSecretStatus) { st.Lease = nil }), target(TargetChanged), blocked(notReadyBlock)},
+			want:  step(DeleteSecret, v1alpha1.ReasonExpired),
+		},
+	})
 }
 
-func TestALeaseThatNothingExtendsIsReplacedInTime(t *testing.T) {
-	const half = 30 * time.Minute
-	verifyPlans(t, []planCase{{
-		name: "a lease at its max TTL waits for its share",
-		why:  "what is left is used",
-		in:   leased(withRecord(maxTTLReached)), want: waiting(half, v1alpha1.NextReplace),
-	}, {
-		name: "a lease at its max TTL is replaced when its share has passed",
-		why:  "its successor must fit before its end",
-		in:   leased(withRecord(maxTTLReached), at(half)), want: do(IssueCredential, CauseMaxTTL),
-	}, {
-		name: "a lease that is not renewable is replaced",
-		why:  "it ends as if at its max TTL",
-		in:   leased(withRecord(nonRenewable), at(half)), want: do(IssueCredential, CauseMaxTTL),
-	}, {
-		name: "a lease whose token dies before it, for good, is replaced in the token's time",
-		why:  "a lease dies with its token",
-		in:   leased(tokenEnds(20*time.Minute, false), at(10*time.Minute)), want: do(IssueCredential, CauseMaxTTL),
-	}, {
-		name: "a token that dies after the lease for good is no hindrance yet",
-		why:  "the lease is what ends first",
-		in:   leased(tokenEnds(61*time.Minute, false), at(half)), want: do(RenewLease, v1alpha1.ReasonRenewing),
-	}, {
-		name: "a successor that cannot be had leaves the lease in use",
-		why:  "the old one lives on to its end",
-		in:   leased(withRecord(maxTTLReached), at(half), failing(func(f *Tries) { f.Issue = failed(half + time.Minute) })),
-		want: waiting(half+time.Minute, v1alpha1.NextReplace), blocked: v1alpha1.ReasonBackendError,
-	}, {
-		name: "a suspended object's lease is not replaced, and its end is awaited",
-		why:  "suspended means that nothing is issued",
-		in:   leased(withRecord(maxTTLReached), at(half), suspended),
-		want: looking(half+lookAgain, v1alpha1.NextExpire, time.Hour), blocked: v1alpha1.ReasonSuspended,
-	}})
+func TestPlanReplacements(t *testing.T) {
+	asked := annotated(v1alpha1.RotateRequestedAtAnnotation, "now")
+	handled := status(func(st *v1alpha1.DynamicSecretStatus) { st.LastHandledRotateAt = "now" })
+	changed := func(in *Input) { in.RequestDigest = "changed" }
+	checkPlan(t, []planCase{
+		{
+			it: "replaces a lease that cannot be extended, at 67 percent of its life", because: "the successor must be there before it ends",
+			given: []given{kept(maxTTL), after(renewDue)},
+			want:  step(IssueCredential, CauseMaxTTL),
+		}, {
+			it: "does not replace it before", because: "a live credential is left alone",
+			given: []given{kept(maxTTL), after(renewDue - time.Second)},
+			want:  upNext(v1alpha1.NextReplace, renewDue),
+		}, {
+			it: "replaces one that was never renewable", because: "its end is known from its start",
+			given: []given{kept(notRenewable), after(renewDue)},
+			want:  step(IssueCredential, CauseMaxTTL),
+		}, {
+			it: "replaces one whose token dies, by the token's life", because: "that is the one that counts",
+			given: []given{kept(token(30*time.Minute, false)), after(20*time.Minute + 6*time.Second)},
+			want:  step(IssueCredential, CauseMaxTTL),
+		}, {
+			it: "replaces one whose end stood still, by what is left of it", because: "the last renewal began its last term",
+			given: []given{kept(maxTTL, func(rec *v1alpha1.LeaseRecord) { rec.RenewedAt = stampPtr(50 * time.Minute) }), after(56*time.Minute + 41*time.Second)},
+			want:  upNext(v1alpha1.NextReplace, 56*time.Minute+42*time.Second),
+		}, {
+			it: "replaces a lease whose request changed", because: "the credential is not the one that is asked for",
+			given: []given{kept(), changed},
+			want:  step(IssueCredential, CauseRequestChanged),
+		}, {
+			it: "keeps the lease when what is asked for is not known", because: "a provider that is not there changes no request",
+			given: []given{kept(), func(in *Input) { in.RequestDigest = "" }},
+			want:  upNext(v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "replaces a lease when asked", because: "the annotation has a value that was not handled",
+			given: []given{kept(), asked},
+			want:  step(IssueCredential, CauseRequested),
+		}, {
+			it: "replaces it once for one order", because: "the value was handled",
+			given: []given{kept(), asked, handled},
+			want:  upNext(v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "takes the removal of an order for no order", because: "nobody asked for anything",
+			given: []given{kept(), handled},
+			want:  upNext(v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "does not replace while suspended, whoever asks", because: "spec.suspend says so",
+			given: []given{kept(), asked, changed, spec(suspended)},
+			want:  withNext(heldUp(0, suspendedBlock), v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "renews before it replaces", because: "what saves a living lease stands before what may fail",
+			given: []given{kept(), changed, after(renewDue)},
+			want:  step(RenewLease, v1alpha1.ReasonRenewing),
+		}, {
+			it: "extends the token before it replaces", because: "what saves a living lease stands before what may fail",
+			given: []given{kept(token(30*time.Minute, true)), changed, after(29 * time.Minute)},
+			want:  step(ExtendToken, v1alpha1.ReasonRenewing),
+		}, {
+			it: "ends what it owes before it replaces", because: "the records have a bound",
+			given: []given{kept(numbered(2)), changed, retiring(record(retired(0, v1alpha1.ReasonLeaseLost)))},
+			want:  step(EndRecord, v1alpha1.ReasonLeaseLost),
+		}, {
+			it: "replaces although an end fails", because: "the user's credential does not wait for a clean-up",
+			given: []given{kept(numbered(2)), changed, retiring(record(retired(0, v1alpha1.ReasonLeaseLost))),
+				endFailed(record(), failed(time.Second))},
+			want: step(IssueCredential, CauseRequestChanged),
+		}, {
+			it: "looks again at what keeps it from issuing, and says nothing of when", because: "a status that tells of each look would be written at each",
+			given: []given{kept(), changed, blocked(notReadyBlock), after(time.Minute)},
+			want:  withNext(heldUp(time.Minute, notReadyBlock), v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "reads an answer without a lease again when the interval is over", because: "nothing tells when it changes",
+			given: []given{kept(unleased), after(time.Hour)},
+			want:  step(IssueCredential, CauseRefresh),
+		}, {
+			it: "does not read it again before", because: "the interval is the user's",
+			given: []given{kept(unleased), after(time.Hour - time.Second)},
+			want:  upNext(v1alpha1.NextRefresh, time.Hour),
+		}, {
+			it: "reads it again when a renewal is asked for", because: "that is what a renewal means where there is no lease",
+			given: []given{kept(unleased), annotated(v1alpha1.RenewRequestedAtAnnotation, "now")},
+			want:  step(IssueCredential, CauseRefresh),
+		}, {
+			it: "does not read it again because an order was taken away", because: "reading may mint: a PKI answer has no lease",
+			given: []given{kept(unleased), status(func(st *v1alpha1.DynamicSecretStatus) { st.LastHandledRenewAt = "now" })},
+			want:  upNext(v1alpha1.NextRefresh, time.Hour),
+		}, {
+			it: "reads a grant's answer without a lease again", because: "there is no life that could be over",
+			given: []given{kept(unleased), leaseSpec(never), after(time.Hour)},
+			want:  step(IssueCredential, CauseRefresh),
+		},
+	})
 }
 
-func TestTheIssuingTokenIsExtended(t *testing.T) {
-	verifyPlans(t, []planCase{{
-		name: "a token that dies before its lease is extended in its own time",
-		why:  "the lease would die with it",
-		in:   leased(tokenEnds(20*time.Minute, true), at(10*time.Minute)), want: do(ExtendToken, v1alpha1.ReasonRenewing),
-	}, {
-		name: "it is not extended before",
-		why:  "half of its time has not passed",
-		in:   leased(tokenEnds(20*time.Minute, true), at(10*time.Minute-time.Second)), want: waiting(10*time.Minute, v1alpha1.NextRenew),
-	}, {
-		name: "a token that dies with its lease is extended",
-		why:  "at the same instant the lease dies too",
-		in:   leased(tokenEnds(time.Hour, true), at(30*time.Minute), withRecord(func(rec *v1alpha1.LeaseRecord) { rec.RenewedAt = stamp(time.Minute) })),
-		want: do(ExtendToken, v1alpha1.ReasonRenewing),
-	}, {
-		name: "a token that dies after its lease is left alone",
-		why:  "extending it gains nothing yet",
-		in:   leased(tokenEnds(2*time.Hour, true), withRecord(maxTTLReached), at(20*time.Minute)), want: waiting(30*time.Minute, v1alpha1.NextReplace),
-	}, {
-		name: "a periodic token is extended again",
-		why:  "it stays renewable after an extension",
-		in:   leased(tokenEnds(20*time.Minute, true), at(25*time.Minute), withRecord(func(rec *v1alpha1.LeaseRecord) { rec.TokenExpiresAt = stamp(35 * time.Minute) })),
-		want: do(ExtendToken, v1alpha1.ReasonRenewing),
-	}, {
-		name: "a token that was extended as far as it goes is not extended again",
-		why:  "it ends when it ends; a successor is due instead",
-		in:   leased(tokenEnds(20*time.Minute, false), at(5*time.Minute)), want: waiting(10*time.Minute, v1alpha1.NextReplace),
-	}, {
-		name: "a failed extension pauses",
-		why:  "a backend that is down is not hammered",
-		in:   leased(tokenEnds(20*time.Minute, true), at(10*time.Minute), failing(func(f *Tries) { f.ExtendToken = failed(11 * time.Minute) })),
-		want: waiting(11*time.Minute, v1alpha1.NextRenew),
-	}, {
-		name: "the token of an answer without a lease is not extended",
-		why:  "nothing depends on it",
-		in:   leased(tokenEnds(20*time.Minute, true), withRecord(unleased), at(19*time.Minute)), want: waiting(time.Hour, v1alpha1.NextRefresh),
-	}})
+// A grant is issued once. What a person asks for explicitly, and what was never handed out, is another matter.
+func TestPlanAGrant(t *testing.T) {
+	ended := all(leaseSpec(never), status(func(st *v1alpha1.DynamicSecretStatus) { st.GrantEndedAt = stampPtr(0) }))
+	checkPlan(t, []planCase{
+		{
+			it: "does not follow a lease at its maximum", because: "the grant is as long as its one lease",
+			given: []given{kept(maxTTL), leaseSpec(never), after(59 * time.Minute)},
+			want:  upNext(v1alpha1.NextExpire, time.Hour),
+		}, {
+			it: "ends with its lease", because: "that was its time",
+			given: []given{kept(maxTTL), leaseSpec(never), after(time.Hour)},
+			want:  step(DropLease, v1alpha1.ReasonExpired),
+		}, {
+			it: "ends when its lease is lost", because: "somebody took it back",
+			given: []given{kept(), leaseSpec(never), func(in *Input) { in.LostID = "lease-1" }},
+			want:  step(DropLease, v1alpha1.ReasonLeaseLost),
+		}, {
+			it: "ends when its Secret is deleted", because: "who deletes it does not want it",
+			given: []given{kept(), leaseSpec(never), target(TargetAbsent)},
+			want:  step(DropLease, v1alpha1.ReasonGrantEnded),
+		}, {
+			it: "ends when its Secret is edited", because: "its data are lost, and there is no second",
+			given: []given{kept(), leaseSpec(never), target(TargetChanged)},
+			want:  step(DropLease, v1alpha1.ReasonGrantEnded),
+		}, {
+			it: "is written again where the credential is still in memory", because: "it is the same one",
+			given: []given{kept(), leaseSpec(never), target(TargetAbsent), held("token-1", OutcomeIssued)},
+			want:  step(PublishSecret, v1alpha1.ReasonPublishing),
+		}, {
+			it: "is issued again where it was never published", because: "nobody has had it yet",
+			given: []given{recorded(), leaseSpec(never)},
+			want:  step(IssueCredential, CauseUnpublished),
+		}, {
+			it: "takes its Secret with it", because: "it stays away until somebody asks",
+			given: []given{ended, published},
+			want:  step(DeleteSecret, v1alpha1.ReasonExpired),
+		}, {
+			it: "takes its Secret with it although dead credentials are kept", because: "Retain is for what comes back",
+			given: []given{ended, leaseSpec(retain), published},
+			want:  step(DeleteSecret, v1alpha1.ReasonExpired),
+		}, {
+			it: "stays ended", because: "Never means never",
+			given: []given{ended},
+			want:  Step{Action: Wait},
+		}, {
+			it: "begins anew when a person asks", because: "the message says how",
+			given: []given{ended, annotated(v1alpha1.RotateRequestedAtAnnotation, "now")},
+			want:  step(IssueCredential, CauseFirst),
+		}, {
+			it: "begins anew when it is none any more", because: "reissue is Always now",
+			given: []given{ended, leaseSpec(func(s *v1alpha1.LeaseSpec) { s.Reissue = v1alpha1.ReissueAlways })},
+			want:  step(IssueCredential, CauseFirst),
+		}, {
+			it: "is replaced when its request changes", because: "another request is another grant",
+			given: []given{kept(), leaseSpec(never), func(in *Input) { in.RequestDigest = "changed" }},
+			want:  step(IssueCredential, CauseRequestChanged),
+		},
+	})
 }
 
-func TestALeaseThatIsOverIsDropped(t *testing.T) {
-	lost := func(in *Input) { in.LostID = "lease-now" }
-	verifyPlans(t, []planCase{{
-		name: "a lease is dropped at its end",
-		why:  "its Secret must not be trusted a second longer",
-		in:   leased(at(time.Hour)), want: do(DropLease, v1alpha1.ReasonExpired),
-	}, {
-		name: "a lease is not dropped before its end",
-		why:  "a renewal may still save it",
-		in:   leased(at(time.Hour - time.Second)), want: do(RenewLease, v1alpha1.ReasonRenewing),
-	}, {
-		name: "a lease is dropped at the end of its token",
-		why:  "it dies with it",
-		in:   leased(tokenEnds(20*time.Minute, true), at(20*time.Minute)), want: do(DropLease, v1alpha1.ReasonExpired),
-	}, {
-		name: "a lease that the backend does not know is dropped",
-		why:  "somebody revoked it",
-		in:   leased(lost), want: do(DropLease, v1alpha1.ReasonLeaseLost),
-	}, {
-		name: "the loss of an earlier lease does not touch this one",
-		why:  "the id is another",
-		in:   leased(func(in *Input) { in.LostID = "lease-before" }), want: waiting(30*time.Minute, v1alpha1.NextRenew),
-	}, {
-		name: "the loss of a lease without an id is not an unleased answer's",
-		why:  "an empty id names nothing",
-		in:   leased(withRecord(unleased), func(in *Input) { in.LostID = "" }), want: waiting(time.Hour, v1alpha1.NextRefresh),
-	}, {
-		name: "a suspended object's lease is dropped at its end",
-		why:  "suspending does not make a dead credential good",
-		in:   leased(suspended, at(time.Hour)), want: do(DropLease, v1alpha1.ReasonExpired),
-	}, {
-		name: "a grant whose Secret was deleted is over",
-		why:  "there is no second credential to put there",
-		in:   leased(asked(never), target(TargetAbsent)), want: do(DropLease, v1alpha1.ReasonGrantEnded),
-	}, {
-		name: "a grant whose Secret was changed is over",
-		why:  "nobody has its credential any more",
-		in:   leased(asked(never), target(TargetChanged)), want: do(DropLease, v1alpha1.ReasonGrantEnded),
-	}, {
-		name: "a grant whose Secret is being moved is not over",
-		why:  "this process holds its data and publishes them again",
-		in:   leased(asked(never), target(TargetAbsent), holding("now", OutcomeIssued)), want: do(PublishSecret, v1alpha1.ReasonPublishing),
-	}})
+func TestPlanTheSecret(t *testing.T) {
+	outOfSync := func(in *Input) { in.OutOfSync = true }
+	mine := held("token-1", OutcomeIssued)
+	checkPlan(t, []planCase{
+		{
+			it: "writes the credential that it holds", because: "the lease is recorded and nobody has it",
+			given: []given{recorded(), mine},
+			want:  step(PublishSecret, v1alpha1.ReasonPublishing),
+		}, {
+			it: "waits after a failed write", because: "the same credential is tried again, not another",
+			given: []given{recorded(), mine, tries(func(t *Tries) { t.Publish = failed(4 * time.Second) })},
+			want:  upNext(v1alpha1.NextPublish, 4*time.Second),
+		}, {
+			it: "has another where the credential died with its process", because: "a lease id gives nothing back",
+			given: []given{recorded()},
+			want:  step(IssueCredential, CauseUnpublished),
+		}, {
+			it: "does not take another's answer for the lost one", because: "it is a credential of another lease",
+			given: []given{recorded(), held("token-9", OutcomeUnanswered)},
+			want:  step(IssueCredential, CauseUnpublished),
+		}, {
+			it: "notes what was written by a process that died before it could", because: "the digest vouches for the data",
+			given: []given{recorded(), target(TargetCurrent), outOfSync},
+			want:  step(SyncSecret, v1alpha1.ReasonPublishing),
+		}, {
+			it: "replaces the credential of a Secret that was deleted", because: "its data are nowhere else",
+			given: []given{kept(), target(TargetAbsent)},
+			want:  step(IssueCredential, CauseSecretLost),
+		}, {
+			it: "replaces the credential of a Secret that was edited", because: "what was there may have been read or lost",
+			given: []given{kept(), target(TargetChanged)},
+			want:  step(IssueCredential, CauseSecretChanged),
+		}, {
+			it: "writes it again where it is still in memory", because: "no other is needed",
+			given: []given{kept(), target(TargetChanged), mine},
+			want:  step(PublishSecret, v1alpha1.ReasonPublishing),
+		}, {
+			it: "leaves a Secret alone that somebody took over", because: "it is not ours any more",
+			given: []given{kept(), target(TargetForeign), mine},
+			want:  withNext(heldUp(0, foreignBlock), v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "brings labels in line with the data that are there", because: "an edit of a label is no cause for a credential",
+			given: []given{kept(), outOfSync},
+			want:  step(SyncSecret, v1alpha1.ReasonPublishing),
+		}, {
+			it: "brings labels in line while suspended", because: "nothing is issued by that",
+			given: []given{kept(), outOfSync, spec(suspended)},
+			want:  step(SyncSecret, v1alpha1.ReasonPublishing),
+		}, {
+			it: "waits after labels were refused", because: "an API server that said no says no again",
+			given: []given{kept(), outOfSync, tries(func(t *Tries) { t.Sync = failed(4 * time.Second) })},
+			want:  upNext(v1alpha1.NextPublish, 4*time.Second),
+		}, {
+			it: "replaces before it brings labels in line", because: "the new credential brings them along",
+			given: []given{kept(), outOfSync, func(in *Input) { in.RequestDigest = "changed" }},
+			want:  step(IssueCredential, CauseRequestChanged),
+		},
+	})
 }
 
-func TestASuspectLeaseIsAskedAbout(t *testing.T) {
-	suspect := func(id string) modifier { return func(in *Input) { in.SuspectID = id } }
-	verifyPlans(t, []planCase{{
-		name: "a lease that a list lacks is looked up",
-		why:  "a list is a hint and proves nothing",
-		in:   leased(suspect("lease-now")), want: do(VerifyLease, v1alpha1.ReasonLeaseLost),
-	}, {
-		name: "it is looked up before it is renewed",
-		why:  "the answer decides whether there is anything to renew",
-		in:   leased(suspect("lease-now"), at(30*time.Minute)), want: do(VerifyLease, v1alpha1.ReasonLeaseLost),
-	}, {
-		name: "a suspicion of an earlier lease is none of this one",
-		why:  "the id is another",
-		in:   leased(suspect("lease-before")), want: waiting(30*time.Minute, v1alpha1.NextRenew),
-	}, {
-		name: "a suspect lease at its end is dropped without a question",
-		why:  "it is over either way",
-		in:   leased(suspect("lease-now"), at(time.Hour)), want: do(DropLease, v1alpha1.ReasonExpired),
-	}})
+// Promise 4: the credential in the Secret lives until its successor is there.
+func TestPlanAReplacedRecord(t *testing.T) {
+	next := held("token-2", OutcomeIssued)
+	replacing := retired(0, v1alpha1.ReasonReplacing)
+	lost := record(numbered(0), retired(-time.Hour, v1alpha1.ReasonLeaseLost))
+	checkPlan(t, []planCase{
+		{
+			it: "publishes the successor before it ends what it replaces", because: "the Secret still holds the old one",
+			given: []given{succeeded(), next},
+			want:  step(PublishSecret, v1alpha1.ReasonPublishing),
+		}, {
+			it: "does not end it while the write fails", because: "consumers would be cut off",
+			given: []given{succeeded(), next, tries(func(t *Tries) { t.Publish = failed(4 * time.Second) })},
+			want:  upNext(v1alpha1.NextPublish, 4*time.Second),
+		}, {
+			it: "has another successor where the first was lost with its process", because: "the old one is still in use and must still go",
+			given: []given{succeeded()},
+			want:  step(IssueCredential, CauseUnpublished),
+		}, {
+			it: "does not end it when no other successor can be had", because: "consumers would be cut off",
+			given: []given{succeeded(), blocked(notReadyBlock)},
+			want:  withNext(heldUp(0, notReadyBlock), v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "ends what else is owed an end meanwhile", because: "only one record is in the Secret",
+			given: []given{kept(numbered(2)), retiring(lost), succeeded(), next, tries(func(t *Tries) { t.Publish = failed(4 * time.Second) })},
+			want:  Step{Action: EndRecord, Reason: v1alpha1.ReasonLeaseLost, Record: 0},
+		}, {
+			it: "ends it when the successor is in the Secret", because: "it has been handed over",
+			given: []given{kept(numbered(2)), retiring(record(replacing))},
+			want:  step(EndRecord, v1alpha1.ReasonReplacing),
+		}, {
+			it: "takes the Secret away when it dies before its successor comes", because: "the Secret never outlives its lease",
+			given: []given{succeeded(func(rec *v1alpha1.LeaseRecord) { rec.ExpiresAt = stampPtr(time.Minute) }), blocked(notReadyBlock), after(time.Minute)},
+			want:  step(DeleteSecret, v1alpha1.ReasonExpired),
+		}, {
+			it: "looks when it dies", because: "the Secret goes then, and not at the next look",
+			given: []given{succeeded(func(rec *v1alpha1.LeaseRecord) { rec.ExpiresAt = stampPtr(time.Minute) }), blocked(notReadyBlock), after(50 * time.Second)},
+			want:  Step{Action: Wait, At: t0.Add(time.Minute), Next: v1alpha1.NextExpire, NextAt: t0.Add(time.Minute), Blocked: &notReadyBlock},
+		}, {
+			it: "ends it when it is dead anyway", because: "there is nobody to cut off",
+			given: []given{succeeded(func(rec *v1alpha1.LeaseRecord) { rec.ExpiresAt = stampPtr(time.Minute) }), next, after(time.Minute),
+				tries(func(t *Tries) { t.Publish = failed(time.Minute + 4*time.Second) })},
+			want: step(EndRecord, v1alpha1.ReasonReplacing),
+		},
+	})
 }
 
-func TestADeadCredentialDoesNotStay(t *testing.T) {
-	over := func(modifiers ...modifier) Input {
-		return given(append([]modifier{published, target(TargetCurrent), at(time.Hour)}, modifiers...)...)
-	}
-	verifyPlans(t, []planCase{{
-		name: "a dead credential is replaced where it can be tried at once",
-		why:  "the Secret need not go in between",
-		in:   over(), want: do(IssueCredential, CauseFirst),
-	}, {
-		name: "a dead credential is deleted when the backend does not give another",
-		why:  "onExpiry is Delete",
-		in:   over(failing(func(f *Tries) { f.Issue = failed(2 * time.Hour) })), want: do(DeleteSecret, v1alpha1.ReasonExpired),
-	}, {
-		name: "a dead credential is deleted when its renewal was failing",
-		why:  "a backend that did not renew will hardly issue",
-		in:   over(failing(func(f *Tries) { f.Renew = failed(2 * time.Hour) })), want: do(DeleteSecret, v1alpha1.ReasonExpired),
-	}, {
-		name: "a dead credential is deleted when something speaks against issuing",
-		why:  "nothing will come in its place",
-		in:   over(blockedBy(v1alpha1.ReasonProviderNotReady)), want: do(DeleteSecret, v1alpha1.ReasonExpired),
-	}, {
-		name: "a suspended object's dead credential is deleted",
-		why:  "expiring goes on",
-		in:   over(suspended), want: do(DeleteSecret, v1alpha1.ReasonExpired),
-	}, {
-		name: "a dead credential stays where onExpiry is Retain",
-		why:  "that is what it says",
-		in:   over(asked(retain), suspended), want: Step{Action: Wait, At: since(time.Hour + lookAgain)}, blocked: v1alpha1.ReasonSuspended,
-	}, {
-		name: "a grant's Secret is deleted although onExpiry is Retain",
-		why:  "when the life of a grant is over its Secret stays away",
-		in:   over(asked(retain), asked(never), grantEnded), want: do(DeleteSecret, v1alpha1.ReasonExpired),
-	}, {
-		name: "a Secret that is still to be written for the first time is not deleted",
-		why:  "there is none",
-		in:   given(neverPublished, blockedBy(v1alpha1.ReasonProviderNotReady)),
-		want: Step{Action: Wait, At: since(lookAgain)}, blocked: v1alpha1.ReasonProviderNotReady,
-	}, {
-		name: "the predecessor's credential goes with it when its successor died with its process and none can be had",
-		why:  "the Secret holds a dead credential",
-		in:   leased(unpublished, target(TargetChanged), at(30*time.Minute), suspended), want: do(RenewLease, v1alpha1.ReasonRenewing),
-	}, {
-		name: "the predecessor's credential goes when its successor is not there to be written",
-		why:  "the Secret holds a dead credential",
-		in:   leased(unpublished, target(TargetChanged), suspended), want: do(DeleteSecret, v1alpha1.ReasonExpired),
-	}, {
-		name: "the predecessor's credential stays while it lives",
-		why:  "it still serves",
-		in:   leased(unpublished, target(TargetChanged), suspended, retiringRecord(v1alpha1.ReasonReplacing, stamp(0), record("old", expiring(10*time.Minute)))),
-		want: looking(lookAgain, v1alpha1.NextExpire, 10*time.Minute), blocked: v1alpha1.ReasonSuspended,
-	}})
+// The order of a deletion: what may be minting, what lives, what shows it, what is owed, and only then the object.
+func TestPlanADeletion(t *testing.T) {
+	gone := deleted(0)
+	drop := Step{Action: DropAttempt, Reason: v1alpha1.ReasonDeleting, EndAfter: t0.Add(limit)}
+	owed := retiring(record(numbered(3), retired(0, v1alpha1.ReasonDeleting)))
+	checkPlan(t, []planCase{
+		{
+			it: "drops the attempt first", because: "it can become a lease",
+			given: []given{gone, attempt(numbered(2), unanswered), kept(), owed},
+			want:  drop,
+		}, {
+			it: "drops the lease before the Secret", because: "the intent is durable before the effect",
+			given: []given{gone, kept(), owed},
+			want:  step(DropLease, v1alpha1.ReasonDeleting),
+		}, {
+			it: "drops an answer without a lease too", because: "it says that there is nothing left",
+			given: []given{gone, kept(unleased)},
+			want:  step(DropLease, v1alpha1.ReasonDeleting),
+		}, {
+			it: "deletes the Secret before it revokes", because: "no consumer is to find a dead credential",
+			given: []given{gone, published, owed},
+			want:  step(DeleteSecret, v1alpha1.ReasonDeleting),
+		}, {
+			it: "deletes a Secret that may have been written", because: "the process that wrote it may have died",
+			given: []given{gone, recorded(), status(func(st *v1alpha1.DynamicSecretStatus) { st.Lease = nil })},
+			want:  step(DeleteSecret, v1alpha1.ReasonDeleting),
+		}, {
+			it: "ends the records before the object goes", because: "after that nothing names them",
+			given: []given{gone, owed},
+			want:  step(EndRecord, v1alpha1.ReasonDeleting),
+		}, {
+			it: "waits for an end that was put off", because: "the backend may still be minting",
+			given: []given{gone, retiring(record(unanswered, retired(limit, v1alpha1.ReasonDeleting)))},
+			want:  upNext(v1alpha1.NextEnd, limit),
+		}, {
+			it: "lets the object go when nothing is owed", because: "finalizers are bounded",
+			given: []given{gone},
+			want:  step(RemoveFinalizer, v1alpha1.ReasonDeleting),
+		}, {
+			it: "lets the object go while suspended, blocked and without a target", because: "a deletion always ends",
+			given: []given{gone, spec(suspended), blocked(notReadyBlock), target(TargetForeign)},
+			want:  step(RemoveFinalizer, v1alpha1.ReasonDeleting),
+		}, {
+			it: "has nothing to do for an object that others keep", because: "its own finalizer is off",
+			given: []given{gone, kept(), object(func(d *v1alpha1.DynamicSecret) { d.Finalizers = []string{"example.com/other"} }), after(2 * time.Hour)},
+			want:  Step{Action: Wait},
+		}, {
+			it: "does not renew, replace or publish any more", because: "it is on its way out",
+			given: []given{gone, recorded(), held("token-1", OutcomeIssued), after(renewDue)},
+			want:  step(DropLease, v1alpha1.ReasonDeleting),
+		},
+	})
 }
 
-func expiring(d time.Duration) func(*v1alpha1.LeaseRecord) {
-	return func(rec *v1alpha1.LeaseRecord) { rec.ExpiresAt = stamp(d) }
+func TestPlanARevocation(t *testing.T) {
+	owed := retiring(record(numbered(3), retired(0, v1alpha1.ReasonRevoked)))
+	checkPlan(t, []planCase{
+		{
+			it: "drops the lease", because: "spec.revoked says so",
+			given: []given{kept(), spec(revoking)},
+			want:  step(DropLease, v1alpha1.ReasonRevoked),
+		}, {
+			it: "deletes the Secret before it revokes", because: "no consumer is to find a dead credential",
+			given: []given{published, owed, spec(revoking)},
+			want:  step(DeleteSecret, v1alpha1.ReasonRevoked),
+		}, {
+			it: "deletes the Secret although dead credentials are kept", because: "Retain is about an expiry",
+			given: []given{published, owed, spec(revoking), leaseSpec(retain)},
+			want:  step(DeleteSecret, v1alpha1.ReasonRevoked),
+		}, {
+			it: "ends the records", because: "that is the order",
+			given: []given{owed, spec(revoking)},
+			want:  step(EndRecord, v1alpha1.ReasonRevoked),
+		}, {
+			it: "goes on while suspended", because: "suspending stops issues, not revocations",
+			given: []given{kept(), spec(revoking), spec(suspended)},
+			want:  step(DropLease, v1alpha1.ReasonRevoked),
+		}, {
+			it: "stays as a tombstone", because: "nothing is issued until it is false",
+			given: []given{spec(revoking), annotated(v1alpha1.RotateRequestedAtAnnotation, "now")},
+			want:  Step{Action: Wait},
+		}, {
+			it: "tries a failed end again", because: "the lease lives still",
+			given: []given{owed, spec(revoking), endFailed(record(numbered(3)), failed(4*time.Second))},
+			want:  upNext(v1alpha1.NextEnd, 4*time.Second),
+		}, {
+			it: "does not abandon by the orders for a deletion", because: "the object stays",
+			given: []given{owed, spec(revoking), leaseSpec(func(s *v1alpha1.LeaseSpec) { s.OnDelete = v1alpha1.OnDeleteAbandon }),
+				annotated(v1alpha1.AbandonLeaseAnnotation, "true")},
+			want: step(EndRecord, v1alpha1.ReasonRevoked),
+		},
+	})
 }
 
-func TestEveryCauseIsACause(t *testing.T) {
-	rotate := annotated(v1alpha1.RotateRequestedAtAnnotation, "today")
-	changed := func(in *Input) { in.RequestDigest = "other" }
-	verifyPlans(t, []planCase{{
-		name: "a changed request is asked",
-		why:  "the Secret is to hold what the spec says",
-		in:   leased(changed), want: do(IssueCredential, CauseRequestChanged),
-	}, {
-		name: "a request that is not known has not changed",
-		why:  "a provider that is away must not rotate everything",
-		in:   leased(func(in *Input) { in.RequestDigest = "" }), want: waiting(30*time.Minute, v1alpha1.NextRenew),
-	}, {
-		name: "an order to rotate is followed",
-		why:  "somebody asked",
-		in:   leased(rotate), want: do(IssueCredential, CauseRequested),
-	}, {
-		name: "an order to rotate that was handled is not followed again",
-		why:  "it is one order",
-		in:   leased(rotate, func(in *Input) { in.Object.Status.LastHandledRotateAt = "today" }), want: waiting(30*time.Minute, v1alpha1.NextRenew),
-	}, {
-		name: "an order that was taken back is none",
-		why:  "an absent annotation asks for nothing",
-		in:   leased(func(in *Input) { in.Object.Status.LastHandledRotateAt = "yesterday" }), want: waiting(30*time.Minute, v1alpha1.NextRenew),
-	}, {
-		name: "a Secret that was deleted is made anew",
-		why:  "its data are nowhere else",
-		in:   leased(target(TargetAbsent)), want: do(IssueCredential, CauseSecretLost),
-	}, {
-		name: "a Secret that was edited is made anew",
-		why:  "the digest no longer vouches for it",
-		in:   leased(target(TargetChanged)), want: do(IssueCredential, CauseSecretChanged),
-	}, {
-		name: "a lost lease is followed by another",
-		why:  "after its record is dropped nothing is leased",
-		in:   given(published, target(TargetCurrent)), want: do(IssueCredential, CauseFirst),
-	}, {
-		name: "an unleased answer is not read again before its interval",
-		why:  "reading costs",
-		in:   leased(withRecord(unleased), at(time.Hour-time.Second)), want: waiting(time.Hour, v1alpha1.NextRefresh),
-	}, {
-		name: "an unleased answer is read again after its interval",
-		why:  "it may have changed",
-		in:   leased(withRecord(unleased), at(time.Hour)), want: do(IssueCredential, CauseRefresh),
-	}, {
-		name: "an unleased answer of a grant is read again",
-		why:  "a grant is of a lease, and this is none",
-		in:   leased(withRecord(unleased), asked(never), at(time.Hour)), want: do(IssueCredential, CauseRefresh),
-	}})
-}
-
-func TestAGrantIsIssuedOnce(t *testing.T) {
-	grant := asked(never)
-	rotate := annotated(v1alpha1.RotateRequestedAtAnnotation, "today")
-	verifyPlans(t, []planCase{{
-		name: "a grant is issued",
-		why:  "the first is the one",
-		in:   given(grant), want: do(IssueCredential, CauseFirst),
-	}, {
-		name: "a grant that ended is not issued again",
-		why:  "reissue is Never",
-		in:   given(grant, grantEnded), want: nothing,
-	}, {
-		name: "a grant that ended is issued again when somebody asks",
-		why:  "the annotation asks for another credential",
-		in:   given(grant, grantEnded, rotate), want: do(IssueCredential, CauseFirst),
-	}, {
-		name: "a grant that ended is issued again when reissue becomes Always",
-		why:  "then it is no grant any more",
-		in:   given(grantEnded), want: do(IssueCredential, CauseFirst),
-	}, {
-		name: "a living grant is renewed",
-		why:  "its life is the lease's",
-		in:   leased(grant, at(30*time.Minute)), want: do(RenewLease, v1alpha1.ReasonRenewing),
-	}, {
-		name: "a grant at its max TTL is not replaced",
-		why:  "reissue is Never",
-		in:   leased(grant, withRecord(maxTTLReached), at(30*time.Minute)), want: waiting(time.Hour, v1alpha1.NextExpire),
-	}, {
-		name: "a living grant whose request changed is issued anew",
-		why:  "the spec asks for another credential",
-		in:   leased(grant, func(in *Input) { in.RequestDigest = "other" }), want: do(IssueCredential, CauseRequestChanged),
-	}, {
-		name: "a living grant is rotated when somebody asks",
-		why:  "the annotation asks for another credential",
-		in:   leased(grant, rotate), want: do(IssueCredential, CauseRequested),
-	}, {
-		name: "a grant at its end is dropped",
-		why:  "then it is over",
-		in:   leased(grant, at(time.Hour)), want: do(DropLease, v1alpha1.ReasonExpired),
-	}})
-}
-
-func TestWhatSpeaksAgainstAnIssueIsLookedAtAgain(t *testing.T) {
-	verifyPlans(t, []planCase{{
-		name: "a suspended object is not issued for",
-		why:  "nothing is issued until suspend is false",
-		in:   given(suspended), want: Step{Action: Wait, At: since(lookAgain)}, blocked: v1alpha1.ReasonSuspended,
-	}, {
-		name: "what was observed to speak against it is said",
-		why:  "the condition must tell",
-		in:   given(blockedBy(v1alpha1.ReasonNamespaceNotAllowed)), want: Step{Action: Wait, At: since(lookAgain)}, blocked: v1alpha1.ReasonNamespaceNotAllowed,
-	}, {
-		name: "a Secret of somebody else's is not overwritten",
-		why:  "it is theirs",
-		in:   given(target(TargetForeign)), want: Step{Action: Wait, At: since(lookAgain)}, blocked: v1alpha1.ReasonTargetConflict,
-	}, {
-		name: "a leased credential is not written over somebody else's Secret",
-		why:  "it is theirs",
-		in:   leased(neverPublished, target(TargetForeign), holding("now", OutcomeIssued)),
-		want: looking(lookAgain, v1alpha1.NextRenew, 30*time.Minute), blocked: v1alpha1.ReasonTargetConflict,
-	}, {
-		name: "a full ledger is not added to",
-		why:  "what cannot be ended must not grow",
-		in:   given(manyRetiring(v1alpha1.MaxRetiring)), want: looking(lookAgain, v1alpha1.NextEnd, 24*time.Hour), blocked: v1alpha1.ReasonRetiringFull,
-	}, {
-		name: "a ledger with one place is added to",
-		why:  "the bound is not reached",
-		in:   given(manyRetiring(v1alpha1.MaxRetiring - 1)), want: do(IssueCredential, CauseFirst),
-	}, {
-		name: "an issue that failed waits for its pause",
-		why:  "a backend that is down is not hammered",
-		in:   given(failing(func(f *Tries) { f.Issue = failed(time.Second) })), want: waiting(time.Second, v1alpha1.NextIssue), blocked: v1alpha1.ReasonBackendError,
-	}, {
-		name: "an issue that failed is tried again after its pause",
-		why:  "there may be a credential by now",
-		in:   given(at(time.Second), failing(func(f *Tries) { f.Issue = failed(time.Second) })), want: do(IssueCredential, CauseFirst),
-	}, {
-		name: "what speaks against an issue is not looked at where none is due",
-		why:  "a provider that is away concerns a healthy lease only then",
-		in:   leased(blockedBy(v1alpha1.ReasonProviderNotReady)), want: waiting(30*time.Minute, v1alpha1.NextRenew),
-	}})
-}
-
-func TestABlockedIssueIsLookedAtAgainWithoutAWordInTheStatus(t *testing.T) {
-	in := given(suspended)
-	first := Plan(in)
-	Summarize(in, first)
-	before := in.Object.Status.DeepCopy()
-	in.Now = first.At
-	second := Plan(in)
-	Summarize(in, second)
-	if !reflect.DeepEqual(before, &in.Object.Status) {
-		t.Errorf("a look changed the status, so each would be a write:\n%+v\n%+v", before, in.Object.Status)
-	}
-	if want := in.Now.Add(lookAgain); second.At != want {
-		t.Errorf("the next look is at %s, not %s", second.At, want)
-	}
-}
-
-func TestRecordsAreEndedWhenTheirTimeHasCome(t *testing.T) {
-	end := func(i int, reason string) Step { return Step{Action: EndRecord, Reason: reason, Record: i} }
-	replacing := v1alpha1.ReasonReplacing
-	verifyPlans(t, []planCase{{
-		name: "a record whose time has come is ended",
-		why:  "it is owed an end",
-		in:   leased(retiringRecord(replacing, stamp(0), record("old"))), want: end(0, replacing),
-	}, {
-		name: "a record without a time is ended at once",
-		why:  "nothing speaks for waiting",
-		in:   leased(retiringRecord(replacing, nil, record("old"))), want: end(0, replacing),
-	}, {
-		name: "a record is not ended before its time",
-		why:  "the backend may still be minting",
-		in:   leased(retiringRecord(replacing, stamp(time.Minute), record("old"))), want: waiting(time.Minute, v1alpha1.NextEnd),
-	}, {
-		name: "a record that must wait does not hold up the next",
-		why:  "each has its own time",
-		in:   leased(retiringRecord(replacing, stamp(time.Minute), record("old")), retiringRecord(v1alpha1.ReasonExpired, stamp(0), record("older"))),
-		want: end(1, v1alpha1.ReasonExpired),
-	}, {
-		name: "a record that failed does not hold up the next",
-		why:  "each is tried by itself",
-		in:   leased(retiringRecord(replacing, stamp(0), record("old")), retiringRecord(replacing, stamp(0), record("older")), failedEnd("old", failed(time.Second))),
-		want: end(1, replacing),
-	}, {
-		name: "records are ended before a new credential is asked for",
-		why:  "what is owed to the backend stands before what is wanted from it",
-		in:   given(retiringRecord(replacing, stamp(0), record("old"))), want: end(0, replacing),
-	}, {
-		name: "a replaced record is not ended before its successor is published",
-		why:  "the Secret still holds it; its successor is published first",
-		in: leased(unpublished, target(TargetChanged), holding("now", OutcomeIssued), failing(func(f *Tries) { f.Publish = failed(time.Second) }),
-			retiringRecord(replacing, stamp(0), record("old"))),
-		want: waiting(time.Second, v1alpha1.NextPublish),
-	}, {
-		name: "a replaced record is ended once its successor is published",
-		why:  "nobody uses it any more",
-		in:   leased(retiringRecord(replacing, stamp(0), record("old"))), want: end(0, replacing),
-	}, {
-		name: "a replaced record that is dead is ended although its successor is not published",
-		why:  "it serves nobody",
-		in: leased(unpublished, target(TargetChanged), holding("now", OutcomeIssued), failing(func(f *Tries) { f.Publish = failed(time.Hour) }), at(time.Minute),
-			retiringRecord(replacing, stamp(0), record("old", expiring(time.Minute)))),
-		want: end(0, replacing),
-	}, {
-		name: "a record that was never published is ended although its successor is not published either",
-		why:  "the Secret does not hold it",
-		in: leased(unpublished, target(TargetChanged), holding("now", OutcomeIssued), failing(func(f *Tries) { f.Publish = failed(time.Hour) }),
-			retiringRecord(CauseUnpublished, stamp(0), record("lost"))),
-		want: end(0, CauseUnpublished),
-	}})
-}
-
-func TestADeletionGoesInOrder(t *testing.T) {
-	going := func(modifiers ...modifier) Input {
-		return given(append([]modifier{deletedAt(0)}, modifiers...)...)
-	}
-	deleting := v1alpha1.ReasonDeleting
-	verifyPlans(t, []planCase{{
-		name: "the attempt comes first",
-		why:  "it must be owed an end before anything is forgotten",
-		in:   going(attempt("a"), lease(record("now")), published, retiringRecord(deleting, stamp(0), record("old"))),
-		want: Step{Action: DropAttempt, Reason: deleting, EndAfter: since(testLimit)},
-	}, {
-		name: "an attempt with an answer is not recorded any more",
-		why:  "nobody will use it",
-		in:   going(attempt("a"), holding("a", OutcomeIssued)), want: Step{Action: DropAttempt, Reason: deleting, EndAfter: since(0)},
-	}, {
-		name: "then the lease",
-		why:  "the intent to end it is durable before the Secret goes",
-		in:   going(lease(record("now")), published, retiringRecord(deleting, stamp(0), record("old"))), want: do(DropLease, deleting),
-	}, {
-		name: "a lease at its end is dropped for the deletion",
-		why:  "a dead lease is no reason to issue",
-		in:   going(lease(record("now")), published, at(2*time.Hour)), want: do(DropLease, deleting),
-	}, {
-		name: "then the Secret",
-		why:  "its users stop before the credential does",
-		in:   going(published, target(TargetCurrent), retiringRecord(deleting, stamp(0), record("old"))), want: do(DeleteSecret, deleting),
-	}, {
-		name: "then every record",
-		why:  "they are owed an end",
-		in:   going(retiringRecord(deleting, stamp(0), record("old"))), want: do(EndRecord, deleting),
-	}, {
-		name: "records that are not due are awaited",
-		why:  "the finalizer holds until they are ended",
-		in:   going(retiringRecord(deleting, stamp(time.Minute), record("old"))), want: waiting(time.Minute, v1alpha1.NextEnd),
-	}, {
-		name: "then the finalizer",
-		why:  "nothing is left",
-		in:   going(), want: do(RemoveFinalizer, deleting),
-	}, {
-		name: "a suspended object goes too",
-		why:  "deleting goes on",
-		in:   going(suspended, lease(record("now"))), want: do(DropLease, deleting),
-	}})
-}
-
-func TestARevokedObjectStaysAsATombstone(t *testing.T) {
-	verifyPlans(t, []planCase{{
-		name: "the lease is dropped first",
-		why:  "the intent is durable before the Secret goes",
-		in:   leased(revokedBySpec), want: do(DropLease, v1alpha1.ReasonRevoked),
-	}, {
-		name: "then the Secret is deleted",
-		why:  "its users stop before the credential does",
-		in:   given(revokedBySpec, published, target(TargetCurrent)), want: do(DeleteSecret, v1alpha1.ReasonRevoked),
-	}, {
-		name: "then the records are ended",
-		why:  "that is the revocation",
-		in:   given(revokedBySpec, retiringRecord(v1alpha1.ReasonRevoked, stamp(0), record("old"))), want: do(EndRecord, v1alpha1.ReasonRevoked),
-	}, {
-		name: "an order to rotate does not wake it",
-		why:  "only setting revoked to false issues anew",
-		in:   given(revokedBySpec, annotated(v1alpha1.RotateRequestedAtAnnotation, "today")), want: nothing,
-	}, {
-		name: "a suspended one is revoked",
-		why:  "revoking only takes away",
-		in:   leased(revokedBySpec, suspended), want: do(DropLease, v1alpha1.ReasonRevoked),
-	}, {
-		name: "a record that fails is awaited",
-		why:  "it is owed an end, and nothing else is due",
-		in:   given(revokedBySpec, retiringRecord(v1alpha1.ReasonRevoked, stamp(0), record("old")), failedEnd("old", failed(time.Second))),
-		want: waiting(time.Second, v1alpha1.NextEnd),
-	}, {
-		name: "set back to false, it is issued for",
-		why:  "the object is whole again",
-		in:   given(), want: do(IssueCredential, CauseFirst),
-	}})
-}
-
-func TestARecordIsGivenUpAtItsBound(t *testing.T) {
-	const replacing = v1alpha1.ReasonReplacing
-	old := func(changes ...func(*v1alpha1.LeaseRecord)) modifier {
-		return retiringRecord(replacing, stamp(0), record("old", changes...))
-	}
-	// Its own end, what an unrecorded renewal may have granted, and the grace.
-	const bound = 2*time.Hour + abandonGrace
-	abandon := Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned}
-	end := Step{Action: EndRecord, Reason: replacing}
-	tried := func(now time.Duration) modifier {
-		return func(in *Input) {
-			failedEnd("old", failed(now+time.Second))(in)
-			at(now)(in)
-		}
-	}
-	verifyPlans(t, []planCase{{
-		name: "a record past its bound that was never tried is tried",
-		why:  "a backend that is up says itself that it is gone",
-		in:   given(suspended, old(), at(9*time.Hour)), want: end,
-	}, {
-		name: "a record is not given up before its bound",
-		why:  "an unrecorded renewal may keep it alive until then",
-		in:   given(revokedBySpec, old(), tried(bound-time.Second)), want: waiting(bound, v1alpha1.NextEnd),
-	}, {
-		name: "a record is given up at its bound",
-		why:  "by then it is dead whatever happened",
-		in:   given(revokedBySpec, old(), tried(bound)), want: abandon,
-	}, {
-		name: "the increment that is asked for counts where it is more than what was granted",
-		why:  "an unrecorded renewal may have been granted it",
-		in:   given(revokedBySpec, old(), tried(bound), asked(func(s *v1alpha1.LeaseSpec) { s.Increment = &metav1.Duration{Duration: 3 * time.Hour} })),
-		want: waiting(bound+time.Second, v1alpha1.NextEnd),
-	}, {
-		name: "a record that could not be renewed is given up after its own end and the grace",
-		why:  "no renewal can have gone unrecorded",
-		in:   given(revokedBySpec, old(nonRenewable), tried(time.Hour+abandonGrace)), want: abandon,
-	}, {
-		name: "a record at its max TTL is not given up within the grace",
-		why:  "the backend's clock may be another",
-		in:   given(revokedBySpec, old(maxTTLReached), tried(time.Hour+abandonGrace-2*time.Second)), want: waiting(time.Hour+abandonGrace-time.Second, v1alpha1.NextEnd),
-	}, {
-		name: "a token without a lease is given up after its own end",
-		why:  "what it may have minted died with it",
-		in: given(revokedBySpec, func(in *Input) {
-			rec := record("old", unleased)
-			rec.TokenExpiresAt = stamp(time.Hour)
-			retiringRecord(replacing, stamp(0), rec)(in)
-			in.Tries.End = map[string]Failure{TryKey(&rec): failed(9 * time.Hour)}
-		}, at(time.Hour+abandonGrace)), want: abandon,
-	}, {
-		name: "a token without an end is never given up",
-		why:  "it stays alive",
-		in: given(revokedBySpec, func(in *Input) {
-			rec := record("old", unleased)
-			retiringRecord(replacing, stamp(0), rec)(in)
-			in.Tries.End = map[string]Failure{TryKey(&rec): failed(1000 * time.Hour)}
-		}, at(999*time.Hour)), want: waiting(1000*time.Hour, v1alpha1.NextEnd),
-	}, {
-		name: "a deletion does not wait beyond its deadline",
-		why:  "a backend that is gone must not keep the object for ever",
-		in:   given(deletedAt(0), old(), tried(10*time.Minute)), want: abandon,
-	}, {
-		name: "a deletion waits until its deadline",
-		why:  "until then the backend may come back",
-		in:   given(deletedAt(0), old(), tried(10*time.Minute-time.Second), failedEnd("old", failed(time.Hour))), want: waiting(10*time.Minute, v1alpha1.NextEnd),
-	}, {
-		name: "a deletion past its deadline asks the backend once",
-		why:  "a restarted process has not tried",
-		in:   given(deletedAt(0), old(), at(time.Hour)), want: end,
-	}, {
-		name: "a deletion does not wait for a lease that is dead before the deadline",
-		why:  "the earlier bound counts",
-		in:   given(deletedAt(0), old(nonRenewable, expiring(time.Minute)), tried(time.Minute+abandonGrace)), want: abandon,
-	}, {
-		name: "a deletion with onDelete Abandon gives up at once",
-		why:  "that is what it says",
-		in:   given(deletedAt(0), old(), asked(func(s *v1alpha1.LeaseSpec) { s.OnDelete = v1alpha1.OnDeleteAbandon })), want: abandon,
-	}, {
-		name: "onDelete Abandon means nothing to a record of a living object",
-		why:  "it speaks of the deletion",
-		in:   given(old(), asked(func(s *v1alpha1.LeaseSpec) { s.OnDelete = v1alpha1.OnDeleteAbandon })), want: end,
-	}, {
-		name: "a deletion with the annotation gives up at once",
-		why:  "somebody said so",
-		in:   given(deletedAt(0), old(), annotated(v1alpha1.AbandonLeaseAnnotation, "true")), want: abandon,
-	}, {
-		name: "an annotation that is not true says nothing",
-		why:  "giving up must be meant",
-		in:   given(deletedAt(0), old(), annotated(v1alpha1.AbandonLeaseAnnotation, "yes")), want: end,
-	}, {
-		name: "a record that is not ours is given up at once",
-		why:  "trying again makes no sense, and must not act on it",
-		in:   leased(old(), failedEnd("old", Failure{Count: 1, Final: true, NotBefore: since(time.Hour)})), want: abandon,
-	}})
+func TestPlanTheRetiring(t *testing.T) {
+	rec := record(retired(0, v1alpha1.ReasonLeaseLost))
+	final := failed(time.Hour)
+	final.Final = true
+	abandon := step(AbandonRecord, v1alpha1.ReasonAbandoned)
+	// A lease that was issued for an hour may have been renewed for another without a record; and a minute for a
+	// backend that is up to say so itself.
+	const bound = 2*time.Hour + time.Minute
+	quiet := kept(numbered(2), func(rec *v1alpha1.LeaseRecord) {
+		rec.ExpiresAt, rec.DurationSeconds = stampPtr(10000*time.Hour), int64(10000*3600)
+	})
+	idle := spec(revoking) // nothing but the records is left to do
+	shortened := leaseSpec(func(s *v1alpha1.LeaseSpec) { s.RevocationDeadline = metav1.Duration{Duration: 10 * time.Minute} })
+	unbounded := record(unanswered, retired(0, v1alpha1.ReasonIssuing))
+	checkPlan(t, []planCase{
+		{
+			it: "ends a record when its time has come", because: "it is owed an end",
+			given: []given{quiet, retiring(rec)},
+			want:  step(EndRecord, v1alpha1.ReasonLeaseLost),
+		}, {
+			it: "ends a record that has no time", because: "an older ledger may lack it",
+			given: []given{quiet, retiring(record(func(r *v1alpha1.LeaseRecord) { r.Reason = "Old" }))},
+			want:  step(EndRecord, "Old"),
+		}, {
+			it: "ends none before its time", because: "the backend may still be minting",
+			given: []given{quiet, retiring(record(unanswered, retired(limit, v1alpha1.ReasonIssuing))), after(limit - time.Second)},
+			want:  upNext(v1alpha1.NextEnd, limit),
+		}, {
+			it: "does not let one record wait for another", because: "each has its own failures",
+			given: []given{quiet, retiring(rec, record(numbered(3), retired(0, v1alpha1.ReasonExpired))), endFailed(rec, failed(time.Minute))},
+			want:  Step{Action: EndRecord, Reason: v1alpha1.ReasonExpired, Record: 1},
+		}, {
+			it: "tries again before the bound", because: "the lease may live",
+			given: []given{idle, retiring(rec), endFailed(rec, failed(bound-time.Second)), after(bound - time.Second)},
+			want:  step(EndRecord, v1alpha1.ReasonLeaseLost),
+		}, {
+			it: "waits no longer than to the bound", because: "what is over is over",
+			given: []given{idle, retiring(rec), endFailed(rec, failed(bound+time.Hour)), after(bound - time.Second)},
+			want:  upNext(v1alpha1.NextEnd, bound),
+		}, {
+			it: "gives up after the record's own end, an unrecorded renewal and a grace", because: "then it is dead whatever the backend says",
+			given: []given{idle, retiring(rec), endFailed(rec, failed(0)), after(bound)},
+			want:  abandon,
+		}, {
+			it: "does not give up what was never tried", because: "a backend that is up tells in its own words",
+			given: []given{idle, retiring(rec), after(bound)},
+			want:  step(EndRecord, v1alpha1.ReasonLeaseLost),
+		}, {
+			it: "counts the longer of what was granted and what may be asked for", because: "the unrecorded renewal asked for the wish",
+			given: []given{idle, retiring(rec), endFailed(rec, failed(0)), after(bound),
+				leaseSpec(func(s *v1alpha1.LeaseSpec) { s.Increment = &metav1.Duration{Duration: 2 * time.Hour} })},
+			want: step(EndRecord, v1alpha1.ReasonLeaseLost),
+		}, {
+			it: "counts no renewal where none could be had", because: "the end of a lease at its maximum stands",
+			given: []given{idle, retiring(record(maxTTL, retired(0, v1alpha1.ReasonLeaseLost))), endFailed(rec, failed(0)), after(time.Hour + time.Minute)},
+			want:  abandon,
+		}, {
+			it: "gives up a token at its own end", because: "a record without a lease is its token",
+			given: []given{idle, retiring(record(unanswered, token(30*time.Minute, true), retired(0, v1alpha1.ReasonIssuing))),
+				endFailed(unbounded, failed(0)), after(31 * time.Minute)},
+			want: abandon,
+		}, {
+			it: "never gives up a token without an end while the object stays", because: "it may live for ever",
+			given: []given{idle, retiring(unbounded), endFailed(unbounded, failed(0)), after(10000 * time.Hour)},
+			want:  step(EndRecord, v1alpha1.ReasonIssuing),
+		}, {
+			it: "gives up at the revocation deadline of a deletion", because: "a deletion always ends",
+			given: []given{deleted(0), shortened, retiring(unbounded), endFailed(unbounded, failed(time.Hour)), after(10 * time.Minute)},
+			want:  abandon,
+		}, {
+			it: "does not give up before the deadline", because: "the backend may come back",
+			given: []given{deleted(0), shortened, retiring(unbounded), endFailed(unbounded, failed(time.Hour)), after(10*time.Minute - time.Second)},
+			want:  upNext(v1alpha1.NextEnd, 10*time.Minute),
+		}, {
+			it: "gives up at the record's own bound where that is before the deadline", because: "what is dead needs no wait",
+			given: []given{deleted(0), leaseSpec(func(s *v1alpha1.LeaseSpec) { s.RevocationDeadline = metav1.Duration{Duration: 100 * time.Hour} }),
+				retiring(rec), endFailed(rec, failed(bound+time.Hour)), after(bound)},
+			want: abandon,
+		}, {
+			it: "tries once although the deadline is past", because: "an object that was long deleted may meet a backend that is up",
+			given: []given{deleted(0), shortened, retiring(unbounded), after(time.Hour)},
+			want:  step(EndRecord, v1alpha1.ReasonIssuing),
+		}, {
+			it: "gives up at once with onDelete: Abandon", because: "the lease is to run out by itself",
+			given: []given{deleted(0), retiring(rec), leaseSpec(func(s *v1alpha1.LeaseSpec) { s.OnDelete = v1alpha1.OnDeleteAbandon })},
+			want:  abandon,
+		}, {
+			it: "gives up at once with the annotation", because: "a person wants the object gone",
+			given: []given{deleted(0), retiring(rec), annotated(v1alpha1.AbandonLeaseAnnotation, "true")},
+			want:  abandon,
+		}, {
+			it: "takes no other value of the annotation", because: "\"false\" means no",
+			given: []given{deleted(0), retiring(rec), annotated(v1alpha1.AbandonLeaseAnnotation, "false")},
+			want:  step(EndRecord, v1alpha1.ReasonLeaseLost),
+		}, {
+			it: "abandons nothing of an object that stays", because: "onDelete is for its deletion",
+			given: []given{quiet, retiring(rec), leaseSpec(func(s *v1alpha1.LeaseSpec) { s.OnDelete = v1alpha1.OnDeleteAbandon })},
+			want:  step(EndRecord, v1alpha1.ReasonLeaseLost),
+		}, {
+			it: "gives up a record whose end makes no sense", because: "the token is somebody else's",
+			given: []given{quiet, retiring(record(numbered(3), retired(limit, v1alpha1.ReasonLeaseLost)), rec), endFailed(rec, final)},
+			want:  Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: 1},
+		}, {
+			it: "gives up the record and not its neighbour", because: "the other still has time",
+			given: []given{deleted(0), shortened, after(2 * time.Minute),
+				retiring(unbounded, record(numbered(3), maxTTL, retired(0, v1alpha1.ReasonDeleting), func(r *v1alpha1.LeaseRecord) { r.ExpiresAt = stampPtr(time.Minute) })),
+				endFailed(unbounded, failed(time.Hour)), endFailed(record(numbered(3)), failed(time.Hour))},
+			want: Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: 1},
+		},
+	})
 }

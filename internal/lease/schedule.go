@@ -12,6 +12,8 @@ import (
 const (
 	defaultRenewAtPercent = 67
 	firstBackoff          = time.Second
+	// patientTries is how often a publication may fail before the dead credential that it would replace is deleted.
+	patientTries = 3
 	// lookAgain is the pause between looks at what keeps an issue from being made.
 	lookAgain  = 15 * time.Second
 	maxBackoff = time.Minute
@@ -102,7 +104,7 @@ func share(d time.Duration, percent int32, uid types.UID) time.Duration {
 func jitter(d time.Duration, uid types.UID) time.Duration {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(uid))
-	return d / 10 * time.Duration(h.Sum32()%1000) / 1000
+	return d / 10_000 * time.Duration(h.Sum32()%1000) // in this order, or three years overflow
 }
 
 // Backoff is the pause after the count-th failure in a row: 1 s, doubling, a minute at most, jittered.
