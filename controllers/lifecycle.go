@@ -61,7 +61,7 @@ func (l *lifecycle) run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 		if step.Action == lease.Wait {
 			return step.At, l.rest(ctx, o, step)
 		}
-		log.FromContext(ctx).V(1).Info("step", "action", step.Action, "reason", step.Reason)
+		log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
 		if err := l.execute(ctx, o, step); err != nil {
 			return time.Time{}, err
 		}
