@@ -155,7 +155,9 @@ func TestOperationsAreCountedByResult(t *testing.T) {
 
 func TestAnAbandonedRecordIsToldWhereItCanBeHeard(t *testing.T) {
 	provider := &v1alpha1.ClusterSecretProvider{ObjectMeta: metav1.ObjectMeta{Name: "vault"}}
-	of := func(kind, name string) v1alpha1.ProviderIdentity { return v1alpha1.ProviderIdentity{Kind: kind, Name: name} }
+	of := func(kind, name string) v1alpha1.ProviderIdentity {
+		return v1alpha1.ProviderIdentity{Kind: kind, Name: name}
+	}
 	for _, c := range []struct {
 		name, why string
 		rec       v1alpha1.LeaseRecord

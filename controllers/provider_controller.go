@@ -134,13 +134,16 @@ func say(p ProviderObject, now metav1.Time, ready metav1.ConditionStatus, reason
 		})
 	}
 	set(v1alpha1.ReadyCondition, ready)
-	meta.RemoveStatusCondition(&p.ProviderStatus().Conditions, v1alpha1.StalledCondition)
-	meta.RemoveStatusCondition(&p.ProviderStatus().Conditions, v1alpha1.ReconcilingCondition)
-	switch {
-	case stalled:
-		set(v1alpha1.StalledCondition, metav1.ConditionTrue)
-	case ready != metav1.ConditionTrue:
-		set(v1alpha1.ReconcilingCondition, metav1.ConditionTrue)
+	// What is said already stays, with its time: saying it again is no change.
+	for kind, said := range map[string]bool{
+		v1alpha1.StalledCondition:     stalled,
+		v1alpha1.ReconcilingCondition: !stalled && ready != metav1.ConditionTrue,
+	} {
+		if said {
+			set(kind, metav1.ConditionTrue)
+		} else {
+			meta.RemoveStatusCondition(&p.ProviderStatus().Conditions, kind)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -98,11 +99,7 @@ func describe(d *v1alpha1.DynamicSecret, p v1alpha1.Provider) *source {
 func requestDigest(s *source) string {
 	params := map[string]any{}
 	for name, raw := range s.Request.Parameters {
-		var value any
-		if json.Unmarshal(raw, &value) != nil {
-			value = string(raw)
-		}
-		params[name] = value
+		params[name] = canonical(raw)
 	}
 	text, _ := json.Marshal([]any{
 		s.Where.Provider.Kind, s.Where.Provider.Name, s.Where.Address, s.Request.Namespace, s.Request.Path,
@@ -110,6 +107,17 @@ func requestDigest(s *source) string {
 	})
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:8])
+}
+
+// canonical is a JSON value without its white space and the order of its keys, and with its numbers as they stand.
+func canonical(raw []byte) any {
+	var value any
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	if decoder.Decode(&value) != nil {
+		return string(raw)
+	}
+	return value
 }
 
 // block is the first thing that speaks against issuing.

@@ -62,9 +62,13 @@ func checkType(kind corev1.SecretType, data map[string][]byte) error {
 		}
 	}
 	for _, k := range []string{corev1.DockerConfigJsonKey, corev1.DockerConfigKey} {
-		if len(typeKeys[kind]) > 0 && slices.Contains(typeKeys[kind][0], k) && !json.Valid(data[k]) {
-			return fmt.Errorf("a Secret of type %s needs JSON under the key %q, which the answer does not have there", kind, k)
+		var object map[string]any
+		if len(typeKeys[kind]) > 0 && slices.Contains(typeKeys[kind][0], k) && json.Unmarshal(data[k], &object) != nil {
+			return fmt.Errorf("a Secret of type %s needs a JSON object under the key %q, which the answer does not have there", kind, k)
 		}
+	}
+	if k := corev1.SSHAuthPrivateKey; kind == corev1.SecretTypeSSHAuth && len(data[k]) == 0 {
+		return fmt.Errorf("a Secret of type %s needs a value under the key %q, which the answer has empty", kind, k)
 	}
 	return nil
 }
@@ -115,8 +119,9 @@ func New(d *v1alpha1.DynamicSecret, data map[string][]byte, salt string) *corev1
 // spec once and are no longer in it go, those of others stay.
 func Update(s *corev1.Secret, d *v1alpha1.DynamicSecret, data map[string][]byte, salt string) {
 	var before applied
-	// An annotation that somebody broke means that nothing is taken off.
-	_ = json.Unmarshal([]byte(s.Annotations[v1alpha1.AppliedMetadataAnnotation]), &before)
+	if json.Unmarshal([]byte(s.Annotations[v1alpha1.AppliedMetadataAnnotation]), &before) != nil {
+		before = applied{} // somebody broke it: nothing is taken off
+	}
 	s.Labels = merge(s.Labels, before.Labels, d.Spec.Target.Labels)
 	s.Annotations = merge(s.Annotations, before.Annotations, d.Spec.Target.Annotations)
 	now, _ := json.Marshal(wanted(d))
