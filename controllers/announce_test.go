@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -49,11 +50,7 @@ type told struct {
 type listener struct{ all []told }
 
 func (l *listener) Eventf(about, _ runtime.Object, kind, reason, _, format string, args ...any) {
-	message := format
-	if format == "%s" && len(args) == 1 {
-		message, _ = args[0].(string)
-	}
-	l.all = append(l.all, told{about, kind, reason, message})
+	l.all = append(l.all, told{about, kind, reason, fmt.Sprintf(format, args...)})
 }
 
 // scrape is what a Prometheus server would see, by name and labels.
