@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -45,11 +46,17 @@ func (a *Announcer) Event(d *v1alpha1.DynamicSecret, kind, reason, message strin
 }
 
 func (a *Announcer) emit(about, related runtime.Object, kind, reason, message string) {
-	const limit = 1000 // the API takes 1024 bytes
-	if len(message) > limit {
-		message = message[:limit] + "…"
-	}
+	message = shortened(message)
 	a.recorder.Eventf(about, related, kind, reason, "Reconcile", "%s", message)
+}
+
+// shortened to what an event takes: 1024 bytes, of whole characters.
+func shortened(message string) string {
+	const limit = 1000
+	if len(message) <= limit {
+		return message
+	}
+	return strings.ToValidUTF8(message[:limit], "") + "…"
 }
 
 // Abandoned says it on the object; and, because the events of a namespace that is going away are refused, on a cluster

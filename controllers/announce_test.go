@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -232,5 +233,12 @@ func TestALongMessageFitsAnEvent(t *testing.T) {
 	a.Event(ledgerOf("orders", v1alpha1.DynamicSecretStatus{}), corev1.EventTypeNormal, "Issued", "100% of path")
 	if got := heard.all[3].message; got != "100% of path" {
 		t.Errorf("a message is not a format: %q", got)
+	}
+}
+
+func TestAnEventsMessageIsCutBetweenCharacters(t *testing.T) {
+	short := shortened("x" + strings.Repeat("é", 600))
+	if !utf8.ValidString(short) || len(short) > 1024 || !strings.HasSuffix(short, "é…") {
+		t.Errorf("%d bytes, valid: %v", len(short), utf8.ValidString(short))
 	}
 }

@@ -396,3 +396,9 @@ func TestWhatTwoLedgersNameIsDisputed(t *testing.T) {
 		})
 	}
 }
+
+func TestNumbersThatDifferOnlyBeyondAFloatsPrecisionAreDifferentRequests(t *testing.T) {
+	if canonical([]byte("9007199254740992")) == canonical([]byte("9007199254740993")) {
+		t.Error("two numbers are taken for one")
+	}
+}
