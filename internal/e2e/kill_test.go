@@ -141,10 +141,31 @@ func (r *room) verifyLedger(objects int) {
 	if len(recorded) != objects {
 		r.t.Fatalf("%d leases are recorded for %d objects", len(recorded), objects)
 	}
+	var extra []string
+	defer func() {
+		if len(extra) > 0 {
+			r.t.Logf("the sets differ: %v", extra)
+			r.t.Log(r.vault.Log())
+		}
+	}()
 	r.eventually("Vault to have just the recorded leases, and PostgreSQL just the users of the Secrets", func() bool {
-		leases, users := r.leases(), r.users()
-		slices.Sort(leases)
-		slices.Sort(users)
-		return slices.Equal(leases, recorded) && slices.Equal(users, held)
+		extra = append(difference("lease", r.leases(), recorded), difference("user", r.users(), held)...)
+		return len(extra) == 0
 	})
+}
+
+// difference of two sets, told.
+func difference(what string, there, wanted []string) []string {
+	var out []string
+	for _, x := range there {
+		if !slices.Contains(wanted, x) {
+			out = append(out, what+" "+x+" is not on record")
+		}
+	}
+	for _, x := range wanted {
+		if !slices.Contains(there, x) {
+			out = append(out, what+" "+x+" is not there")
+		}
+	}
+	return out
 }

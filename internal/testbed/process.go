@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -158,8 +159,40 @@ func (p *process) kill() error {
 	return nil
 }
 
-// pause freezes the process: its connections stay open and nothing answers.
-func (p *process) pause() error  { return p.signal(syscall.SIGSTOP) }
+// pause freezes the process: its connections stay open and nothing answers. The signal takes effect a moment after it was
+// sent, so the threads are waited for.
+func (p *process) pause() error {
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for range 1000 {
+		if pid := p.pid(); pid == 0 || frozen(pid) {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return fmt.Errorf("%s does not stop", p.name)
+}
+
+// frozen says that every thread of the process is stopped.
+func frozen(pid int) bool {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(stats) == 0 {
+		return false
+	}
+	for _, path := range stats {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // the thread has ended
+		}
+		// The state follows the command's name, which stands in parentheses.
+		if _, rest, ok := strings.Cut(string(text), ") "); !ok || !strings.HasPrefix(rest, "T") {
+			return false
+		}
+	}
+	return true
+}
+
 func (p *process) resume() error { return p.signal(syscall.SIGCONT) }
 
 // await polls until ready answers nil, the process has ended, or ctx is done.

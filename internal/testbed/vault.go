@@ -198,6 +198,9 @@ func (v *Vault) active(ctx context.Context) error {
 // Seal makes every request but the status fail with 503, until Unseal.
 func (v *Vault) Seal(ctx context.Context) error { return v.Root.Sys().SealWithContext(ctx) }
 
+// Log is the end of what the server has printed.
+func (v *Vault) Log() string { return v.process.logTail() }
+
 // Stop ends the server in order. Only a Durable one can be started again.
 func (v *Vault) Stop() error { return v.process.stop() }
 
