@@ -19,6 +19,11 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
+// A connection that breaks between the creation of a user and the registration of its lease makes Vault itself lose the
+// user: it rolls back with the context that was just cancelled, and no lease is left to end (seen with 1.21.0, a few times
+// in two hundred kills). A gateway that finishes what it has begun, as the proxy does here, keeps that apart from what
+// leasekeeper answers for. See docs/vault.md.
+
 // In this storm 20 objects are issued, renewed, replaced, deleted and made again while the manager is killed 200 times
 // at random instants. Leases last an hour, so that one which is left behind is still there to be counted at the end.
 func TestTwoHundredKillsLeaveExactlyOneLeaseForEachObjectAndNoneAfterDeletion(t *testing.T) {
@@ -34,7 +39,8 @@ func TestTwoHundredKillsLeaveExactlyOneLeaseForEachObjectAndNoneAfterDeletion(t 
 		t.Fatalf("building the manager: %v\n%s", err, out)
 	}
 	b := ownBedWith(t, quick, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, "--leader-elect=false")
-	r := newRoom(t, b)
+	r := newRoom(t, b, withProxy())
+	r.must(r.proxy.Break(testbed.Fault{Action: testbed.Detach}))
 	name := func(i int) string { return fmt.Sprintf("orders-%d", i) }
 	for i := range objects {
 		r.apply(name(i))
