@@ -19,10 +19,10 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// A connection that breaks between the creation of a user and the registration of its lease makes Vault itself lose the
-// user: it rolls back with the context that was just cancelled, and no lease is left to end (seen with 1.21.0, a few times
-// in two hundred kills). A gateway that finishes what it has begun, as the proxy does here, keeps that apart from what
-// leasekeeper answers for. See docs/vault.md.
+// When the connection of an issue breaks, Vault cancels the request, and a user that PostgreSQL makes at that very moment is
+// left without a lease, so that nobody can end it (seen with 1.21.0: none to three in two hundred kills). A gateway that
+// finishes what it has begun, as the proxy does here, keeps that apart from what leasekeeper answers for; docs/vault.md
+// tells of it.
 
 // In this storm 20 objects are issued, renewed, replaced, deleted and made again while the manager is killed 200 times
 // at random instants. Leases last an hour, so that one which is left behind is still there to be counted at the end.
