@@ -15,15 +15,13 @@ import (
 // Mark is a place in an audit log: requests are counted since a mark.
 type Mark int64
 
+// markOf is behind the last whole line: the server may be in the middle of writing the next one.
 func markOf(path string) (Mark, error) {
-	info, err := os.Stat(path)
+	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
-	if err != nil {
-		return 0, err
-	}
-	return Mark(info.Size()), nil
+	return Mark(bytes.LastIndexByte(text, '\n') + 1), err
 }
 
 // linesSince calls read with every whole line after the mark.
