@@ -63,6 +63,43 @@ func TestAManagerKilledDuringASlowIssueLeavesNothingOnceTheRequestLimitHasPassed
 	r.nothingLeft()
 }
 
+// holdCommits makes PostgreSQL wait, as one that waits for its standby does: what it commits is committed and not yet
+// answered, until it is let go. A client that gives up now has made a user and never learns of it.
+func (r *room) holdCommits() (letGo func()) {
+	r.t.Helper()
+	set := func(standby string) {
+		r.must(r.postgres.Exec(context.Background(), "ALTER SYSTEM SET synchronous_standby_names = '"+standby+"'"))
+		r.must(r.postgres.Exec(context.Background(), "SELECT pg_reload_conf()"))
+	}
+	r.must(r.vault.WriteDatabaseRole(r.t.Context(), r.name, "orders", testbed.DatabaseRole{
+		DefaultTTL: time.Hour, MaxTTL: 24 * time.Hour,
+		CreationStatements: []string{`SET LOCAL synchronous_commit = on; CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}';`},
+	}))
+	set("nobody")
+	return func() { set("") }
+}
+
+func TestAManagerKilledWhilePostgreSQLCommitsLeavesNothingOnceTheRequestLimitHasPassed(t *testing.T) {
+	t.Parallel()
+	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit})
+	r := newRoom(t, b)
+	letGo := r.holdCommits()
+	r.apply("orders")
+	r.eventually("PostgreSQL to commit", func() bool {
+		n, err := b.postgres.Committing(t.Context())
+		r.must(err)
+		return n == 1
+	})
+	r.must(b.manager.Kill())
+	r.must(b.kube.Delete(t.Context(), r.secret("orders")))
+	time.Sleep(2 * time.Second) // a Vault that watched the connection would have given the request up by now
+	letGo()
+	r.eventually("the user to be made, with a lease", func() bool { return len(r.users()) == 1 && len(r.leases()) == 1 })
+	r.must(b.startManager(t.Context()))
+	r.eventually("orders to be gone", func() bool { return r.get("orders") == nil })
+	r.nothingLeft()
+}
+
 func TestAConnectionCutDuringASlowIssueLeavesOneLeaseOnceTheRequestLimitHasPassed(t *testing.T) {
 	t.Parallel()
 	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit})

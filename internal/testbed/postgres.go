@@ -223,6 +223,18 @@ func (p *Postgres) Users(ctx context.Context, prefix string) ([]string, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
+// Committing counts the transactions that are committed and wait for a standby to have them too.
+func (p *Postgres) Committing(ctx context.Context) (int, error) {
+	conn, err := p.connect(ctx, p.admin, p.password)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	var n int
+	err = conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`).Scan(&n)
+	return n, err
+}
+
 // Exec runs a statement as the administrator.
 func (p *Postgres) Exec(ctx context.Context, statement string) error {
 	conn, err := p.connect(ctx, p.admin, p.password)

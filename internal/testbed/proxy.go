@@ -61,9 +61,6 @@ const (
 	AnswerAfter Action = "AnswerAfter"
 	// Delay forwards after a while.
 	Delay Action = "Delay"
-	// Detach forwards, and the upstream's request goes on to its end even when
-	// the client goes away.
-	Detach Action = "Detach"
 )
 
 // ProxyOptions are all optional.
@@ -238,7 +235,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	fault := p.note(r)
 	switch fault.Action {
 	case DropAnswer:
-		_, _ = p.ask(r)
+		p.ask(r)
 		hangUp(w)
 	case Cut:
 		p.cut(w, r, fault.After)
@@ -250,10 +247,8 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	case Answer:
 		fault.answer(w)
 	case AnswerAfter:
-		_, _ = p.ask(r)
+		p.ask(r)
 		fault.answer(w)
-	case Detach:
-		p.relay(w, r)
 	case Delay:
 		p.wait(r, fault.After)
 		p.pass(w, r)
@@ -290,51 +285,25 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request) {
 	p.forward.ServeHTTP(w, r)
 }
 
-// answered is what the upstream said.
-type answered struct {
-	status int
-	header http.Header
-	body   []byte
-}
-
-// ask sends the request upstream and reads the whole answer. The client's
+// ask sends the request upstream and waits for the whole answer. The client's
 // departure does not end it; only Close does.
-func (p *Proxy) ask(r *http.Request) (answered, error) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return answered{}, err
+func (p *Proxy) ask(r *http.Request) {
+	if body, err := io.ReadAll(r.Body); err == nil {
+		p.send(r, body)
 	}
-	return p.send(r, body)
 }
 
-func (p *Proxy) send(r *http.Request, body []byte) (answered, error) {
+func (p *Proxy) send(r *http.Request, body []byte) {
 	p.begin()
 	defer p.end()
 	out := r.Clone(p.closing)
 	out.RequestURI, out.Host = "", ""
 	out.URL.Scheme, out.URL.Host = p.upstream.Scheme, p.upstream.Host
 	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-	answer, err := p.transport.RoundTrip(out)
-	if err != nil {
-		return answered{}, err
+	if answer, err := p.transport.RoundTrip(out); err == nil {
+		_, _ = io.Copy(io.Discard, answer.Body)
+		_ = answer.Body.Close()
 	}
-	defer func() { _ = answer.Body.Close() }()
-	text, err := io.ReadAll(answer.Body)
-	return answered{status: answer.StatusCode, header: answer.Header, body: text}, err
-}
-
-// relay forwards without tying the upstream's request to the client.
-func (p *Proxy) relay(w http.ResponseWriter, r *http.Request) {
-	answer, err := p.ask(r)
-	if err != nil {
-		hangUp(w)
-		return
-	}
-	for name, values := range answer.header {
-		w.Header()[name] = values
-	}
-	w.WriteHeader(answer.status)
-	_, _ = w.Write(answer.body)
 }
 
 // cut hangs up on the client after a while, whether the upstream has answered
@@ -349,7 +318,7 @@ func (p *Proxy) cut(w http.ResponseWriter, r *http.Request, after time.Duration)
 	p.begin()
 	go func() {
 		defer p.end()
-		_, _ = p.send(clone, body)
+		p.send(clone, body)
 	}()
 	p.wait(r, after)
 	hangUp(w)

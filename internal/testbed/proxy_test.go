@@ -116,22 +116,6 @@ func TestACutRequestGoesOnUpstream(t *testing.T) {
 	}
 }
 
-func TestADetachedRequestOutlivesItsClient(t *testing.T) {
-	u, proxy := proxied(t)
-	breakWith(t, proxy, testbed.Fault{Action: testbed.Detach})
-	ctx, leave := context.WithCancel(t.Context())
-	go func() { <-u.entered; leave() }()
-	if _, _, err := ask(ctx, "PUT", proxy.Address+"/slow", ""); !errors.Is(err, context.Canceled) {
-		t.Fatalf("the client was to leave, it saw %v", err)
-	}
-	close(u.release)
-	proxy.Wait()
-	if u.finished.Load() != 1 {
-		t.Fatal("the upstream was to finish without its client")
-	}
-	wantAnswer(t, proxy, "GET", "/again")
-}
-
 func TestAClientThatLeavesEndsAForwardedRequest(t *testing.T) {
 	u, proxy := proxied(t)
 	ctx, leave := context.WithCancel(t.Context())

@@ -29,6 +29,8 @@ type Backend struct {
 	spec       *v1alpha1.VaultProvider
 	base       *url.URL
 	http       *http.Client
+	// minting is for requests that mint.
+	minting *http.Client
 
 	materialVersion string
 	// materialReadAt is in nanoseconds since 1970; 0 after an error of TLS.

@@ -135,12 +135,14 @@ func (s *Backends) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider,
 	if err != nil || base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") {
 		return nil, lease.Errorf(lease.Misconfigured, "address %q is no URL with http or https and a host", spec.Address)
 	}
+	client := newHTTPClient(m.config)
 	return &Backend{
 		clock: s.opts.Clock, kube: s.opts.Kube, accounts: s.accounts, sleep: s.opts.Sleep,
 		timeout: s.opts.Timeout, issueTimeout: s.opts.IssueTimeout,
 		namespace: p.GetNamespace(), generation: p.GetGeneration(), spec: spec,
-		base: &url.URL{Scheme: base.Scheme, Host: base.Host}, http: newHTTPClient(m.config), materialVersion: m.version,
-		keeper: newCached[keeperSession](s.opts.Clock),
+		base: &url.URL{Scheme: base.Scheme, Host: base.Host}, http: client, minting: newOneShot(m.config, client.Transport),
+		materialVersion: m.version,
+		keeper:          newCached[keeperSession](s.opts.Clock),
 	}, nil
 }
 

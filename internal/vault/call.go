@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +29,7 @@ type call struct {
 	token     string
 	namespace string
 	timeout   time.Duration
-	// mints: the request must reach the server at most once.
+	// mints: the request must reach the server at most once, and Vault must finish it once it has begun; see oneShot.
 	mints bool
 }
 
@@ -107,7 +106,11 @@ func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct b
 	if err != nil {
 		return r, err
 	}
-	answer, err := b.http.Do(request)
+	client := b.http
+	if c.mints {
+		client = b.minting
+	}
+	answer, err := client.Do(request)
 	if err != nil {
 		return r, b.wayFault(ctx, err, r.address, sent.Load())
 	}
@@ -140,14 +143,6 @@ func newRequest(ctx context.Context, c call, base *url.URL, direct bool) (*http.
 	request, err := http.NewRequestWithContext(ctx, c.method, target.String(), body)
 	if err != nil {
 		return nil, lease.Errorf(lease.Misconfigured, "no request can be made for %q at %s", c.path, base.Host)
-	}
-	if c.mints {
-		// Go's transport sends a request again when a kept-alive connection breaks before the answer, if it is a GET
-		// without a body or has a body that can be rewound. This body is there, empty, and cannot be rewound.
-		if request.Body == nil || request.Body == http.NoBody {
-			request.Body = io.NopCloser(strings.NewReader(""))
-		}
-		request.GetBody = nil
 	}
 	header := request.Header
 	header.Set("User-Agent", "leasekeeper")

@@ -87,7 +87,7 @@ type says struct {
 	status int
 	body   string
 	header http.Header
-	// hang keeps the answer back until the client gives up; hangUp breaks the connection.
+	// hang keeps the answer back until the test ends; hangUp breaks the connection.
 	hang, hangUp bool
 }
 
@@ -107,12 +107,15 @@ type server struct {
 	got     []request
 	answers map[string]func(request) says
 	logins  int
+	// over is closed when the test ends.
+	over chan struct{}
 }
 
 func newServer(t *testing.T) *server {
-	s := &server{t: t, answers: map[string]func(request) says{}}
+	s := &server{t: t, answers: map[string]func(request) says{}, over: make(chan struct{})}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)
+	t.Cleanup(func() { close(s.over) })
 	s.on("auth/kubernetes/login", func(r request) says {
 		s.logins++
 		return ok(fmt.Sprintf(`{"request_id":"1","auth":{"client_token":"hvs.%s%d","accessor":"acc%d","lease_duration":3600,"renewable":true,"num_uses":0}}`,
@@ -178,7 +181,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Unlock()
 	if answer.hang {
-		<-r.Context().Done()
+		<-s.over
 		return
 	}
 	if answer.hangUp {

@@ -1,11 +1,14 @@
 package vault
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -111,17 +114,21 @@ func TestAnIssueCarriesWhatWasAsked(t *testing.T) {
 }
 
 func TestABrokenConnectionIsNeverAskedAgain(t *testing.T) {
-	// Go's transport would: the connection is kept alive, and the request is a GET.
-	for name, http2 := range map[string]bool{"HTTP/1.1": false, "HTTP/2": true} {
+	// Go's transport, which speaks to proxies, would: the connection is kept alive, and the request is a GET.
+	for name, way := range map[string]struct{ http2, proxied bool }{
+		"on a connection of its own":     {},
+		"by way of a proxy, HTTP/1.1":    {proxied: true},
+		"by way of a proxy, HTTP/2":      {proxied: true, http2: true},
+		"to a server that speaks HTTP/2": {http2: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)
-			over := httptest.NewUnstartedServer(s)
-			over.EnableHTTP2 = http2
-			over.StartTLS()
-			defer over.Close()
-			f := newFixtureAt(t, s, over.URL, func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
-				p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: certificate(over)}
-			})
+			over := tlsServer(t, s, way.http2)
+			f := newFixtureAt(t, s, over.URL, trusting(over))
+			if way.proxied {
+				// The transport below does without; what matters here is that it is taken.
+				f.minting.Transport.(*oneShot).proxy = func(*http.Request) (*url.URL, error) { return &url.URL{}, nil }
+			}
 			s.inTurn(read.Path, ok(leased), says{hangUp: true}, ok(leased))
 			if _, err := f.Issue(t.Context(), at, read); err != nil {
 				t.Fatal(err)
@@ -132,10 +139,76 @@ func TestABrokenConnectionIsNeverAskedAgain(t *testing.T) {
 			if len(got) != 2 {
 				t.Errorf("the server got %d requests, want 2: the second was sent again", len(got))
 			}
-			if got[0].http2 != http2 || got[0].chunked {
+			if got[0].http2 != (way.http2 && way.proxied) || got[0].chunked {
 				t.Errorf("over HTTP/2: %t, with a body: %t", got[0].http2, got[0].chunked)
 			}
 		})
+	}
+}
+
+func TestAServerFinishesWhatMintsWhenNobodyWaitsForItAnyMore(t *testing.T) {
+	// gaveUp sends a request, stops waiting for its answer, and tells whether the server saw that.
+	gaveUp := func(t *testing.T, secured bool, c call) bool {
+		s := newServer(t)
+		got, left := make(chan struct{}), make(chan bool)
+		handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			close(got)
+			select {
+			case <-r.Context().Done():
+				left <- true
+			case <-time.After(time.Second):
+				left <- false
+			}
+		})
+		over := httptest.NewServer(handler)
+		t.Cleanup(over.Close)
+		change := change(func(*v1alpha1.ClusterSecretProvider, *Options) {})
+		if secured {
+			over = tlsServer(t, handler, true)
+			change = trusting(over)
+		}
+		f := newFixtureAt(t, s, over.URL, change)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			<-got
+			cancel()
+		}()
+		_, err := f.do(ctx, c)
+		wantKind(t, err, lease.Unanswered)
+		return <-left
+	}
+	for name, c := range map[string]call{
+		"a read":  {method: http.MethodGet, path: "database/creds/orders"},
+		"a write": {method: http.MethodPut, path: "pki/issue/web", body: map[string]string{"common_name": strings.Repeat("x", 10_000)}},
+	} {
+		for _, secured := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, TLS %t", name, secured), func(t *testing.T) {
+				t.Parallel()
+				if !gaveUp(t, secured, c) {
+					t.Fatal("an ordinary request went on too: this test would see nothing")
+				}
+				minting := c
+				minting.mints = true
+				if gaveUp(t, secured, minting) {
+					t.Error("the server saw that nobody waits any more, and gives the request up")
+				}
+			})
+		}
+	}
+}
+
+func tlsServer(t *testing.T, handler http.Handler, http2 bool) *httptest.Server {
+	over := httptest.NewUnstartedServer(handler)
+	over.EnableHTTP2 = http2
+	over.StartTLS()
+	t.Cleanup(over.Close)
+	return over
+}
+
+func trusting(s *httptest.Server) change {
+	return func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
+		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: certificate(s)}
 	}
 }
 

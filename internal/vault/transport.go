@@ -18,9 +18,9 @@ func newHTTPClient(config *tls.Config) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			DialContext:            (&net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}).DialContext,
 			TLSClientConfig:        config,
-			TLSHandshakeTimeout:    10 * time.Second,
+			TLSHandshakeTimeout:    connectTimeout,
 			ForceAttemptHTTP2:      true,
 			HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
 			MaxIdleConns:           64,
@@ -30,10 +30,15 @@ func newHTTPClient(config *tls.Config) *http.Client {
 			// No gzip: an answer's size is bounded as it is read, and it is small.
 			DisableCompression: true,
 		},
-		// Redirects are followed by do, which knows when that is safe.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		CheckRedirect: noRedirect,
 	}
 }
+
+// connectTimeout bounds the dialling of a connection, and the handshake on it.
+const connectTimeout = 10 * time.Second
+
+// noRedirect: redirects are followed by do, which knows when that is safe.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // material is the TLS configuration and what it was made from.
 type material struct {
