@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
+
+	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
 // The story itself is run by `make demo`; here, both of the backends that it
@@ -31,9 +33,9 @@ func TestAnAccountOfEitherBackendWorksUntilItsLeaseIsRevoked(t *testing.T) {
 			check(t, start(s))
 			check(t, s.setUpVault(ctx, shortLeases))
 			for _, args := range [][]string{
-				{"create", "namespace", namespace}, {"create", "namespace", managerNamespace},
+				{"create", "namespace", namespace}, {"create", "namespace", testbed.ManagerNamespace},
 				{"create", "serviceaccount", account, "-n", namespace},
-				{"create", "serviceaccount", managerAccount, "-n", managerNamespace},
+				{"create", "serviceaccount", testbed.ManagerAccount, "-n", testbed.ManagerNamespace},
 			} {
 				_, err := s.plane.Kubectl(ctx, args...)
 				check(t, err)
@@ -66,7 +68,7 @@ func livesAndEnds(ctx context.Context, t *testing.T, s *stage) {
 	if accounts, err := s.backend.accounts(ctx); err != nil || len(accounts) != 1 || accounts[0] != s.backend.who(data) {
 		t.Fatalf("one account was leased, there are %v (%v)", accounts, err)
 	}
-	keeper := loginAs(ctx, t, s, managerNamespace, managerAccount, "keeper")
+	keeper := loginAs(ctx, t, s, testbed.ManagerNamespace, testbed.ManagerAccount, "keeper")
 	if _, err := keeper.Logical().ListWithContext(ctx, "sys/leases/lookup/"+s.backend.mount()+"/creds/orders"); err != nil {
 		t.Fatalf("the keeper's policy does not let it list leases: %v", err)
 	}

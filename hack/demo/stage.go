@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -21,12 +18,10 @@ import (
 
 // The names that config/, the samples and the README use.
 const (
-	managerNamespace = "leasekeeper-system"
-	managerAccount   = "leasekeeper"
-	namespace        = "shop"
-	account          = "orders"
-	object           = "orders-db"
-	audience         = "vault"
+	namespace = "shop"
+	account   = "orders"
+	object    = "orders-db"
+	audience  = "vault"
 )
 
 // setting says how long leases live and where Vault listens.
@@ -52,7 +47,7 @@ type stage struct {
 	plane   *testbed.ControlPlane
 	vault   *testbed.Vault
 	backend backend
-	manager *testbed.Program
+	manager *testbed.Manager
 	kube    client.Client
 }
 
@@ -154,7 +149,7 @@ func (s *stage) setUpVault(ctx context.Context, set setting) error {
 		return err
 	}
 	keeper := testbed.KubernetesRole{
-		ServiceAccounts: []string{managerAccount}, Namespaces: []string{managerNamespace},
+		ServiceAccounts: []string{testbed.ManagerAccount}, Namespaces: []string{testbed.ManagerNamespace},
 		Policies: []string{"keeper"}, Audience: audience, TTL: time.Hour,
 	}
 	if err := s.vault.WriteRole(ctx, "kubernetes", "keeper", keeper); err != nil {
@@ -178,54 +173,13 @@ func (s *stage) install(ctx context.Context) error {
 	return nil
 }
 
-func (s *stage) startManager(ctx context.Context, binary string) error {
-	cfg, err := s.plane.ConfigForServiceAccount(ctx, managerNamespace, managerAccount)
+func (s *stage) startManager(ctx context.Context, binary string) (err error) {
+	// Revocations are noticed within 5 s, so that the story is told in a minute.
+	s.manager, err = testbed.NewManager(ctx, s.plane, binary, testbed.ManagerOptions{Flags: []string{"--verify-interval=5s"}})
 	if err != nil {
 		return err
 	}
-	var addresses [2]string
-	for i := range addresses {
-		port, err := testbed.FreePort()
-		if err != nil {
-			return err
-		}
-		addresses[i] = fmt.Sprintf("127.0.0.1:%d", port)
-	}
-	kubeconfig := filepath.Join(filepath.Dir(s.plane.Kubeconfig), "manager.kubeconfig")
-	if err := testbed.WriteKubeconfig(kubeconfig, cfg); err != nil {
-		return err
-	}
-	s.manager, err = testbed.NewProgram(binary,
-		[]string{
-			"--health-probe-bind-address=" + addresses[0],
-			"--metrics-bind-address=" + addresses[1],
-			"--leader-election-namespace=" + managerNamespace,
-			"--verify-interval=5s", // so that the story is told in a minute
-		},
-		[]string{"KUBECONFIG=" + kubeconfig})
-	if err != nil {
-		return err
-	}
-	if err := s.manager.Start(); err != nil {
-		return err
-	}
-	return s.manager.Await(ctx, func(ctx context.Context) error { return healthy(ctx, "http://"+addresses[0]+"/readyz") })
-}
-
-func healthy(ctx context.Context, url string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	answer, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, answer.Status)
-	}
-	return nil
+	return s.manager.Run(ctx)
 }
 
 // lastWords is the end of the manager's log, for a story that went wrong.
@@ -233,15 +187,7 @@ func (s *stage) lastWords() error {
 	if s.manager == nil {
 		return nil
 	}
-	text, err := s.manager.Log()
-	if err != nil {
-		return err
-	}
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	if len(lines) > 15 {
-		lines = lines[len(lines)-15:]
-	}
-	return fmt.Errorf("the manager's last words:\n%s", strings.Join(lines, "\n"))
+	return errors.New(s.manager.LastWords(15))
 }
 
 // Close ends everything, the manager first.

@@ -178,7 +178,7 @@ var rejections = []rejection{
 func TestAManifestWithAMistakeIsRejectedWithWhatToDo(t *testing.T) {
 	t.Parallel()
 	for kind := range manifests {
-		if err := shared.kube.Create(t.Context(), manifest(t, kind, "good"), client.DryRunAll); err != nil {
+		if err := shared.Kube.Create(t.Context(), manifest(t, kind, "good"), client.DryRunAll); err != nil {
 			t.Fatalf("%s without a mistake: %v", kind, err)
 		}
 	}
@@ -186,7 +186,7 @@ func TestAManifestWithAMistakeIsRejectedWithWhatToDo(t *testing.T) {
 		t.Run(c.kind+" "+c.path+" "+c.value[:min(len(c.value), 40)], func(t *testing.T) {
 			o := manifest(t, c.kind, "bad")
 			set(t, o, c.path, c.value)
-			rejected(t, shared.kube.Create(t.Context(), o, client.DryRunAll), c.says)
+			rejected(t, shared.Kube.Create(t.Context(), o, client.DryRunAll), c.says)
 		})
 	}
 }
@@ -215,17 +215,17 @@ func TestWhatALeaseIsToldByCannotBeChanged(t *testing.T) {
 	for i, c := range immutables {
 		t.Run(c.kind+" "+c.path, func(t *testing.T) {
 			o := manifest(t, c.kind, fmt.Sprintf("immutable-%d", i))
-			if err := shared.kube.Create(t.Context(), o); err != nil {
+			if err := shared.Kube.Create(t.Context(), o); err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { _ = shared.kube.Delete(context.Background(), o) })
+			t.Cleanup(func() { _ = shared.Kube.Delete(context.Background(), o) })
 			patch := func(path, value string) error {
 				var v any
 				if err := yaml.Unmarshal([]byte(value), &v); err != nil {
 					t.Fatal(err)
 				}
 				raw, _ := json.Marshal([]map[string]any{{"op": "add", "path": "/" + strings.ReplaceAll(path, ".", "/"), "value": v}})
-				return shared.kube.Patch(t.Context(), o.DeepCopy(), client.RawPatch("application/json-patch+json", raw))
+				return shared.Kube.Patch(t.Context(), o.DeepCopy(), client.RawPatch("application/json-patch+json", raw))
 			}
 			rejected(t, patch(c.path, c.value), c.says)
 			if err := patch("spec.vault.auth.kubernetes.role", "another"); err != nil {
@@ -254,7 +254,7 @@ func schemas(t *testing.T) map[string]apiextensionsv1.JSONSchemaProps {
 	t.Helper()
 	out := map[string]apiextensionsv1.JSONSchemaProps{}
 	for _, name := range []string{"dynamicsecrets", "secretproviders", "clustersecretproviders"} {
-		text, err := shared.plane.Kubectl(t.Context(), "get", "crd", name+".leasekeeper.io", "-o", "json")
+		text, err := shared.Plane.Kubectl(t.Context(), "get", "crd", name+".leasekeeper.io", "-o", "json")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -297,10 +297,10 @@ func TestEveryFieldIsExplained(t *testing.T) {
 		}
 	}
 	// kubectl explain believes what it has cached of the server's kinds; get looks again.
-	if _, err := shared.plane.Kubectl(t.Context(), "get", "dsec", "--all-namespaces"); err != nil {
+	if _, err := shared.Plane.Kubectl(t.Context(), "get", "dsec", "--all-namespaces"); err != nil {
 		t.Fatal(err)
 	}
-	text, err := shared.plane.Kubectl(t.Context(), "explain", "dsec.spec.lease.renewAtPercent")
+	text, err := shared.Plane.Kubectl(t.Context(), "explain", "dsec.spec.lease.renewAtPercent")
 	if err != nil || !strings.Contains(text, "how much of the granted duration may pass") {
 		t.Errorf("kubectl explain: %v\n%s", err, text)
 	}
@@ -312,7 +312,7 @@ func TestColumnsTellWhatAPersonWantsToKnow(t *testing.T) {
 	d := r.ready("orders")
 	wide := func(args ...string) (head, row string) {
 		t.Helper()
-		text, err := r.plane.Kubectl(t.Context(), append(args, "-o", "wide")...)
+		text, err := r.Plane.Kubectl(t.Context(), append(args, "-o", "wide")...)
 		r.must(err)
 		lines := strings.Split(strings.TrimSpace(text), "\n")
 		if len(lines) != 2 {
@@ -336,12 +336,12 @@ func TestColumnsTellWhatAPersonWantsToKnow(t *testing.T) {
 	if head != "NAME READY STATUS SERVER VERSION AGE ADDRESS MESSAGE" {
 		t.Errorf("columns: %s", head)
 	}
-	for _, want := range []string{"True", "Reachable", "Vault", "1.21.0", r.vault.Address} {
+	for _, want := range []string{"True", "Reachable", "Vault", "1.21.0", r.Vault.Address} {
 		if !strings.Contains(row, want) {
 			t.Errorf("no %q in %q", want, row)
 		}
 	}
-	narrow, err := r.plane.Kubectl(t.Context(), "get", "dynamicsecrets", "-n", r.name)
+	narrow, err := r.Plane.Kubectl(t.Context(), "get", "dynamicsecrets", "-n", r.name)
 	if r.must(err); strings.Contains(narrow, d.Status.Lease.ID) {
 		t.Errorf("the lease is not only in wide:\n%s", narrow)
 	}
@@ -351,7 +351,7 @@ func TestWhatIsLeftOutHasDefaults(t *testing.T) {
 	t.Parallel()
 	o := manifest(t, dynamic, "defaults")
 	set(t, o, "spec.providerRef.kind", "")
-	if err := shared.kube.Create(t.Context(), o, client.DryRunAll); err != nil {
+	if err := shared.Kube.Create(t.Context(), o, client.DryRunAll); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]any{
@@ -366,7 +366,7 @@ func TestWhatIsLeftOutHasDefaults(t *testing.T) {
 	p := manifest(t, cluster, "defaults")
 	set(t, p, "spec.vault.auth.kubernetes.mount", "")
 	set(t, p, "spec.vault.tls", "{caRef: {name: ca, namespace: default}}")
-	if err := shared.kube.Create(t.Context(), p, client.DryRunAll); err != nil {
+	if err := shared.Kube.Create(t.Context(), p, client.DryRunAll); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{

@@ -22,8 +22,8 @@ import (
 // included. A dry run stores nothing, nor does the request for a ServiceAccount's token.
 func (r *room) writes(since testbed.Mark) []string {
 	r.t.Helper()
-	manager := "system:serviceaccount:" + managerNamespace + ":" + managerAccount
-	found, err := r.plane.Requests(since, func(a testbed.APIRequest) bool {
+	manager := "system:serviceaccount:" + testbed.ManagerNamespace + ":" + testbed.ManagerAccount
+	found, err := r.Plane.Requests(since, func(a testbed.APIRequest) bool {
 		return a.User == manager && a.Namespace == r.name && !a.DryRun && a.Code < 300 &&
 			slices.Contains([]string{"create", "update", "patch", "delete"}, a.Verb) && a.Subresource != "token"
 	})
@@ -59,7 +59,7 @@ func (r *room) proxiedLogins() int {
 
 func (r *room) apiMark() testbed.Mark {
 	r.t.Helper()
-	mark, err := r.plane.Mark()
+	mark, err := r.Plane.Mark()
 	r.must(err)
 	return mark
 }
@@ -67,7 +67,7 @@ func (r *room) apiMark() testbed.Mark {
 func (r *room) countEvents(reason string) int {
 	r.t.Helper()
 	var list eventsv1.EventList
-	r.must(r.kube.List(context.Background(), &list, client.InNamespace(r.name)))
+	r.must(r.Kube.List(context.Background(), &list, client.InNamespace(r.name)))
 	n := 0
 	for _, e := range list.Items {
 		if reason == "" || e.Reason == reason {
@@ -81,7 +81,7 @@ func (r *room) providerReady() {
 	r.t.Helper()
 	r.eventually("the provider to be Ready", func() bool {
 		p := &v1alpha1.ClusterSecretProvider{}
-		r.must(r.kube.Get(context.Background(), client.ObjectKey{Name: r.name}, p))
+		r.must(r.Kube.Get(context.Background(), client.ObjectKey{Name: r.name}, p))
 		return len(p.Status.Conditions) > 0 && p.Status.Conditions[0].Status == "True"
 	})
 }

@@ -34,7 +34,7 @@ func TestAnAnnotationLetsADeletionGoWithoutABackend(t *testing.T) {
 	r := newRoom(t, shared, withProxy())
 	r.ready("orders")
 	r.must(r.proxy.RefuseConnections())
-	r.must(r.kube.Delete(t.Context(), r.get("orders")))
+	r.must(r.Kube.Delete(t.Context(), r.get("orders")))
 	r.until("orders", "trying in vain", func(d *v1alpha1.DynamicSecret) bool {
 		c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReadyCondition)
 		return c.Reason == v1alpha1.ReasonDeleting && strings.Contains(c.Message, "connection refused")
@@ -70,7 +70,7 @@ func TestADeletionEndsTheLeaseWhenTheBackendComesBack(t *testing.T) {
 	r := newRoom(t, shared, withProxy())
 	r.ready("orders")
 	r.must(r.proxy.RefuseConnections())
-	r.must(r.kube.Delete(t.Context(), r.get("orders")))
+	r.must(r.Kube.Delete(t.Context(), r.get("orders")))
 	r.until("orders", "trying in vain", func(d *v1alpha1.DynamicSecret) bool {
 		return strings.Contains(meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReadyCondition).Message, "connection refused")
 	})
@@ -87,7 +87,7 @@ func (r *room) saysAbandoned(why string) {
 	r.t.Helper()
 	told := func(kind string) bool {
 		var list eventsv1.EventList
-		r.must(r.kube.List(context.Background(), &list))
+		r.must(r.Kube.List(context.Background(), &list))
 		for _, e := range list.Items {
 			here := e.Regarding.Namespace == r.name || e.Regarding.Name == r.name
 			if here && e.Regarding.Kind == kind && e.Reason == v1alpha1.ReasonAbandoned && strings.Contains(e.Note, why) {
@@ -98,7 +98,7 @@ func (r *room) saysAbandoned(why string) {
 	}
 	r.eventually("the object's event", func() bool { return told(dynamic) })
 	r.eventually("the provider's event", func() bool { return told(cluster) })
-	n, err := r.metric(fmt.Sprintf(`leasekeeper_abandoned_leases_total{namespace=%q}`, r.name))
+	n, err := r.Manager.Metric(fmt.Sprintf(`leasekeeper_abandoned_leases_total{namespace=%q}`, r.name))
 	if r.must(err); n != 1 {
 		r.t.Errorf("leasekeeper_abandoned_leases_total is %v, want 1", n)
 	}

@@ -50,9 +50,9 @@ func TestAManagerKilledDuringASlowIssueLeavesNothingOnceTheRequestLimitHasPassed
 	r.apply("orders")
 	accessor := r.attempted("orders").Status.Attempt.TokenAccessor
 	time.Sleep(2 * time.Second) // into the statement
-	r.must(b.manager.Kill())
-	r.must(b.kube.Delete(t.Context(), r.secret("orders")))
-	r.must(b.startManager(t.Context()))
+	r.must(b.Manager.Kill())
+	r.must(b.Kube.Delete(t.Context(), r.secret("orders")))
+	r.must(b.Manager.Run(t.Context()))
 	d := r.until("orders", "waiting for the request limit", func(d *v1alpha1.DynamicSecret) bool {
 		return len(d.Status.Retiring) == 1 && d.Status.Retiring[0].TokenAccessor == accessor
 	})
@@ -68,10 +68,10 @@ func TestAManagerKilledDuringASlowIssueLeavesNothingOnceTheRequestLimitHasPassed
 func (r *room) holdCommits() (letGo func()) {
 	r.t.Helper()
 	set := func(standby string) {
-		r.must(r.postgres.Exec(context.Background(), "ALTER SYSTEM SET synchronous_standby_names = '"+standby+"'"))
-		r.must(r.postgres.Exec(context.Background(), "SELECT pg_reload_conf()"))
+		r.must(r.Postgres.Exec(context.Background(), "ALTER SYSTEM SET synchronous_standby_names = '"+standby+"'"))
+		r.must(r.Postgres.Exec(context.Background(), "SELECT pg_reload_conf()"))
 	}
-	r.must(r.vault.WriteDatabaseRole(r.t.Context(), r.name, "orders", testbed.DatabaseRole{
+	r.must(r.Vault.WriteDatabaseRole(r.t.Context(), r.name, "orders", testbed.DatabaseRole{
 		DefaultTTL: time.Hour, MaxTTL: 24 * time.Hour,
 		CreationStatements: []string{`SET LOCAL synchronous_commit = on; CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}';`},
 	}))
@@ -86,16 +86,16 @@ func TestAManagerKilledWhilePostgreSQLCommitsLeavesNothingOnceTheRequestLimitHas
 	letGo := r.holdCommits()
 	r.apply("orders")
 	r.eventually("PostgreSQL to commit", func() bool {
-		n, err := b.postgres.Committing(t.Context())
+		n, err := b.Postgres.Committing(t.Context())
 		r.must(err)
 		return n == 1
 	})
-	r.must(b.manager.Kill())
-	r.must(b.kube.Delete(t.Context(), r.secret("orders")))
+	r.must(b.Manager.Kill())
+	r.must(b.Kube.Delete(t.Context(), r.secret("orders")))
 	time.Sleep(2 * time.Second) // a Vault that watched the connection would have given the request up by now
 	letGo()
 	r.eventually("the user to be made, with a lease", func() bool { return len(r.users()) == 1 && len(r.leases()) == 1 })
-	r.must(b.startManager(t.Context()))
+	r.must(b.Manager.Run(t.Context()))
 	r.eventually("orders to be gone", func() bool { return r.get("orders") == nil })
 	r.nothingLeft()
 }
@@ -122,7 +122,7 @@ func TestAnAnswerThatIsDroppedCostsOneMintATry(t *testing.T) {
 	r.must(r.proxy.Break(testbed.Fault{Action: testbed.DropAnswer, Path: "/creds/", Times: dropped}))
 	r.apply("orders")
 	r.untilReady("orders")
-	mints, err := b.vault.Requests(0, "^read "+r.name+"/creds/")
+	mints, err := b.Vault.Requests(0, "^read "+r.name+"/creds/")
 	r.must(err)
 	if len(mints) != dropped+1 {
 		t.Errorf("%d answers were dropped and %d credentials minted, instead of %d", dropped, len(mints), dropped+1)
@@ -151,20 +151,20 @@ func TestAPausedManagerThatWakesUpDoesNotWriteOverItsSuccessor(t *testing.T) {
 	r := newRoom(t, b, withRole(slowRole))
 	r.apply("orders")
 	r.attempted("orders")
-	r.must(b.manager.Pause())
+	r.must(b.Manager.Pause())
 	// What a successor does: the attempt is not its own, so it retires it and begins anew.
 	second, err := b.another(t.Context())
 	r.must(err)
 	t.Cleanup(func() { _ = second.Close() })
 	r.untilReady("orders")
 	version := r.versions()["orders"]
-	r.must(b.manager.Resume())
-	r.eventually("the one that was asleep to see that it is no longer the leader", func() bool { return !b.manager.Running() })
+	r.must(b.Manager.Resume())
+	r.eventually("the one that was asleep to see that it is no longer the leader", func() bool { return !b.Manager.Running() })
 	if r.versions()["orders"] != version {
 		t.Error("the one that was asleep has written the Secret")
 	}
 	r.onlyTheRecordedLease("orders")
-	r.must(client.IgnoreNotFound(b.kube.Delete(context.Background(), r.secret("orders"))))
+	r.must(client.IgnoreNotFound(b.Kube.Delete(context.Background(), r.secret("orders"))))
 	r.eventually("orders to be gone", func() bool { return r.get("orders") == nil })
 	r.nothingLeft()
 }

@@ -68,18 +68,18 @@ func clearFaults(r *room) { r.proxy.Clear() }
 // kv mounts a KV engine of the room and writes to it.
 func kv(version int, path string, data map[string]any) func(*room) {
 	return func(r *room) {
-		if _, err := r.vault.Root.Sys().MountConfigWithContext(r.t.Context(), r.name+"-kv"); err != nil {
-			r.must(r.vault.EnableKV(r.t.Context(), r.name+"-kv", version))
+		if _, err := r.Vault.Root.Sys().MountConfigWithContext(r.t.Context(), r.name+"-kv"); err != nil {
+			r.must(r.Vault.EnableKV(r.t.Context(), r.name+"-kv", version))
 		}
 		if data != nil {
-			r.must(r.vault.Write(r.t.Context(), r.name+"-kv/"+path, data))
+			r.must(r.Vault.Write(r.t.Context(), r.name+"-kv/"+path, data))
 		}
 	}
 }
 
 func loginRole(accounts string, more map[string]any) func(*room) {
 	return func(r *room) {
-		r.must(r.vault.WriteRole(r.t.Context(), "kubernetes", r.name, testbed.KubernetesRole{
+		r.must(r.Vault.WriteRole(r.t.Context(), "kubernetes", r.name, testbed.KubernetesRole{
 			ServiceAccounts: []string{accounts}, Namespaces: []string{r.name}, Policies: []string{r.name}, Audience: "vault",
 			TTL: time.Hour, MaxTTL: 24 * time.Hour, More: more,
 		}))
@@ -89,7 +89,7 @@ func loginRole(accounts string, more map[string]any) func(*room) {
 func databaseRole(name string, role testbed.DatabaseRole) func(*room) {
 	return func(r *room) {
 		role.DefaultTTL, role.MaxTTL = time.Hour, 24*time.Hour
-		r.must(r.vault.WriteDatabaseRole(r.t.Context(), r.name, name, role))
+		r.must(r.Vault.WriteDatabaseRole(r.t.Context(), r.name, name, role))
 	}
 }
 
@@ -132,11 +132,11 @@ var troubles = []trouble{
 	{
 		name: "a policy that denies the path",
 		spoil: func(r *room) {
-			r.must(r.vault.WritePolicy(r.t.Context(), r.name, `path "nothing" { capabilities = ["read"] }`))
+			r.must(r.Vault.WritePolicy(r.t.Context(), r.name, `path "nothing" { capabilities = ["read"] }`))
 		},
 		reason: v1alpha1.ReasonAccessDenied, stalled: true, says: `policy of role "%s" lacks "read" on "%s/creds/orders"`, tries: issuesInVain,
 		mend: func(r *room) {
-			r.must(r.vault.WritePolicy(r.t.Context(), r.name, `path "`+r.name+`/*" { capabilities = ["read"] }`))
+			r.must(r.Vault.WritePolicy(r.t.Context(), r.name, `path "`+r.name+`/*" { capabilities = ["read"] }`))
 		},
 	},
 	{
@@ -176,7 +176,7 @@ var troubles = []trouble{
 	},
 	{
 		name:   "a ServiceAccount that does not exist",
-		spoil:  func(r *room) { r.must(r.kube.Delete(r.t.Context(), r.account("orders"))) },
+		spoil:  func(r *room) { r.must(r.Kube.Delete(r.t.Context(), r.account("orders"))) },
 		reason: v1alpha1.ReasonServiceAccountNotFound, stalled: true, says: `"orders"`,
 		mend: func(r *room) { r.create(r.account("orders")) },
 	},

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -30,10 +29,12 @@ func TestTwoHundredKillsLeaveExactlyOneLeaseForEachObjectAndNoneAfterDeletion(t 
 
 	// Without the race detector it starts fast enough to be killed while it works.
 	quick := filepath.Join(t.TempDir(), "manager")
-	if out, err := exec.Command("go", "build", "-o", quick, "../..").CombinedOutput(); err != nil {
-		t.Fatalf("building the manager: %v\n%s", err, out)
+	if err := buildManager(quick); err != nil {
+		t.Fatal(err)
 	}
-	b := ownBedWith(t, quick, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, "--leader-elect=false")
+	b := ownBedWith(t, testbed.BedOptions{
+		Manager: quick, Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Flags: []string{"--leader-elect=false"},
+	})
 	r := newRoom(t, b)
 	name := func(i int) string { return fmt.Sprintf("orders-%d", i) }
 	for i := range objects {
@@ -44,8 +45,8 @@ func TestTwoHundredKillsLeaveExactlyOneLeaseForEachObjectAndNoneAfterDeletion(t 
 			r.stir(name(random.IntN(objects)), random.IntN(4), kill)
 		}
 		time.Sleep(time.Duration(random.IntN(700)) * time.Millisecond)
-		r.must(b.manager.Kill())
-		r.must(b.manager.Start())
+		r.must(b.Manager.Kill())
+		r.must(b.Manager.Start())
 	}
 	for i := range objects {
 		r.ensure(name(i))
@@ -60,13 +61,13 @@ func TestTwoHundredKillsLeaveExactlyOneLeaseForEachObjectAndNoneAfterDeletion(t 
 	})
 	r.verifyLedger(objects)
 	for i := range objects {
-		r.must(client.IgnoreNotFound(b.kube.Delete(t.Context(), r.secret(name(i)))))
+		r.must(client.IgnoreNotFound(b.Kube.Delete(t.Context(), r.secret(name(i)))))
 	}
 	for i := range objects {
 		r.eventually(name(i)+" to be gone", func() bool { return r.get(name(i)) == nil })
 	}
 	r.nothingLeft()
-	issued, err := b.vault.Requests(0, "^read "+r.name+"/creds/")
+	issued, err := b.Vault.Requests(0, "^read "+r.name+"/creds/")
 	r.must(err)
 	t.Logf("%d kills, %d issues asked for, 0 leaked", kills, len(issued))
 }
@@ -83,9 +84,9 @@ func (r *room) stir(name string, what, serial int) {
 		}
 		patch := client.MergeFrom(d.DeepCopy())
 		metav1.SetMetaDataAnnotation(&d.ObjectMeta, annotation, fmt.Sprint(serial))
-		r.must(client.IgnoreNotFound(r.kube.Patch(context.Background(), d, patch)))
+		r.must(client.IgnoreNotFound(r.Kube.Patch(context.Background(), d, patch)))
 	case what == 2:
-		r.must(client.IgnoreNotFound(r.kube.Delete(context.Background(), r.secret(name))))
+		r.must(client.IgnoreNotFound(r.Kube.Delete(context.Background(), r.secret(name))))
 	default:
 		if r.get(name) == nil {
 			r.apply(name)
@@ -122,7 +123,7 @@ func atRest(d *v1alpha1.DynamicSecret) bool {
 func (r *room) verifyLedger(objects int) {
 	r.t.Helper()
 	var list v1alpha1.DynamicSecretList
-	r.must(r.kube.List(context.Background(), &list, client.InNamespace(r.name)))
+	r.must(r.Kube.List(context.Background(), &list, client.InNamespace(r.name)))
 	var recorded, held []string
 	for i := range list.Items {
 		d := &list.Items[i]
@@ -145,7 +146,7 @@ func (r *room) verifyLedger(objects int) {
 	defer func() {
 		if len(extra) > 0 {
 			r.t.Logf("the sets differ: %v", extra)
-			r.t.Log(r.vault.Log())
+			r.t.Log(r.Vault.Log())
 		}
 	}()
 	r.eventually("Vault to have just the recorded leases, and PostgreSQL just the users of the Secrets", func() bool {

@@ -157,7 +157,7 @@ func TestAnAnswerWithoutALeaseThatSomebodyEditedIsPutBack(t *testing.T) {
 		r.ready("orders", e.ask(r, time.Hour))
 		change(r, &corev1.Secret{ObjectMeta: r.named("orders")}, func(s *corev1.Secret) { s.Data["password"] = []byte("mine") })
 		r.eventually("the value to be back", func() bool { return holds(r.target("orders"), map[string]string{"password": "one"}) })
-		r.must(r.kube.Delete(r.t.Context(), r.target("orders")))
+		r.must(r.Kube.Delete(r.t.Context(), r.target("orders")))
 		r.eventually("the Secret to be back", func() bool { return holds(r.target("orders"), map[string]string{"password": "one"}) })
 		r.untilReady("orders")
 		r.untilAlive(0)
@@ -193,7 +193,7 @@ func TestADeletedVersionIsSaidAndTheSecretStays(t *testing.T) {
 			e := engines[1]
 			e.put(r, map[string]any{"password": "one"})
 			r.ready("orders", e.ask(r, time.Second))
-			r.must(r.vault.Write(t.Context(), r.name+"-kv/"+verb+"/orders", map[string]any{"versions": []int{1}}))
+			r.must(r.Vault.Write(t.Context(), r.name+"-kv/"+verb+"/orders", map[string]any{"versions": []int{1}}))
 			message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonPathNotFound)
 			if !strings.Contains(message, "version 1 of") || !strings.Contains(message, "is "+verb) {
 				t.Errorf("it says %q", message)

@@ -71,7 +71,7 @@ func TestASuspendedSecretGoesWithItsLease(t *testing.T) {
 	d := r.ready("orders")
 	mark := r.vaultMark()
 	r.edit("orders", suspend(true))
-	r.must(r.vault.Root.Sys().RevokeWithContext(t.Context(), d.Status.Lease.ID))
+	r.must(r.Vault.Root.Sys().RevokeWithContext(t.Context(), d.Status.Lease.ID))
 	r.askFor(v1alpha1.RenewRequestedAtAnnotation, "now") // and finds out
 	r.eventually("the Secret to go", func() bool { return r.target("orders") == nil })
 	r.untilReason("orders", v1alpha1.ReadyCondition, v1alpha1.ReasonSuspended)
@@ -161,9 +161,9 @@ func TestAGrantEndsAtItsMaximumAndIsNotGivenAgain(t *testing.T) {
 func TestAGrantEndsWhenItsSecretIsDeletedOrItsLeaseRevoked(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]func(*room, *v1alpha1.DynamicSecret){
-		"Secret deleted": func(r *room, _ *v1alpha1.DynamicSecret) { r.must(r.kube.Delete(r.t.Context(), r.target("orders"))) },
+		"Secret deleted": func(r *room, _ *v1alpha1.DynamicSecret) { r.must(r.Kube.Delete(r.t.Context(), r.target("orders"))) },
 		"lease revoked": func(r *room, d *v1alpha1.DynamicSecret) {
-			r.must(r.vault.Root.Sys().RevokeWithContext(r.t.Context(), d.Status.Lease.ID))
+			r.must(r.Vault.Root.Sys().RevokeWithContext(r.t.Context(), d.Status.Lease.ID))
 			r.askFor(v1alpha1.RenewRequestedAtAnnotation, "now") // and finds out
 		},
 	} {
@@ -272,10 +272,10 @@ func TestAChangedRequestIsIssuedAnewOnceAndTheOldLeaseRevoked(t *testing.T) {
 			r := newRoom(t, shared)
 			databaseRole("others", testbed.DatabaseRole{})(r)
 			r.create(r.account("others"))
-			r.must(r.vault.WriteRole(t.Context(), "kubernetes", r.name, testbed.KubernetesRole{
+			r.must(r.Vault.WriteRole(t.Context(), "kubernetes", r.name, testbed.KubernetesRole{
 				ServiceAccounts: []string{"orders", "others"}, Namespaces: []string{r.name}, Policies: []string{r.name}, Audience: "vault",
 			}))
-			other := r.newProvider(r.vault.Address)
+			other := r.newProvider(r.Vault.Address)
 			other.Name += "-other"
 			r.create(other)
 			before := r.ready("orders")
@@ -319,7 +319,7 @@ func TestEditsThatAreNoRequestIssueNothing(t *testing.T) {
 			t.Errorf("%s: lease %s became %s", name, before.Status.Lease.ID, d.Status.Lease.ID)
 		}
 	}
-	r.must(r.vault.WriteRole(t.Context(), "kubernetes", r.name+"-other", testbed.KubernetesRole{ServiceAccounts: []string{"orders"}, Namespaces: []string{r.name}, Policies: []string{r.name}}))
+	r.must(r.Vault.WriteRole(t.Context(), "kubernetes", r.name+"-other", testbed.KubernetesRole{ServiceAccounts: []string{"orders"}, Namespaces: []string{r.name}, Policies: []string{r.name}}))
 	change(r, r.provider(), func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.Auth.Kubernetes.Role = r.name + "-other" })
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 	r.askFor(v1alpha1.RenewRequestedAtAnnotation, "now") // a later event

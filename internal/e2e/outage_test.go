@@ -56,7 +56,7 @@ func TestASealedVaultChangesNothingAndIsNotAskedForMore(t *testing.T) {
 	before := r.ready("orders")
 	version := r.target("orders").ResourceVersion
 	mark := r.vaultMark()
-	r.must(r.vault.Seal(t.Context()))
+	r.must(r.Vault.Seal(t.Context()))
 	if message := r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonBackendUnavailable); !strings.Contains(message, "is sealed") {
 		t.Errorf("the provider says %q", message)
 	}
@@ -64,7 +64,7 @@ func TestASealedVaultChangesNothingAndIsNotAskedForMore(t *testing.T) {
 	r.untilReason("more", v1alpha1.ReadyCondition, v1alpha1.ReasonProviderNotReady)
 	r.askFor(v1alpha1.RenewRequestedAtAnnotation, "now")
 	r.untilReason("orders", v1alpha1.ReconcilingCondition, v1alpha1.ReasonRenewing)
-	r.must(r.vault.Unseal(t.Context()))
+	r.must(r.Vault.Unseal(t.Context()))
 	r.untilReady("more")
 	after := r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool { return d.Status.LastHandledRenewAt == "now" })
 	if after.Status.Lease.ID != before.Status.Lease.ID || r.target("orders").ResourceVersion != version {
@@ -83,15 +83,15 @@ func TestACertificateThatDoesNotVerifyIsSaidAndNothingIsSent(t *testing.T) {
 	t.Parallel()
 	b := withVault(t, testbed.VaultOptions{TLS: true})
 	ref := func(kind, key string) *v1alpha1.TLSConfig {
-		return &v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: kind, Name: "vault-ca", Namespace: managerNamespace, Key: key}}
+		return &v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: kind, Name: "vault-ca", Namespace: testbed.ManagerNamespace, Key: key}}
 	}
 	for _, c := range []struct {
 		name, reason, says string
 		tls                *v1alpha1.TLSConfig
 	}{
-		{"a caBundle of another authority", v1alpha1.ReasonTLSFailed, "unknown authority", &v1alpha1.TLSConfig{CABundle: b.plane.CA}},
+		{"a caBundle of another authority", v1alpha1.ReasonTLSFailed, "unknown authority", &v1alpha1.TLSConfig{CABundle: b.Plane.CA}},
 		{"no authority given", v1alpha1.ReasonTLSFailed, "unknown authority", nil},
-		{"a server name that is not the certificate's", v1alpha1.ReasonTLSFailed, `not for "vault.example"`, &v1alpha1.TLSConfig{CABundle: b.vault.CA, ServerName: "vault.example"}},
+		{"a server name that is not the certificate's", v1alpha1.ReasonTLSFailed, `not for "vault.example"`, &v1alpha1.TLSConfig{CABundle: b.Vault.CA, ServerName: "vault.example"}},
 		{"a bundle that is none", v1alpha1.ReasonTLSFailed, "tls.caBundle", &v1alpha1.TLSConfig{CABundle: []byte("nothing")}},
 		{"a ConfigMap without the key", v1alpha1.ReasonInvalidSpec, "other.crt", ref("ConfigMap", "other.crt")},
 		{"a Secret that is not there", v1alpha1.ReasonInvalidSpec, "vault-ca", ref("Secret", "ca.crt")},
@@ -99,7 +99,7 @@ func TestACertificateThatDoesNotVerifyIsSaidAndNothingIsSent(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r := newRoom(t, b, withProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.TLS = c.tls }))
-			r.create(&corev1.ConfigMap{ObjectMeta: r.named("vault-ca"), Data: map[string]string{"ca.crt": string(b.vault.CA)}})
+			r.create(&corev1.ConfigMap{ObjectMeta: r.named("vault-ca"), Data: map[string]string{"ca.crt": string(b.Vault.CA)}})
 			if c.tls != nil && c.tls.CARef != nil {
 				change(r, r.provider(), func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.TLS.CARef.Namespace = r.name })
 			}
@@ -125,13 +125,13 @@ func TestACertificateThatDoesNotVerifyIsSaidAndNothingIsSent(t *testing.T) {
 func TestAConfigMapThatGetsTheRightAuthorityIsNoticed(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t, withVault(t, testbed.VaultOptions{TLS: true}))
-	authority := &corev1.ConfigMap{ObjectMeta: r.named("vault-ca"), Data: map[string]string{"ca.crt": string(r.plane.CA)}}
+	authority := &corev1.ConfigMap{ObjectMeta: r.named("vault-ca"), Data: map[string]string{"ca.crt": string(r.Plane.CA)}}
 	r.create(authority)
 	change(r, r.provider(), func(p *v1alpha1.ClusterSecretProvider) {
 		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: "ConfigMap", Name: "vault-ca", Namespace: r.name}}
 	})
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonTLSFailed)
-	change(r, authority, func(m *corev1.ConfigMap) { m.Data["ca.crt"] = string(r.vault.CA) })
+	change(r, authority, func(m *corev1.ConfigMap) { m.Data["ca.crt"] = string(r.Vault.CA) })
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 	r.ready("orders")
 }
@@ -148,9 +148,9 @@ func TestAnAPIServerThatStopsDuringAnIssueCostsNoSecondOne(t *testing.T) {
 	}))
 	r.apply("orders")
 	r.eventually("the issue to be under way", func() bool { return len(r.tries(r.issuing())) == 1 })
-	r.must(r.plane.StopAPIServer())
+	r.must(r.Plane.StopAPIServer())
 	r.eventually("the credential to be minted", func() bool { return len(r.leases()) == 1 })
-	r.must(r.plane.StartAPIServer(t.Context()))
+	r.must(r.Plane.StartAPIServer(t.Context()))
 	d := r.untilReady("orders")
 	r.must(r.login(r.target("orders")))
 	if n := len(r.tries(r.issuing())); n != 1 || d.Status.Lease.ID != r.leases()[0] {

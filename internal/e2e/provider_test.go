@@ -41,7 +41,7 @@ func untilStatus(r *room, p interface {
 	r.t.Helper()
 	var c *metav1.Condition
 	r.eventually(p.GetName()+" to have "+condition+" for "+reason, func() bool {
-		r.must(r.kube.Get(context.Background(), client.ObjectKeyFromObject(p), p))
+		r.must(r.Kube.Get(context.Background(), client.ObjectKeyFromObject(p), p))
 		c = meta.FindStatusCondition(p.ProviderStatus().Conditions, condition)
 		return c != nil && c.Reason == reason && c.ObservedGeneration == p.GetGeneration()
 	})
@@ -51,7 +51,7 @@ func untilStatus(r *room, p interface {
 // policyWithout is a keeper's policy that lacks some lines.
 func policyWithout(lines ...string) string {
 	var kept []string
-	for _, line := range strings.Split(keeperPolicy, "\n") {
+	for _, line := range strings.Split(testbed.KeeperPolicy, "\n") {
 		if !slices.ContainsFunc(lines, func(path string) bool { return strings.Contains(line, `"`+path+`"`) }) {
 			kept = append(kept, line)
 		}
@@ -66,9 +66,9 @@ func withOwnKeeper() option {
 
 func (r *room) keeperMay(policy string) {
 	r.t.Helper()
-	r.must(r.vault.WritePolicy(r.t.Context(), r.name+"-keeper", policy))
-	r.must(r.vault.WriteRole(r.t.Context(), "kubernetes", r.name+"-keeper", testbed.KubernetesRole{
-		ServiceAccounts: []string{managerAccount}, Namespaces: []string{managerNamespace},
+	r.must(r.Vault.WritePolicy(r.t.Context(), r.name+"-keeper", policy))
+	r.must(r.Vault.WriteRole(r.t.Context(), "kubernetes", r.name+"-keeper", testbed.KubernetesRole{
+		ServiceAccounts: []string{testbed.ManagerAccount}, Namespaces: []string{testbed.ManagerNamespace},
 		Policies: []string{r.name + "-keeper"}, Audience: "vault",
 	}))
 }
@@ -107,7 +107,7 @@ func TestAKeeperWithoutALineIssuesNothingUntilItHasIt(t *testing.T) {
 	if r.minted(mark) != 0 || len(r.tokens()) != 0 {
 		t.Error("something was issued")
 	}
-	r.keeperMay(keeperPolicy)
+	r.keeperMay(testbed.KeeperPolicy)
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 	r.untilReady("orders")
 	if len(r.provider().Status.MissingCapabilities) != 0 {
@@ -119,7 +119,7 @@ func TestAKeeperWithoutALineIssuesNothingUntilItHasIt(t *testing.T) {
 func TestAReadyProviderWhoseKeeperLosesALineSaysSoAndLeasesLiveOn(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t, shared, withOwnKeeper())
-	r.keeperMay(keeperPolicy)
+	r.keeperMay(testbed.KeeperPolicy)
 	before := r.ready("orders")
 	r.keeperMay(policyWithout("sys/leases/revoke"))
 	r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonKeeperPolicyIncomplete)
@@ -128,7 +128,7 @@ func TestAReadyProviderWhoseKeeperLosesALineSaysSoAndLeasesLiveOn(t *testing.T) 
 	if after.Status.Lease.ID != before.Status.Lease.ID || !meta.IsStatusConditionTrue(after.Status.Conditions, v1alpha1.ReadyCondition) {
 		t.Errorf("lease %s became %s", before.Status.Lease.ID, after.Status.Lease.ID)
 	}
-	r.keeperMay(keeperPolicy)
+	r.keeperMay(testbed.KeeperPolicy)
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 }
 
@@ -155,7 +155,7 @@ func TestASecretProviderWithoutKeeperSaysWhatItLacks(t *testing.T) {
 	r.ready("orders", byNamespaced)
 	r.must(r.login(r.target("orders")))
 	// What auth lacks for the keeper's work is given, so that the lease can be ended.
-	r.must(r.vault.WritePolicy(t.Context(), r.name, `path "`+r.name+`/*" { capabilities = ["read"] }`+"\n"+keeperPolicy))
+	r.must(r.Vault.WritePolicy(t.Context(), r.name, `path "`+r.name+`/*" { capabilities = ["read"] }`+"\n"+testbed.KeeperPolicy))
 	r.eventually("nothing to be missing", func() bool {
 		untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonNoKeeper)
 		return len(p.Status.MissingCapabilities) == 0
@@ -170,7 +170,7 @@ func TestASecretProviderHasAKeeperOfItsOwnNamespace(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t, shared)
 	r.create(r.account("keeper"))
-	r.must(r.vault.WriteRole(t.Context(), "kubernetes", r.name+"-keeper", testbed.KubernetesRole{
+	r.must(r.Vault.WriteRole(t.Context(), "kubernetes", r.name+"-keeper", testbed.KubernetesRole{
 		ServiceAccounts: []string{"keeper"}, Namespaces: []string{r.name}, Policies: []string{"keeper"}, Audience: "vault",
 	}))
 	p := r.namespacedProvider()
@@ -195,8 +195,8 @@ func TestASecretProviderHasAKeeperOfItsOwnNamespace(t *testing.T) {
 func (r *room) staticToken() (token string) {
 	r.t.Helper()
 	rules := `path "` + r.name + `/*" { capabilities = ["read"] }` + "\n" + `path "auth/token/create" { capabilities = ["update"] }`
-	r.must(r.vault.WritePolicy(r.t.Context(), r.name, rules))
-	answer, err := r.vault.Root.Logical().WriteWithContext(r.t.Context(), "auth/token/create", map[string]any{
+	r.must(r.Vault.WritePolicy(r.t.Context(), r.name, rules))
+	answer, err := r.Vault.Root.Logical().WriteWithContext(r.t.Context(), "auth/token/create", map[string]any{
 		"policies": []string{r.name, "keeper"}, "no_parent": true, "ttl": "2h",
 	})
 	r.must(err)
@@ -225,7 +225,7 @@ func TestATokenInASecretIssuesByAChildOfItAndSurvives(t *testing.T) {
 	r.remove("orders")
 	r.remove("more")
 	r.untilAlive(0)
-	c, err := r.vault.Client(token)
+	c, err := r.Vault.Client(token)
 	r.must(err)
 	if _, err := c.Auth().Token().LookupSelfWithContext(t.Context()); err != nil {
 		t.Errorf("the token in the Secret is gone: %v", err)
@@ -264,12 +264,12 @@ func TestAProviderStaysWhileALeaseNeedsItAndNamesTheHolder(t *testing.T) {
 				s.Spec.Vault.KeeperAuth = r.provider().Spec.Vault.KeeperAuth.DeepCopy()
 				s.Spec.Vault.KeeperAuth.Kubernetes.ServiceAccountRef = v1alpha1.KeeperServiceAccount{Name: "orders", Audiences: []string{"vault"}}
 				s.Spec.Vault.KeeperAuth.Kubernetes.Role = r.name
-				r.must(r.vault.WritePolicy(t.Context(), r.name, `path "`+r.name+`/*" { capabilities = ["read"] }`+"\n"+keeperPolicy))
+				r.must(r.Vault.WritePolicy(t.Context(), r.name, `path "`+r.name+`/*" { capabilities = ["read"] }`+"\n"+testbed.KeeperPolicy))
 				r.create(s)
 				p = s
 			}
 			r.ready("orders", func(d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Kind = kind })
-			r.must(r.kube.Delete(t.Context(), p))
+			r.must(r.Kube.Delete(t.Context(), p))
 			message := untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonInUse)
 			if !strings.Contains(message, r.name+"/orders") {
 				t.Errorf("it does not name the holder: %q", message)
@@ -292,7 +292,7 @@ func TestAProviderStaysWhileALeaseNeedsItAndNamesTheHolder(t *testing.T) {
 // gone says whether an object is no more.
 func (r *room) gone(o client.Object) bool {
 	r.t.Helper()
-	err := r.kube.Get(context.Background(), client.ObjectKeyFromObject(o), o)
+	err := r.Kube.Get(context.Background(), client.ObjectKeyFromObject(o), o)
 	r.must(client.IgnoreNotFound(err))
 	return err != nil
 }
@@ -306,7 +306,7 @@ func (r *room) kstatus(o client.Object) (status.Status, string) {
 	}
 	u := &unstructured.Unstructured{}
 	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(kind))
-	r.must(r.kube.Get(context.Background(), client.ObjectKeyFromObject(o), u))
+	r.must(r.Kube.Get(context.Background(), client.ObjectKeyFromObject(o), u))
 	result, err := status.Compute(u)
 	r.must(err)
 	return result.Status, result.Message
@@ -341,10 +341,10 @@ func TestKstatusReadsTheConditions(t *testing.T) {
 	r.untilKstatus(orders, status.FailedStatus)
 	r.edit("orders", func(d *v1alpha1.DynamicSecret) { asking("%s/creds/orders")(r, d) })
 	r.untilKstatus(orders, status.CurrentStatus)
-	r.must(r.kube.Delete(t.Context(), r.provider()))
+	r.must(r.Kube.Delete(t.Context(), r.provider()))
 	r.untilKstatus(r.provider(), status.TerminatingStatus)
 	r.must(r.proxy.RefuseConnections())
-	r.must(r.kube.Delete(t.Context(), orders))
+	r.must(r.Kube.Delete(t.Context(), orders))
 	r.untilKstatus(orders, status.TerminatingStatus)
 	r.must(r.proxy.Accept())
 	r.eventually("both to go", func() bool {
@@ -360,7 +360,7 @@ func TestKstatusReadsAProvidersConditions(t *testing.T) {
 	r.must(r.proxy.RefuseConnections())
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonBackendUnavailable)
 	r.untilKstatus(r.provider(), status.InProgressStatus)
-	r.keeperMay(keeperPolicy)
+	r.keeperMay(testbed.KeeperPolicy)
 	r.must(r.proxy.Accept())
 	r.untilKstatus(r.provider(), status.CurrentStatus)
 }

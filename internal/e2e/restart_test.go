@@ -5,10 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
-	"regexp"
-	"strconv"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,29 +13,11 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// metric reads one series of the manager's, such as name{label="value"}; 0: there is none.
-func (b *bed) metric(series string) (float64, error) {
-	answer, err := http.Get(b.metrics)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = answer.Body.Close() }()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		return 0, err
-	}
-	found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(series) + ` (\S+)$`).FindSubmatch(text)
-	if found == nil {
-		return 0, nil
-	}
-	return strconv.ParseFloat(string(found[1]), 64)
-}
-
 // versions of all Secrets in the room.
 func (r *room) versions() map[string]string {
 	r.t.Helper()
 	var list corev1.SecretList
-	r.must(r.kube.List(context.Background(), &list, client.InNamespace(r.name)))
+	r.must(r.Kube.List(context.Background(), &list, client.InNamespace(r.name)))
 	out := map[string]string{}
 	for _, s := range list.Items {
 		out[s.Name] = string(s.UID) + "@" + s.ResourceVersion
@@ -59,18 +37,18 @@ func TestARestartWithAHundredObjectsIssuesNothing(t *testing.T) {
 		r.untilReady(fmt.Sprintf("orders-%d", i))
 	}
 	before := r.versions()
-	mark, err := b.vault.Mark()
+	mark, err := b.Vault.Mark()
 	r.must(err)
 	apiMark := r.apiMark()
-	for _, stop := range []func() error{b.manager.Stop, b.manager.Kill} {
+	for _, stop := range []func() error{b.Manager.Stop, b.Manager.Kill} {
 		r.must(stop())
-		r.must(b.startManager(context.Background()))
+		r.must(b.Manager.Run(context.Background()))
 		r.eventually("the manager to have looked at every object", func() bool {
-			n, err := b.metric(`controller_runtime_reconcile_total{controller="dynamicsecret",result="requeue_after"}`)
+			n, err := b.Manager.Metric(`controller_runtime_reconcile_total{controller="dynamicsecret",result="requeue_after"}`)
 			return err == nil && n >= objects
 		})
 	}
-	issued, err := b.vault.Requests(mark, "^read "+r.name+"/creds/")
+	issued, err := b.Vault.Requests(mark, "^read "+r.name+"/creds/")
 	r.must(err)
 	if len(issued) != 0 {
 		t.Errorf("two restarts issued %d credentials", len(issued))

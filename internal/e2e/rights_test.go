@@ -25,7 +25,7 @@ func (r *room) forge(name string, rec v1alpha1.LeaseRecord) {
 		now := metav1.Now()
 		rec.EndAfter, rec.Reason = &now, v1alpha1.ReasonReplacing
 		d.Status.Retiring = append(d.Status.Retiring, rec)
-		err := r.kube.Status().Update(context.Background(), d)
+		err := r.Kube.Status().Update(context.Background(), d)
 		if apierrors.IsConflict(err) {
 			return false
 		}
@@ -85,9 +85,9 @@ func TestANamespaceThatIsDeletedTakesItsLeasesWithIt(t *testing.T) {
 		r.untilReady(fmt.Sprintf("orders-%d", i))
 	}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.name}}
-	r.must(r.kube.Delete(t.Context(), ns))
+	r.must(r.Kube.Delete(t.Context(), ns))
 	r.eventually("the namespace to be gone", func() bool {
-		return apierrors.IsNotFound(r.kube.Get(context.Background(), client.ObjectKeyFromObject(ns), ns))
+		return apierrors.IsNotFound(r.Kube.Get(context.Background(), client.ObjectKeyFromObject(ns), ns))
 	})
 	if ids := r.leases(); len(ids) != 0 {
 		t.Errorf("leases are left: %v", ids)

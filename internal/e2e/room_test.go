@@ -81,9 +81,9 @@ func newRoom(t *testing.T, b *bed, options ...option) *room {
 	r := &room{bed: b, t: t, name: fmt.Sprintf("room-%d", rooms.Add(1))}
 	r.createNamespace()
 	r.setUpVaultFor(o)
-	address := b.vault.Address
+	address := b.Vault.Address
 	if o.proxy {
-		proxy, err := testbed.StartProxy(b.vault.Address, testbed.ProxyOptions{CA: b.vault.CA})
+		proxy, err := testbed.StartProxy(b.Vault.Address, testbed.ProxyOptions{CA: b.Vault.CA})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,23 +109,23 @@ func (r *room) createNamespace() {
 func (r *room) setUpVaultFor(o roomOptions) {
 	r.t.Helper()
 	ctx := r.t.Context()
-	r.must(r.vault.EnableDatabase(ctx, r.name, r.postgres))
+	r.must(r.Vault.EnableDatabase(ctx, r.name, r.Postgres))
 	// Users bear the room's name, so that each room can count its own.
-	r.must(r.vault.Write(ctx, r.name+"/config/postgres", map[string]any{
+	r.must(r.Vault.Write(ctx, r.name+"/config/postgres", map[string]any{
 		"plugin_name":       "postgresql-database-plugin",
 		"username_template": r.userPrefix() + "{{random 20}}-{{unix_time}}",
 		// A connection that is kept by each of a hundred rooms is one too many for PostgreSQL.
 		"max_connection_lifetime": "5s", "max_idle_connections": -1,
 	}))
-	r.must(r.vault.WriteDatabaseRole(ctx, r.name, "orders", o.role))
+	r.must(r.Vault.WriteDatabaseRole(ctx, r.name, "orders", o.role))
 	rules := `path "` + r.name + `/*" { capabilities = ["read", "update"] }` + "\n" + strings.ReplaceAll(o.policy, "%s", r.name)
-	r.must(r.vault.WritePolicy(ctx, r.name, rules))
+	r.must(r.Vault.WritePolicy(ctx, r.name, rules))
 	login := o.login
 	login.ServiceAccounts, login.Namespaces, login.Audience = []string{"orders"}, []string{r.name}, "vault"
 	if login.Policies == nil {
 		login.Policies = []string{r.name}
 	}
-	r.must(r.vault.WriteRole(ctx, "kubernetes", r.name, login))
+	r.must(r.Vault.WriteRole(ctx, "kubernetes", r.name, login))
 }
 
 // newProvider is the room's ClusterSecretProvider, not created yet.
@@ -139,11 +139,11 @@ func (r *room) newProvider(address string) *v1alpha1.ClusterSecretProvider {
 		}},
 		KeeperAuth: &v1alpha1.VaultKeeperAuth{Kubernetes: &v1alpha1.VaultKeeperKubernetesAuth{
 			Mount: "kubernetes", Role: "keeper",
-			ServiceAccountRef: v1alpha1.KeeperServiceAccount{Name: managerAccount, Namespace: managerNamespace, Audiences: []string{"vault"}},
+			ServiceAccountRef: v1alpha1.KeeperServiceAccount{Name: testbed.ManagerAccount, Namespace: testbed.ManagerNamespace, Audiences: []string{"vault"}},
 		}},
 	}
-	if len(r.vault.CA) > 0 && strings.HasPrefix(address, "https") {
-		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: r.vault.CA}
+	if len(r.Vault.CA) > 0 && strings.HasPrefix(address, "https") {
+		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: r.Vault.CA}
 	}
 	return p
 }
@@ -231,7 +231,7 @@ func (r *room) target(name string) *corev1.Secret {
 
 func (r *room) read(name string, into client.Object) bool {
 	r.t.Helper()
-	err := r.kube.Get(context.Background(), types.NamespacedName{Namespace: r.name, Name: name}, into)
+	err := r.Kube.Get(context.Background(), types.NamespacedName{Namespace: r.name, Name: name}, into)
 	if apierrors.IsNotFound(err) {
 		return false
 	}
@@ -248,14 +248,14 @@ func (r *room) edit(name string, how func(*v1alpha1.DynamicSecret)) {
 // remove deletes a DynamicSecret and waits until it is gone.
 func (r *room) remove(name string) {
 	r.t.Helper()
-	r.must(client.IgnoreNotFound(r.kube.Delete(context.Background(), &v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: name}})))
+	r.must(client.IgnoreNotFound(r.Kube.Delete(context.Background(), &v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, Name: name}})))
 	r.eventually(name+" to be gone", func() bool { return r.get(name) == nil })
 }
 
 // leases lists the leases that Vault has for the room.
 func (r *room) leases() []string {
 	r.t.Helper()
-	ids, err := r.vault.Leases(context.Background(), r.name)
+	ids, err := r.Vault.Leases(context.Background(), r.name)
 	r.must(err)
 	return ids
 }
@@ -263,7 +263,7 @@ func (r *room) leases() []string {
 // users lists the PostgreSQL users that Vault made for the room's login role.
 func (r *room) users() []string {
 	r.t.Helper()
-	users, err := r.postgres.Users(context.Background(), r.userPrefix())
+	users, err := r.Postgres.Users(context.Background(), r.userPrefix())
 	r.must(err)
 	return users
 }
@@ -273,12 +273,12 @@ func (r *room) userPrefix() string { return "v-" + r.name + "-" }
 
 // login logs in to PostgreSQL with a Secret.
 func (r *room) login(s *corev1.Secret) error {
-	return r.postgres.Login(context.Background(), string(s.Data["username"]), string(s.Data["password"]))
+	return r.Postgres.Login(context.Background(), string(s.Data["username"]), string(s.Data["password"]))
 }
 
 func (r *room) create(o client.Object) {
 	r.t.Helper()
-	r.must(r.kube.Create(context.Background(), o))
+	r.must(r.Kube.Create(context.Background(), o))
 }
 
 func (r *room) must(err error) {
@@ -304,7 +304,7 @@ func (r *room) eventually(what string, ok func() bool) {
 // vaultMark is the present end of Vault's audit log.
 func (r *room) vaultMark() testbed.Mark {
 	r.t.Helper()
-	mark, err := r.vault.Mark()
+	mark, err := r.Vault.Mark()
 	r.must(err)
 	return mark
 }
@@ -312,7 +312,7 @@ func (r *room) vaultMark() testbed.Mark {
 // requests counts the requests to Vault since the mark whose "operation path" matches.
 func (r *room) requests(since testbed.Mark, pattern string) int {
 	r.t.Helper()
-	found, err := r.vault.Requests(since, pattern)
+	found, err := r.Vault.Requests(since, pattern)
 	r.must(err)
 	return len(found)
 }
@@ -367,8 +367,8 @@ func (r *room) staysCalm() {
 	const looks, most = "/v1/sys/health$", 24
 	mark, before := r.apiMark(), len(r.tries(looks))
 	r.eventually("the next look at the provider", func() bool { return len(r.tries(looks)) > before })
-	manager := "system:serviceaccount:" + managerNamespace + ":" + managerAccount
-	found, err := r.plane.Requests(mark, func(a testbed.APIRequest) bool { return a.User == manager && a.Namespace == r.name })
+	manager := "system:serviceaccount:" + testbed.ManagerNamespace + ":" + testbed.ManagerAccount
+	found, err := r.Plane.Requests(mark, func(a testbed.APIRequest) bool { return a.User == manager && a.Namespace == r.name })
 	if r.must(err); len(found) > most {
 		r.t.Errorf("%d requests to the API server between two looks at the provider, want %d at most", len(found), most)
 	}
@@ -378,14 +378,14 @@ func (r *room) staysCalm() {
 // ended there is one.
 func (r *room) tokens() []string {
 	r.t.Helper()
-	accessors, err := r.vault.TokenAccessors(context.Background())
+	accessors, err := r.Vault.TokenAccessors(context.Background())
 	r.must(err)
 	var mine []string
 	for _, accessor := range accessors {
-		key := r.vault.Address + "/" + accessor
+		key := r.Vault.Address + "/" + accessor
 		of, known := tokenOwners.Load(key)
 		if !known {
-			answer, err := r.vault.Root.Auth().Token().LookupAccessorWithContext(context.Background(), accessor)
+			answer, err := r.Vault.Root.Auth().Token().LookupAccessorWithContext(context.Background(), accessor)
 			if err != nil || answer == nil {
 				continue // ended meanwhile
 			}
@@ -431,7 +431,7 @@ func (r *room) untilProvider(condition, reason string) string {
 func (r *room) provider() *v1alpha1.ClusterSecretProvider {
 	r.t.Helper()
 	p := &v1alpha1.ClusterSecretProvider{}
-	r.must(r.kube.Get(context.Background(), types.NamespacedName{Name: r.name}, p))
+	r.must(r.Kube.Get(context.Background(), types.NamespacedName{Name: r.name}, p))
 	return p
 }
 
@@ -439,9 +439,9 @@ func (r *room) provider() *v1alpha1.ClusterSecretProvider {
 func change[T client.Object](r *room, o T, how func(T)) {
 	r.t.Helper()
 	r.eventually("an edit of "+o.GetName()+" to be taken", func() bool {
-		r.must(r.kube.Get(context.Background(), client.ObjectKeyFromObject(o), o))
+		r.must(r.Kube.Get(context.Background(), client.ObjectKeyFromObject(o), o))
 		how(o)
-		err := r.kube.Update(context.Background(), o)
+		err := r.Kube.Update(context.Background(), o)
 		if apierrors.IsConflict(err) {
 			return false
 		}
@@ -466,12 +466,12 @@ func withVault(t *testing.T, opts testbed.VaultOptions) *bed {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = vault.Close() })
-	b := *shared
-	b.vault = vault
-	if err := b.setUpVault(ctx); err != nil {
+	b := *shared.Bed
+	b.Vault = vault
+	if err := b.SetUpVault(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return &b
+	return &bed{&b}
 }
 
 // describe prints what a failed test has left, without data of Secrets.
@@ -481,7 +481,7 @@ func (r *room) describe() {
 		{"get", "clustersecretprovider", r.name, "-o", "yaml"},
 		{"get", "events", "-n", r.name},
 	} {
-		if out, err := r.plane.Kubectl(context.Background(), args...); err == nil {
+		if out, err := r.Plane.Kubectl(context.Background(), args...); err == nil {
 			r.t.Logf("kubectl %s\n%s", strings.Join(args, " "), out)
 		}
 	}

@@ -26,7 +26,7 @@ func TestASecretThatSomebodyTouchedIsReplacedByANewLease(t *testing.T) {
 		"a lost key":      edit(func(s *corev1.Secret) { delete(s.Data, "password") }),
 		"no data":         edit(func(s *corev1.Secret) { s.Data = nil }),
 		"no salt":         edit(func(s *corev1.Secret) { delete(s.Annotations, v1alpha1.DigestSaltAnnotation) }),
-		"deleted":         func(r *room) { r.must(r.kube.Delete(r.t.Context(), r.target("orders"))) },
+		"deleted":         func(r *room) { r.must(r.Kube.Delete(r.t.Context(), r.target("orders"))) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -127,7 +127,7 @@ func TestEditsOfTheTargetCostNoCredential(t *testing.T) {
 	r.must(r.login(r.target(name)))
 	r.remove("orders")
 	var left corev1.SecretList
-	r.must(r.kube.List(t.Context(), &left, client.InNamespace(r.name), client.HasLabels{v1alpha1.OwnerLabel}))
+	r.must(r.Kube.List(t.Context(), &left, client.InNamespace(r.name), client.HasLabels{v1alpha1.OwnerLabel}))
 	if len(left.Items) != 0 {
 		t.Errorf("%d Secrets are left", len(left.Items))
 	}

@@ -40,10 +40,10 @@ func TestNoCredentialIsTold(t *testing.T) {
 		return d.Status.LastHandledRotateAt == "now" && len(d.Status.Retiring) == 0
 	})
 	collect()
-	policy := r.refuses("has(request.dryRun) && request.dryRun", "no Secrets on Sundays", func(o client.Object) error { return r.kube.Create(t.Context(), o) })
+	policy := r.refuses("has(request.dryRun) && request.dryRun", "no Secrets on Sundays", func(o client.Object) error { return r.Kube.Create(t.Context(), o) })
 	r.askFor(v1alpha1.RotateRequestedAtAnnotation, "refused")
 	r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetRejected)
-	r.must(r.kube.Delete(t.Context(), policy))
+	r.must(r.Kube.Delete(t.Context(), policy))
 	r.untilReady("orders")
 	collect()
 	databaseRole("orders", testbed.DatabaseRole{CreationStatements: []string{`CREATE NONSENSE "{{name}}" PASSWORD '{{password}}'`}})(r)
@@ -72,17 +72,17 @@ func TestNoCredentialIsTold(t *testing.T) {
 // everythingTold is the manager's log, its metrics, and the room's events, objects and Secrets' metadata.
 func (r *room) everythingTold() string {
 	r.t.Helper()
-	log, err := r.manager.Log()
+	log, err := r.Manager.Log()
 	r.must(err)
-	answer, err := http.Get(r.metrics)
+	answer, err := http.Get(r.Manager.Metrics)
 	r.must(err)
 	defer func() { _ = answer.Body.Close() }()
 	metrics, err := io.ReadAll(answer.Body)
 	r.must(err)
-	objects, err := r.plane.Kubectl(r.t.Context(), "get", "events,dynamicsecrets,clustersecretproviders", "-n", r.name, "-o", "yaml", "--show-managed-fields")
+	objects, err := r.Plane.Kubectl(r.t.Context(), "get", "events,dynamicsecrets,clustersecretproviders", "-n", r.name, "-o", "yaml", "--show-managed-fields")
 	r.must(err)
 	var list corev1.SecretList
-	r.must(r.kube.List(r.t.Context(), &list, client.InNamespace(r.name)))
+	r.must(r.Kube.List(r.t.Context(), &list, client.InNamespace(r.name)))
 	metadata := ""
 	for i := range list.Items {
 		metadata += fmt.Sprintf("%+v\n", list.Items[i].ObjectMeta)

@@ -57,7 +57,7 @@ func TestAForeignSecretIsLeftAloneAndNothingIsMinted(t *testing.T) {
 	if s := r.target("orders"); s.ResourceVersion != foreign.ResourceVersion {
 		t.Error("the foreign Secret was written")
 	}
-	r.must(r.kube.Delete(t.Context(), foreign))
+	r.must(r.Kube.Delete(t.Context(), foreign))
 	r.untilReady("orders")
 	r.untilAlive(2)
 }
@@ -121,12 +121,12 @@ func (r *room) refuses(expression, message string, probe func(client.Object) err
 			PolicyName: r.name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
 		},
 	})
-	r.t.Cleanup(func() { _ = r.kube.Delete(context.Background(), policy) })
+	r.t.Cleanup(func() { _ = r.Kube.Delete(context.Background(), policy) })
 	r.eventually("the API server to refuse", func() bool {
 		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, GenerateName: "probe-", Labels: map[string]string{v1alpha1.OwnerLabel: "probe"}}}
 		err := probe(s)
 		if err == nil {
-			_ = r.kube.Delete(r.t.Context(), s)
+			_ = r.Kube.Delete(r.t.Context(), s)
 		}
 		return apierrors.IsInvalid(err)
 	})
@@ -138,7 +138,7 @@ func TestASecretThatTheAPIServerWouldNotTakeIsNotMintedFor(t *testing.T) {
 	r := newRoom(t, shared, withProxy())
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 	policy := r.refuses("false", "no Secrets on Sundays", func(o client.Object) error {
-		return r.kube.Create(t.Context(), o, client.DryRunAll)
+		return r.Kube.Create(t.Context(), o, client.DryRunAll)
 	})
 	logins := r.proxiedLogins()
 	r.apply("orders")
@@ -149,7 +149,7 @@ func TestASecretThatTheAPIServerWouldNotTakeIsNotMintedFor(t *testing.T) {
 	if r.proxiedLogins() != logins || len(r.leases()) != 0 {
 		t.Error("leasekeeper has logged in, or has a lease")
 	}
-	r.must(r.kube.Delete(t.Context(), policy))
+	r.must(r.Kube.Delete(t.Context(), policy))
 	r.untilReady("orders")
 	r.untilAlive(1)
 	if n := len(r.tries(r.issuing())); n != 1 {
@@ -161,7 +161,7 @@ func TestASecretThatIsRefusedAfterTheIssueIsWrittenLaterWithTheSameCredential(t 
 	t.Parallel()
 	r := newRoom(t, shared, withProxy())
 	policy := r.refuses("has(request.dryRun) && request.dryRun", "no Secrets on Sundays", func(o client.Object) error {
-		return r.kube.Create(t.Context(), o)
+		return r.Kube.Create(t.Context(), o)
 	})
 	r.apply("orders")
 	message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetRejected)
@@ -170,7 +170,7 @@ func TestASecretThatIsRefusedAfterTheIssueIsWrittenLaterWithTheSameCredential(t 
 		t.Errorf("it says %q", message)
 	}
 	id := r.get("orders").Status.Lease.ID
-	r.must(r.kube.Delete(t.Context(), policy))
+	r.must(r.Kube.Delete(t.Context(), policy))
 	after := r.untilReady("orders")
 	r.must(r.login(r.target("orders")))
 	if n := len(r.tries(r.issuing())); n != 1 || after.Status.Lease.ID != id {

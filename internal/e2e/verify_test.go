@@ -31,7 +31,7 @@ func TestALeaseRevokedBehindOurBackIsReplacedLongBeforeItsRenewal(t *testing.T) 
 	t.Parallel()
 	r := newRoom(t, shared)
 	r.replacedAfter(func(d *v1alpha1.DynamicSecret) {
-		r.must(r.vault.Write(t.Context(), "sys/leases/revoke", map[string]any{"lease_id": d.Status.Lease.ID, "sync": true}))
+		r.must(r.Vault.Write(t.Context(), "sys/leases/revoke", map[string]any{"lease_id": d.Status.Lease.ID, "sync": true}))
 	})
 }
 
@@ -39,7 +39,7 @@ func TestAPrefixRevokedBehindOurBackIsNoticed(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t, shared)
 	r.replacedAfter(func(*v1alpha1.DynamicSecret) {
-		r.must(r.vault.Write(t.Context(), "sys/leases/revoke-prefix/"+r.name, map[string]any{"sync": true}))
+		r.must(r.Vault.Write(t.Context(), "sys/leases/revoke-prefix/"+r.name, map[string]any{"sync": true}))
 	})
 }
 
@@ -47,7 +47,7 @@ func TestAnIssuingTokenRevokedBehindOurBackIsNoticed(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t, shared)
 	r.replacedAfter(func(d *v1alpha1.DynamicSecret) {
-		r.must(r.vault.Write(t.Context(), "auth/token/revoke-accessor", map[string]any{"accessor": d.Status.Lease.TokenAccessor}))
+		r.must(r.Vault.Write(t.Context(), "auth/token/revoke-accessor", map[string]any{"accessor": d.Status.Lease.TokenAccessor}))
 	})
 }
 
@@ -55,9 +55,9 @@ func TestAKeeperThatMayNotListNoticesByLookingUpLeasesOneByOne(t *testing.T) {
 	t.Parallel()
 	b := ownBed(t, testbed.VaultOptions{})
 	r := newRoom(t, b)
-	r.must(b.vault.WritePolicy(t.Context(), "keeper", keeperPolicyWithoutList))
+	r.must(b.Vault.WritePolicy(t.Context(), "keeper", testbed.KeeperPolicyWithoutList))
 	r.replacedAfter(func(d *v1alpha1.DynamicSecret) {
-		r.must(r.vault.Write(t.Context(), "sys/leases/revoke", map[string]any{"lease_id": d.Status.Lease.ID, "sync": true}))
+		r.must(r.Vault.Write(t.Context(), "sys/leases/revoke", map[string]any{"lease_id": d.Status.Lease.ID, "sync": true}))
 	})
 }
 

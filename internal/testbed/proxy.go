@@ -23,6 +23,8 @@ type Fault struct {
 	Method string
 	// Path is a regular expression over the URL's path; empty matches all.
 	Path string
+	// Query is one over the URL's query, such as "watch=true"; empty matches all.
+	Query string
 	// Times is how many requests it happens to; 0 means until Clear.
 	Times int
 	// Action that is taken; see its constants.
@@ -34,8 +36,12 @@ type Fault struct {
 	Body        string
 	ContentType string
 
-	path *regexp.Regexp
-	left int
+	path, query *regexp.Regexp
+	left        int
+}
+
+func (f *Fault) matches(r *http.Request) bool {
+	return (f.Method == "" || f.Method == r.Method) && f.path.MatchString(r.URL.Path) && f.query.MatchString(r.URL.RawQuery)
 }
 
 // Action is a kind of fault.
@@ -61,12 +67,17 @@ const (
 	AnswerAfter Action = "AnswerAfter"
 	// Delay forwards after a while.
 	Delay Action = "Delay"
+	// Stall forwards and holds back what the upstream says, of streams that are
+	// open already too, until Clear. Watches go stale by it.
+	Stall Action = "Stall"
 )
 
 // ProxyOptions are all optional.
 type ProxyOptions struct {
 	// CA verifies an upstream that speaks https, PEM.
 	CA []byte
+	// TLS serves https, with a certificate of a CA made for this proxy.
+	TLS bool
 }
 
 // ProxyRequest is one request that a proxy saw.
@@ -82,11 +93,14 @@ type ProxyRequest struct {
 type Proxy struct {
 	// Address is the URL that clients use instead of the upstream's.
 	Address string
+	// CA signed the certificate that it serves with, PEM; empty without TLS.
+	CA []byte
 
 	upstream  *url.URL
 	transport *http.Transport
 	forward   *httputil.ReverseProxy
 	listen    string
+	serving   *tls.Config
 
 	closing context.Context
 	close   context.CancelFunc
@@ -94,7 +108,9 @@ type Proxy struct {
 	mu     sync.Mutex
 	server *http.Server
 	faults []*Fault
-	seen   []ProxyRequest
+	// cleared is closed when faults end.
+	cleared chan struct{}
+	seen    []ProxyRequest
 	// inFlight counts what was sent upstream and has not ended; idle is told
 	// when it is 0.
 	inFlight int
@@ -119,7 +135,15 @@ func StartProxy(target string, opts ProxyOptions) (*Proxy, error) {
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
-	p := &Proxy{Address: "http://" + loopback(port), listen: loopback(port), upstream: upstream, transport: transport}
+	p := &Proxy{
+		Address: "http://" + loopback(port), listen: loopback(port), upstream: upstream, transport: transport,
+		cleared: make(chan struct{}),
+	}
+	if opts.TLS {
+		if err := p.secure(); err != nil {
+			return nil, err
+		}
+	}
 	p.closing, p.close = context.WithCancel(context.Background())
 	p.idle = sync.NewCond(&p.mu)
 	p.forward = &httputil.ReverseProxy{
@@ -131,10 +155,30 @@ func StartProxy(target string, opts ProxyOptions) (*Proxy, error) {
 	return p, p.Accept()
 }
 
+// secure makes a certificate to serve with.
+func (p *Proxy) secure() error {
+	ca, err := newAuthority("leasekeeper-testbed-proxy")
+	if err != nil {
+		return err
+	}
+	pair, err := ca.issue("proxy")
+	if err != nil {
+		return err
+	}
+	certificate, err := tls.X509KeyPair(pair.cert, pair.key)
+	// HTTP/1.1 only: a connection can be broken without breaking others.
+	p.serving = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	p.Address, p.CA = "https://"+p.listen, ca.PEM
+	return err
+}
+
 // Break adds a fault. Of several that match a request the first added counts.
 func (p *Proxy) Break(f Fault) error {
 	var err error
 	if f.path, err = regexp.Compile(f.Path); err != nil {
+		return err
+	}
+	if f.query, err = regexp.Compile(f.Query); err != nil {
 		return err
 	}
 	f.left = f.Times
@@ -149,6 +193,8 @@ func (p *Proxy) Clear() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.faults = nil
+	close(p.cleared)
+	p.cleared = make(chan struct{})
 }
 
 // Requests lists the requests seen whose "METHOD path" matches the regular
@@ -192,6 +238,9 @@ func (p *Proxy) Accept() error {
 	listener, err := net.Listen("tcp", p.listen)
 	if err != nil {
 		return err
+	}
+	if p.serving != nil {
+		listener = tls.NewListener(listener, p.serving)
 	}
 	p.server = &http.Server{Handler: http.HandlerFunc(p.serve), ReadHeaderTimeout: time.Minute}
 	go func(s *http.Server) { _ = s.Serve(listener) }(p.server)
@@ -263,7 +312,7 @@ func (p *Proxy) note(r *http.Request) Fault {
 	defer p.mu.Unlock()
 	var met Fault
 	for i, f := range p.faults {
-		if (f.Method != "" && f.Method != r.Method) || !f.path.MatchString(r.URL.Path) {
+		if !f.matches(r) {
 			continue
 		}
 		met = *f
@@ -282,7 +331,44 @@ func (p *Proxy) note(r *http.Request) Fault {
 func (p *Proxy) pass(w http.ResponseWriter, r *http.Request) {
 	p.begin()
 	defer p.end()
-	p.forward.ServeHTTP(w, r)
+	p.forward.ServeHTTP(&stallable{ResponseWriter: w, p: p, r: r}, r)
+}
+
+// stallable is an answer that goes out when no Stall is on its request.
+type stallable struct {
+	http.ResponseWriter
+	p *Proxy
+	r *http.Request
+}
+
+func (s *stallable) Write(b []byte) (int, error) {
+	for {
+		stalled, cleared := s.p.stalls(s.r)
+		if !stalled {
+			return s.ResponseWriter.Write(b)
+		}
+		select {
+		case <-cleared:
+		case <-s.r.Context().Done():
+			return 0, s.r.Context().Err()
+		case <-s.p.closing.Done():
+			return 0, s.p.closing.Err()
+		}
+	}
+}
+
+// Unwrap lets the flushes and hijacks of http.ResponseController through.
+func (s *stallable) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+
+func (p *Proxy) stalls(r *http.Request) (bool, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, f := range p.faults {
+		if f.Action == Stall && f.matches(r) {
+			return true, p.cleared
+		}
+	}
+	return false, nil
 }
 
 // ask sends the request upstream and waits for the whole answer. The client's
@@ -349,11 +435,7 @@ func (f Fault) answer(w http.ResponseWriter) {
 
 // hangUp closes the client's connection without answering.
 func hangUp(w http.ResponseWriter) {
-	hijacker, ok := w.(http.Hijacker)
-	if !ok {
-		panic(http.ErrAbortHandler)
-	}
-	conn, _, err := hijacker.Hijack()
+	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}

@@ -1,7 +1,11 @@
 package testbed_test
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"io"
 	"net/http"
@@ -189,5 +193,44 @@ func breakWith(t *testing.T, proxy *testbed.Proxy, f testbed.Fault) {
 	t.Helper()
 	if err := proxy.Break(f); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestAStalledStreamGoesOnWhenFaultsAreCleared(t *testing.T) {
+	lines := make(chan string)
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for line := range lines {
+			_, _ = io.WriteString(w, line+"\n")
+			_ = http.NewResponseController(w).Flush()
+		}
+	}))
+	t.Cleanup(server.Close)
+	pemOf := func(c *x509.Certificate) []byte {
+		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+	}
+	proxy, err := testbed.StartProxy(server.URL, testbed.ProxyOptions{CA: pemOf(server.Certificate()), TLS: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = proxy.Close() })
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM(proxy.CA)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: trusted}}}
+	go func() { lines <- "fresh" }()
+	answer, err := client.Get(proxy.Address + "/things?watch=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = answer.Body.Close() })
+	got := bufio.NewScanner(answer.Body)
+	if !got.Scan() || got.Text() != "fresh" {
+		t.Fatalf("before the stall came %q, %v", got.Text(), got.Err())
+	}
+	breakWith(t, proxy, testbed.Fault{Action: testbed.Stall, Query: "watch=true"})
+	lines <- "stale"
+	var cleared atomic.Bool
+	go func() { time.Sleep(200 * time.Millisecond); cleared.Store(true); proxy.Clear(); close(lines) }()
+	if !got.Scan() || got.Text() != "stale" || !cleared.Load() {
+		t.Fatalf("%q came, %v; after the faults were cleared: %t", got.Text(), got.Err(), cleared.Load())
 	}
 }

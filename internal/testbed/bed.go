@@ -1,0 +1,145 @@
+package testbed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+)
+
+// KeeperPolicy is the keeper's as the README shows it; without its last line
+// leases cannot be listed.
+const (
+	KeeperPolicy = KeeperPolicyWithoutList + `
+path "sys/leases/lookup/*"        { capabilities = ["list", "sudo"] }
+`
+	KeeperPolicyWithoutList = `
+path "sys/leases/renew"           { capabilities = ["update"] }
+path "sys/leases/lookup"          { capabilities = ["update"] }
+path "sys/leases/revoke"          { capabilities = ["update"] }
+path "auth/token/lookup-accessor" { capabilities = ["update"] }
+path "auth/token/renew-accessor"  { capabilities = ["update"] }
+path "auth/token/revoke-accessor" { capabilities = ["update"] }
+`
+)
+
+// BedOptions describe a bed.
+type BedOptions struct {
+	// Root is the repository's folder, with config/ in it.
+	Root string
+	// Manager is the manager's binary.
+	Manager string
+	// Flags of every manager.
+	Flags []string
+	// Vault that is started.
+	Vault VaultOptions
+	// APIProxy puts a proxy between the managers and the API server.
+	APIProxy bool
+}
+
+// Bed is a cluster with leasekeeper installed, a Vault that takes the logins
+// of its ServiceAccounts, a PostgreSQL, and a manager that runs.
+type Bed struct {
+	Plane    *ControlPlane
+	Vault    *Vault
+	Postgres *Postgres
+	// Kube is an administrator's client; it is not throttled.
+	Kube    client.Client
+	Manager *Manager
+	// API stands between the managers and the API server; nil unless asked for.
+	API *Proxy
+
+	opts BedOptions
+}
+
+// StartBed starts everything and waits until the manager is ready.
+func StartBed(ctx context.Context, opts BedOptions) (*Bed, error) {
+	b := &Bed{opts: opts}
+	for _, step := range []func() error{
+		func() error { return b.startCluster(ctx) },
+		func() (err error) { b.Vault, err = StartVault(ctx, opts.Vault); return err },
+		func() (err error) { b.Postgres, err = StartPostgres(ctx, PostgresOptions{}); return err },
+		func() error { return b.SetUpVault(ctx) },
+		func() (err error) { b.Manager, err = b.NewManager(ctx); return err },
+		func() error { return b.Manager.Run(ctx) },
+	} {
+		if err := step(); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
+	}
+	return b, nil
+}
+
+func (b *Bed) startCluster(ctx context.Context) (err error) {
+	crds := filepath.Join(b.opts.Root, "config", "crd", "bases")
+	if b.Plane, err = StartControlPlane(ctx, ControlPlaneOptions{CRDs: []string{crds}}); err != nil {
+		return err
+	}
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return err
+	}
+	if b.Kube, err = client.New(b.Plane.Config, client.Options{Scheme: scheme}); err != nil {
+		return err
+	}
+	if b.opts.APIProxy {
+		if b.API, err = StartProxy(b.Plane.Config.Host, ProxyOptions{CA: b.Plane.CA, TLS: true}); err != nil {
+			return err
+		}
+	}
+	_, err = b.Plane.Kubectl(ctx, "apply", "--server-side", "-k", filepath.Join(b.opts.Root, "config", "default"))
+	return err
+}
+
+// SetUpVault mounts auth/kubernetes with the keeper's role and policy.
+func (b *Bed) SetUpVault(ctx context.Context) error {
+	return errors.Join(
+		b.Vault.EnableKubernetesAuth(ctx, "kubernetes", b.Plane),
+		b.Vault.WritePolicy(ctx, "keeper", KeeperPolicy),
+		b.Vault.WriteRole(ctx, "kubernetes", "keeper", KubernetesRole{
+			ServiceAccounts: []string{ManagerAccount}, Namespaces: []string{ManagerNamespace},
+			Policies: []string{"keeper"}, Audience: "vault", TTL: time.Hour,
+		}),
+	)
+}
+
+// NewManager prepares one more replica of the manager, with these flags besides those of all.
+func (b *Bed) NewManager(ctx context.Context, flags ...string) (*Manager, error) {
+	return NewManager(ctx, b.Plane, b.opts.Manager, ManagerOptions{
+		Flags: append(slices.Clone(b.opts.Flags), flags...), Env: []string{"GORACE=halt_on_error=1"}, API: b.API,
+	})
+}
+
+// Close ends everything, the manager first. A data race that it met is an error.
+func (b *Bed) Close() error {
+	var errs []error
+	if b.Manager != nil {
+		text, err := b.Manager.Log()
+		if _, race, raced := strings.Cut(text, "WARNING: DATA RACE"); err == nil && raced {
+			errs = append(errs, fmt.Errorf("the manager raced:\n%s", race))
+		}
+		errs = append(errs, b.Manager.Close())
+	}
+	if b.API != nil {
+		errs = append(errs, b.API.Close())
+	}
+	if b.Vault != nil {
+		errs = append(errs, b.Vault.Close())
+	}
+	if b.Postgres != nil {
+		errs = append(errs, b.Postgres.Close())
+	}
+	if b.Plane != nil {
+		errs = append(errs, b.Plane.Close())
+	}
+	return errors.Join(errs...)
+}
