@@ -36,6 +36,7 @@ type Backend struct {
 	// materialReadAt is in nanoseconds since 1970; 0 after an error of TLS.
 	materialReadAt atomic.Int64
 
+	gate   *gate
 	keeper *cached[keeperSession]
 	// redirects is true once a standby has answered a request that mints with a redirect.
 	redirects atomic.Bool
@@ -50,6 +51,9 @@ func (b *Backend) materialSeen(now time.Time) { b.materialReadAt.Store(now.UnixN
 func (b *Backend) materialFresh(now time.Time) bool {
 	return now.Sub(time.Unix(0, b.materialReadAt.Load())) < materialAge
 }
+
+// Recoveries counts how often the server was found to serve again after it had been down.
+func (b *Backend) Recoveries() int64 { return b.gate.opened() }
 
 // Close ends the keeper's session. Who still uses this backend logs in anew.
 func (b *Backend) Close(ctx context.Context) error {

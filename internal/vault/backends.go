@@ -28,6 +28,9 @@ type Options struct {
 	IssueTimeout time.Duration
 	// Sleep waits between two looks at a lease that Vault is revoking. nil: on the system's clock.
 	Sleep func(context.Context, time.Duration) error
+	// Changed is told when a provider's server is found to be down (false), and when it serves again (true). It must
+	// not block. nil: nobody is told.
+	Changed func(p v1alpha1.Provider, up bool)
 }
 
 // Backends gives out one Backend a provider, so that its connections and its keeper's session are shared.
@@ -136,12 +139,17 @@ func (s *Backends) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider,
 		return nil, lease.Errorf(lease.Misconfigured, "address %q is no URL with http or https and a host", spec.Address)
 	}
 	client := newHTTPClient(m.config)
+	g := &gate{clock: s.opts.Clock}
+	if s.opts.Changed != nil {
+		g.changed = func(up bool) { s.opts.Changed(p, up) }
+	}
 	return &Backend{
 		clock: s.opts.Clock, kube: s.opts.Kube, accounts: s.accounts, sleep: s.opts.Sleep,
 		timeout: s.opts.Timeout, issueTimeout: s.opts.IssueTimeout,
 		namespace: p.GetNamespace(), generation: p.GetGeneration(), spec: spec,
 		base: &url.URL{Scheme: base.Scheme, Host: base.Host}, http: client, minting: newOneShot(m.config, client.Transport),
 		materialVersion: m.version,
+		gate:            g,
 		keeper:          newCached[keeperSession](s.opts.Clock),
 	}, nil
 }

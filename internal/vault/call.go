@@ -31,6 +31,8 @@ type call struct {
 	timeout   time.Duration
 	// mints: the request must reach the server at most once, and Vault must finish it once it has begun; see oneShot.
 	mints bool
+	// exempt: the server answers it even where it serves nothing else, so an answer proves nothing.
+	exempt bool
 }
 
 // reply is an answer of whatever stands at the address: Vault itself or a gateway before it.
@@ -55,6 +57,43 @@ type reply struct {
 // an answer, and from then on this backend tells standbys not to forward. Where the redirect's target cannot be
 // reached it goes back to forwarding.
 func (b *Backend) do(ctx context.Context, c call) (reply, error) {
+	probe := false
+	if !c.mints { // the login of one that mints has just been served, and there is a journal that waits for an answer
+		var err error
+		if probe, err = b.gate.enter(); err != nil {
+			return reply{}, err
+		}
+	}
+	r, err := b.send(ctx, c)
+	v, fault := judge(ctx, c, r, err)
+	b.gate.leave(probe, v, fault)
+	return r, err
+}
+
+// judge says what a request tells of the server, in words that do not change from one request to the next.
+func judge(ctx context.Context, c call, r reply, err error) (verdict, *lease.Error) {
+	down := func(text string) (verdict, *lease.Error) {
+		return isDown, lease.Errorf(lease.Unavailable, "%s: %s", r.address, text)
+	}
+	switch _, spoke := r.parse(); {
+	case err != nil && (ctx.Err() != nil || (c.mints && lease.KindOf(err) == lease.Unanswered)):
+		return noVerdict, nil
+	case err != nil && lease.KindOf(err) == lease.TLS:
+		return isDown, lease.Errorf(lease.TLS, "%s", err)
+	case err != nil:
+		return isDown, lease.Errorf(lease.Unavailable, "%s", err)
+	case c.exempt || r.status == http.StatusPreconditionFailed || r.redirect != "" || r.tooLong:
+		return noVerdict, nil
+	case notServing(r.status) || r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout:
+		return down("it does not serve now (" + statusText(r.status) + ")")
+	case !spoke && !succeeded(r.status):
+		return down("it answered " + statusText(r.status) + ", not in Vault's words: a gateway, or another server")
+	}
+	return serves, nil
+}
+
+// send is do without the gate.
+func (b *Backend) send(ctx context.Context, c call) (reply, error) {
 	timeout := c.timeout
 	if timeout == 0 {
 		timeout = b.timeout

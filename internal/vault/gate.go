@@ -1,0 +1,97 @@
+package vault
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/utils/clock"
+
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+const (
+	// firstProbe and lastProbe are the pauses between probes of a server that is down: the first, doubling up to the last.
+	firstProbe = 500 * time.Millisecond
+	lastProbe  = 2 * time.Second
+)
+
+// verdict is what one request says about whether the server serves.
+type verdict int
+
+const (
+	// noVerdict: it says nothing, such as an issue that takes long or a request that was given up.
+	noVerdict verdict = iota
+	// serves: the server answered, if only to say no.
+	serves
+	// isDown: it cannot be reached, does not answer, is sealed, or says to come back later.
+	isDown
+)
+
+// gate stands before a server. While the server serves, the gate is open. From the first request that finds it down the
+// gate is shut, and lets one request at a time through, as a probe; all others are told at once what the last one met,
+// without being sent. So a server that comes back is not met by all who waited for it, and nobody who waits holds a
+// worker. The first probe that is served opens the gate.
+type gate struct {
+	clock clock.PassiveClock
+	// changed is told when the gate has been shut or opened; never under the lock.
+	changed func(up bool)
+
+	mu       sync.Mutex
+	shut     bool
+	probing  bool
+	probeAt  time.Time
+	pause    time.Duration
+	fault    *lease.Error
+	openings int64
+}
+
+// enter asks for leave to send a request. probe says that the request is one; it must be given back to leave.
+func (g *gate) enter() (probe bool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.shut {
+		return false, nil
+	}
+	if g.probing || g.clock.Now().Before(g.probeAt) {
+		return false, g.fault
+	}
+	g.probing = true
+	return true, nil
+}
+
+// leave says what came of a request that was let through. With isDown comes what those are told who are not.
+func (g *gate) leave(probe bool, v verdict, fault *lease.Error) {
+	if turned := g.note(probe, v, fault); turned && g.changed != nil {
+		g.changed(v == serves)
+	}
+}
+
+func (g *gate) note(probe bool, v verdict, fault *lease.Error) (turned bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if probe {
+		g.probing = false
+	}
+	switch {
+	case v == isDown && !g.shut:
+		g.shut, g.pause, turned = true, firstProbe, true
+	case v == isDown && probe:
+		g.pause = min(2*g.pause, lastProbe)
+	case v == serves && g.shut:
+		g.shut, turned = false, true
+		g.openings++
+		return turned
+	}
+	if v == isDown {
+		g.fault = fault
+		g.probeAt = g.clock.Now().Add(g.pause)
+	}
+	return turned
+}
+
+// opened counts how often the gate was opened again.
+func (g *gate) opened() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.openings
+}
