@@ -64,13 +64,13 @@ func parse() flags {
 	flag.DurationVar(&f.renewDeadline, "leader-election-renew-deadline", 10*time.Second, "How long a leader tries to stay leader before it stops.")
 	flag.DurationVar(&f.retryPeriod, "leader-election-retry-period", 2*time.Second, "Pause between tries at the leader election lease.")
 	flag.IntVar(&f.concurrency, "concurrency", 32, "How many DynamicSecrets are worked on at the same time.")
-	flag.Float64Var(&f.qps, "kube-api-qps", 100, "Requests a second to the API server.")
-	flag.IntVar(&f.burst, "kube-api-burst", 200, "Requests to the API server that may be made at once.")
+	flag.Float64Var(&f.qps, "kube-api-qps", 300, "Requests a second to the API server.")
+	flag.IntVar(&f.burst, "kube-api-burst", 600, "Requests to the API server that may be made at once.")
 	flag.DurationVar(&f.requestLimit, "request-limit", 150*time.Second, "How long a backend may go on with an issue that nobody waits for. Must be above Vault's max_request_duration (90s) by half at least: clocks of replicas may differ by a fifth of it.")
 	flag.DurationVar(&f.backendTimeout, "backend-timeout", 10*time.Second, "Time-out of a request to a backend, but for issues.")
 	flag.DurationVar(&f.issueTimeout, "issue-timeout", time.Minute, "Time-out of an issue.")
 	flag.DurationVar(&f.providerInterval, "provider-interval", time.Minute, "Pause between looks at a provider that is ready.")
-	flag.DurationVar(&f.providerRetry, "provider-retry-interval", 5*time.Second, "Pause between looks at a provider that is not ready.")
+	flag.DurationVar(&f.providerRetry, "provider-retry-interval", 2*time.Second, "Pause between looks at a provider that is not ready.")
 	flag.DurationVar(&f.verifyInterval, "verify-interval", 30*time.Second, "Pause between lists of a backend's leases, by which revocations behind our back are noticed.")
 	flag.BoolVar(&f.printVersion, "version", false, "Print the version and exit.")
 	f.log.BindFlags(flag.CommandLine)
@@ -98,7 +98,9 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
+	changes := controllers.NewProviderChanges()
 	backends := vault.NewBackends(vault.Options{
+		Changed:      changes.Note,
 		Clock:        clock.RealClock{},
 		Timeout:      f.backendTimeout,
 		IssueTimeout: f.issueTimeout,
@@ -107,6 +109,7 @@ func run(ctx context.Context, f flags) error {
 	setup := controllers.Setup{
 		Clock:                 clock.RealClock{},
 		Backends:              backends,
+		Changes:               changes,
 		Registry:              metrics.Registry,
 		RequestLimit:          f.requestLimit,
 		Concurrency:           f.concurrency,

@@ -45,6 +45,11 @@ func (a *Announcer) Event(d *v1alpha1.DynamicSecret, kind, reason, message strin
 	a.emit(d, nil, kind, reason, message)
 }
 
+// ProviderEvent is an event on a provider.
+func (a *Announcer) ProviderEvent(p v1alpha1.Provider, kind, reason, message string) {
+	a.emit(p.(runtime.Object), nil, kind, reason, message)
+}
+
 func (a *Announcer) emit(about, related runtime.Object, kind, reason, message string) {
 	message = shortened(message)
 	a.recorder.Eventf(about, related, kind, reason, "Reconcile", "%s", message)
@@ -73,7 +78,7 @@ func (a *Announcer) Abandoned(ctx context.Context, d *v1alpha1.DynamicSecret, re
 		return
 	}
 	if p, err := getProvider(ctx, a.cache, rec.Provider.Kind, rec.Provider.Name, ""); err == nil {
-		a.emit(p.(*v1alpha1.ClusterSecretProvider), nil, corev1.EventTypeWarning, v1alpha1.ReasonAbandoned,
+		a.ProviderEvent(p, corev1.EventTypeWarning, v1alpha1.ReasonAbandoned,
 			"DynamicSecret "+d.Namespace+"/"+d.Name+": "+message)
 	}
 }

@@ -22,7 +22,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -47,8 +46,8 @@ type DynamicSecretReconciler struct {
 	Clock clock.PassiveClock
 	// Lessors finds the backend of a provider.
 	Lessors LessorFunc
-	// Lists lists the leases of a provider's backend.
-	Lists ListFunc
+	// Recoveries counts how often a provider's backend came back.
+	Recoveries func(p v1alpha1.Provider) int64
 	// RequestLimit is how long a backend may go on with a request that nobody waits for: more than Vault's
 	// max_request_duration, by half at least.
 	RequestLimit time.Duration
@@ -69,10 +68,7 @@ func (r *DynamicSecretReconciler) Reconcile(ctx context.Context, req reconcile.R
 		}
 		return reconcile.Result{}, err
 	}
-	at, quiet, err := r.quiet(ctx, d)
-	if err == nil && !quiet {
-		at, err = r.lifecycle.run(ctx, d)
-	}
+	at, err := r.work(ctx, d)
 	switch {
 	case apierrors.IsNotFound(err):
 		return reconcile.Result{RequeueAfter: time.Second}, nil // the object went; look once more
@@ -81,41 +77,64 @@ func (r *DynamicSecretReconciler) Reconcile(ctx context.Context, req reconcile.R
 	case err != nil || at.IsZero():
 		return reconcile.Result{}, err
 	}
-	return reconcile.Result{RequeueAfter: max(at.Sub(r.Clock.Now()), 50*time.Millisecond)}, nil
+	now := r.Clock.Now()
+	return reconcile.Result{RequeueAfter: max(at.Sub(now), 50*time.Millisecond), Priority: new(urgency(d, now))}, nil
 }
 
-// quiet says, from the cache alone, that there is nothing to do but wait. An object at rest costs no request.
-func (r *DynamicSecretReconciler) quiet(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Time, bool, error) {
+// work does what is due, from the cache alone where that will do: an object at rest costs no request, and a renewal costs
+// the one that renews and the one that writes it down. d is brought up to date.
+func (r *DynamicSecretReconciler) work(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Time, error) {
+	o, err := r.glance(ctx, d)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if o == nil {
+		return r.lifecycle.run(ctx, d)
+	}
+	step := lease.Plan(o.in)
+	switch step.Action {
+	case lease.Wait:
+		lease.Summarize(o.in, step)
+		if equality.Semantic.DeepEqual(d.Status, o.d.Status) {
+			return step.At, nil
+		}
+	case lease.RenewLease, lease.ExtendToken:
+		// Neither does harm if the cache was stale, and the write that follows is locked.
+		if at, done, err := r.lifecycle.keep(ctx, o, step); done || err != nil {
+			o.d.DeepCopyInto(d)
+			return at, err
+		}
+		d = o.d
+	}
+	return r.lifecycle.run(ctx, d)
+}
+
+// glance makes an observation from the cache; nil: the Secret is not as the status says, or there is more to look at.
+func (r *DynamicSecretReconciler) glance(ctx context.Context, d *v1alpha1.DynamicSecret) (*observation, error) {
 	known := d.Status.Secret
 	if known == nil || known.UID == "" || known.Name != d.TargetName() || !d.DeletionTimestamp.IsZero() {
-		return time.Time{}, false, nil
+		return nil, nil
 	}
 	m := &metav1.PartialObjectMetadata{}
 	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
 	err := r.cache.Get(ctx, types.NamespacedName{Namespace: d.Namespace, Name: known.Name}, m)
 	if err != nil {
-		return time.Time{}, false, client.IgnoreNotFound(err)
+		return nil, client.IgnoreNotFound(err)
 	}
 	if m.UID != known.UID || m.ResourceVersion != known.ResourceVersion || !secret.InSync(m, d) {
-		return time.Time{}, false, nil
+		return nil, nil
 	}
 	src, err := r.sources.Resolve(ctx, d)
 	if err != nil {
-		return time.Time{}, false, err
+		return nil, err
 	}
 	mem := r.lifecycle.memory.of(types.NamespacedName{Namespace: d.Namespace, Name: d.Name}, d.UID)
 	if mem.held != nil {
-		return time.Time{}, false, nil
+		return nil, nil
 	}
-	o := &observation{d: d.DeepCopy(), mem: mem, source: src}
+	o := &observation{d: d.DeepCopy(), mem: mem, source: src, glanced: true}
 	r.lifecycle.refreshInput(o)
-	o.in.Target, o.in.OutOfSync = lease.TargetCurrent, false
-	step := lease.Plan(o.in)
-	if step.Action != lease.Wait {
-		return time.Time{}, false, nil
-	}
-	lease.Summarize(o.in, step)
-	return step.At, equality.Semantic.DeepEqual(d.Status, o.d.Status), nil
+	return o, nil
 }
 
 // gone: the object is no more. What this process may still hold for it is ended.
@@ -136,12 +155,12 @@ func (r *DynamicSecretReconciler) gone(ctx context.Context, key types.Namespaced
 }
 
 // SetupWithManager wires the reconciler to a manager.
-func (r *DynamicSecretReconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, announce announcer, verifyInterval time.Duration) error {
+func (r *DynamicSecretReconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, announce announcer, v *verifier, recovered <-chan event.GenericEvent) error {
 	if err := addIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return fmt.Errorf("indexing: %w", err)
 	}
 	r.cache = mgr.GetClient()
-	r.sources = &providerSources{cache: mgr.GetClient(), lessors: r.Lessors, requestLimit: r.RequestLimit}
+	r.sources = &providerSources{cache: mgr.GetClient(), lessors: r.Lessors, recoveries: r.Recoveries, requestLimit: r.RequestLimit}
 	r.lifecycle = &lifecycle{
 		clock:        r.Clock,
 		objects:      apiObjects{reader: mgr.GetAPIReader(), writer: mgr.GetClient()},
@@ -152,20 +171,23 @@ func (r *DynamicSecretReconciler) SetupWithManager(ctx context.Context, mgr ctrl
 		requestLimit: r.RequestLimit,
 		sendWithin:   r.RequestLimit / 8,
 	}
-	v := newVerifier(r.Clock, mgr.GetClient(), r.Lists, r.lifecycle.memory, verifyInterval)
+	v.cache, v.memory = mgr.GetClient(), r.lifecycle.memory
 	if err := mgr.Add(v); err != nil {
 		return fmt.Errorf("adding the verifier: %w", err)
 	}
-	byProvider := handler.EnqueueRequestsFromMapFunc(r.usersOf)
+	to := func(about func(context.Context, client.Object) []v1alpha1.DynamicSecret) byUrgency {
+		return byUrgency{clock: r.Clock, about: about}
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("dynamicsecret").
-		For(&v1alpha1.DynamicSecret{}, builder.WithPredicates(predicate.Or(
+		Watches(&v1alpha1.DynamicSecret{}, to(itself), builder.WithPredicates(predicate.Or(
 			predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, deletionBegan))).
-		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.writersOf)).
-		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.inNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
-		Watches(&v1alpha1.SecretProvider{}, byProvider, builder.WithPredicates(readinessChanged)).
-		Watches(&v1alpha1.ClusterSecretProvider{}, byProvider, builder.WithPredicates(readinessChanged)).
-		WatchesRawSource(ctrlsource.Channel(v.found, &handler.EnqueueRequestForObject{})).
+		WatchesMetadata(&corev1.Secret{}, to(r.writersOf)).
+		WatchesMetadata(&corev1.Namespace{}, to(r.inNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		Watches(&v1alpha1.SecretProvider{}, to(r.usersOf), builder.WithPredicates(readinessChanged)).
+		Watches(&v1alpha1.ClusterSecretProvider{}, to(r.usersOf), builder.WithPredicates(readinessChanged)).
+		WatchesRawSource(ctrlsource.Channel(v.found, to(itself))).
+		WatchesRawSource(ctrlsource.Channel(recovered, to(r.usersOf))).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: r.Concurrency,
 			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](200*time.Millisecond, 30*time.Second),
@@ -191,7 +213,7 @@ var readinessChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) boo
 }}
 
 // usersOf lists who uses a provider.
-func (r *DynamicSecretReconciler) usersOf(ctx context.Context, o client.Object) []reconcile.Request {
+func (r *DynamicSecretReconciler) usersOf(ctx context.Context, o client.Object) []v1alpha1.DynamicSecret {
 	p, ok := o.(v1alpha1.Provider)
 	if !ok {
 		return nil
@@ -200,27 +222,27 @@ func (r *DynamicSecretReconciler) usersOf(ctx context.Context, o client.Object) 
 }
 
 // writersOf lists who writes, or wants to write, a Secret.
-func (r *DynamicSecretReconciler) writersOf(ctx context.Context, o client.Object) []reconcile.Request {
-	reqs := r.list(ctx, client.InNamespace(o.GetNamespace()), client.MatchingFields{indexTarget: o.GetName()})
+func (r *DynamicSecretReconciler) writersOf(ctx context.Context, o client.Object) []v1alpha1.DynamicSecret {
+	users := r.list(ctx, client.InNamespace(o.GetNamespace()), client.MatchingFields{indexTarget: o.GetName()})
 	if c := metav1.GetControllerOf(o); c != nil && c.Kind == "DynamicSecret" {
-		reqs = append(reqs, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: c.Name}})
+		d := v1alpha1.DynamicSecret{}
+		if err := r.cache.Get(ctx, types.NamespacedName{Namespace: o.GetNamespace(), Name: c.Name}, &d); err == nil {
+			users = append(users, d)
+		}
 	}
-	return reqs
+	return users
 }
 
-func (r *DynamicSecretReconciler) inNamespace(ctx context.Context, o client.Object) []reconcile.Request {
+func (r *DynamicSecretReconciler) inNamespace(ctx context.Context, o client.Object) []v1alpha1.DynamicSecret {
 	return r.list(ctx, client.InNamespace(o.GetName()))
 }
 
-func (r *DynamicSecretReconciler) list(ctx context.Context, opts ...client.ListOption) []reconcile.Request {
+func (r *DynamicSecretReconciler) list(ctx context.Context, opts ...client.ListOption) []v1alpha1.DynamicSecret {
 	var list v1alpha1.DynamicSecretList
-	if err := r.cache.List(ctx, &list, opts...); err != nil {
+	// What is listed is only looked at.
+	if err := r.cache.List(ctx, &list, append(opts, client.UnsafeDisableDeepCopy)...); err != nil {
 		log.FromContext(ctx).Error(err, "listing DynamicSecrets in the cache")
 		return nil
 	}
-	reqs := make([]reconcile.Request, len(list.Items))
-	for i := range list.Items {
-		reqs[i].NamespacedName = client.ObjectKeyFromObject(&list.Items[i])
-	}
-	return reqs
+	return list.Items
 }

@@ -77,7 +77,14 @@ func (l *lifecycle) commitFor(ctx context.Context, o *observation, id string, tr
 			return getErr
 		}
 		o.d = fresh
-		if fresh.Status.Lease == nil || fresh.Status.Lease.ID != id {
+		if o.glanced { // more may have changed than the cache knew
+			anew, getErr := l.observe(ctx, fresh)
+			if getErr != nil {
+				return getErr
+			}
+			*o = *anew
+		}
+		if o.d.Status.Lease == nil || o.d.Status.Lease.ID != id {
 			return nil
 		}
 		err = l.commit(ctx, o, transition)

@@ -47,10 +47,13 @@ type observation struct {
 	source *source
 	// secret of the wanted name, and of the recorded name where that is another; nil: absent.
 	secret, recorded *corev1.Secret
-	in               lease.Input
+	// glanced: it was made from the cache, which has the Secret as the status says, and not its data.
+	glanced bool
+	in      lease.Input
 }
 
 // run takes steps until there is nothing to do but wait, and returns when to come back (zero: when something changes).
+// d is brought up to date.
 func (l *lifecycle) run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Time, error) {
 	for range maxSteps {
 		o, err := l.observe(ctx, d)
@@ -59,7 +62,9 @@ func (l *lifecycle) run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 		}
 		step := lease.Plan(o.in)
 		if step.Action == lease.Wait {
-			return step.At, l.rest(ctx, o, step)
+			err := l.rest(ctx, o, step)
+			o.d.DeepCopyInto(d)
+			return step.At, err
 		}
 		log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
 		if err := l.execute(ctx, o, step); err != nil {
@@ -68,9 +73,23 @@ func (l *lifecycle) run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 		if step.Action == lease.RemoveFinalizer {
 			return time.Time{}, nil
 		}
-		d = o.d
+		o.d.DeepCopyInto(d)
 	}
 	return l.clock.Now().Add(time.Second), nil
+}
+
+// keep takes one step that keeps a lease alive, from a glance. It is done when nothing is left to do but wait.
+func (l *lifecycle) keep(ctx context.Context, o *observation, step lease.Step) (at time.Time, done bool, err error) {
+	log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
+	if err := l.execute(ctx, o, step); err != nil {
+		return time.Time{}, false, err
+	}
+	l.refreshInput(o)
+	next := lease.Plan(o.in)
+	if next.Action != lease.Wait {
+		return time.Time{}, false, nil
+	}
+	return next.At, true, l.rest(ctx, o, next)
 }
 
 // observe reads everything anew. The Secret is read before the object: whoever publishes has written the object first,
@@ -116,8 +135,11 @@ func (l *lifecycle) read(ctx context.Context, namespace, name string) (*corev1.S
 
 // refreshInput makes the input from the observation as it stands now.
 func (l *lifecycle) refreshInput(o *observation) {
-	o.mem.freshen(attemptKey{o.d.Generation, o.source.Where.Provider.UID, o.source.ProviderGeneration}, o.d.Status.Lease)
-	state, outOfSync := targetState(o.d, o.secret, o.recorded)
+	o.mem.freshen(attemptKey{o.d.Generation, o.source.Where.Provider.UID, o.source.ProviderGeneration, o.source.Recoveries}, o.d.Status.Lease)
+	state, outOfSync := lease.TargetCurrent, false
+	if !o.glanced {
+		state, outOfSync = targetState(o.d, o.secret, o.recorded)
+	}
 	o.in = lease.Input{
 		Now:           l.clock.Now(),
 		Object:        o.d,
@@ -248,7 +270,7 @@ func (l *lifecycle) tellFailure(o *observation) {
 	}
 	for _, c := range o.d.Status.Conditions {
 		failing := c.Type == v1alpha1.StalledCondition && c.Status == "True" ||
-			c.Type == v1alpha1.ReconcilingCondition && c.Status == "True" && o.mem.failing()
+			c.Type == v1alpha1.ReconcilingCondition && c.Status == "True" && o.mem.failing() && !o.mem.awaitsBackend(c.Reason)
 		if failing && c.Reason != v1alpha1.ReasonRevoked && c.Reason != v1alpha1.ReasonGrantEnded && o.d.DeletionTimestamp.IsZero() {
 			reason, message = c.Reason, c.Message
 		}
@@ -257,6 +279,12 @@ func (l *lifecycle) tellFailure(o *observation) {
 		l.announce.Event(o.d, corev1.EventTypeWarning, reason, message)
 	}
 	o.mem.said = reason
+}
+
+// awaitsBackend: a renewal waits for a backend that is away, of which the provider tells, for all its users at once.
+func (r *remembered) awaitsBackend(reason string) bool {
+	return reason == v1alpha1.ReasonRenewing && (r.tries.Renew.Reason == v1alpha1.ReasonBackendUnavailable ||
+		r.tries.Renew.Count == 0 && r.tries.ExtendToken.Reason == v1alpha1.ReasonBackendUnavailable)
 }
 
 func (r *remembered) failing() bool {

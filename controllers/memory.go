@@ -39,6 +39,7 @@ type attemptKey struct {
 	generation         int64
 	providerUID        types.UID
 	providerGeneration int64
+	recoveries         int64
 }
 
 // held is an issue of this process, from the journal until the Secret is written. The credential and the token are
@@ -105,8 +106,8 @@ func (r *remembered) heldForPlan() lease.Held {
 	return r.held.Held
 }
 
-// freshen forgets failures that were about another spec or another provider, because a person has changed something, and
-// failures to renew that somebody else has made good since.
+// freshen forgets failures that were about another spec or another provider, because a person has changed something;
+// failures to renew that somebody else has made good since; and all of them when the provider's backend came back.
 func (r *remembered) freshen(now attemptKey, rec *v1alpha1.LeaseRecord) {
 	if rec != nil {
 		if term := fmt.Sprint(rec.ID, rec.Renewals); r.renewing != term {
@@ -116,6 +117,10 @@ func (r *remembered) freshen(now attemptKey, rec *v1alpha1.LeaseRecord) {
 	}
 	if r.tried == now {
 		return
+	}
+	if r.tried.recoveries != now.recoveries {
+		// The backend is back: nobody waits any longer.
+		r.tries = lease.Tries{}
 	}
 	r.tried = now
 	r.tries.Issue, r.tries.Publish, r.tries.Sync = lease.Failure{}, lease.Failure{}, lease.Failure{}

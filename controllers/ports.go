@@ -54,6 +54,8 @@ type source struct {
 	Request lease.Request
 	// ProviderGeneration tells one spec of the provider from another.
 	ProviderGeneration int64
+	// Recoveries counts how often the provider's backend came back after it had been away.
+	Recoveries int64
 }
 
 // announcer tells people what happened.

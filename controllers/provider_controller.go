@@ -7,9 +7,11 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -19,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	ctrlsource "sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
@@ -38,6 +41,10 @@ type ProviderReconciler struct {
 	Clock clock.PassiveClock
 	// Inspect the backend.
 	Inspect InspectFunc
+	// Advice names the policy lines that the keeper can do without and would be better with.
+	Advice func(p v1alpha1.Provider) []string
+	// Announce an event on a provider.
+	Announce func(p v1alpha1.Provider, kind, reason, message string)
 	// Forget what is kept for a provider that is gone.
 	Forget func(p v1alpha1.Provider)
 	// Interval between inspections of a provider that is ready.
@@ -74,13 +81,35 @@ func (r *ProviderReconciler) Reconcile(ctx context.Context, req reconcile.Reques
 		}
 	}
 	report, err := r.Inspect(ctx, p)
+	report.Advised = r.Advice(p)
+	before := ready(p)
 	if err := r.write(ctx, p, func(now metav1.Time) { judge(p, report, err, now) }); err != nil {
 		return reconcile.Result{}, err
 	}
+	r.tellTurn(p, before)
 	if meta.IsStatusConditionTrue(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition) {
 		return reconcile.Result{RequeueAfter: r.Interval}, nil
 	}
 	return reconcile.Result{RequeueAfter: r.RetryInterval}, nil
+}
+
+// ready is the provider's Ready condition; the zero value where it has none yet.
+func ready(p v1alpha1.Provider) metav1.Condition {
+	if c := meta.FindStatusCondition(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition); c != nil {
+		return *c
+	}
+	return metav1.Condition{}
+}
+
+// tellTurn says by an event that a provider is no longer ready, why it is not where that has changed, and that it is again.
+func (r *ProviderReconciler) tellTurn(p v1alpha1.Provider, before metav1.Condition) {
+	now := ready(p)
+	switch {
+	case now.Status == metav1.ConditionTrue && before.Status == metav1.ConditionFalse:
+		r.Announce(p, corev1.EventTypeNormal, now.Reason, now.Message)
+	case now.Status == metav1.ConditionFalse && (before.Status != now.Status || before.Reason != now.Reason):
+		r.Announce(p, corev1.EventTypeWarning, now.Reason, now.Message)
+	}
 }
 
 // write the status if it says something new.
@@ -109,20 +138,30 @@ func judge(p ProviderObject, report vault.Report, err error, now metav1.Time) {
 			"The keeper's policy lacks: "+strings.Join(report.Missing, "; ")+". Nothing is issued, because it could not be ended.", true)
 	case spec.KeeperAuth == nil:
 		p.ProviderStatus().MissingCapabilities = report.Missing
-		say(p, now, metav1.ConditionTrue, v1alpha1.ReasonNoKeeper, noKeeperMessage(spec.Address, report.Missing), false)
+		say(p, now, metav1.ConditionTrue, v1alpha1.ReasonNoKeeper, noKeeperMessage(spec.Address, report), false)
 	default:
 		p.ProviderStatus().MissingCapabilities = nil
-		say(p, now, metav1.ConditionTrue, v1alpha1.ReasonReachable, spec.Address+" answers and takes the keeper's login.", false)
+		say(p, now, metav1.ConditionTrue, v1alpha1.ReasonReachable, spec.Address+" answers and takes the keeper's login."+slowly(report.Advised), false)
 	}
+	p.ProviderStatus().AdvisedCapabilities = report.Advised
 	p.ProviderStatus().Server = &v1alpha1.ServerStatus{Kind: report.ServerKind, Version: report.Version}
 }
 
-func noKeeperMessage(address string, missing []string) string {
+func noKeeperMessage(address string, report vault.Report) string {
 	m := address + " answers. keeperAuth is not set, so auth does its work: when this namespace is deleted, leases that are left run out by themselves."
-	if len(missing) > 0 {
-		m += " The policy of auth lacks: " + strings.Join(missing, "; ") + ". What needs these lines is not done: leases may have to be abandoned."
+	if len(report.Missing) > 0 {
+		m += " The policy of auth lacks: " + strings.Join(report.Missing, "; ") + ". What needs these lines is not done: leases may have to be abandoned."
 	}
-	return m
+	return m + slowly(report.Advised)
+}
+
+// slowly says what it means that leases cannot be listed.
+func slowly(advised []string) string {
+	if len(advised) == 0 {
+		return ""
+	}
+	return " Leases are looked up one by one, so one that was revoked behind leasekeeper's back is noticed ten times later than it could be: the keeper's policy lacks " +
+		strings.Join(advised, "; ") + "."
 }
 
 // say sets the conditions of a provider.
@@ -199,8 +238,14 @@ func (r *ProviderReconciler) holders(ctx context.Context, p ProviderObject) ([]s
 	return names, nil
 }
 
+// soon looks at a provider whose backend was found to be down when the first probe is due: one that has only dropped a
+// connection is still ready then.
+func soon(_ context.Context, e event.GenericEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+	q.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(e.Object)}, vault.FirstProbe)
+}
+
 // SetupWithManager wires the reconciler to a manager. The indexes are the DynamicSecretReconciler's.
-func (r *ProviderReconciler) SetupWithManager(mgr ctrl.Manager) error {
+func (r *ProviderReconciler) SetupWithManager(mgr ctrl.Manager, changed <-chan event.GenericEvent) error {
 	r.client, r.reader = mgr.GetClient(), mgr.GetAPIReader()
 	kind := r.New().Kind()
 	// A ledger that let go of its last lease may be what a provider waits for.
@@ -225,5 +270,6 @@ func (r *ProviderReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Named(strings.ToLower(kind)).
 		For(r.New(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, deletionBegan))).
 		Watches(&v1alpha1.DynamicSecret{}, toProvider, builder.WithPredicates(onlyGone)).
+		WatchesRawSource(ctrlsource.Channel(changed, handler.Funcs{GenericFunc: soon})).
 		Complete(r)
 }

@@ -194,15 +194,22 @@ type inspections struct {
 	*ProviderReconciler
 	clock     *testclock.FakeClock
 	forgotten []string
+	// report and err are what the next inspection finds; told are the events.
+	report vault.Report
+	err    error
+	advice []string
+	told   []string
 }
 
 func inspecting(t *testing.T, report vault.Report, err error, stored ...client.Object) *inspections {
 	t.Helper()
-	i := &inspections{clock: testclock.NewFakeClock(judged.Time)}
+	i := &inspections{clock: testclock.NewFakeClock(judged.Time), report: report, err: err}
 	server := apiServer(t, stored...).Build()
 	i.ProviderReconciler = &ProviderReconciler{
 		Clock:    i.clock,
-		Inspect:  func(context.Context, v1alpha1.Provider) (vault.Report, error) { return report, err },
+		Inspect:  func(context.Context, v1alpha1.Provider) (vault.Report, error) { return i.report, i.err },
+		Advice:   func(v1alpha1.Provider) []string { return i.advice },
+		Announce: func(_ v1alpha1.Provider, kind, reason, _ string) { i.told = append(i.told, kind+" "+reason) },
 		Forget:   func(p v1alpha1.Provider) { i.forgotten = append(i.forgotten, p.GetName()) },
 		Interval: time.Hour, RetryInterval: time.Minute,
 		New:    func() ProviderObject { return &v1alpha1.ClusterSecretProvider{} },
@@ -300,5 +307,34 @@ func TestAProviderStaysWhileALedgerNamesIt(t *testing.T) {
 				t.Errorf("because %s: it must say who holds it, and look again: %+v, %+v", c.why, ready, result)
 			}
 		})
+	}
+}
+
+func TestAProviderThatGoesDownAndComesBackIsToldOfOnceEach(t *testing.T) {
+	i := inspecting(t, vault.Report{ServerKind: "Vault"}, nil, clusterProvider())
+	i.reconcile(t) // ready from the start: nothing to tell
+	i.err = lease.Errorf(lease.Unavailable, "it is away")
+	i.reconcile(t)
+	i.err = lease.Errorf(lease.Unanswered, "it does not answer")
+	i.reconcile(t)
+	i.err = nil
+	i.reconcile(t)
+	want := []string{"Warning " + v1alpha1.ReasonBackendUnavailable, "Normal " + v1alpha1.ReasonReachable}
+	if !slices.Equal(i.told, want) {
+		t.Errorf("it told %v, want %v", i.told, want)
+	}
+}
+
+func TestAKeeperThatMayNotListIsReadyAndAdvised(t *testing.T) {
+	i := inspecting(t, vault.Report{ServerKind: "Vault"}, nil, clusterProvider())
+	i.advice = []string{"sys/leases/lookup/database/creds/orders: list, sudo"}
+	_, p := i.reconcile(t)
+	ready := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ReadyCondition)
+	if ready.Status != metav1.ConditionTrue || !strings.Contains(ready.Message, i.advice[0]) || !slices.Equal(p.Status.AdvisedCapabilities, i.advice) {
+		t.Errorf("it says %+v, %v", ready, p.Status.AdvisedCapabilities)
+	}
+	i.advice = nil
+	if _, p = i.reconcile(t); len(p.Status.AdvisedCapabilities) > 0 {
+		t.Errorf("it still advises %v", p.Status.AdvisedCapabilities)
 	}
 }

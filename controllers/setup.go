@@ -17,9 +17,11 @@ import (
 // Setup is what the reconcilers need besides a manager.
 type Setup struct {
 	// Clock of the operator.
-	Clock clock.PassiveClock
+	Clock clock.WithTicker
 	// Backends finds the backend of a provider.
 	Backends *vault.Backends
+	// Changes is what Backends tell of providers that go down or come back.
+	Changes *ProviderChanges
 	// Registry of the metrics.
 	Registry prometheus.Registerer
 	// RequestLimit is how long a backend may go on with a request that nobody waits for.
@@ -39,14 +41,15 @@ type Setup struct {
 func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 	s.metrics = vault.NewMetrics(s.Registry)
 	announcer := NewAnnouncer(mgr.GetEventRecorder("leasekeeper"), mgr.GetClient(), s.Registry)
+	v := newVerifier(s.Clock, s.list, s.VerifyInterval)
 	secrets := &DynamicSecretReconciler{
 		Clock:        s.Clock,
 		Lessors:      s.lessor,
-		Lists:        s.list,
+		Recoveries:   s.Backends.Recoveries,
 		RequestLimit: s.RequestLimit,
 		Concurrency:  s.Concurrency,
 	}
-	if err := secrets.SetupWithManager(ctx, mgr, announcer, s.VerifyInterval); err != nil {
+	if err := secrets.SetupWithManager(ctx, mgr, announcer, v, s.Changes.users); err != nil {
 		return fmt.Errorf("DynamicSecret: %w", err)
 	}
 	for kind, empty := range map[string]func() ProviderObject{
@@ -56,12 +59,14 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 		providers := &ProviderReconciler{
 			Clock:         s.Clock,
 			Inspect:       s.inspect,
+			Advice:        v.advice,
+			Announce:      announcer.ProviderEvent,
 			Forget:        func(p v1alpha1.Provider) { s.Backends.Forget(p); s.metrics.Forget(p) },
 			Interval:      s.ProviderInterval,
 			RetryInterval: s.ProviderRetryInterval,
 			New:           empty,
 		}
-		if err := providers.SetupWithManager(mgr); err != nil {
+		if err := providers.SetupWithManager(mgr, s.Changes.providers[kind]); err != nil {
 			return fmt.Errorf("%s: %w", kind, err)
 		}
 	}

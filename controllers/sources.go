@@ -38,6 +38,7 @@ type LessorFunc func(ctx context.Context, p v1alpha1.Provider) (lease.Lessor, er
 type providerSources struct {
 	cache        client.Reader
 	lessors      LessorFunc
+	recoveries   func(p v1alpha1.Provider) int64
 	requestLimit time.Duration
 }
 
@@ -53,7 +54,7 @@ func (s *providerSources) Resolve(ctx context.Context, d *v1alpha1.DynamicSecret
 		return nil, err
 	}
 	src := describe(d, p)
-	src.Identity.MinTTL = s.requestLimit
+	src.Identity.MinTTL, src.Recoveries = s.requestLimit, s.recoveries(p)
 	if src.Block, err = s.block(ctx, d, p); err != nil || src.Block != nil {
 		return src, err
 	}

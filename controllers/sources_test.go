@@ -259,7 +259,7 @@ func asking(t *testing.T, stored ...client.Object) *providerSources {
 	if err := addIndexes(context.Background(), indexing{b}); err != nil {
 		t.Fatal(err)
 	}
-	return &providerSources{cache: b.Build(), requestLimit: time.Minute,
+	return &providerSources{cache: b.Build(), requestLimit: time.Minute, recoveries: func(v1alpha1.Provider) int64 { return 0 },
 		lessors: func(context.Context, v1alpha1.Provider) (lease.Lessor, error) { return nil, nil }}
 }
 

@@ -2,6 +2,8 @@ package controllers
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"time"
 
 	"k8s.io/utils/clock"
@@ -34,16 +36,14 @@ type verifier struct {
 	// found takes the objects with a suspect lease to the work queue.
 	found chan event.GenericEvent
 	round int
+
+	mu sync.Mutex
+	// refused are the paths whose leases the keeper may not list, by provider.
+	refused map[string][]string
 }
 
-func newVerifier(c clock.PassiveClock, cache client.Reader, list ListFunc, m *memory, interval time.Duration) *verifier {
-	v := &verifier{cache: cache, list: list, memory: m, interval: interval, found: make(chan event.GenericEvent)}
-	if ticking, ok := c.(clock.WithTicker); ok {
-		v.clock = ticking
-	} else {
-		v.clock = clock.RealClock{}
-	}
-	return v
+func newVerifier(c clock.WithTicker, list ListFunc, interval time.Duration) *verifier {
+	return &verifier{clock: c, list: list, interval: interval, found: make(chan event.GenericEvent), refused: map[string][]string{}}
 }
 
 // role is what one list is about.
@@ -69,7 +69,7 @@ func (v *verifier) Start(ctx context.Context) error {
 // look lists every path that has leases.
 func (v *verifier) look(ctx context.Context) {
 	var list v1alpha1.DynamicSecretList
-	if err := v.cache.List(ctx, &list); err != nil {
+	if err := v.cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil { // they are only looked at
 		log.FromContext(ctx).Error(err, "listing DynamicSecrets in the cache")
 		return
 	}
@@ -86,22 +86,44 @@ func (v *verifier) look(ctx context.Context) {
 			roles[k] = append(roles[k], d)
 		}
 	}
+	refused := map[string][]string{}
 	for k, users := range roles {
-		v.compare(ctx, k, users)
+		key := providerKey(k.kind, k.name, k.namespace)
+		if v.compare(ctx, k, users) {
+			refused[key] = append(refused[key], k.path)
+		}
 	}
+	for _, paths := range refused {
+		slices.Sort(paths)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.refused = refused
 }
 
-// compare the recorded leases of one path with the backend's.
-func (v *verifier) compare(ctx context.Context, k role, users []*v1alpha1.DynamicSecret) {
+// advice names the policy lines that would let the keeper of a provider list leases.
+func (v *verifier) advice(p v1alpha1.Provider) []string {
+	const most = 32
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var lines []string
+	for _, path := range slices.Compact(slices.Clone(v.refused[providerKey(p.Kind(), p.GetName(), p.GetNamespace())])) {
+		lines = append(lines, "sys/leases/lookup/"+path+": list, sudo")
+	}
+	return lines[:min(most, len(lines))]
+}
+
+// compare the recorded leases of one path with the backend's. It says whether listing them is denied.
+func (v *verifier) compare(ctx context.Context, k role, users []*v1alpha1.DynamicSecret) (denied bool) {
 	p, err := getProvider(ctx, v.cache, k.kind, k.name, k.namespace)
 	if err != nil {
-		return // its reconciliation says so
+		return false // its reconciliation says so
 	}
 	live, err := v.list(ctx, p, k.vaultNamespace, k.path)
-	denied := err != nil && lease.KindOf(err) == lease.Denied
+	denied = err != nil && lease.KindOf(err) == lease.Denied
 	if err != nil && !denied {
 		log.FromContext(ctx).V(1).Info("leases cannot be listed", "path", k.path, "error", err.Error())
-		return
+		return false
 	}
 	for i, d := range users {
 		// Where listing is denied each lease is asked about by itself, a few in each round.
@@ -109,6 +131,7 @@ func (v *verifier) compare(ctx context.Context, k role, users []*v1alpha1.Dynami
 			v.raise(ctx, d)
 		}
 	}
+	return denied
 }
 
 func (v *verifier) raise(ctx context.Context, d *v1alpha1.DynamicSecret) {

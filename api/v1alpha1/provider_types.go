@@ -240,6 +240,14 @@ type ProviderStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=32
 	MissingCapabilities []string `json:"missingCapabilities,omitempty"`
+
+	// AdvisedCapabilities are policy lines that the keeper can do without and would be better with, such as
+	// `sys/leases/lookup/database/creds/orders: list, sudo`. With it, a lease that was revoked behind leasekeeper's back
+	// is noticed within one --verify-interval; without it leases are looked up one by one, and it takes up to ten.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	AdvisedCapabilities []string `json:"advisedCapabilities,omitempty"`
 }
 
 // ServerStatus is what answers at a provider's address.

@@ -52,9 +52,6 @@ func (b *Backend) materialFresh(now time.Time) bool {
 	return now.Sub(time.Unix(0, b.materialReadAt.Load())) < materialAge
 }
 
-// Recoveries counts how often the server was found to serve again after it had been down.
-func (b *Backend) Recoveries() int64 { return b.gate.opened() }
-
 // Close ends the keeper's session. Who still uses this backend logs in anew.
 func (b *Backend) Close(ctx context.Context) error {
 	defer b.http.CloseIdleConnections()

@@ -107,6 +107,14 @@ func (s *Backends) For(ctx context.Context, p v1alpha1.Provider) (*Backend, erro
 	return s.replace(key, old, made), nil
 }
 
+// Recoveries counts how often the provider's server was found to serve again after it had been down.
+func (s *Backends) Recoveries(p v1alpha1.Provider) int64 {
+	if b := s.lookup(keyOf(p)); b != nil {
+		return b.gate.opened()
+	}
+	return 0
+}
+
 func keyOf(p v1alpha1.Provider) backendKey {
 	return backendKey{kind: p.Kind(), uid: p.GetUID(), name: p.GetNamespace() + "/" + p.GetName()}
 }

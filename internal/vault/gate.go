@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// firstProbe and lastProbe are the pauses between probes of a server that is down: the first, doubling up to the last.
-	firstProbe = 500 * time.Millisecond
+	// FirstProbe is the pause before the first probe of a server that was found to be down. It doubles up to lastProbe.
+	FirstProbe = 500 * time.Millisecond
 	lastProbe  = 2 * time.Second
 )
 
@@ -74,7 +74,7 @@ func (g *gate) note(probe bool, v verdict, fault *lease.Error) (turned bool) {
 	}
 	switch {
 	case v == isDown && !g.shut:
-		g.shut, g.pause, turned = true, firstProbe, true
+		g.shut, g.pause, turned = true, FirstProbe, true
 	case v == isDown && probe:
 		g.pause = min(2*g.pause, lastProbe)
 	case v == serves && g.shut:

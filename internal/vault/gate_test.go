@@ -13,8 +13,6 @@ import (
 
 var keptRecord = v1alpha1.LeaseRecord{Path: "database/creds/orders", ID: "database/creds/orders/abc", TokenAccessor: "acc"}
 
-var renewedOnce = `{"request_id":"1","lease_id":"` + keptRecord.ID + `","lease_duration":3600,"renewable":true}`
-
 func (f *fixture) renew(t *testing.T) error {
 	_, err := f.Renew(t.Context(), keptRecord, time.Hour)
 	return err
@@ -34,7 +32,7 @@ func TestOfManyWhoAskAServerThatIsDownOnlyOneIsSent(t *testing.T) {
 			f.server.always("sys/leases/renew", answer)
 			wantDown(t, f.renew(t))
 			sent := len(f.server.requests("sys/leases/renew"))
-			f.clock.SetTime(f.clock.Now().Add(firstProbe))
+			f.clock.SetTime(f.clock.Now().Add(FirstProbe))
 			var wait sync.WaitGroup
 			for range 50 {
 				wait.Go(func() { wantDown(t, f.renew(t)) })
@@ -67,7 +65,7 @@ func TestProbesBecomeRarerUpToTheLast(t *testing.T) {
 		}
 		f.clock.SetTime(f.clock.Now().Add(100 * time.Millisecond))
 	}
-	if pauses[0] != firstProbe || pauses[1] != 2*firstProbe || pauses[2] != lastProbe || pauses[3] != lastProbe {
+	if pauses[0] != FirstProbe || pauses[1] != 2*FirstProbe || pauses[2] != lastProbe || pauses[3] != lastProbe {
 		t.Errorf("the pauses were %v", pauses)
 	}
 }
@@ -79,18 +77,18 @@ func TestAServerThatServesAgainIsToldOfOnceAndTakesEverybody(t *testing.T) {
 	})
 	f.server.always("sys/leases/renew", says{status: 503, body: `{"errors":["Vault is sealed"]}`})
 	_ = f.renew(t)
-	f.server.always("sys/leases/renew", ok(renewedOnce))
+	f.server.always("sys/leases/renew", ok(renewed))
 	if err := f.renew(t); err == nil {
 		t.Error("a request was sent before the first probe was due")
 	}
-	f.clock.SetTime(f.clock.Now().Add(firstProbe))
+	f.clock.SetTime(f.clock.Now().Add(FirstProbe))
 	for range 3 {
 		if err := f.renew(t); err != nil {
 			t.Error(err)
 		}
 	}
-	if len(told) != 2 || told[0] || !told[1] || f.Recoveries() != 1 {
-		t.Errorf("it was told %v, and counted %d recoveries", told, f.Recoveries())
+	if len(told) != 2 || told[0] || !told[1] || f.backends.Recoveries(f.provider) != 1 {
+		t.Errorf("it was told %v, and counted %d recoveries", told, f.backends.Recoveries(f.provider))
 	}
 }
 
@@ -120,7 +118,7 @@ func TestAnIssueThatTakesTooLongDoesNotShutTheGate(t *testing.T) {
 	f.server.always(read.Path, says{hang: true})
 	_, err := f.Issue(t.Context(), at, read)
 	wantKind(t, err, lease.Unanswered)
-	f.server.always("sys/leases/renew", ok(renewedOnce))
+	f.server.always("sys/leases/renew", ok(renewed))
 	if err := f.renew(t); err != nil {
 		t.Error(err)
 	}
@@ -131,14 +129,14 @@ func TestAHealthCheckThatIsAnsweredProvesNothing(t *testing.T) {
 	f.server.always("sys/leases/renew", says{status: 429, body: `{"errors":["rate limit quota exceeded"]}`})
 	f.server.always("sys/health", ok(`{"initialized":true,"sealed":false,"version":"1.21.0","enterprise":false}`))
 	_ = f.renew(t)
-	f.clock.SetTime(f.clock.Now().Add(firstProbe))
+	f.clock.SetTime(f.clock.Now().Add(FirstProbe))
 	if _, err := f.health(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if _, err := f.health(t.Context()); err != nil { // the first was no verdict: the next may probe at once
 		t.Error(err)
 	}
-	if f.Recoveries() != 0 {
+	if f.backends.Recoveries(f.provider) != 0 {
 		t.Error("a health check opened the gate")
 	}
 }

@@ -34,6 +34,9 @@ type Report struct {
 	Version string
 	// Missing are the policy lines that the keeper lacks, such as `sys/leases/revoke: update`, sorted.
 	Missing []string
+	// Advised are lines that the keeper can do without and would be better with. Inspect does not fill it in: what
+	// they are depends on what is leased.
+	Advised []string
 }
 
 // Inspect asks the server how it is, logs the keeper in and asks what its policy lacks. What an error leaves unknown is

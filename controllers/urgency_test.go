@@ -1,0 +1,57 @@
+package controllers
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	testclock "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+func TestOfManyThatAreDueTheNearestExpiryComesFirst(t *testing.T) {
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	ending := func(name string, in time.Duration) v1alpha1.DynamicSecret {
+		end := metav1.NewTime(now.Add(in))
+		d := v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		d.Status.Lease = &v1alpha1.LeaseRecord{ID: "l/" + name, ExpiresAt: &end}
+		return d
+	}
+	going := ending("going", time.Second)
+	going.DeletionTimestamp = &metav1.Time{Time: now}
+	q := priorityqueue.New[reconcile.Request]("test")
+	defer q.ShutDown()
+	h := byUrgency{clock: testclock.NewFakePassiveClock(now), about: func(context.Context, client.Object) []v1alpha1.DynamicSecret {
+		return []v1alpha1.DynamicSecret{
+			ending("in an hour", time.Hour), {ObjectMeta: metav1.ObjectMeta{Name: "without a lease"}}, going,
+			ending("in a second", time.Second), ending("in half a minute", 30*time.Second), ending("over", -time.Second),
+		}
+	}}
+	h.Generic(t.Context(), event.GenericEvent{Object: &v1alpha1.DynamicSecret{}}, q)
+	for _, want := range []string{"over", "in a second", "in half a minute", "without a lease", "going", "in an hour"} {
+		if got, _ := q.Get(); got.Name != want {
+			t.Errorf("%q came, where %q should have", got.Name, want)
+		}
+	}
+}
+
+func TestFailuresAreForgottenWhenTheBackendIsBack(t *testing.T) {
+	mem := &remembered{}
+	mem.freshen(attemptKey{recoveries: 1}, nil)
+	mem.tries.Renew, mem.tries.End = lease.Failure{Count: 7}, map[string]lease.Failure{"a": {Count: 2}}
+	mem.freshen(attemptKey{recoveries: 1}, nil)
+	if mem.tries.Renew.Count != 7 {
+		t.Error("they were forgotten without a reason")
+	}
+	mem.freshen(attemptKey{recoveries: 2}, nil)
+	if mem.tries.Renew.Count != 0 || len(mem.tries.End) != 0 {
+		t.Errorf("they are remembered: %+v", mem.tries)
+	}
+}
