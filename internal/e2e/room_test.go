@@ -295,6 +295,9 @@ func (r *room) eventually(what string, ok func() bool) {
 		if ok() {
 			return
 		}
+		if r.Manager == shared.Manager && !r.Manager.Running() {
+			r.t.Fatalf("the manager has ended, which nobody asked it to. %s", r.Manager.LastWords(40))
+		}
 		if time.Now().After(deadline) {
 			r.t.Fatalf("waited %s for %s", patience, what)
 		}

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 
@@ -148,8 +149,10 @@ func (s *Backends) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider,
 	}
 	client := newHTTPClient(m.config)
 	g := &gate{clock: s.opts.Clock}
-	if s.opts.Changed != nil {
-		g.changed = func(up bool) { s.opts.Changed(p, up) }
+	if object, ok := p.(runtime.Object); ok && s.opts.Changed != nil {
+		// The caller goes on to write into its own.
+		mine := object.DeepCopyObject().(v1alpha1.Provider)
+		g.changed = func(up bool) { s.opts.Changed(mine, up) }
 	}
 	return &Backend{
 		clock: s.opts.Clock, kube: s.opts.Kube, accounts: s.accounts, sleep: s.opts.Sleep,
