@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -98,6 +99,10 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
+	sealKey, err := loadSealKey(ctx, mgr, f)
+	if err != nil {
+		return err
+	}
 	changes := controllers.NewProviderChanges()
 	backends := vault.NewBackends(vault.Options{
 		Changed:      changes.Note,
@@ -116,6 +121,7 @@ func run(ctx context.Context, f flags) error {
 		ProviderInterval:      f.providerInterval,
 		ProviderRetryInterval: f.providerRetry,
 		VerifyInterval:        f.verifyInterval,
+		SealKey:               sealKey,
 	}
 	if err := setup.WithManager(ctx, mgr); err != nil {
 		return err
@@ -125,6 +131,21 @@ func run(ctx context.Context, f flags) error {
 	closing, cancel := context.WithTimeout(context.Background(), f.backendTimeout)
 	defer cancel()
 	return errors.Join(err, backends.Close(closing))
+}
+
+// loadSealKey from the manager's namespace: the one of the leader election, or that of its pod. Outside of a cluster there
+// may be none; then records are not sealed.
+func loadSealKey(ctx context.Context, mgr ctrl.Manager, f flags) ([]byte, error) {
+	namespace := f.leaderElectNamespace
+	if namespace == "" {
+		text, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+		if err != nil {
+			ctrl.Log.Info("the manager's namespace is not known: ledger records are not sealed; set --leader-election-namespace")
+			return nil, nil
+		}
+		namespace = strings.TrimSpace(string(text))
+	}
+	return controllers.LoadSealKey(ctx, mgr.GetAPIReader(), mgr.GetClient(), namespace)
 }
 
 func newManager(f flags) (ctrl.Manager, error) {

@@ -53,6 +53,8 @@ type DynamicSecretReconciler struct {
 	RequestLimit time.Duration
 	// Concurrency is how many objects are worked on at the same time.
 	Concurrency int
+	// SealKey seals ledger records; empty: none is sealed.
+	SealKey []byte
 
 	cache     client.Client
 	sources   *providerSources
@@ -160,7 +162,7 @@ func (r *DynamicSecretReconciler) SetupWithManager(ctx context.Context, mgr ctrl
 		return fmt.Errorf("indexing: %w", err)
 	}
 	r.cache = mgr.GetClient()
-	r.sources = &providerSources{cache: mgr.GetClient(), lessors: r.Lessors, recoveries: r.Recoveries, requestLimit: r.RequestLimit}
+	r.sources = &providerSources{cache: mgr.GetClient(), lessors: r.Lessors, recoveries: r.Recoveries, requestLimit: r.RequestLimit, sealKey: r.SealKey}
 	r.lifecycle = &lifecycle{
 		clock:        r.Clock,
 		objects:      apiObjects{reader: mgr.GetAPIReader(), writer: mgr.GetClient()},
@@ -170,6 +172,7 @@ func (r *DynamicSecretReconciler) SetupWithManager(ctx context.Context, mgr ctrl
 		memory:       newMemory(),
 		requestLimit: r.RequestLimit,
 		sendWithin:   r.RequestLimit / 8,
+		sealKey:      r.SealKey,
 	}
 	v.cache, v.memory = mgr.GetClient(), r.lifecycle.memory
 	if err := mgr.Add(v); err != nil {

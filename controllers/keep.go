@@ -20,7 +20,7 @@ func (l *lifecycle) renew(ctx context.Context, o *observation) error {
 	rec := *o.d.Status.Lease
 	asked := lease.Increment(&rec, &o.d.Spec.Lease, l.clock.Now())
 	var term lease.Term
-	lessor, err := l.sources.LessorFor(ctx, o.d, &rec)
+	lessor, err := l.undisputed(ctx, o.d, &rec)
 	if err == nil {
 		term, err = lessor.Renew(ctx, rec, asked)
 	}
@@ -36,6 +36,14 @@ func (l *lifecycle) renew(ctx context.Context, o *observation) error {
 	l.announce.Count("renewal", "success")
 	o.mem.tries.Renew = lease.Failure{}
 	return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.Renewed(d, term, asked) })
+}
+
+// undisputed finds the backend that a record lives in, if the record may be acted on.
+func (l *lifecycle) undisputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (lease.Lessor, error) {
+	if err := l.sources.Disputed(ctx, d, rec); err != nil {
+		return nil, err
+	}
+	return l.sources.LessorFor(ctx, d, rec)
 }
 
 // verify asks about a lease that was missing from a list. Only the backend's word that it is gone counts; a question that
@@ -95,7 +103,7 @@ func (l *lifecycle) commitFor(ctx context.Context, o *observation, id string, tr
 // extendToken extends the issuing token, as far as it goes.
 func (l *lifecycle) extendToken(ctx context.Context, o *observation) error {
 	rec := *o.d.Status.Lease
-	lessor, err := l.sources.LessorFor(ctx, o.d, &rec)
+	lessor, err := l.undisputed(ctx, o.d, &rec)
 	var term lease.Term
 	if err == nil {
 		term, err = lessor.ExtendToken(ctx, rec)
@@ -141,10 +149,7 @@ func (l *lifecycle) dropLease(ctx context.Context, o *observation, s lease.Step)
 // end ends a retiring record in the backend, then drops it.
 func (l *lifecycle) end(ctx context.Context, o *observation, s lease.Step) error {
 	rec := o.d.Status.Retiring[s.Record]
-	lessor, err := l.sources.LessorFor(ctx, o.d, &rec)
-	if err == nil {
-		err = l.sources.Disputed(ctx, o.d, &rec)
-	}
+	lessor, err := l.undisputed(ctx, o.d, &rec)
 	if err == nil {
 		err = lessor.End(ctx, rec, owner(o.d))
 	}

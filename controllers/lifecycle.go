@@ -38,6 +38,8 @@ type lifecycle struct {
 	// sendWithin is how soon after the journal an issue must have been sent. A process that was asleep for longer
 	// does not send it: others count on it being over by the request limit.
 	sendWithin time.Duration
+	// sealKey seals records; empty: none is sealed.
+	sealKey []byte
 }
 
 // observation is what one look has seen.
@@ -232,6 +234,7 @@ func (l *lifecycle) commit(ctx context.Context, o *observation, transition func(
 	d := o.d.DeepCopy()
 	transition(d)
 	before := o.d
+	lease.SealNew(l.sealKey, before, d)
 	o.d = d
 	l.refreshInput(o)
 	lease.Summarize(o.in, lease.Plan(o.in))

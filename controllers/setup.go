@@ -33,6 +33,8 @@ type Setup struct {
 	ProviderInterval, ProviderRetryInterval time.Duration
 	// VerifyInterval is the pause between lists of the backends' leases.
 	VerifyInterval time.Duration
+	// SealKey seals ledger records; see LoadSealKey.
+	SealKey []byte
 
 	metrics *vault.Metrics
 }
@@ -48,6 +50,7 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 		Recoveries:   s.Backends.Recoveries,
 		RequestLimit: s.RequestLimit,
 		Concurrency:  s.Concurrency,
+		SealKey:      s.SealKey,
 	}
 	if err := secrets.SetupWithManager(ctx, mgr, announcer, v, s.Changes.users); err != nil {
 		return fmt.Errorf("DynamicSecret: %w", err)

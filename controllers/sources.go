@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,6 +41,7 @@ type providerSources struct {
 	lessors      LessorFunc
 	recoveries   func(p v1alpha1.Provider) int64
 	requestLimit time.Duration
+	sealKey      []byte
 }
 
 // Resolve looks at what the spec names.
@@ -224,21 +226,35 @@ func (s *providerSources) LessorFor(ctx context.Context, d *v1alpha1.DynamicSecr
 	return s.lessors(ctx, p)
 }
 
-// Disputed refuses to end a token or lease that another object's ledger names too.
+// Disputed refuses to act on a token or lease that another object's ledger names too, unless this record has its seal and
+// the other has not: then the other was written by somebody else, and only it is refused.
 func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) error {
+	mine := lease.Sealed(s.sealKey, d.UID, rec)
 	for _, key := range ledgerKeys(rec) {
 		var list v1alpha1.DynamicSecretList
-		if err := s.cache.List(ctx, &list, client.MatchingFields{indexLedger: key}); err != nil {
+		if err := s.cache.List(ctx, &list, client.MatchingFields{indexLedger: key}, client.UnsafeDisableDeepCopy); err != nil {
 			return lease.Errorf(lease.Unavailable, "the cache cannot be read: %v", err)
 		}
 		for i := range list.Items {
-			if other := &list.Items[i]; other.UID != d.UID {
-				return lease.Errorf(lease.Disputed, "DynamicSecret %s/%s names the same lease or token in its status: nothing is done to it until one of the two no longer does",
-					other.Namespace, other.Name)
+			other := &list.Items[i]
+			if other.UID == d.UID || mine && !s.sealedFor(other, key) {
+				continue
 			}
+			return lease.Errorf(lease.Disputed, "DynamicSecret %s/%s names the same lease or token in its status: nothing is done to it until one of the two no longer does",
+				other.Namespace, other.Name)
 		}
 	}
 	return nil
+}
+
+// sealedFor says whether the record of the object that names the token or lease has its seal.
+func (s *providerSources) sealedFor(d *v1alpha1.DynamicSecret, key string) bool {
+	for _, rec := range lease.Records(&d.Status) {
+		if slices.Contains(ledgerKeys(&rec), key) && lease.Sealed(s.sealKey, d.UID, &rec) {
+			return true
+		}
+	}
+	return false
 }
 
 func ledgerKeys(rec *v1alpha1.LeaseRecord) []string {

@@ -338,6 +338,11 @@ type LeaseRecord struct {
 	// Reason why the record retires.
 	// +optional
 	Reason string `json:"reason,omitempty"`
+
+	// Seal shows that leasekeeper itself wrote this record. It is no secret. Where two objects name the same lease or
+	// token, only the one whose record has its seal is acted on.
+	// +optional
+	Seal string `json:"seal,omitempty"`
 }
 
 // ProviderIdentity tells which provider a record belongs to.
