@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -24,8 +23,8 @@ var lookAgain = []time.Duration{50 * time.Millisecond, 100 * time.Millisecond, 2
 //
 // An accessor that Vault does not know is no proof of anything, so the lease is looked for all the same.
 func (b *Backend) End(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) error {
-	if rec.ID != "" && !strings.HasPrefix(rec.ID, rec.Path+"/") {
-		return lease.Errorf(lease.Mismatch, "the record's lease is not one of its path %q: it is left alone", rec.Path)
+	if rec.ID != "" && !ofPath(rec.Path, rec.ID) {
+		return foreignLease(rec.Path)
 	}
 	ended := false
 	if rec.TokenAccessor != "" {

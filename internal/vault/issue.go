@@ -188,8 +188,8 @@ func (b *Backend) issued(r reply, req lease.Request, token string) (lease.Answer
 		return bad("is not in Vault's words: is the address that of Vault?")
 	case !isNull(a.WrapInfo):
 		return bad("is wrapped, which is not supported: take the wrapping off the policy")
-	case a.LeaseID != "" && !strings.HasPrefix(a.LeaseID, req.Path+"/"):
-		// End trusts no lease id that is not below the record's path.
+	case a.LeaseID != "" && !ofPath(req.Path, a.LeaseID):
+		// End trusts no lease id that is not one of the record's path.
 		return bad("has a lease of another path: give the path as Vault knows it, and a namespace in vault.namespace")
 	}
 	data, err := secretData(a, req)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
@@ -15,6 +14,9 @@ import (
 // list, a wrong prefix and a standby that lags behind look alike, and a lease that ran out and cannot be revoked is
 // still in it. Denied names the line that the keeper's policy lacks.
 func (b *Backend) ListLeases(ctx context.Context, namespace, path string) (map[string]bool, error) {
+	if !isPath(path) {
+		return nil, lease.Errorf(lease.Mismatch, "the record's path %q is not one of a secrets engine: it is not listed", path)
+	}
 	r, err := b.asKeeper(ctx, call{
 		method: http.MethodGet, path: "sys/leases/lookup/" + path, query: url.Values{"list": {"true"}},
 		namespace: or(namespace, b.spec.Namespace),
@@ -38,8 +40,8 @@ func (b *Backend) ListLeases(ctx context.Context, namespace, path string) (map[s
 	}
 	ids := make(map[string]bool, len(data.Keys))
 	for _, key := range data.Keys {
-		if !strings.HasSuffix(key, "/") {
-			ids[path+"/"+key] = true
+		if id := path + "/" + key; ofPath(path, id) {
+			ids[id] = true
 		}
 	}
 	return ids, nil

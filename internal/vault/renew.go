@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+	"unicode/utf8"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
@@ -109,6 +110,9 @@ func (b *Backend) lookup(ctx context.Context, rec v1alpha1.LeaseRecord) (leaseSt
 
 // leaseCall asks sys/leases/<verb> about the record's lease.
 func (b *Backend) leaseCall(ctx context.Context, verb string, rec v1alpha1.LeaseRecord, more map[string]any) (reply, error) {
+	if !ofPath(rec.Path, rec.ID) {
+		return reply{}, foreignLease(rec.Path)
+	}
 	body := map[string]any{"lease_id": rec.ID}
 	for key, value := range more {
 		body[key] = value
@@ -120,6 +124,10 @@ func (b *Backend) leaseCall(ctx context.Context, verb string, rec v1alpha1.Lease
 
 // accessorCall asks auth/token/<verb> about the record's token.
 func (b *Backend) accessorCall(ctx context.Context, verb string, rec v1alpha1.LeaseRecord, more map[string]any) (reply, error) {
+	if !utf8.ValidString(rec.TokenAccessor) {
+		// JSON would make another accessor of it.
+		return reply{}, lease.Errorf(lease.Mismatch, "the record's accessor is not one of Vault's: it is left alone, and so is the record's lease")
+	}
 	body := map[string]any{"accessor": rec.TokenAccessor}
 	for key, value := range more {
 		body[key] = value
