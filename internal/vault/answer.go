@@ -22,6 +22,9 @@ type answer struct {
 	WrapInfo      json.RawMessage `json:"wrap_info"`
 	// Errors is nil where the answer has no such key, and empty for a plain 404.
 	Errors *[]string `json:"errors"`
+
+	// token that the answer is to.
+	token string
 }
 
 type authAnswer struct {
@@ -38,6 +41,7 @@ func (r reply) parse() (a answer, ok bool) {
 	if len(r.body) == 0 || json.Unmarshal(r.body, &a) != nil {
 		return answer{}, false
 	}
+	a.token = r.token
 	return a, a.RequestID != "" || a.Errors != nil || a.Auth != nil || !isNull(a.Data) || len(a.Warnings) > 0
 }
 
@@ -98,7 +102,7 @@ func (a answer) capped() bool {
 	})
 }
 
-// quote is what the server said, fit to be shown.
+// quote is what the server said, fit to be shown: without the token that it was said to, and other secrets that were sent.
 func (a answer) quote(secrets ...string) string {
 	texts := a.texts()
 	if len(texts) == 0 {
@@ -107,7 +111,7 @@ func (a answer) quote(secrets ...string) string {
 	if len(texts) == 0 {
 		return "nothing more"
 	}
-	return scrub(strings.Join(texts, "; "), secrets...)
+	return scrub(strings.Join(texts, "; "), append(secrets, a.token)...)
 }
 
 // maxSeconds keeps a duration within what time.Duration holds.

@@ -43,6 +43,8 @@ type reply struct {
 	body   []byte
 	// tooLong: the body is longer than maxAnswerBytes and was not read.
 	tooLong bool
+	// token that was sent, which no text may repeat.
+	token string
 	// redirect is where to, for a redirect that was not followed.
 	redirect string
 	address  string
@@ -137,7 +139,7 @@ func redirectTarget(base *url.URL, r reply) (*url.URL, error) {
 }
 
 func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct bool) (reply, error) {
-	r := reply{at: b.clock.Now(), address: base.Scheme + "://" + base.Host}
+	r := reply{at: b.clock.Now(), address: base.Scheme + "://" + base.Host, token: c.token}
 	// Once a connection is at hand, bytes may go out at any time; before that, none have.
 	var sent atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}

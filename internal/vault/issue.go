@@ -37,9 +37,9 @@ func (b *Backend) Issue(ctx context.Context, s lease.Session, req lease.Request)
 		return lease.Answer{}, err
 	}
 	if !succeeded(r.status) {
-		return lease.Answer{}, b.issueFault(r, req, s.Token)
+		return lease.Answer{}, b.issueFault(r, req)
 	}
-	return b.issued(r, req, s.Token)
+	return b.issued(r, req)
 }
 
 func writeBody(parameters map[string][]byte) (map[string]json.RawMessage, error) {
@@ -97,7 +97,7 @@ var stillActing = []string{
 var sealedBefore = []string{"Vault is sealed", "node is not active", "no active Vault instance found"}
 
 // issueFault maps an answer to an issue. The question is always whether something may still come to life.
-func (b *Backend) issueFault(r reply, req lease.Request, token string) *lease.Error {
+func (b *Backend) issueFault(r reply, req lease.Request) *lease.Error {
 	what := fmt.Sprintf("asking for %q", req.Path)
 	a, ok := r.parse()
 	if r.redirect != "" {
@@ -108,7 +108,7 @@ func (b *Backend) issueFault(r reply, req lease.Request, token string) *lease.Er
 		return b.gatewayFault(r, what)
 	}
 	// A name that Vault made up for this try would make another message of the same fault each time.
-	said := generatedName.ReplaceAllString(a.quote(token), "v-…")
+	said := generatedName.ReplaceAllString(a.quote(), "v-…")
 	if actsStill(a) {
 		return lease.Errorf(lease.Unanswered, "%s: Vault gave up waiting for it: %s", what, said)
 	}
@@ -174,7 +174,7 @@ func (b *Backend) issueDenied(a answer, req lease.Request, what string) *lease.E
 
 // issued reads a success. Whatever is wrong with it, Vault has answered: a lease may be alive, and the caller ends the
 // session's token.
-func (b *Backend) issued(r reply, req lease.Request, token string) (lease.Answer, error) {
+func (b *Backend) issued(r reply, req lease.Request) (lease.Answer, error) {
 	a, ok := r.parse()
 	bad := func(why string) (lease.Answer, error) {
 		return lease.Answer{}, lease.Errorf(lease.BadAnswer, "the answer for %q %s", req.Path, why)

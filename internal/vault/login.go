@@ -157,7 +157,7 @@ func (b *Backend) childToken(ctx context.Context, owner lease.Owner) (*authAnswe
 		return nil, err
 	}
 	return b.loginAnswer(r, "making a child of the token in the Secret",
-		"the token must be alive and its policy must have `auth/token/create: update`", token)
+		"the token must be alive and its policy must have `auth/token/create: update`")
 }
 
 // What childToken writes into a token's metadata, and End reads.
