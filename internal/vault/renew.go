@@ -2,7 +2,7 @@ package vault
 
 import (
 	"context"
-	"fmt"
+	"encoding/json"
 	"net/http"
 	"time"
 	"unicode/utf8"
@@ -35,7 +35,8 @@ func (b *Backend) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment
 		return lease.Term{}, lease.Errorf(lease.Gone, "%s: Vault no longer has it: %s", what, a.quote())
 	case !succeeded(r.status):
 		return lease.Term{}, b.keeperFault(r, what, "sys/leases/renew")
-	case !ok || a.LeaseID != rec.ID:
+	case !ok || a.LeaseID != rec.ID || seconds(a.LeaseDuration) == 0:
+		// A renewal for no time would end a lease that lives.
 		return lease.Term{}, lease.Errorf(lease.BadAnswer, "%s: %s gave an answer that cannot be used", what, r.address)
 	}
 	return lease.Term{At: r.at, Duration: seconds(a.LeaseDuration), Renewable: a.Renewable, Capped: a.capped()}, nil
@@ -98,11 +99,19 @@ func (b *Backend) lookup(ctx context.Context, rec v1alpha1.LeaseRecord) (leaseSt
 	}
 	fields := object(a.Data)
 	var id string
+	var ttl float64
 	if !ok || readString(fields["id"], &id) != nil || id != rec.ID {
 		return 0, lease.Errorf(lease.BadAnswer, "%s: %s gave an answer that cannot be used", what, r.address)
 	}
 	// A lease without an end has no expire_time, and a ttl of 0.
-	if !isNull(fields["expire_time"]) && !positive(fields["ttl"]) {
+	if isNull(fields["expire_time"]) {
+		return leaseAlive, nil
+	}
+	// A ttl that is not told is no proof of an end.
+	if isNull(fields["ttl"]) || json.Unmarshal(fields["ttl"], &ttl) != nil {
+		return 0, lease.Errorf(lease.BadAnswer, "%s: %s does not say how long it lives", what, r.address)
+	}
+	if ttl <= 0 {
 		return leaseDead, nil
 	}
 	return leaseAlive, nil
@@ -141,11 +150,4 @@ func (b *Backend) keeperFault(r reply, what, path string) *lease.Error {
 
 func clientError(status int) bool {
 	return status == http.StatusBadRequest || status == http.StatusForbidden || status == http.StatusNotFound
-}
-
-// positive tells whether a JSON number is above 0.
-func positive(raw []byte) bool {
-	var n float64
-	_, err := fmt.Sscan(string(raw), &n)
-	return err == nil && n > 0
 }
