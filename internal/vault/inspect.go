@@ -67,7 +67,7 @@ func (b *Backend) health(ctx context.Context) (Report, error) {
 	if json.Unmarshal(r.body, &h) != nil || h.Initialized == nil {
 		return Report{}, b.gatewayFault(r, what)
 	}
-	report := Report{ServerKind: serverKind(h), Version: h.Version}
+	report := Report{ServerKind: serverKind(h), Version: scrub(h.Version)}
 	why := ""
 	switch {
 	case !*h.Initialized || r.status == http.StatusNotImplemented:
