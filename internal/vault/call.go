@@ -129,7 +129,8 @@ func (b *Backend) send(ctx context.Context, c call) (reply, error) {
 
 func redirectTarget(base *url.URL, r reply) (*url.URL, error) {
 	next, err := url.Parse(r.redirect)
-	if err != nil || next.Host == "" {
+	// A name has 253 characters at most; a longer one would be told in messages that then fit nowhere.
+	if err != nil || next.Host == "" || len(next.Host) > 300 {
 		return nil, lease.Errorf(lease.Unanswered, "%s answered with a redirect that cannot be read", r.address)
 	}
 	if base.Scheme == "https" && next.Scheme != "https" {

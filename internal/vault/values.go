@@ -3,7 +3,6 @@ package vault
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
@@ -86,10 +85,13 @@ func kv2(a answer) (v version, ok bool) {
 	return v, true
 }
 
+// maxNumberRunes is more than a number of Vault's has: JSON's may have any length, and a condition takes 32 KiB.
+const maxNumberRunes = 32
+
 func (v version) gone(path string) *lease.Error {
 	what := "deleted"
 	if v.metadata.Destroyed {
 		what = "destroyed"
 	}
-	return lease.Errorf(lease.NotFound, "%s", fmt.Sprintf("version %s of %q is %s: write a new version or undelete it", v.metadata.Version, path, what))
+	return lease.Errorf(lease.NotFound, "version %s of %q is %s: write a new version or undelete it", cut(string(v.metadata.Version), maxNumberRunes), path, what)
 }
