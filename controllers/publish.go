@@ -14,7 +14,9 @@ import (
 // publish writes the held credential and notes what was written.
 func (l *lifecycle) publish(ctx context.Context, o *observation) error {
 	h := o.mem.held
-	first := o.d.Status.Secret.UID == ""
+	// Somebody may have taken it out of the status since the lease was recorded.
+	known := o.d.Status.Secret
+	first := known == nil || known.UID == ""
 	if err := l.write(ctx, o, h.answer.Data, h.salt); err != nil {
 		return l.publishFailed(o, err)
 	}
@@ -37,9 +39,9 @@ func (l *lifecycle) publish(ctx context.Context, o *observation) error {
 }
 
 func issuedMessage(d *v1alpha1.DynamicSecret, cause string) string {
-	message := "Secret " + d.Status.Secret.Name + " holds a new answer of " + d.Status.Lease.Path
+	message := "Secret " + d.TargetName() + " holds a new answer of " + d.Status.Lease.Path
 	if lease.Leased(d.Status.Lease) {
-		message = "Secret " + d.Status.Secret.Name + " holds a new credential, lease " + d.Status.Lease.ID
+		message = "Secret " + d.TargetName() + " holds a new credential, lease " + d.Status.Lease.ID
 	}
 	if cause == lease.CauseFirst {
 		return message + "."

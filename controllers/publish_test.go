@@ -1,0 +1,26 @@
+package controllers
+
+import (
+	"testing"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+// A status that somebody emptied in part must not stop the object for ever: who works on it would panic each time.
+func TestACredentialIsPublishedAlthoughTheStatusNoLongerNamesItsSecret(t *testing.T) {
+	w := newWorld(1)
+	// The effects until then: finalizer, rehearsal, login, journal, issue, record.
+	w.fault = fault{after: 6, kind: failBefore}
+	_, _ = w.procs[0].run(nil)
+	if w.object.Status.Lease == nil || lease.Published(&w.object.Status) {
+		t.Fatalf("it did not stop between record and publication, but after %v", w.effects)
+	}
+	w.person(func(d *v1alpha1.DynamicSecret) { d.Status.Secret = nil })
+	if err := w.settle(); err != nil {
+		t.Fatal(err)
+	}
+	if w.secrets["orders"] == nil || !lease.Published(&w.object.Status) || w.backend.Issued() != 1 {
+		t.Errorf("Secret there: %t, status %+v, issued %d", w.secrets["orders"] != nil, w.object.Status.Secret, w.backend.Issued())
+	}
+}
