@@ -106,7 +106,7 @@ func (l *lifecycle) extendToken(ctx context.Context, o *observation) error {
 	lessor, err := l.undisputed(ctx, o.d, &rec)
 	var term lease.Term
 	if err == nil {
-		term, err = lessor.ExtendToken(ctx, rec)
+		term, err = lessor.ExtendToken(ctx, rec, owner(o.d))
 	}
 	if err == nil {
 		o.mem.tries.ExtendToken = lease.Failure{}
@@ -119,7 +119,7 @@ func (l *lifecycle) extendToken(ctx context.Context, o *observation) error {
 			o.mem.lostID = rec.ID
 			return nil
 		}
-	case lease.Denied, lease.Refused:
+	case lease.Denied, lease.Refused, lease.Mismatch:
 		// It lives no longer than it does: a successor is made in time.
 		l.announce.Event(o.d, corev1.EventTypeWarning, lease.BlockFor(err).Reason, err.Error())
 		return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.TokenNotExtendable(&d.Status) })

@@ -369,8 +369,8 @@ func (l worldLessor) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increm
 	return t, err
 }
 
-func (l worldLessor) ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord) (t lease.Term, err error) {
-	err = l.call("extend", func() (err error) { t, err = l.p.w.backend.ExtendToken(ctx, rec); return err })
+func (l worldLessor) ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord, who lease.Owner) (t lease.Term, err error) {
+	err = l.call("extend", func() (err error) { t, err = l.p.w.backend.ExtendToken(ctx, rec, who); return err })
 	return t, err
 }
 

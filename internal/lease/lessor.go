@@ -29,9 +29,10 @@ type Lessor interface {
 	// other error does.
 	Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (Term, error)
 
-	// ExtendToken extends the issuing token of the record by its accessor, as far as it goes. Kind Gone means that
+	// ExtendToken extends the issuing token of the record by its accessor, as far as it goes, after asking the backend
+	// whether it is the owner's, as End does (else: Mismatch, and nothing is done). Kind Gone means that
 	// the token is no more.
-	ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord) (Term, error)
+	ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner Owner) (Term, error)
 
 	// End ends the record: its token by its accessor, after asking the backend whether that token came from this
 	// provider's auth mount and for the owner's namespace (else: Mismatch, and nothing is done); then its lease by

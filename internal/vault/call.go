@@ -77,7 +77,7 @@ func judge(ctx context.Context, c call, r reply, err error) (verdict, *lease.Err
 	down := func(text string) (verdict, *lease.Error) {
 		return isDown, lease.Errorf(lease.Unavailable, "%s: %s", r.address, text)
 	}
-	switch _, spoke := r.parse(); {
+	switch a, spoke := r.parse(); {
 	case err != nil && (ctx.Err() != nil || (c.mints && lease.KindOf(err) == lease.Unanswered)):
 		return noVerdict, nil
 	case err != nil && lease.KindOf(err) == lease.TLS:
@@ -87,7 +87,7 @@ func judge(ctx context.Context, c call, r reply, err error) (verdict, *lease.Err
 	case c.exempt || r.status == http.StatusPreconditionFailed || r.redirect != "" || r.tooLong:
 		return noVerdict, nil
 	case notServing(r.status) || r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout:
-		return down("it does not serve now (" + statusText(r.status) + ")")
+		return down("it does not serve now (" + statusText(r.status) + "): " + a.quote())
 	case !spoke && !succeeded(r.status):
 		return down("it answered " + statusText(r.status) + ", not in Vault's words: a gateway, or another server")
 	}

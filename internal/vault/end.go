@@ -46,6 +46,22 @@ func (b *Backend) End(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease
 
 // endToken ends the record's token if it is the owner's. It says whether there was one to end.
 func (b *Backend) endToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) (bool, error) {
+	if known, err := b.identify(ctx, rec, owner); err != nil || !known {
+		return false, err
+	}
+	r, err := b.accessorCall(ctx, "revoke-accessor", rec, nil)
+	if err != nil {
+		return false, err
+	}
+	a, _ := r.parse()
+	if !succeeded(r.status) && !(clientError(r.status) && a.says(tokenGone...)) {
+		return false, b.keeperFault(r, "ending the issuing token", "auth/token/revoke-accessor")
+	}
+	return true, nil
+}
+
+// identify asks whose the record's token is: an error says that it is not the owner's, false that Vault does not have it.
+func (b *Backend) identify(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) (bool, error) {
 	r, err := b.accessorCall(ctx, "lookup-accessor", rec, nil)
 	if err != nil {
 		return false, err
@@ -62,18 +78,7 @@ func (b *Backend) endToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner 
 	case !ok || isNull(a.Data):
 		return false, lease.Errorf(lease.BadAnswer, "%s: %s gave an answer that cannot be used", what, r.address)
 	}
-	if err := b.verify(a.Data, owner); err != nil {
-		return false, err
-	}
-	r, err = b.accessorCall(ctx, "revoke-accessor", rec, nil)
-	if err != nil {
-		return false, err
-	}
-	a, _ = r.parse()
-	if !succeeded(r.status) && !(clientError(r.status) && a.says(tokenGone...)) {
-		return false, b.keeperFault(r, "ending the issuing token", "auth/token/revoke-accessor")
-	}
-	return true, nil
+	return true, b.verify(a.Data, owner)
 }
 
 // halfGone tells the two meanings of 403 to lookup-accessor apart: the policy lacks the line, or the token is just

@@ -68,8 +68,8 @@ func TestWhatVaultSaysOfALeaseThatIsNoMore(t *testing.T) {
 	wantKind(t, err, lease.Gone, "lease not found")
 	wantKind(t, b.Lookup(t.Context(), rec), lease.Gone)
 	must(t, b.End(t.Context(), rec, owner))
-	_, err = b.ExtendToken(t.Context(), rec)
-	wantKind(t, err, lease.Gone, "invalid accessor")
+	_, err = b.ExtendToken(t.Context(), rec, owner)
+	wantKind(t, err, lease.Gone)
 	must(t, b.End(t.Context(), rec, owner))
 }
 
@@ -99,7 +99,7 @@ func TestWhatVaultSaysWhileTheDatabaseIsDown(t *testing.T) {
 	wantKind(t, err, lease.Failed, "500")
 
 	wantKind(t, b.End(t.Context(), ending, owner), lease.Failed, "400")
-	_, err = b.ExtendToken(t.Context(), ending)
+	_, err = b.ExtendToken(t.Context(), ending, owner)
 	wantKind(t, err, lease.Gone)
 
 	eventually(t, "the lease runs out", func() error {
@@ -152,7 +152,9 @@ func TestWhatVaultSaysWhileItIsSealed(t *testing.T) {
 	_, err = b.Renew(t.Context(), rec, time.Hour)
 	wantKind(t, err, lease.Unavailable, "sealed")
 	wantKind(t, b.End(t.Context(), rec, owner), lease.Unavailable, "sealed")
-	report, err := b.Inspect(t.Context())
+	_, err = b.Inspect(t.Context())
+	wantKind(t, err, lease.Unavailable, "sealed")
+	report, err := backend(t, "app").Inspect(t.Context()) // by one who does not know it yet
 	wantKind(t, err, lease.Unavailable, "sealed")
 	if report.ServerKind != vault.KindVault {
 		t.Errorf("a sealed Vault is taken for %q", report.ServerKind)
@@ -216,7 +218,7 @@ func TestTokensAreExtendedAsTheirKindAllows(t *testing.T) {
 	}{"periodic": {time.Minute, false}, "capped": {10 * time.Minute, true}, "app": {768 * time.Hour, true}} {
 		b := backend(t, role)
 		rec, _ := issue(t, b, databaseRole(t, time.Minute, time.Hour))
-		term, err := b.ExtendToken(t.Context(), rec)
+		term, err := b.ExtendToken(t.Context(), rec, owner)
 		must(t, err)
 		t.Logf("%s: %s, capped %t, renewable %t", role, term.Duration, term.Capped, term.Renewable)
 		if term.Capped != want.capped || term.Duration > want.duration || term.Duration < want.duration-time.Minute/2 {
@@ -315,8 +317,8 @@ func TestAKeeperWithoutTheLinesIsToldWhich(t *testing.T) {
 	_, err := weak.Renew(t.Context(), rec, time.Hour)
 	must(t, err)
 	wantKind(t, weak.End(t.Context(), rec, owner), lease.Denied, `policy of role "weak" lacks "update" on "auth/token/lookup-accessor"`)
-	_, err = weak.ExtendToken(t.Context(), rec)
-	wantKind(t, err, lease.Denied, "auth/token/renew-accessor")
+	_, err = weak.ExtendToken(t.Context(), rec, owner)
+	wantKind(t, err, lease.Denied, "auth/token/lookup-accessor")
 	rec.TokenAccessor = ""
 	wantKind(t, weak.End(t.Context(), rec, owner), lease.Denied, "sys/leases/revoke")
 	must(t, strong.End(t.Context(), rec, owner))
@@ -337,7 +339,7 @@ func TestTokenAuth(t *testing.T) {
 	rec, _ := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
 	wantKind(t, b.End(t.Context(), rec, stranger), lease.Mismatch)
 	wantKind(t, backend(t, "app").End(t.Context(), rec, owner), lease.Mismatch)
-	term, err := b.ExtendToken(t.Context(), rec)
+	term, err := b.ExtendToken(t.Context(), rec, owner)
 	t.Logf("a child of root: %+v %v", term, err)
 	must(t, b.End(t.Context(), rec, owner))
 	_, err = b.Inspect(t.Context())

@@ -78,7 +78,8 @@ func TestExtendingTheToken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			f.server.always("auth/token/renew-accessor", test.answer)
-			got, err := f.ExtendToken(t.Context(), record())
+			f.server.always("auth/token/lookup-accessor", ok(shopToken))
+			got, err := f.ExtendToken(t.Context(), record(), owner)
 			wantKind(t, err, test.kind)
 			if got != test.want {
 				t.Errorf("got %+v, want %+v", got, test.want)

@@ -86,8 +86,8 @@ func (m measured) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment
 	return measure(m, "renew", func() (lease.Term, error) { return m.next.Renew(ctx, rec, increment) })
 }
 
-func (m measured) ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord) (lease.Term, error) {
-	return measure(m, "extend_token", func() (lease.Term, error) { return m.next.ExtendToken(ctx, rec) })
+func (m measured) ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) (lease.Term, error) {
+	return measure(m, "extend_token", func() (lease.Term, error) { return m.next.ExtendToken(ctx, rec, owner) })
 }
 
 func (m measured) End(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) error {

@@ -43,7 +43,14 @@ func (b *Backend) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment
 }
 
 // ExtendToken implements lease.Lessor.
-func (b *Backend) ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord) (lease.Term, error) {
+func (b *Backend) ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) (lease.Term, error) {
+	known, err := b.identify(ctx, rec, owner)
+	if err != nil {
+		return lease.Term{}, err
+	}
+	if !known {
+		return lease.Term{}, lease.Errorf(lease.Gone, "extending the issuing token: Vault no longer has it")
+	}
 	r, err := b.accessorCall(ctx, "renew-accessor", rec, map[string]any{"increment": wholeSeconds(asFarAsItGoes)})
 	if err != nil {
 		return lease.Term{}, err

@@ -104,7 +104,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, status int, body []byte) {
 		r := reply{status: status, body: body}
 		if succeeded(status) {
-			answer, err := b.issued(r, read, at.Token)
+			answer, err := b.issued(r, read)
 			if err == nil && (len(answer.Data) == 0 || answer.Term.Duration < 0) {
 				t.Errorf("a success without data, or with a negative duration")
 			}
@@ -113,7 +113,7 @@ func FuzzAnswer(f *testing.F) {
 			}
 			return
 		}
-		for _, err := range []*lease.Error{b.issueFault(r, read, at.Token), b.fault(r, "x", "y", "z")} {
+		for _, err := range []*lease.Error{b.issueFault(r, read), b.fault(r, "x", "y", "z")} {
 			if err.Kind == "" || err.Message == "" || !utf8.ValidString(err.Message) || strings.ContainsAny(err.Message, "\n\r\x00") {
 				t.Errorf("an error without kind or fit message: %q", err.Message)
 			}

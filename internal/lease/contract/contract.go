@@ -152,19 +152,19 @@ func increment(t *testing.T, harness Harness) {
 func extend(t *testing.T, harness Harness) {
 	s := harness(t, usual)
 	rec, _ := issue(t, s)
-	first, err := s.Lessor.ExtendToken(t.Context(), rec)
+	first, err := s.Lessor.ExtendToken(t.Context(), rec, s.Who.Owner)
 	noError(t, "extension", err)
 	if first.Duration < time.Hour-slack {
 		t.Errorf("the extension gave %+v, want an hour or more", first)
 	}
-	again, err := s.Lessor.ExtendToken(t.Context(), rec)
+	again, err := s.Lessor.ExtendToken(t.Context(), rec, s.Who.Owner)
 	noError(t, "extension", err)
 	if again.Duration < first.Duration-slack {
 		t.Errorf("the second extension gave %s after %s: it shortened the token", again.Duration, first.Duration)
 	}
 	noError(t, "end", s.Lessor.End(t.Context(), rec, s.Who.Owner))
 	eventually(t, s, "the token is gone", func() bool {
-		_, err := s.Lessor.ExtendToken(t.Context(), rec)
+		_, err := s.Lessor.ExtendToken(t.Context(), rec, s.Who.Owner)
 		return isGone(err)
 	})
 }
@@ -172,6 +172,9 @@ func extend(t *testing.T, harness Harness) {
 func mismatch(t *testing.T, harness Harness) {
 	s := harness(t, usual)
 	rec, _ := issue(t, s)
+	if _, err := s.Lessor.ExtendToken(t.Context(), rec, s.Stranger); err == nil || lease.KindOf(err) != lease.Mismatch {
+		t.Errorf("a stranger's extension gave %v, want Mismatch", err)
+	}
 	err := s.Lessor.End(t.Context(), rec, s.Stranger)
 	if err == nil || lease.KindOf(err) != lease.Mismatch {
 		t.Errorf("a stranger's end gave %v, want Mismatch", err)

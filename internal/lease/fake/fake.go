@@ -223,7 +223,7 @@ func capAt(t, limit time.Time) (time.Time, bool) {
 }
 
 // ExtendToken extends a token, to its maximum or by its period.
-func (b *Backend) ExtendToken(_ context.Context, rec v1alpha1.LeaseRecord) (lease.Term, error) {
+func (b *Backend) ExtendToken(_ context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) (lease.Term, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f, now := b.begin("extend")
@@ -234,12 +234,19 @@ func (b *Backend) ExtendToken(_ context.Context, rec v1alpha1.LeaseRecord) (leas
 		return lease.Term{}, lease.Errorf(lease.Gone, "invalid accessor")
 	}
 	t := b.tokens[rec.TokenAccessor]
+	if t.namespace != owner.Namespace {
+		return lease.Term{}, strangers(t)
+	}
 	if b.TokenMaxTTL == 0 {
 		t.expires = now.Add(b.TokenTTL)
 		return lease.Term{At: now, Duration: b.TokenTTL, Renewable: true}, nil
 	}
 	t.expires = t.issuedAt.Add(b.TokenMaxTTL)
 	return lease.Term{At: now, Duration: t.expires.Sub(now), Renewable: true, Capped: true}, nil
+}
+
+func strangers(t *token) error {
+	return lease.Errorf(lease.Mismatch, "the token came from namespace %s", t.namespace)
 }
 
 // End ends a token and its leases, then the lease of the id.
@@ -252,7 +259,7 @@ func (b *Backend) End(_ context.Context, rec v1alpha1.LeaseRecord, owner lease.O
 	}
 	if t := b.tokens[rec.TokenAccessor]; t != nil && b.tokenAlive(rec.TokenAccessor, now) {
 		if t.namespace != owner.Namespace {
-			return lease.Errorf(lease.Mismatch, "the token came from namespace %s", t.namespace)
+			return strangers(t)
 		}
 		b.revokeToken(t)
 	}
