@@ -291,7 +291,13 @@ func (r *room) must(err error) {
 // eventually polls until ok, and gives up after a long time.
 func (r *room) eventually(what string, ok func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+	r.eventuallyWithin(patience, what, ok)
+}
+
+// eventuallyWithin is eventually with another bound.
+func (r *room) eventuallyWithin(bound time.Duration, what string, ok func() bool) {
+	r.t.Helper()
+	for deadline := time.Now().Add(bound); ; time.Sleep(50 * time.Millisecond) {
 		if ok() {
 			return
 		}
@@ -299,7 +305,7 @@ func (r *room) eventually(what string, ok func() bool) {
 			r.t.Fatalf("the manager has ended, which nobody asked it to. %s", r.Manager.LastWords(40))
 		}
 		if time.Now().After(deadline) {
-			r.t.Fatalf("waited %s for %s", patience, what)
+			r.t.Fatalf("waited %s for %s", bound, what)
 		}
 	}
 }

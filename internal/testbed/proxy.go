@@ -111,6 +111,8 @@ type Proxy struct {
 	// cleared is closed when faults end.
 	cleared chan struct{}
 	seen    []ProxyRequest
+	// waiting counts the requests whose clients wait, and peak is the most of them at once.
+	waiting, peak int
 	// inFlight counts what was sent upstream and has not ended; idle is told
 	// when it is 0.
 	inFlight int
@@ -280,7 +282,25 @@ func (p *Proxy) Close() error {
 	return err
 }
 
+// Peak is the most requests that have waited for an answer at once since it was asked last.
+func (p *Proxy) Peak() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	peak := p.peak
+	p.peak = p.waiting
+	return peak
+}
+
+func (p *Proxy) count(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.waiting += n
+	p.peak = max(p.peak, p.waiting)
+}
+
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
+	p.count(1)
+	defer p.count(-1)
 	fault := p.note(r)
 	switch fault.Action {
 	case DropAnswer:
