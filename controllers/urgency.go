@@ -15,8 +15,13 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
-// noHurry is for how soon an object without a lease wants to be looked at: after leases that end before that.
-const noHurry = time.Minute
+const (
+	// noHurry is for how soon an object without a lease wants to be looked at: after leases that end before that.
+	noHurry = time.Minute
+	// tooLate is the same for an object whose lease is over. A new one costs many times what a renewal does; those that
+	// can still be saved by one are not to be lost to it.
+	tooLate = 10 * time.Second
+)
 
 // urgencyEpoch keeps urgencies small enough for an int of 32 bits.
 var urgencyEpoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -27,6 +32,9 @@ func urgency(d *v1alpha1.DynamicSecret, now time.Time) int {
 	by := now.Add(noHurry)
 	if end, ok := lease.LifeEnd(d.Status.Lease); ok && d.DeletionTimestamp.IsZero() {
 		by = end
+		if !end.After(now) {
+			by = now.Add(tooLate)
+		}
 	}
 	return int(urgencyEpoch.Sub(by) / time.Second)
 }

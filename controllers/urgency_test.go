@@ -31,11 +31,11 @@ func TestOfManyThatAreDueTheNearestExpiryComesFirst(t *testing.T) {
 	h := byUrgency{clock: testclock.NewFakePassiveClock(now), about: func(context.Context, client.Object) []v1alpha1.DynamicSecret {
 		return []v1alpha1.DynamicSecret{
 			ending("in an hour", time.Hour), {ObjectMeta: metav1.ObjectMeta{Name: "without a lease"}}, going,
-			ending("in a second", time.Second), ending("in half a minute", 30*time.Second), ending("over", -time.Second),
+			ending("in a second", time.Second), ending("in eleven seconds", 11*time.Second), ending("in half a minute", 30*time.Second), ending("over", -time.Second),
 		}
 	}}
 	h.Generic(t.Context(), event.GenericEvent{Object: &v1alpha1.DynamicSecret{}}, q)
-	for _, want := range []string{"over", "in a second", "in half a minute", "without a lease", "going", "in an hour"} {
+	for _, want := range []string{"in a second", "over", "in eleven seconds", "in half a minute", "without a lease", "going", "in an hour"} {
 		if got, _ := q.Get(); got.Name != want {
 			t.Errorf("%q came, where %q should have", got.Name, want)
 		}
