@@ -309,6 +309,8 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	case Cut:
 		p.cut(w, r, fault.After)
 	case Hang:
+		// Only a server that has read all of a request sees its client leave.
+		_, _ = io.Copy(io.Discard, r.Body)
 		p.wait(r, 0)
 		hangUp(w)
 	case Refuse:
