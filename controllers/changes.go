@@ -3,6 +3,7 @@ package controllers
 import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
@@ -29,6 +30,7 @@ func NewProviderChanges() *ProviderChanges {
 
 // Note takes the word. It does not block.
 func (c *ProviderChanges) Note(p v1alpha1.Provider, up bool) {
+	log.Log.WithName("backend").Info("it turned", "providerKind", p.Kind(), "provider", p.GetNamespace()+"/"+p.GetName(), "serves", up)
 	e := event.GenericEvent{Object: p.(client.Object)}
 	send := func(to chan event.GenericEvent) {
 		select {

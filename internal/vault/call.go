@@ -66,9 +66,10 @@ func (b *Backend) do(ctx context.Context, c call) (reply, error) {
 			return reply{}, err
 		}
 	}
+	sent := b.clock.Now()
 	r, err := b.send(ctx, c)
 	v, fault := judge(ctx, c, r, err)
-	b.gate.leave(probe, v, fault)
+	b.gate.leave(probe, sent, v, fault)
 	return r, err
 }
 
@@ -81,9 +82,9 @@ func judge(ctx context.Context, c call, r reply, err error) (verdict, *lease.Err
 	case err != nil && (ctx.Err() != nil || (c.mints && lease.KindOf(err) == lease.Unanswered)):
 		return noVerdict, nil
 	case err != nil && lease.KindOf(err) == lease.TLS:
-		return isDown, lease.Errorf(lease.TLS, "%s", err)
+		return seemsDown, lease.Errorf(lease.TLS, "%s", err)
 	case err != nil:
-		return isDown, lease.Errorf(lease.Unavailable, "%s", err)
+		return seemsDown, lease.Errorf(lease.Unavailable, "%s", err)
 	case c.exempt || r.status == http.StatusPreconditionFailed || r.redirect != "" || r.tooLong:
 		return noVerdict, nil
 	case notServing(r.status) || r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout:

@@ -23,7 +23,9 @@ const (
 	noVerdict verdict = iota
 	// serves: the server answered, if only to say no.
 	serves
-	// isDown: it cannot be reached, does not answer, is sealed, or says to come back later.
+	// seemsDown: it cannot be reached or does not answer, which may be this one connection's trouble.
+	seemsDown
+	// isDown: it says so itself, or a gateway before it does: it is sealed, or to be asked later.
 	isDown
 )
 
@@ -42,6 +44,7 @@ type gate struct {
 	probeAt  time.Time
 	pause    time.Duration
 	fault    *lease.Error
+	served   time.Time
 	openings int64
 }
 
@@ -59,18 +62,27 @@ func (g *gate) enter() (probe bool, err error) {
 	return true, nil
 }
 
-// leave says what came of a request that was let through. With isDown comes what those are told who are not.
-func (g *gate) leave(probe bool, v verdict, fault *lease.Error) {
-	if turned := g.note(probe, v, fault); turned && g.changed != nil {
+// leave says what came of a request that was let through. With a fault comes what those are told who are not.
+func (g *gate) leave(probe bool, sent time.Time, v verdict, fault *lease.Error) {
+	if turned := g.note(probe, sent, v, fault); turned && g.changed != nil {
 		g.changed(v == serves)
 	}
 }
 
-func (g *gate) note(probe bool, v verdict, fault *lease.Error) (turned bool) {
+func (g *gate) note(probe bool, sent time.Time, v verdict, fault *lease.Error) (turned bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if probe {
 		g.probing = false
+	}
+	if v == serves {
+		g.served = g.clock.Now()
+	}
+	if v == seemsDown {
+		// A server that is slow under load serves others meanwhile; to shut them out would make it slower.
+		if v = isDown; g.served.After(sent) {
+			v = noVerdict
+		}
 	}
 	switch {
 	case v == isDown && !g.shut:

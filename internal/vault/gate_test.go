@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	clocktesting "k8s.io/utils/clock/testing"
+
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
@@ -150,5 +152,22 @@ func TestErrorsOfTLSAreToldAsSuchWhileTheGateIsShut(t *testing.T) {
 		if err := f.renew(t); !errors.As(err, &fault) || fault.Kind != lease.TLS {
 			t.Errorf("want an error of TLS, got %v", err)
 		}
+	}
+}
+
+func TestARequestThatIsLostWhileOthersAreServedDoesNotShutTheGate(t *testing.T) {
+	g := &gate{clock: clocktesting.NewFakePassiveClock(epoch)}
+	fault := lease.Errorf(lease.Unavailable, "no answer in time")
+	early := epoch.Add(-time.Second)
+	g.leave(false, epoch, serves, nil)
+	if g.leave(false, early, seemsDown, fault); g.shut {
+		t.Error("another request was served while this one was lost")
+	}
+	if g.leave(false, early, isDown, fault); !g.shut {
+		t.Error("a server that says itself that it does not serve is down")
+	}
+	g.leave(false, epoch, serves, nil)
+	if g.leave(false, epoch.Add(time.Second), seemsDown, fault); !g.shut {
+		t.Error("nothing was served since this one was sent")
 	}
 }
