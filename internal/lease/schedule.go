@@ -52,6 +52,12 @@ func tokenDiesFirst(rec *v1alpha1.LeaseRecord) bool {
 	return rec.TokenExpiresAt != nil && rec.ExpiresAt != nil && !rec.TokenExpiresAt.Time.After(rec.ExpiresAt.Time)
 }
 
+// duration of a record. A status can hold any number, which as a duration could turn round into another.
+func duration(seconds int64) time.Duration {
+	const most = 100 * 365 * 24 * 3600
+	return time.Duration(max(0, min(seconds, most))) * time.Second
+}
+
 // lastGrant is when the present term of the lease began.
 func lastGrant(rec *v1alpha1.LeaseRecord) time.Time {
 	if rec.RenewedAt != nil {
@@ -65,7 +71,7 @@ func lastGrant(rec *v1alpha1.LeaseRecord) time.Time {
 
 // renewAt is when the lease is due for renewal.
 func renewAt(rec *v1alpha1.LeaseRecord, percent int32, uid types.UID) time.Time {
-	granted := time.Duration(rec.DurationSeconds) * time.Second
+	granted := duration(rec.DurationSeconds)
 	return lastGrant(rec).Add(share(granted, percent, uid))
 }
 
@@ -81,7 +87,7 @@ func replaceAt(rec *v1alpha1.LeaseRecord, percent int32, uid types.UID) time.Tim
 
 // extendTokenAt is when the issuing token is due for extension, where it would die before its lease.
 func extendTokenAt(rec *v1alpha1.LeaseRecord, percent int32, uid types.UID) time.Time {
-	granted := time.Duration(rec.TokenDurationSeconds) * time.Second
+	granted := duration(rec.TokenDurationSeconds)
 	return rec.TokenExpiresAt.Time.Add(share(granted, percent, uid) - granted)
 }
 
@@ -129,7 +135,7 @@ func ownEnd(rec *v1alpha1.LeaseRecord, increment time.Duration) (time.Time, bool
 	if Leased(rec) && rec.ExpiresAt != nil {
 		unrecorded := time.Duration(0)
 		if rec.Renewable && !rec.MaxTTLReached {
-			unrecorded = max(time.Duration(rec.DurationSeconds)*time.Second, increment)
+			unrecorded = max(duration(rec.DurationSeconds), increment)
 		}
 		return rec.ExpiresAt.Add(unrecorded), true
 	}
@@ -142,7 +148,7 @@ func ownEnd(rec *v1alpha1.LeaseRecord, increment time.Duration) (time.Time, bool
 // Increment is what to ask for at a renewal: the wish, or else what was granted last, but never less than what is
 // left, because the increment replaces it.
 func Increment(rec *v1alpha1.LeaseRecord, spec *v1alpha1.LeaseSpec, now time.Time) time.Duration {
-	want := time.Duration(rec.DurationSeconds) * time.Second
+	want := duration(rec.DurationSeconds)
 	if spec.Increment != nil {
 		want = spec.Increment.Duration
 	}
