@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -130,14 +131,18 @@ func (b *Backend) send(ctx context.Context, c call) (reply, error) {
 
 func redirectTarget(base *url.URL, r reply) (*url.URL, error) {
 	next, err := url.Parse(r.redirect)
-	// A name has 253 characters at most; a longer one would be told in messages that then fit nowhere.
-	if err != nil || next.Host == "" || len(next.Host) > 300 {
+	if err != nil || !isHost(next.Host) {
 		return nil, lease.Errorf(lease.Unanswered, "%s answered with a redirect that cannot be read", r.address)
 	}
 	if base.Scheme == "https" && next.Scheme != "https" {
 		return nil, lease.Errorf(lease.Unanswered, "%s redirected to an address without TLS, which is not followed", r.address)
 	}
 	return &url.URL{Scheme: next.Scheme, Host: next.Host}, nil
+}
+
+// isHost says whether it looks like a name or an address with a port. It is told in messages, which must be short text.
+func isHost(host string) bool {
+	return host != "" && len(host) <= 300 && !strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct bool) (reply, error) {
