@@ -49,6 +49,19 @@ test-vault: servers postgres ## The Vault side and the testbed on real servers
 test: servers postgres ## All tests, with all that they need
 	$(INTEGRATION) ./...
 
+# An input that is merely new is made small for up to a minute, unless told otherwise; that would take most of the time.
+FUZZTIME ?= 10m
+.PHONY: fuzz
+fuzz: ## Fuzz every target in turn, each for FUZZTIME (10m)
+	@for package in $$(go list ./...); do
+	  targets=$$(go test -list '^Fuzz' $$package)
+	  for target in $$targets; do
+	    [[ $$target = Fuzz* ]] || continue
+	    echo "$$target of $$package, for $(FUZZTIME)"
+	    go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=2s $$package
+	  done
+	done
+
 ##@ Code
 
 .PHONY: generate

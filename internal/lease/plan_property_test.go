@@ -176,65 +176,97 @@ func TestPlanIsDeterministicAndChangesNothing(t *testing.T) {
 	})
 }
 
-// Every step can be carried out: what it is about is there.
+// fataler is a *testing.T or a *rapid.T.
+type fataler interface {
+	Fatalf(format string, args ...any)
+}
+
+// takeable fails unless the step can be carried out: what it is about is there.
+func takeable(t fataler, in Input, s Step) {
+	st := &in.Object.Status
+	must := func(ok bool, what string) {
+		if !ok {
+			t.Fatalf("%+v, but not: %s", s, what)
+		}
+	}
+	leased := Leased(st.Lease)
+	holds := func(rec *v1alpha1.LeaseRecord) bool {
+		return rec != nil && rec.TokenAccessor != "" && rec.TokenAccessor == in.Held.Accessor
+	}
+	must((s.Action == Wait) == (s.Reason == "") || s.Action == EndRecord, "a reason for whatever is done")
+	switch s.Action {
+	case Wait:
+		must(s.At.IsZero() || s.At.After(in.Now), "a look later than now")
+		must((s.Next == "") == s.NextAt.IsZero(), "a time with what is next")
+		must(s.Next == "" || !s.At.After(s.NextAt), "a look before or when it is due")
+		must(s.Next == "" || !s.At.IsZero(), "a look for what is next")
+	case AddFinalizer:
+		must(!slices.Contains(in.Object.Finalizers, v1alpha1.Finalizer) && in.Object.DeletionTimestamp.IsZero(), "a place for the finalizer")
+	case RemoveFinalizer:
+		must(len(Records(st)) == 0 && st.Lease == nil && st.Secret == nil, "an empty ledger")
+	case RecordLease:
+		must(holds(st.Attempt) && in.Held.Outcome == OutcomeIssued, "an answer for the attempt")
+	case DropAttempt:
+		must(st.Attempt != nil, "an attempt")
+		must(holds(st.Attempt) || !s.EndAfter.Before(in.Now.Add(in.RequestLimit)), "the whole limit for another's attempt")
+	case ResolveHeld:
+		must(in.Held.Accessor != "" && !holds(st.Attempt) && !holds(st.Lease), "an answer of nobody's")
+	case DropLease:
+		must(st.Lease != nil, "a lease")
+	case PublishSecret:
+		must(holds(st.Lease) && in.Target != TargetForeign, "a credential and a place for it")
+	case SyncSecret:
+		must(st.Lease != nil && in.Target == TargetCurrent && in.OutOfSync, "something to bring in line")
+	case DeleteSecret:
+		must(st.Secret != nil, "a Secret")
+	case RenewLease, VerifyLease, AcknowledgeRenew:
+		must(leased, "a lease")
+	case ExtendToken:
+		must(leased && st.Lease.TokenRenewable && st.Lease.TokenExpiresAt != nil, "a token that can be extended")
+	case EndRecord:
+		must(s.Record >= 0 && s.Record < len(st.Retiring), "a record")
+		rec := st.Retiring[s.Record]
+		must(rec.EndAfter == nil || !in.Now.Before(rec.EndAfter.Time), "its time come")
+	case AbandonRecord:
+		must(s.Record >= 0 && s.Record < len(st.Retiring), "a record")
+	case IssueCredential:
+	default:
+		must(false, "a known action")
+	}
+	if end, ok := LifeEnd(st.Lease); ok && !in.Now.Before(end) {
+		must(!slices.Contains([]Action{RenewLease, VerifyLease, ExtendToken, PublishSecret, SyncSecret, Wait}, s.Action) ||
+			!in.Object.DeletionTimestamp.IsZero(), "nothing kept up for a dead lease")
+	}
+}
+
 func TestPlanNamesStepsThatCanBeTaken(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		in := drawInput(t)
-		s, st := Plan(in), &in.Object.Status
-		must := func(ok bool, what string) {
-			if !ok {
-				t.Fatalf("%+v, but not: %s", s, what)
-			}
-		}
-		leased := Leased(st.Lease)
-		holds := func(rec *v1alpha1.LeaseRecord) bool {
-			return rec != nil && rec.TokenAccessor != "" && rec.TokenAccessor == in.Held.Accessor
-		}
-		must((s.Action == Wait) == (s.Reason == "") || s.Action == EndRecord, "a reason for whatever is done")
-		switch s.Action {
-		case Wait:
-			must(s.At.IsZero() || s.At.After(in.Now), "a look later than now")
-			must((s.Next == "") == s.NextAt.IsZero(), "a time with what is next")
-			must(s.Next == "" || !s.At.After(s.NextAt), "a look before or when it is due")
-			must(s.Next == "" || !s.At.IsZero(), "a look for what is next")
-		case AddFinalizer:
-			must(!slices.Contains(in.Object.Finalizers, v1alpha1.Finalizer) && in.Object.DeletionTimestamp.IsZero(), "a place for the finalizer")
-		case RemoveFinalizer:
-			must(len(Records(st)) == 0 && st.Lease == nil && st.Secret == nil, "an empty ledger")
-		case RecordLease:
-			must(holds(st.Attempt) && in.Held.Outcome == OutcomeIssued, "an answer for the attempt")
-		case DropAttempt:
-			must(st.Attempt != nil, "an attempt")
-			must(holds(st.Attempt) || !s.EndAfter.Before(in.Now.Add(in.RequestLimit)), "the whole limit for another's attempt")
-		case ResolveHeld:
-			must(in.Held.Accessor != "" && !holds(st.Attempt) && !holds(st.Lease), "an answer of nobody's")
-		case DropLease:
-			must(st.Lease != nil, "a lease")
-		case PublishSecret:
-			must(holds(st.Lease) && in.Target != TargetForeign, "a credential and a place for it")
-		case SyncSecret:
-			must(st.Lease != nil && in.Target == TargetCurrent && in.OutOfSync, "something to bring in line")
-		case DeleteSecret:
-			must(st.Secret != nil, "a Secret")
-		case RenewLease, VerifyLease, AcknowledgeRenew:
-			must(leased, "a lease")
-		case ExtendToken:
-			must(leased && st.Lease.TokenRenewable && st.Lease.TokenExpiresAt != nil, "a token that can be extended")
-		case EndRecord:
-			must(s.Record >= 0 && s.Record < len(st.Retiring), "a record")
-			rec := st.Retiring[s.Record]
-			must(rec.EndAfter == nil || !in.Now.Before(rec.EndAfter.Time), "its time come")
-		case AbandonRecord:
-			must(s.Record >= 0 && s.Record < len(st.Retiring), "a record")
-		case IssueCredential:
-		default:
-			must(false, "a known action")
-		}
-		if end, ok := LifeEnd(st.Lease); ok && !in.Now.Before(end) {
-			must(!slices.Contains([]Action{RenewLease, VerifyLease, ExtendToken, PublishSecret, SyncSecret, Wait}, s.Action) ||
-				!in.Object.DeletionTimestamp.IsZero(), "nothing kept up for a dead lease")
-		}
+		takeable(t, in, Plan(in))
 	})
+}
+
+// issuable fails where a credential may not be asked for.
+func issuable(t fataler, in Input) {
+	d := in.Object
+	for why, forbidden := range map[string]bool{
+		"an attempt is recorded":               d.Status.Attempt != nil,
+		"it is suspended":                      d.Spec.Suspend,
+		"it is revoked":                        d.Spec.Revoked,
+		"it is being deleted":                  !d.DeletionTimestamp.IsZero(),
+		"it has no finalizer":                  !hasFinalizer(d),
+		"retiring is full":                     len(d.Status.Retiring) >= v1alpha1.MaxRetiring,
+		"the provider speaks against it":       in.Block != nil,
+		"the Secret is somebody else's":        in.Target == TargetForeign,
+		"the last failure is not over":         in.Tries.Issue.waiting(in.Now),
+		"an answer is held for the lease":      d.Status.Lease != nil && in.Held.answered() && in.Held.Accessor == d.Status.Lease.TokenAccessor && in.Held.Accessor != "" && !Published(&d.Status) && in.RequestDigest == d.Status.Lease.RequestDigest && d.Annotations[v1alpha1.RotateRequestedAtAnnotation] == "",
+		"the grant is over and nobody asked":   d.Status.Lease == nil && d.Status.GrantEndedAt != nil && d.Spec.Lease.Reissue == v1alpha1.ReissueNever && d.Annotations[v1alpha1.RotateRequestedAtAnnotation] == "",
+		"the lease lives and nothing happened": carriedAndQuiet(in),
+	} {
+		if forbidden {
+			t.Fatalf("a credential is asked for although %s: %+v", why, in)
+		}
+	}
 }
 
 func TestPlanIssuesNothingThatMustNotBe(t *testing.T) {
@@ -245,25 +277,7 @@ func TestPlanIssuesNothingThatMustNotBe(t *testing.T) {
 			return
 		}
 		issued++
-		d := in.Object
-		for why, forbidden := range map[string]bool{
-			"an attempt is recorded":               d.Status.Attempt != nil,
-			"it is suspended":                      d.Spec.Suspend,
-			"it is revoked":                        d.Spec.Revoked,
-			"it is being deleted":                  !d.DeletionTimestamp.IsZero(),
-			"it has no finalizer":                  !hasFinalizer(d),
-			"retiring is full":                     len(d.Status.Retiring) >= v1alpha1.MaxRetiring,
-			"the provider speaks against it":       in.Block != nil,
-			"the Secret is somebody else's":        in.Target == TargetForeign,
-			"the last failure is not over":         in.Tries.Issue.waiting(in.Now),
-			"an answer is held for the lease":      d.Status.Lease != nil && in.Held.answered() && in.Held.Accessor == d.Status.Lease.TokenAccessor && in.Held.Accessor != "" && !Published(&d.Status) && in.RequestDigest == d.Status.Lease.RequestDigest && d.Annotations[v1alpha1.RotateRequestedAtAnnotation] == "",
-			"the grant is over and nobody asked":   d.Status.Lease == nil && d.Status.GrantEndedAt != nil && d.Spec.Lease.Reissue == v1alpha1.ReissueNever && d.Annotations[v1alpha1.RotateRequestedAtAnnotation] == "",
-			"the lease lives and nothing happened": carriedAndQuiet(in),
-		} {
-			if forbidden {
-				t.Fatalf("a credential is asked for although %s: %+v", why, in)
-			}
-		}
+		issuable(t, in)
 	})
 	if issued == 0 {
 		t.Error("no input led to an issue: nothing was tested")

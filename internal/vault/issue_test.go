@@ -82,6 +82,21 @@ func TestAnAnswerToAnIssueSaysWhatMayBeAlive(t *testing.T) {
 	}
 }
 
+func TestAMessageStaysShortWhateverTheServerSays(t *testing.T) {
+	long := strings.Repeat("9", 20_000)
+	for name, answer := range map[string]says{
+		"a version": ok(`{"request_id":"1","data":{"data":null,"metadata":{"version":` + long + `,"created_time":"x"}}}`),
+		"a host":    {status: http.StatusTemporaryRedirect, header: http.Header{"Location": {"https://" + long + ".test"}}},
+		"a text":    errs(http.StatusBadRequest, long),
+	} {
+		b := newScripted(&script{answers: []says{answer, {status: http.StatusBadGateway}}})
+		b.redirects.Store(true)
+		if _, err := b.Issue(t.Context(), at, read); err == nil || len(err.Error()) > maxMessage {
+			t.Errorf("%s makes a message of %d bytes", name, len(fmt.Sprint(err)))
+		}
+	}
+}
+
 func TestAnIssueCarriesWhatWasAsked(t *testing.T) {
 	f := newFixture(t, func(p *v1alpha1.ClusterSecretProvider, _ *Options) { p.Spec.Vault.Namespace = "team" })
 	f.server.always("pki/issue/web", ok(`{"request_id":"1","lease_id":"","data":{"serial":"1"}}`))

@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"reflect"
-	"strings"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
@@ -89,34 +87,4 @@ func TestDurationsAreRead(t *testing.T) {
 			t.Errorf("%q seconds: got %s, want %s", in, got, want)
 		}
 	}
-}
-
-func FuzzAnswer(f *testing.F) {
-	for _, seed := range []string{
-		leased, `{"errors":[]}`, `{"errors":["2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"]}`, `{"data":{"data":null,"metadata":{"version":1,"created_time":"x"}}}`,
-		`{"data":[]}`, `{"auth":{}}`, `null`, ``, `{"lease_duration":"x"}`, `{"data":{"a":{"b":[1,2,{"c":null}]}}}`, `{"wrap_info":{}}`,
-	} {
-		f.Add(200, []byte(seed))
-		f.Add(404, []byte(seed))
-		f.Add(503, []byte(seed))
-	}
-	b := &Backend{spec: newProviderSpec(), base: mustURL("http://vault")}
-	f.Fuzz(func(t *testing.T, status int, body []byte) {
-		r := reply{status: status, body: body}
-		if succeeded(status) {
-			answer, err := b.issued(r, read)
-			if err == nil && (len(answer.Data) == 0 || answer.Term.Duration < 0) {
-				t.Errorf("a success without data, or with a negative duration")
-			}
-			if err == nil && answer.LeaseID != "" && !strings.HasPrefix(answer.LeaseID, read.Path+"/") {
-				t.Errorf("a lease of another path")
-			}
-			return
-		}
-		for _, err := range []*lease.Error{b.issueFault(r, read), b.fault(r, "x", "y", "z")} {
-			if err.Kind == "" || err.Message == "" || !utf8.ValidString(err.Message) || strings.ContainsAny(err.Message, "\n\r\x00") {
-				t.Errorf("an error without kind or fit message: %q", err.Message)
-			}
-		}
-	})
 }

@@ -1,0 +1,635 @@
+package vault
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"path"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/secret"
+)
+
+// answers that Vault, and what may stand before it, were seen to give.
+var answerSeeds = []struct {
+	status uint16
+	body   string
+}{
+	{200, leased},
+	{200, `{"request_id":"1","lease_id":"database/creds/orders/a","lease_duration":60,"data":{"username":"u","password":"PASSWORD"}}`},
+	{200, `{"request_id":"1","lease_id":"database/creds/orders/a","data":{}}`},
+	{200, `{"request_id":"1","lease_id":"database/creds/orders/../admin/a","data":{"a":"b"}}`},
+	{200, `{"request_id":"1","lease_id":"database/creds/orders-admin/a","data":{"a":"b"}}`},
+	{200, `{"request_id":"1","lease_id":"","lease_duration":2764800,"data":{"a/b":"PASSWORD","":"c"}}`},
+	{200, `{"request_id":"1","data":{"data":null,"metadata":{"version":1,"created_time":"x","destroyed":true}}}`},
+	{200, `{"request_id":"1","lease_id":"database/creds/orders/a","data":null,"auth":{"client_token":"TOKEN"}}`},
+	{200, `{"request_id":"1","wrap_info":{"token":"TOKEN"}}`},
+	{200, `{"request_id":"1","lease_id":"database/creds/orders/a","wrap_info":{},"data":{"a":"b"}}`},
+	{200, `{"request_id":"1","lease_id":"database/creds/orders/a","lease_duration":"x","data":{"a":{"b":[1,2.0,{"c":null}]}}}`},
+	{200, `{"data":[]}`}, {200, `null`}, {200, ``}, {204, ``}, {200, `<html>sign in</html>`}, {200, `{"hello":"world"}`},
+	{307, ``}, {308, ``}, {301, ``}, {399, `{"errors":["TOKEN"]}`},
+	{400, `{"errors":["unknown role: orders TOKEN"]}`},
+	{403, `{"errors":["1 error occurred:\n\t* permission denied\n\n"]}`},
+	{403, `{"errors":["2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"]}`},
+	{404, `{"errors":[]}`},
+	{404, `{"errors":["no handler for route \"TOKEN\""]}`},
+	{404, `{"request_id":"1","data":null,"warnings":["Invalid path for a versioned K/V secrets engine. TOKEN"]}`},
+	{404, `{"request_id":"1","data":{"data":null,"metadata":{"version":3,"created_time":"x","deletion_time":"y","destroyed":false}}}`},
+	{405, `{"errors":["unsupported operation"]}`}, {412, `{"errors":["required index state not present"]}`},
+	{429, `{"errors":["rate limit quota exceeded"]}`}, {473, `{"errors":["?"]}`},
+	{500, `{"errors":["1 error occurred:\n\t* context deadline exceeded\n\n"]}`},
+	{500, `{"errors":["role \"v-kubernet-role-30-z4vBOtWgeOSDT1bi3OBb-1795461068\" exists TOKEN"]}`},
+	{500, `{"errors":["dial postgresql://admin:PASSWORD@db:5432/x failed"]}`},
+	{502, `<html>`}, {503, `{"errors":["Vault is sealed"]}`}, {503, `no healthy upstream`},
+	{504, `{"errors":["timeout"]}`}, {400, "Client sent an HTTP request to an HTTPS server.\n"},
+}
+
+// Whatever answers an issue: the request goes out once, an answer with a lease is a success with that lease or an error
+// (after which the token is ended, and the lease with it), and no text tells a token or the credential.
+func FuzzIssue(f *testing.F) {
+	for i, seed := range answerSeeds {
+		f.Add(seed.status, []byte(seed.body), []string{"", "https://other.test:8200/v1/x", "http://other.test", "/v1/x", "://"}[i%5], i%2 == 0)
+	}
+	f.Fuzz(func(t *testing.T, code uint16, body []byte, location string, direct bool) {
+		answer := says{status: status(code), body: planted(body), header: http.Header{"Location": {location}}}
+		s := &script{answers: []says{answer, {status: 502, body: "<html>"}}}
+		b := newScripted(s)
+		b.redirects.Store(direct)
+		got, err := b.Issue(t.Context(), lease.Session{Token: plainToken, Accessor: "acc"}, read)
+		redirected := answer.status == http.StatusTemporaryRedirect || answer.status == http.StatusPermanentRedirect
+		if n := len(s.asked); n != 1 && !(n == 2 && redirected && direct && strings.HasPrefix(s.asked[1].host, "https://")) {
+			t.Errorf("it was asked %d times: %+v", n, s.asked)
+		}
+		if redirected {
+			fit(t, err, plainToken)
+			return
+		}
+		if fit(t, err, plainToken); succeeded(answer.status) {
+			fit(t, err, plainPassword)
+		}
+		if all := fields(answer.body); err == nil && !wholeLease(all, got) {
+			t.Errorf("lease %q of %q", got.LeaseID, answer.body)
+		}
+		if err == nil {
+			checkIssued(t, answer, got)
+		} else if all := fields(answer.body); all == nil && !succeeded(answer.status) && lease.KindOf(err) != lease.Unanswered && lease.KindOf(err) != lease.TLS {
+			t.Errorf("what is not Vault's own answer is taken for one: %s, %v", lease.KindOf(err), err)
+		}
+	})
+}
+
+// wholeLease says that a lease that the answer has is in what became of it.
+func wholeLease(all map[string]any, got lease.Answer) bool {
+	id, _ := all["lease_id"].(string)
+	return id == "" || id == got.LeaseID || !once(all, "lease_id")
+}
+
+func checkIssued(t *testing.T, answer says, got lease.Answer) {
+	t.Helper()
+	if !succeeded(answer.status) || len(got.Data) == 0 || got.Term.Duration < 0 || got.Term.Duration > maxSeconds*time.Second {
+		t.Errorf("a success with status %d, %d keys and a lease of %s", answer.status, len(got.Data), got.Term.Duration)
+	}
+	if got.LeaseID != "" && !belongs(read.Path, got.LeaseID) {
+		t.Errorf("a lease of another path: %q", got.LeaseID)
+	}
+	if err := secret.Check(corev1.SecretTypeOpaque, got.Data); err != nil {
+		// The caller refuses it by this text, which is shown.
+		if text := err.Error(); strings.Contains(text, plainPassword) && !keyHas(got.Data, plainPassword) || len(text) > maxMessage {
+			t.Errorf("not fit to be shown: %q", text)
+		}
+	}
+}
+
+func keyHas(data map[string][]byte, piece string) bool {
+	for key := range data {
+		if strings.Contains(key, piece) {
+			return true
+		}
+	}
+	return false
+}
+
+// belongs says whether Vault made the id for a lease of the path: the path, a slash, one word. It is said in another way
+// than the code says it.
+func belongs(of, id string) bool {
+	clean := func(p string) bool {
+		return path.Clean("/"+p) == "/"+p && p != "" && utf8.ValidString(p)
+	}
+	engine := !strings.HasPrefix(of+"/", "sys/") && !strings.HasPrefix(of+"/", "auth/")
+	return clean(of) && clean(id) && engine && path.Dir(id) == of && path.Base(id) != ""
+}
+
+const (
+	opRenew = iota
+	opExtend
+	opLookup
+	opList
+	opHealth
+	opCapabilities
+	ops
+)
+
+// Whatever answers the keeper: only Vault's own words say that a lease is gone, only an answer about this lease counts
+// as one, what is listed lies below the path, and a policy line counts as there only if Vault said so.
+func FuzzKeeper(f *testing.F) {
+	for op := range uint8(ops) {
+		for _, seed := range answerSeeds {
+			f.Add(op, seed.status, []byte(strings.ReplaceAll(seed.body, "TOKEN", "KEEPER")))
+		}
+	}
+	for _, text := range []string{"lease not found", "lease expired", "invalid lease", "invalid accessor", "token not found", "invalid request KEEPER",
+		`failed to renew entry: the text \"lease not found\" is in a table`, `1 error occurred:\n\t* lease not found\n\n`} {
+		for op := range uint8(opList) {
+			f.Add(op, uint16(400), []byte(`{"errors":["`+text+`"]}`))
+		}
+	}
+	for _, body := range []string{renewed, strings.Replace(renewed, "abc", "def", 1), `{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":0}`,
+		`{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":1e400,"warnings":["TTL of \"48h\" exceeded the effective max_ttl of \"1h\""]}`} {
+		f.Add(uint8(opRenew), uint16(200), []byte(body))
+	}
+	for _, body := range []string{`{"request_id":"1","auth":{"lease_duration":7200,"renewable":true}}`, `{"auth":{}}`, `{"auth":{"lease_duration":-1}}`} {
+		f.Add(uint8(opExtend), uint16(200), []byte(body))
+	}
+	for _, body := range []string{aliveLease, deadLease, strings.Replace(aliveLease, "abc", "def", 1), strings.Replace(aliveLease, `"ttl"`, `"TTL"`, 1),
+		`{"request_id":"1","data":{"id":"database/creds/orders/abc","expire_time":"x","ttl":"600"}}`, `{"request_id":"1","data":{"id":"database/creds/orders/abc","expire_time":"x"}}`} {
+		f.Add(uint8(opLookup), uint16(200), []byte(body))
+	}
+	for _, body := range []string{`{"request_id":"1","data":{"keys":["a","b/","../c","","d/e"]}}`, `{"request_id":"1","data":{"keys":null}}`, `{"request_id":"1","data":{}}`} {
+		f.Add(uint8(opList), uint16(200), []byte(body))
+	}
+	for _, body := range []string{`{"initialized":true,"sealed":false,"version":"1.21.0","enterprise":false}`, `{"initialized":true,"version":"KEEPER\n"}`, `{"initialized":false}`,
+		`{"initialized":true,"sealed":true,"version":"2.4.0"}`} {
+		for _, code := range []uint16{200, 429, 472, 473, 474, 501, 503, 530} {
+			f.Add(uint8(opHealth), code, []byte(body))
+		}
+	}
+	for _, body := range []string{`{"request_id":"1","data":{"sys/leases/renew":["update"],"sys/leases/revoke":["root"],"sys/leases/lookup":["read"]}}`,
+		`{"request_id":"1","data":{"sys/leases/renew":"update","capabilities":["update"]}}`, `{"request_id":"1","data":null}`} {
+		f.Add(uint8(opCapabilities), uint16(200), []byte(body))
+	}
+	f.Fuzz(func(t *testing.T, op uint8, code uint16, body []byte) {
+		answer := says{status: status(code), body: planted(body)}
+		s := &script{answers: []says{answer}}
+		b, all := newScripted(s), fields(answer.body)
+		switch op % ops {
+		case opRenew:
+			term, err := b.Renew(t.Context(), record(), time.Hour)
+			checkRenewed(t, answer, all, term, err)
+		case opExtend:
+			term, err := b.ExtendToken(t.Context(), record())
+			fit(t, err, plainKeeper)
+			if err == nil && (!succeeded(answer.status) || term.Duration < 0) {
+				t.Errorf("%d %q extends the token for %s", answer.status, answer.body, term.Duration)
+			}
+			wantSaid(t, answer, err, tokenGone)
+		case opLookup:
+			checkLookedUp(t, answer, all, b.Lookup(t.Context(), record()))
+		case opList:
+			checkListed(t, b, answer, all)
+		case opHealth:
+			checkHealth(t, b, answer, all)
+		case opCapabilities:
+			checkMissing(t, b, answer, all)
+		}
+	})
+}
+
+// wantSaid: a thing is gone only where one of these texts stands in an answer that is no success.
+func wantSaid(t *testing.T, answer says, err error, texts []string) {
+	t.Helper()
+	if lease.KindOf(err) != lease.Gone || err == nil {
+		return
+	}
+	body := answer.body
+	if !clientError(answer.status) || !slices.ContainsFunc(texts, func(text string) bool {
+		encoded, _ := json.Marshal(fields(body)["errors"])
+		return strings.Contains(string(encoded), text)
+	}) {
+		t.Errorf("%d %q is taken for an end: %v", answer.status, body, err)
+	}
+}
+
+func checkRenewed(t *testing.T, answer says, all map[string]any, term lease.Term, err error) {
+	t.Helper()
+	fit(t, err, plainKeeper)
+	wantSaid(t, answer, err, leaseGone)
+	if err != nil {
+		return
+	}
+	if !succeeded(answer.status) || all["lease_id"] != record().ID && once(all, "lease_id") || term.Duration < 0 {
+		t.Errorf("%d %q renews the lease for %s", answer.status, answer.body, term.Duration)
+	}
+	if term.Duration == 0 {
+		t.Errorf("%q renews the lease for no time, and so ends it", answer.body)
+	}
+}
+
+func checkLookedUp(t *testing.T, answer says, all map[string]any, err error) {
+	t.Helper()
+	fit(t, err, plainKeeper)
+	data, _ := all["data"].(map[string]any)
+	about := succeeded(answer.status) && (data["id"] == record().ID || !once(all, "data"))
+	if err == nil && !about {
+		t.Errorf("%d %q says that the lease lives", answer.status, answer.body)
+	}
+	if lease.KindOf(err) != lease.Gone || err == nil {
+		return
+	}
+	if !succeeded(answer.status) {
+		wantSaid(t, answer, err, leaseGone)
+		return
+	}
+	ttl, isNumber := data["ttl"].(json.Number)
+	n, bad := ttl.Float64()
+	if !about || !isNumber || bad != nil || n > 0 {
+		t.Errorf("%q says that the lease is dead", answer.body)
+	}
+}
+
+func checkListed(t *testing.T, b *Backend, answer says, all map[string]any) {
+	t.Helper()
+	ids, err := b.ListLeases(t.Context(), "", read.Path)
+	fit(t, err, plainKeeper)
+	for id := range ids {
+		if word, below := strings.CutPrefix(id, read.Path+"/"); !below || word == "" || strings.HasSuffix(word, "/") {
+			t.Errorf("%q is listed as a lease of the path", id)
+		}
+	}
+	plain404 := answer.status == http.StatusNotFound && all["errors"] != nil && fmt.Sprint(all["errors"]) == "[]"
+	if err == nil && !succeeded(answer.status) && !plain404 && once(all, "errors") {
+		t.Errorf("%d %q is a list", answer.status, answer.body)
+	}
+}
+
+func checkHealth(t *testing.T, b *Backend, answer says, all map[string]any) {
+	t.Helper()
+	report, err := b.health(t.Context())
+	fit(t, err, plainKeeper)
+	for _, text := range []string{report.ServerKind, report.Version} {
+		if !utf8.ValidString(text) || strings.ContainsAny(text, "\n\r\x00") || len(text) > maxMessage {
+			t.Errorf("not fit for a status: %q", text)
+		}
+	}
+	if err == nil && once(all, "initialized", "sealed") && (all["initialized"] != true || all["sealed"] == true) {
+		t.Errorf("%d %q is a server that serves", answer.status, answer.body)
+	}
+}
+
+func checkMissing(t *testing.T, b *Backend, answer says, all map[string]any) {
+	t.Helper()
+	missing, err := b.missing(t.Context(), keeperPaths)
+	fit(t, err, plainKeeper)
+	if err != nil || !once(all, "data") {
+		return
+	}
+	data, _ := all["data"].(map[string]any)
+	for _, path := range keeperPaths {
+		capabilities, _ := data[path].([]any)
+		has := slices.Contains(capabilities, any("update")) || slices.Contains(capabilities, any("root"))
+		if !has && !slices.Contains(missing, path+": update") && !slices.Contains(missing, "sys/capabilities-self: update") {
+			t.Errorf("%d %q lets the keeper use %s", answer.status, answer.body, path)
+		}
+	}
+}
+
+// Whatever answers a login: a session has a token that can be ended, no text tells it, and a token that is refused is
+// ended before.
+func FuzzLogin(f *testing.F) {
+	const good = `{"request_id":"1","auth":{"client_token":"TOKEN","accessor":"acc","lease_duration":3600,"renewable":true,"num_uses":0}}`
+	for _, tokenAuth := range []bool{false, true} {
+		f.Add(tokenAuth, uint16(200), []byte(good), uint16(200), []byte(good))
+		for i, change := range []string{`"acc"`, `""`, `3600`, `60`, `3600`, `-1`, `"num_uses":0`, `"num_uses":1`, `0}}`, `0},"errors":["x"]}`} {
+			if i%2 == 1 {
+				continue
+			}
+			changed := strings.Replace(good, change, []string{`""`, `60`, `-1`, `"num_uses":1`, `0},"errors":["x"]}`}[i/2], 1)
+			f.Add(tokenAuth, uint16(200), []byte(changed), uint16(403), []byte(`{"errors":["TOKEN"]}`))
+		}
+		for _, seed := range answerSeeds {
+			f.Add(tokenAuth, seed.status, []byte(strings.ReplaceAll(seed.body, "TOKEN", "jwt-shop-orders-1")), uint16(200), []byte(good))
+		}
+		f.Add(tokenAuth, uint16(400), []byte(`{"errors":["jwt-shop-orders-1 PARENT"]}`), uint16(200), []byte(good))
+	}
+	const parent = "PlainParent/Token+of.the-test"
+	f.Fuzz(func(t *testing.T, tokenAuth bool, code uint16, body []byte, code2 uint16, body2 []byte) {
+		first := says{status: status(code), body: strings.ReplaceAll(planted(body), "PARENT", parent)}
+		s := &script{
+			answers: []says{first},
+			by:      map[string]says{"auth/token/revoke-self": nothing(), "auth/token/renew-self": {status: status(code2), body: planted(body2)}},
+		}
+		b := newScripted(s)
+		b.kube.(*fakeKube).secrets = map[string]*corev1.Secret{"system/root": {Data: map[string][]byte{"token": []byte(parent)}}}
+		if tokenAuth {
+			b.spec.Auth = v1alpha1.VaultAuth{Token: &v1alpha1.VaultTokenAuth{SecretRef: v1alpha1.SecretKeyReference{
+				SecretReference: v1alpha1.SecretReference{Name: "root", Namespace: "system"},
+			}}}
+		}
+		asked := who
+		asked.MinTTL = 2 * time.Hour
+		got, err := b.Login(t.Context(), asked)
+		if tokenAuth {
+			fit(t, err, parent)
+		} else {
+			fit(t, err, "jwt-shop-orders-1")
+		}
+		a, parsed := reply{body: []byte(first.body)}.parse()
+		made := parsed && succeeded(first.status) && a.Auth != nil && a.Auth.ClientToken != ""
+		switch {
+		case err == nil && (!made || got.Token == "" || got.Accessor == "" || got.TTL < 0 || (a.Auth.NumUses != "" && a.Auth.NumUses != "0")):
+			t.Errorf("%d %q gives %q with accessor %q for %s", first.status, first.body, got.Token, got.Accessor, got.TTL)
+		case err == nil:
+			return
+		case made && a.Auth.Accessor != "":
+			ended := s.of("auth/token/revoke-self")
+			if len(ended) != 1 || ended[0].token != a.Auth.ClientToken {
+				t.Errorf("%q is refused, and its token is not ended: %+v", first.body, ended)
+			}
+		}
+	})
+}
+
+// Whatever answers an end: a token is ended only after Vault has said that it is the owner's, it is over only once Vault
+// has said so, and each request is about the record's token or lease.
+func FuzzEnd(f *testing.F) {
+	const (
+		ours    = `200 {"request_id":"1","data":{"path":"auth/kubernetes/login","meta":{"service_account_namespace":"shop"}}}`
+		foreign = `200 {"request_id":"1","data":{"path":"auth/kubernetes/login","meta":{"service_account_namespace":"other"}}}`
+		done    = "204"
+		gone    = `400 {"errors":["invalid lease"]}`
+	)
+	alive, dead := "200 "+aliveLease, "200 "+deadLease
+	for _, turns := range [][]string{
+		{ours, done, gone}, {ours, done, alive, gone}, {ours, done, alive, alive, alive, done, gone}, {ours, done, dead, dead, dead, `400 {"errors":["failed to revoke entry KEEPER"]}`, dead},
+		{foreign}, {`200 {"request_id":"1","data":{}}`}, {`200 {"request_id":"1","data":{"path":"auth/other/login","meta":{"service_account_namespace":"shop"}}}`},
+		{`200 {"request_id":"1","data":{"path":"auth/token/create","meta":{"leasekeeper_uid":"owner-uid"}}}`},
+		{`403 {"errors":["invalid accessor"]}`, gone}, {`400 {"errors":["invalid accessor KEEPER"]}`, alive, done, alive},
+		{`403 {"errors":["permission denied"]}`, `200 {"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`, gone},
+		{`403 {"errors":["permission denied"]}`, `200 {"request_id":"1","data":{}}`}, {ours, `403 {"errors":["permission denied"]}`},
+		{ours, `500 {"errors":["KEEPER"]}`}, {"502 <html>"}, {ours, done, "503 x"}, {ours, done, `200 {"data":{"id":"other"}}`},
+	} {
+		f.Add(strings.Join(turns, "\n"), true)
+		f.Add(strings.Join(turns, "\n"), false)
+	}
+	f.Fuzz(func(t *testing.T, text string, withID bool) {
+		s := &script{answers: turns(text)}
+		rec := record()
+		if !withID {
+			rec.ID = ""
+		}
+		err := newScripted(s).End(t.Context(), rec, owner)
+		fit(t, err, plainKeeper)
+		if len(s.asked) > 9 {
+			t.Errorf("%d requests for one end", len(s.asked))
+		}
+		var said, last asked
+		for _, a := range s.asked {
+			switch a.path {
+			case "auth/token/lookup-accessor":
+				said = a
+			case "auth/token/revoke-accessor":
+				if !isOwners(said.answer) {
+					t.Errorf("a token was ended after %d %q", said.answer.status, said.answer.body)
+				}
+			case "sys/leases/lookup":
+				last = a
+			case "sys/leases/revoke", "sys/capabilities-self":
+			default:
+				t.Errorf("%s was asked", a.path)
+			}
+			wantAbout(t, a, rec)
+		}
+		if err == nil && withID {
+			if last.path == "" {
+				t.Fatal("nobody asked whether the lease is gone")
+			}
+			wantSaid(t, last.answer, lease.Errorf(lease.Gone, "it was taken for ended"), leaseGone)
+		}
+		if lease.KindOf(err) == lease.Mismatch && err != nil && (len(s.of("sys/leases/revoke"))+len(s.of("auth/token/revoke-accessor")) > 0) {
+			t.Error("what is another's was ended")
+		}
+	})
+}
+
+// isOwners reads what lookup-accessor says by another way than the code's.
+func isOwners(answer says) bool {
+	data, _ := fields(answer.body)["data"].(map[string]any)
+	if !once(fields(answer.body), "data") || !once(data, "path", "meta") {
+		return true // which of the spellings counts is not ours to say
+	}
+	meta, _ := data["meta"].(map[string]any)
+	return succeeded(answer.status) && data["path"] == "auth/kubernetes/login" && meta["service_account_namespace"] == owner.Namespace
+}
+
+// wantAbout: the request names the record's lease or token, exactly, and nothing else.
+func wantAbout(t *testing.T, a asked, rec v1alpha1.LeaseRecord) {
+	t.Helper()
+	if a.path == "sys/capabilities-self" {
+		return
+	}
+	want := map[string]any{"lease_id": rec.ID}
+	if strings.HasPrefix(a.path, "auth/token/") {
+		want = map[string]any{"accessor": rec.TokenAccessor}
+	}
+	body := map[string]any{}
+	for key, value := range a.body {
+		if key != "increment" && key != "sync" {
+			body[key] = value
+		}
+	}
+	if !reflect.DeepEqual(body, want) || len(a.query) > 0 || a.token != plainKeeper {
+		t.Errorf("%s was asked with %q and %v, want %q", a.path, body, a.query, want)
+	}
+}
+
+// Whatever a ledger says a lease's id and its path are: nothing is asked of Vault about an id that is not one of the
+// path, and what is asked is about exactly this id, this accessor, this path, in this namespace.
+func FuzzLeaseID(f *testing.F) {
+	const orders = "database/creds/orders"
+	for _, seed := range [][2]string{
+		{orders, orders + "/abc"}, {orders, orders}, {orders, orders + "/"}, {orders, orders + "//abc"}, {orders, orders + "/../admin/abc"},
+		{orders, orders + "/.."}, {orders, orders + "/."}, {orders, orders + "-admin/abc"}, {orders, orders + "/eu/abc"}, {orders, "/" + orders + "/abc"},
+		{orders, "database/creds/order/abc"}, {orders, "kv/creds/orders/abc"}, {orders, ""}, {"", "/abc"}, {"", "abc"}, {"/", "//abc"},
+		{orders + "/", orders + "//abc"}, {"database/../sys", "database/../sys/abc"}, {"../../sys/seal", "../../sys/seal/x"}, {"sys/leases", "sys/leases/x"},
+		{"auth/token/create", "auth/token/create/hxyz"}, {"auth", "auth/x"}, {orders + "?list=true", orders + "?list=true/a"}, {orders + "#x", orders + "#x/a"},
+		{orders, orders + "/a?b#c%2f..%2f"}, {"a%2f..%2fb", "a%2f..%2fb/c"}, {orders, orders + "/\xff"}, {orders, orders + "/a\x00b"}, {orders, orders + "/a\r\nX-Vault-Token: b"},
+		{orders, orders + "/<&>\u2028"}, {orders, orders + "/abc.ns1"}, {"v1/database", "v1/database/a"}, {"a//b", "a//b/c"}, {"a/./b", "a/./b/c"},
+	} {
+		f.Add(seed[0], seed[1], "acc", "")
+		f.Add(seed[0], seed[1], seed[1], "team/a")
+	}
+	f.Add(orders, orders+"/abc", "\xff", "")
+	f.Add(orders, orders+"/abc", `","accessor":"other`, "\r\nX: y")
+	f.Add(orders, orders+"/abc", "", "..")
+	f.Fuzz(func(t *testing.T, path, id, accessor, namespace string) {
+		rec := v1alpha1.LeaseRecord{Path: path, ID: id, TokenAccessor: accessor, VaultNamespace: namespace}
+		encoded, _ := json.Marshal(id)
+		s := &script{by: map[string]says{
+			"auth/token/lookup-accessor": ok(`{"request_id":"1","data":{"path":"auth/kubernetes/login","meta":{"service_account_namespace":"shop"}}}`),
+			"auth/token/revoke-accessor": nothing(),
+			"sys/leases/lookup":          ok(`{"request_id":"1","data":{"id":` + string(encoded) + `,"expire_time":"2026-01-02T04:00:00Z","ttl":5}}`),
+			"sys/leases/renew":           ok(`{"request_id":"1","lease_id":` + string(encoded) + `,"lease_duration":60}`),
+			"sys/leases/revoke":          nothing(),
+		}, answers: []says{errs(404)}}
+		b := newScripted(s)
+		inside := belongs(path, id)
+		for _, what := range []string{"Renew", "Lookup", "End"} {
+			s.asked = nil
+			var err error
+			switch what {
+			case "Renew":
+				_, err = b.Renew(t.Context(), rec, time.Hour)
+			case "Lookup":
+				err = b.Lookup(t.Context(), rec)
+			case "End":
+				err = b.End(t.Context(), rec, owner)
+			}
+			fit(t, err, plainKeeper)
+			if !inside && len(s.of("sys/leases/lookup"))+len(s.of("sys/leases/renew"))+len(s.of("sys/leases/revoke")) > 0 {
+				t.Errorf("%s asks for %q of the path %q: %+v", what, id, path, s.asked)
+			}
+			if !inside && id != "" && (lease.KindOf(err) != lease.Mismatch || len(s.asked) > 0) {
+				t.Errorf("%s of %q, which is none of the path %q, says %v after %+v", what, id, path, err, s.asked)
+			}
+			for _, a := range s.asked {
+				wantAbout(t, a, rec)
+				if strings.HasPrefix(a.path, "sys/leases/") && a.namespace != namespace {
+					t.Errorf("%s asks in namespace %q", what, a.namespace)
+				}
+			}
+			if inside && utf8.ValidString(accessor) && len(s.asked) == 0 {
+				t.Errorf("%s of %q does nothing: %v", what, id, err)
+			}
+		}
+		checkAskedList(t, b, s, namespace, path)
+	})
+}
+
+func checkAskedList(t *testing.T, b *Backend, s *script, namespace, of string) {
+	t.Helper()
+	s.asked = nil
+	_, err := b.ListLeases(t.Context(), namespace, of)
+	fit(t, err, plainKeeper)
+	inside := belongs(of, of+"/x")
+	if !inside && len(s.asked) > 0 || inside && len(s.asked) != 1 {
+		t.Errorf("the list of %q asks %+v", of, s.asked)
+	}
+	for _, a := range s.asked {
+		if a.method != http.MethodGet || a.path != "sys/leases/lookup/"+of || a.query.Encode() != "list=true" || a.namespace != namespace {
+			t.Errorf("the list of %q in %q asks %+v", of, namespace, a)
+		}
+	}
+}
+
+// Whatever a KV engine holds: version 1 and 2 give the same bytes of it, texts as they are, numbers with their digits,
+// the rest as the same JSON; what is deleted or destroyed is not there.
+func FuzzKV(f *testing.F) {
+	for i, seed := range []string{
+		`{"username":"u","password":"x\u0000\n\"é\\ <&>"}`, `{"big":12345678901234567890,"exact":1.10,"exp":1e400,"neg":-0.0,"small":1E-7}`,
+		`{"t":true,"o":{ "b": 1, "a": [1, 2.0] },"l":[ "x" ],"n":null}`, `null`, `{}`, `[]`, `5`, `"text"`, `{"data":{"a":"b"},"metadata":{"version":2,"created_time":"x"}}`,
+		`{"data":{"a":"b"},"metadata":{"owner":"me"}}`, `{"data":null,"metadata":{"version":1,"created_time":"x"}}`, `{"a":"1","a":2}`, `{"":"","a/b":1}`,
+		`{"keys":["a","b/"]}`, `{"current_version":3,"versions":{"1":{"destroyed":true},"2":{"deletion_time":"y"}},"custom_metadata":null}`,
+		`{"deep":[[[[[[[[1.000]]]]]]]]}`, `{"a":"\ud800"}`, "{\"a\":\"\xff\"}", `{"a":"b"`,
+	} {
+		f.Add([]byte(seed), []string{"1", "2", "0", "12345678901234567890", "1.5", `"2"`, "x", "-1"}[i%8], i%3 == 0, i%4 == 0)
+	}
+	f.Fuzz(func(t *testing.T, inner []byte, number string, destroyed, leased bool) {
+		flat := issuedWith(t, fmt.Sprintf(`"data":%s`, inner))
+		if !json.Valid(inner) {
+			return // only that it is told apart, and without a panic
+		}
+		want := map[string]any{}
+		decoder := json.NewDecoder(bytes.NewReader(inner))
+		decoder.UseNumber()
+		isObject := decoder.Decode(&want) == nil && want != nil
+		if flat.err == nil && !isV2(want) {
+			checkValues(t, want, flat.data)
+		}
+		var n json.Number
+		if json.Unmarshal([]byte(number), &n) != nil || !json.Valid([]byte(number)) || number[0] == '"' || n == "" {
+			return
+		}
+		meta := fmt.Sprintf(`"metadata":{"created_time":"2026-01-02T03:04:05Z","custom_metadata":null,"deletion_time":"","destroyed":%t,"version":%s}`, destroyed, number)
+		id := ""
+		if leased {
+			id = `"lease_id":"database/creds/orders/abc",`
+		}
+		nested := issuedWith(t, fmt.Sprintf(`%s"data":{"data":%s,%s}`, id, inner, meta))
+		switch {
+		case leased && nested.err == nil:
+			// A lease is no KV: both keys stay.
+			if len(nested.data) != 2 {
+				t.Errorf("a leased answer lost its shape: %q", nested.data)
+			}
+		case strings.TrimSpace(string(inner)) == "null":
+			if lease.KindOf(nested.err) != lease.NotFound || strings.Contains(nested.err.Error(), "destroyed") != destroyed {
+				t.Errorf("a version that is deleted (destroyed %t) gives %v", destroyed, nested.err)
+			}
+		case isObject && len(want) > 0 && nested.err == nil:
+			checkValues(t, want, nested.data)
+			if flat.err == nil && !isV2(want) && !reflect.DeepEqual(flat.data, nested.data) {
+				t.Errorf("version 1 gives %q, version 2 %q", flat.data, nested.data)
+			}
+		case isObject && len(want) > 0 && flat.err == nil:
+			t.Errorf("version 1 gives %q, version 2 %v", flat.data, nested.err)
+		}
+	})
+}
+
+type outcome struct {
+	data map[string][]byte
+	err  error
+}
+
+// issuedWith issues with an answer of these fields.
+func issuedWith(t *testing.T, rest string) outcome {
+	t.Helper()
+	s := &script{answers: []says{ok(`{"request_id":"1",` + rest + `}`)}}
+	got, err := newScripted(s).Issue(t.Context(), lease.Session{Token: plainToken}, read)
+	fit(t, err, plainToken)
+	if err == nil && len(got.Data) == 0 {
+		t.Errorf("a success without data: %s", rest)
+	}
+	return outcome{got.Data, err}
+}
+
+// isV2 says that data look like those of version 2, which cannot be told from a version 1 secret of that shape.
+func isV2(all map[string]any) bool {
+	_, has1 := all["data"]
+	_, has2 := all["metadata"]
+	return has1 && has2 && len(all) == 2
+}
+
+// checkValues compares the bytes with what another decoder makes of the JSON.
+func checkValues(t *testing.T, want map[string]any, got map[string][]byte) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Errorf("%d keys became %d", len(want), len(got))
+	}
+	for key, value := range want {
+		bytes, ok := got[key]
+		switch value := value.(type) {
+		case string:
+			ok = ok && string(bytes) == value
+		case json.Number:
+			ok = ok && string(bytes) == string(value)
+		default:
+			var back any
+			decoder := json.NewDecoder(strings.NewReader(string(bytes)))
+			decoder.UseNumber()
+			ok = ok && decoder.Decode(&back) == nil && reflect.DeepEqual(back, value)
+		}
+		if !ok {
+			t.Errorf("the value %#v of %q became %q", value, key, bytes)
+		}
+	}
+}
