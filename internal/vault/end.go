@@ -24,7 +24,7 @@ var lookAgain = []time.Duration{50 * time.Millisecond, 100 * time.Millisecond, 2
 // An accessor that Vault does not know is no proof of anything, so the lease is looked for all the same.
 func (b *Backend) End(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) error {
 	if rec.ID != "" && !ofPath(rec.Path, rec.ID) {
-		return foreignLease(rec.Path)
+		return foreign(rec.Path)
 	}
 	ended := false
 	if rec.TokenAccessor != "" {

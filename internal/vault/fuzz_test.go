@@ -123,10 +123,11 @@ func keyHas(data map[string][]byte, piece string) bool {
 // than the code says it.
 func belongs(of, id string) bool {
 	clean := func(p string) bool {
-		return path.Clean("/"+p) == "/"+p && p != "" && utf8.ValidString(p)
+		const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.@:~+=,/-"
+		return path.Clean("/"+p) == "/"+p && p != "" && strings.Trim(p, letters) == "" && len(path.Base(p)) <= 512
 	}
 	engine := !strings.HasPrefix(of+"/", "sys/") && !strings.HasPrefix(of+"/", "auth/")
-	return clean(of) && clean(id) && engine && path.Dir(id) == of && path.Base(id) != ""
+	return clean(of) && len(of) <= 512 && clean(id) && engine && path.Dir(id) == of
 }
 
 const (

@@ -1,9 +1,8 @@
 package vault
 
 import (
-	"slices"
+	"regexp"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
@@ -13,19 +12,22 @@ import (
 // empty segments in it some server on the way may take for another path altogether.
 func ofPath(path, id string) bool {
 	word, below := strings.CutPrefix(id, path+"/")
-	return below && isPath(path) && isSegment(word) && !strings.Contains(word, "/")
+	return below && isPath(path) && plainPath.MatchString(word) && !strings.Contains(word, "/") && !badSegment.MatchString(word)
 }
 
-// isPath says whether a path can be one of a secrets engine. The API server looks at that of a spec; that of a record may
-// have been written by somebody else. Below auth/ the leases are logins.
+var (
+	plainPath  = regexp.MustCompile(`^[A-Za-z0-9_.@:~+=,/-]{1,512}$`)
+	badSegment = regexp.MustCompile(`(^|/)(\.{0,2})(/|$)`)
+	noEngine   = regexp.MustCompile(`^(sys|auth)(/|$)`)
+)
+
+// isPath says whether spec.vault.path may be so. The API server does not look at a record's, which somebody may have
+// written into a status. Below auth/ the leases are logins.
 func isPath(path string) bool {
-	segments := strings.Split(path, "/")
-	return segments[0] != "auth" && segments[0] != "sys" && !slices.ContainsFunc(segments, func(s string) bool { return !isSegment(s) })
+	return plainPath.MatchString(path) && !badSegment.MatchString(path) && !noEngine.MatchString(path)
 }
 
-// isSegment: JSON would make another of one that is no UTF-8.
-func isSegment(s string) bool { return s != "" && s != "." && s != ".." && utf8.ValidString(s) }
-
-func foreignLease(path string) *lease.Error {
-	return lease.Errorf(lease.Mismatch, "the record's lease is not one of its path %q: it is left alone", path)
+// foreign is for a record that names what is not its own, and so is left alone.
+func foreign(path string) *lease.Error {
+	return lease.Errorf(lease.Mismatch, "the record's lease is not one of its path %q: it is left alone", cut(oneLine(path), 128))
 }

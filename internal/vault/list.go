@@ -15,7 +15,7 @@ import (
 // still in it. Denied names the line that the keeper's policy lacks.
 func (b *Backend) ListLeases(ctx context.Context, namespace, path string) (map[string]bool, error) {
 	if !isPath(path) {
-		return nil, lease.Errorf(lease.Mismatch, "the record's path %q is not one of a secrets engine: it is not listed", path)
+		return nil, foreign(path)
 	}
 	r, err := b.asKeeper(ctx, call{
 		method: http.MethodGet, path: "sys/leases/lookup/" + path, query: url.Values{"list": {"true"}},

@@ -127,7 +127,7 @@ func (b *Backend) lookup(ctx context.Context, rec v1alpha1.LeaseRecord) (leaseSt
 // leaseCall asks sys/leases/<verb> about the record's lease.
 func (b *Backend) leaseCall(ctx context.Context, verb string, rec v1alpha1.LeaseRecord, more map[string]any) (reply, error) {
 	if !ofPath(rec.Path, rec.ID) {
-		return reply{}, foreignLease(rec.Path)
+		return reply{}, foreign(rec.Path)
 	}
 	body := map[string]any{"lease_id": rec.ID}
 	for key, value := range more {
