@@ -180,14 +180,14 @@ func FuzzKeeper(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, op uint8, code uint16, body []byte) {
 		answer := says{status: status(code), body: planted(body)}
-		s := &script{answers: []says{answer}}
+		s := &script{answers: []says{answer}, by: map[string]says{"auth/token/lookup-accessor": ok(ourToken)}}
 		b, all := newScripted(s), fields(answer.body)
 		switch op % ops {
 		case opRenew:
 			term, err := b.Renew(t.Context(), record(), time.Hour)
 			checkRenewed(t, answer, all, term, err)
 		case opExtend:
-			term, err := b.ExtendToken(t.Context(), record())
+			term, err := b.ExtendToken(t.Context(), record(), owner)
 			fit(t, err, plainKeeper)
 			if err == nil && (!succeeded(answer.status) || term.Duration < 0) {
 				t.Errorf("%d %q extends the token for %s", answer.status, answer.body, term.Duration)
@@ -204,6 +204,8 @@ func FuzzKeeper(f *testing.F) {
 		}
 	})
 }
+
+const ourToken = `{"request_id":"1","data":{"path":"auth/kubernetes/login","meta":{"service_account_namespace":"shop"}}}`
 
 // wantSaid: a thing is gone only where one of these texts stands in an answer that is no success.
 func wantSaid(t *testing.T, answer says, err error, texts []string) {
@@ -359,11 +361,11 @@ func FuzzLogin(f *testing.F) {
 	})
 }
 
-// Whatever answers an end: a token is ended only after Vault has said that it is the owner's, it is over only once Vault
-// has said so, and each request is about the record's token or lease.
+// Whatever answers an end or an extension: a token is ended or extended only after Vault has said that it is the owner's,
+// an end is over only once Vault has said so, and each request is about the record's token or lease.
 func FuzzEnd(f *testing.F) {
 	const (
-		ours    = `200 {"request_id":"1","data":{"path":"auth/kubernetes/login","meta":{"service_account_namespace":"shop"}}}`
+		ours    = "200 " + ourToken
 		foreign = `200 {"request_id":"1","data":{"path":"auth/kubernetes/login","meta":{"service_account_namespace":"other"}}}`
 		done    = "204"
 		gone    = `400 {"errors":["invalid lease"]}`
@@ -378,16 +380,23 @@ func FuzzEnd(f *testing.F) {
 		{`403 {"errors":["permission denied"]}`, `200 {"request_id":"1","data":{}}`}, {ours, `403 {"errors":["permission denied"]}`},
 		{ours, `500 {"errors":["KEEPER"]}`}, {"502 <html>"}, {ours, done, "503 x"}, {ours, done, `200 {"data":{"id":"other"}}`},
 	} {
-		f.Add(strings.Join(turns, "\n"), true)
-		f.Add(strings.Join(turns, "\n"), false)
-	}
-	f.Fuzz(func(t *testing.T, text string, withID bool) {
-		s := &script{answers: turns(text)}
-		rec := record()
-		if !withID {
-			rec.ID = ""
+		for op := range uint8(3) {
+			f.Add(strings.Join(turns, "\n"), op)
 		}
-		err := newScripted(s).End(t.Context(), rec, owner)
+	}
+	f.Fuzz(func(t *testing.T, text string, op uint8) {
+		s := &script{answers: turns(text)}
+		b, rec := newScripted(s), record()
+		var err error
+		switch op % 3 {
+		case 0:
+			err = b.End(t.Context(), rec, owner)
+		case 1:
+			rec.ID = ""
+			err = b.End(t.Context(), rec, owner)
+		case 2:
+			_, err = b.ExtendToken(t.Context(), rec, owner)
+		}
 		fit(t, err, plainKeeper)
 		if len(s.asked) > 9 {
 			t.Errorf("%d requests for one end", len(s.asked))
@@ -397,9 +406,9 @@ func FuzzEnd(f *testing.F) {
 			switch a.path {
 			case "auth/token/lookup-accessor":
 				said = a
-			case "auth/token/revoke-accessor":
+			case "auth/token/revoke-accessor", "auth/token/renew-accessor":
 				if !isOwners(said.answer) {
-					t.Errorf("a token was ended after %d %q", said.answer.status, said.answer.body)
+					t.Errorf("%s was asked after %d %q", a.path, said.answer.status, said.answer.body)
 				}
 			case "sys/leases/lookup":
 				last = a
@@ -409,14 +418,14 @@ func FuzzEnd(f *testing.F) {
 			}
 			wantAbout(t, a, rec)
 		}
-		if err == nil && withID {
+		if err == nil && op%3 == 0 {
 			if last.path == "" {
 				t.Fatal("nobody asked whether the lease is gone")
 			}
 			wantSaid(t, last.answer, lease.Errorf(lease.Gone, "it was taken for ended"), leaseGone)
 		}
-		if lease.KindOf(err) == lease.Mismatch && err != nil && (len(s.of("sys/leases/revoke"))+len(s.of("auth/token/revoke-accessor")) > 0) {
-			t.Error("what is another's was ended")
+		if lease.KindOf(err) == lease.Mismatch && err != nil && len(s.asked) > 1 {
+			t.Errorf("what is another's was touched: %+v", s.asked)
 		}
 	})
 }
@@ -475,11 +484,12 @@ func FuzzLeaseID(f *testing.F) {
 		rec := v1alpha1.LeaseRecord{Path: path, ID: id, TokenAccessor: accessor, VaultNamespace: namespace}
 		encoded, _ := json.Marshal(id)
 		s := &script{by: map[string]says{
-			"auth/token/lookup-accessor": ok(`{"request_id":"1","data":{"path":"auth/kubernetes/login","meta":{"service_account_namespace":"shop"}}}`),
+			"auth/token/lookup-accessor": ok(ourToken),
 			"auth/token/revoke-accessor": nothing(),
 			"sys/leases/lookup":          ok(`{"request_id":"1","data":{"id":` + string(encoded) + `,"expire_time":"2026-01-02T04:00:00Z","ttl":5}}`),
 			"sys/leases/renew":           ok(`{"request_id":"1","lease_id":` + string(encoded) + `,"lease_duration":60}`),
 			"sys/leases/revoke":          nothing(),
+			"auth/token/renew-accessor":  ok(`{"request_id":"1","auth":{"lease_duration":60}}`),
 		}, answers: []says{errs(404)}}
 		b := newScripted(s)
 		inside := belongs(path, id)
@@ -510,6 +520,12 @@ func FuzzLeaseID(f *testing.F) {
 			if inside && utf8.ValidString(accessor) && len(s.asked) == 0 {
 				t.Errorf("%s of %q does nothing: %v", what, id, err)
 			}
+		}
+		s.asked = nil
+		_, err := b.ExtendToken(t.Context(), rec, owner)
+		fit(t, err)
+		for _, a := range s.asked {
+			wantAbout(t, a, rec)
 		}
 		checkAskedList(t, b, s, namespace, path)
 	})

@@ -104,7 +104,7 @@ func newScripted(s *script) *Backend {
 	spec.KeeperAuth = &v1alpha1.VaultKeeperAuth{Kubernetes: &v1alpha1.VaultKeeperKubernetesAuth{Role: "keeper"}}
 	return &Backend{
 		clock: clock, kube: kube, accounts: newAccounts(clock, kube), sleep: func(context.Context, time.Duration) error { return nil },
-		timeout: time.Minute, issueTimeout: time.Minute, spec: spec, base: mustURL("https://vault.test:8200"), http: client, minting: client, keeper: keeper,
+		timeout: time.Minute, issueTimeout: time.Minute, spec: spec, base: mustURL("https://vault.test:8200"), http: client, minting: client, keeper: keeper, gate: &gate{clock: clock},
 	}
 }
 
