@@ -114,7 +114,7 @@ func TestAFirstIssueCostsTwoVaultRequestsAndSixWrites(t *testing.T) {
 	}
 }
 
-func TestARenewalCostsOneVaultRequestAndOneWriteAndNoEvent(t *testing.T) {
+func TestARenewalCostsOneVaultRequestAndOneWriteNoReadAndNoEvent(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t, shared, withProxy(), withTTL(6*time.Second, time.Hour))
 	r.ready("orders")
@@ -136,6 +136,11 @@ func TestARenewalCostsOneVaultRequestAndOneWriteAndNoEvent(t *testing.T) {
 	})
 	if len(writes) != n {
 		t.Errorf("%d renewals wrote %v", n, writes)
+	}
+	manager := "system:serviceaccount:" + testbed.ManagerNamespace + ":" + testbed.ManagerAccount
+	reads, err := r.Plane.Requests(mark, func(a testbed.APIRequest) bool { return a.User == manager && a.Namespace == r.name && a.Verb == "get" })
+	if r.must(err); len(reads) > 0 {
+		t.Errorf("%d renewals read %v", n, reads)
 	}
 	if r.countEvents("") != events {
 		t.Errorf("a renewal made an event")
