@@ -6,12 +6,14 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
 // Announcer tells people what happened, by events and metrics.
@@ -95,16 +97,19 @@ var (
 		"When the lease of a DynamicSecret ends unless it is renewed, in seconds since 1970.", []string{"namespace", "name"}, nil)
 	descRecords = prometheus.NewDesc("leasekeeper_lease_records",
 		"Records in the ledgers, by state: attempt, live, retiring.", []string{"state"}, nil)
+	descReady = prometheus.NewDesc("leasekeeper_provider_ready",
+		"Whether a provider is ready (1) or not (0).", []string{"provider_kind", "provider"}, nil)
 )
 
 func (c *leaseCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- descExpiration
 	ch <- descRecords
+	ch <- descReady
 }
 
 func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 	var list v1alpha1.DynamicSecretList
-	if err := c.cache.List(context.Background(), &list); err != nil {
+	if err := c.cache.List(context.Background(), &list, client.UnsafeDisableDeepCopy); err != nil {
 		return // before the cache has started there is nothing to tell
 	}
 	var attempts, live, retiring int
@@ -124,4 +129,26 @@ func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 	for state, n := range map[string]int{"attempt": attempts, "live": live, "retiring": retiring} {
 		ch <- prometheus.MustNewConstMetric(descRecords, prometheus.GaugeValue, float64(n), state)
 	}
+	for _, p := range c.providers() {
+		is := 0.0
+		if ready(p).Status == metav1.ConditionTrue {
+			is = 1
+		}
+		ch <- prometheus.MustNewConstMetric(descReady, prometheus.GaugeValue, is, p.Kind(), vault.MetricName(p))
+	}
+}
+
+func (c *leaseCollector) providers() (all []v1alpha1.Provider) {
+	var clusterWide v1alpha1.ClusterSecretProviderList
+	var namespaced v1alpha1.SecretProviderList
+	if c.cache.List(context.Background(), &clusterWide) != nil || c.cache.List(context.Background(), &namespaced) != nil {
+		return nil // as above
+	}
+	for i := range clusterWide.Items {
+		all = append(all, &clusterWide.Items[i])
+	}
+	for i := range namespaced.Items {
+		all = append(all, &namespaced.Items[i])
+	}
+	return all
 }

@@ -124,6 +124,22 @@ func TestTheCollectorTellsWhatTheLedgersHold(t *testing.T) {
 		})
 }
 
+func TestTheCollectorTellsWhichProvidersAreReady(t *testing.T) {
+	is := func(status metav1.ConditionStatus) v1alpha1.ProviderStatus {
+		return v1alpha1.ProviderStatus{Conditions: []metav1.Condition{{Type: v1alpha1.ReadyCondition, Status: status}}}
+	}
+	up := &v1alpha1.ClusterSecretProvider{ObjectMeta: metav1.ObjectMeta{Name: "up"}, Status: is(metav1.ConditionTrue)}
+	down := &v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Name: "down", Namespace: "shop"}, Status: is(metav1.ConditionFalse)}
+	registry := prometheus.NewPedanticRegistry()
+	NewAnnouncer(&listener{}, apiServer(t, up, down).Build(), registry)
+	got := scrape(t, registry)
+	maps.DeleteFunc(got, func(name string, _ float64) bool { return !strings.HasPrefix(name, "leasekeeper_provider_ready") })
+	wantSeries(t, "one series a provider", got, map[string]float64{
+		"leasekeeper_provider_ready provider=up provider_kind=ClusterSecretProvider": 1,
+		"leasekeeper_provider_ready provider=shop/down provider_kind=SecretProvider": 0,
+	})
+}
+
 func TestAScrapeBeforeTheCacheHasStartedTellsNothing(t *testing.T) {
 	cache := apiServer(t).WithInterceptorFuncs(interceptor.Funcs{
 		List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error {

@@ -37,18 +37,18 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 
 // Wrap counts what goes through the Lessor of a provider.
 func (m *Metrics) Wrap(l lease.Lessor, p v1alpha1.Provider) lease.Lessor {
-	return measured{next: l, metrics: m, kind: p.Kind(), provider: metricName(p)}
+	return measured{next: l, metrics: m, kind: p.Kind(), provider: MetricName(p)}
 }
 
 // Forget drops the series of a provider that is gone.
 func (m *Metrics) Forget(p v1alpha1.Provider) {
-	labels := prometheus.Labels{"provider_kind": p.Kind(), "provider": metricName(p)}
+	labels := prometheus.Labels{"provider_kind": p.Kind(), "provider": MetricName(p)}
 	m.requests.DeletePartialMatch(labels)
 	m.duration.DeletePartialMatch(labels)
 }
 
-// metricName is the provider's name, with its namespace where it has one.
-func metricName(p v1alpha1.Provider) string {
+// MetricName is what metrics call a provider: its name, with its namespace where it has one.
+func MetricName(p v1alpha1.Provider) string {
 	if p.GetNamespace() == "" {
 		return p.GetName()
 	}
