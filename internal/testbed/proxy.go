@@ -59,6 +59,9 @@ const (
 	Hang Action = "Hang"
 	// Refuse closes the connection without asking the upstream.
 	Refuse Action = "Refuse"
+	// Reset does so with a TCP reset, as a host that has crashed and come back
+	// or a firewall would.
+	Reset Action = "Reset"
 	// Answer says Status and Body without asking the upstream, as a gateway or
 	// a standby would.
 	Answer Action = "Answer"
@@ -315,6 +318,8 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		hangUp(w)
 	case Refuse:
 		hangUp(w)
+	case Reset:
+		reset(w)
 	case Answer:
 		fault.answer(w)
 	case AnswerAfter:
@@ -456,10 +461,24 @@ func (f Fault) answer(w http.ResponseWriter) {
 }
 
 // hangUp closes the client's connection without answering.
-func hangUp(w http.ResponseWriter) {
+func hangUp(w http.ResponseWriter) { _ = hijack(w).Close() }
+
+// reset closes it with a TCP reset.
+func reset(w http.ResponseWriter) {
+	conn := hijack(w)
+	if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
+	}
+	if plain, ok := conn.(*net.TCPConn); ok {
+		_ = plain.SetLinger(0)
+	}
+	_ = conn.Close()
+}
+
+func hijack(w http.ResponseWriter) net.Conn {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	_ = conn.Close()
+	return conn
 }

@@ -165,6 +165,18 @@ func TestAnAnswerOfTheProxysOwn(t *testing.T) {
 	}
 }
 
+func TestAResetConnectionNeverReachesUpstream(t *testing.T) {
+	u, proxy := proxied(t)
+	breakWith(t, proxy, testbed.Fault{Action: testbed.Reset, Times: 1})
+	if _, _, err := ask(t.Context(), "GET", proxy.Address+"/issue", ""); !errors.Is(err, syscall.ECONNRESET) {
+		t.Fatalf("the connection was to be reset, the client saw %v", err)
+	}
+	if n := u.finished.Load(); n != 0 {
+		t.Fatalf("upstream has seen %d requests", n)
+	}
+	wantAnswer(t, proxy, "GET", "/issue")
+}
+
 func TestRefusedConnections(t *testing.T) {
 	_, proxy := proxied(t)
 	breakWith(t, proxy, testbed.Fault{Action: testbed.Refuse, Times: 1})
