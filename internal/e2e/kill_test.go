@@ -28,12 +28,8 @@ func TestTwoHundredKillsLeaveExactlyOneLeaseForEachObjectAndNoneAfterDeletion(t 
 	random := rand.New(rand.NewPCG(seed, 0))
 
 	// Without the race detector it starts fast enough to be killed while it works.
-	quick := filepath.Join(t.TempDir(), "manager")
-	if err := buildManager(quick); err != nil {
-		t.Fatal(err)
-	}
 	b := ownBedWith(t, testbed.BedOptions{
-		Manager: quick, Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Flags: []string{"--leader-elect=false"},
+		Manager: quickManager(t), Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Flags: []string{"--leader-elect=false"},
 	})
 	r := newRoom(t, b)
 	name := func(i int) string { return fmt.Sprintf("orders-%d", i) }
@@ -70,6 +66,16 @@ func TestTwoHundredKillsLeaveExactlyOneLeaseForEachObjectAndNoneAfterDeletion(t 
 	issued, err := b.Vault.Requests(0, "^read "+r.name+"/creds/")
 	r.must(err)
 	t.Logf("%d kills, %d issues asked for, 0 leaked", kills, len(issued))
+}
+
+// quickManager is the manager without the race detector.
+func quickManager(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "manager")
+	if err := buildManager(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // stir asks something of an object: a renewal, a replacement, its deletion, its making.

@@ -467,6 +467,12 @@ func (r *room) named(name string) metav1.ObjectMeta {
 // withVault is the shared bed with a Vault of its own, which the test may harm.
 func withVault(t *testing.T, opts testbed.VaultOptions) *bed {
 	t.Helper()
+	return shared.withVault(t, opts)
+}
+
+// withVault is the bed with another Vault.
+func (b *bed) withVault(t *testing.T, opts testbed.VaultOptions) *bed {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	opts.MaxRequestDuration = vaultLimit
@@ -475,12 +481,12 @@ func withVault(t *testing.T, opts testbed.VaultOptions) *bed {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = vault.Close() })
-	b := *shared.Bed
-	b.Vault = vault
-	if err := b.SetUpVault(ctx); err != nil {
+	other := *b.Bed
+	other.Vault = vault
+	if err := other.SetUpVault(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return &bed{&b}
+	return &bed{&other}
 }
 
 // describe prints what a failed test has left, without data of Secrets.
