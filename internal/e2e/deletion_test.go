@@ -82,24 +82,54 @@ func TestADeletionEndsTheLeaseWhenTheBackendComesBack(t *testing.T) {
 	}
 }
 
-// saysAbandoned: on the object, on the provider, and by the metric.
+// saysAbandoned: on the object, on the provider, by the metric and in the log.
 func (r *room) saysAbandoned(why string) {
 	r.t.Helper()
-	told := func(kind string) bool {
-		var list eventsv1.EventList
-		r.must(r.Kube.List(context.Background(), &list))
-		for _, e := range list.Items {
-			here := e.Regarding.Namespace == r.name || e.Regarding.Name == r.name
-			if here && e.Regarding.Kind == kind && e.Reason == v1alpha1.ReasonAbandoned && strings.Contains(e.Note, why) {
-				return true
-			}
+	r.eventually("the object's event", func() bool { return r.told(dynamic, v1alpha1.ReasonAbandoned, why) })
+	r.eventually("the provider's event", func() bool { return r.told(cluster, v1alpha1.ReasonAbandoned, why) })
+	r.logsAbandoned()
+}
+
+// told says whether a Warning event on the room's objects, or on its provider, says why.
+func (r *room) told(kind, reason, why string) bool {
+	r.t.Helper()
+	var list eventsv1.EventList
+	r.must(r.Kube.List(context.Background(), &list))
+	for _, e := range list.Items {
+		here := e.Regarding.Namespace == r.name || e.Regarding.Name == r.name
+		if here && e.Regarding.Kind == kind && e.Reason == reason && e.Type == "Warning" && strings.Contains(e.Note, why) {
+			return true
 		}
-		return false
 	}
-	r.eventually("the object's event", func() bool { return told(dynamic) })
-	r.eventually("the provider's event", func() bool { return told(cluster) })
-	n, err := r.Manager.Metric(fmt.Sprintf(`leasekeeper_abandoned_leases_total{namespace=%q}`, r.name))
-	if r.must(err); n != 1 {
+	return false
+}
+
+// logsAbandoned: the metric counts one lease, and a line of the log names it.
+func (r *room) logsAbandoned() {
+	r.t.Helper()
+	if n := r.abandoned(); n != 1 {
 		r.t.Errorf("leasekeeper_abandoned_leases_total is %v, want 1", n)
 	}
+	log, err := r.Manager.Log()
+	r.must(err)
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, "lease abandoned") && strings.Contains(line, `"lease":"`+r.name+`/creds/`) {
+			return
+		}
+	}
+	r.t.Error("no line of the log names the lease")
+}
+
+func (r *room) abandonedNothing() {
+	r.t.Helper()
+	if n := r.abandoned(); n != 0 {
+		r.t.Errorf("leasekeeper_abandoned_leases_total is %v", n)
+	}
+}
+
+func (r *room) abandoned() float64 {
+	r.t.Helper()
+	n, err := r.Manager.Metric(fmt.Sprintf(`leasekeeper_abandoned_leases_total{namespace=%q}`, r.name))
+	r.must(err)
+	return n
 }
