@@ -47,6 +47,9 @@ func (b *Backend) Inspect(ctx context.Context) (Report, error) {
 		return report, err
 	}
 	report.Missing, err = b.missing(ctx, keeperPaths)
+	if len(report.Missing) > 0 && b.loginAnew(ctx) {
+		report.Missing, err = b.missing(ctx, keeperPaths)
+	}
 	return report, err
 }
 

@@ -13,6 +13,9 @@ import (
 // line refuses each request, and must not make each a login too.
 const minSessionAge = time.Second
 
+// policyMemory is how long a session stands for what its role's policies lack: a token keeps those that it was made with.
+const policyMemory = 10 * time.Second
+
 // keeperSession is the token that renews, looks up and ends. It owns nothing: its death costs nothing, and it is
 // re-made at will.
 type keeperSession struct {
@@ -53,6 +56,16 @@ func (b *Backend) keeperSession(ctx context.Context) (keeperSession, error) {
 		b.discard(ctx, old)
 	}
 	return session, err
+}
+
+// loginAnew drops a session that may be older than its role's policies, and says whether it did.
+func (b *Backend) loginAnew(ctx context.Context) bool {
+	session, err := b.keeperSession(ctx)
+	if err != nil || !session.ours || !b.keeper.drop(ctx, session, policyMemory) {
+		return false
+	}
+	b.discard(ctx, session)
+	return true
 }
 
 // discard ends a session that nobody is to use any more, without insisting: it owns nothing and runs out by itself.
