@@ -3,7 +3,12 @@
 package e2e
 
 import (
+	"slices"
+	"strings"
 	"testing"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
@@ -51,11 +56,17 @@ func TestAnIssuingTokenRevokedBehindOurBackIsNoticed(t *testing.T) {
 	})
 }
 
-func TestAKeeperThatMayNotListNoticesByLookingUpLeasesOneByOne(t *testing.T) {
+func TestAKeeperThatMayNotListNoticesByLookingUpLeasesOneByOneAndSaysWhatWouldBeFaster(t *testing.T) {
 	t.Parallel()
 	b := ownBed(t, testbed.VaultOptions{})
 	r := newRoom(t, b)
 	r.must(b.Vault.WritePolicy(t.Context(), "keeper", testbed.KeeperPolicyWithoutList))
+	r.ready("another")
+	line := "sys/leases/lookup/" + r.name + "/creds/orders: list, sudo"
+	r.eventually("the provider to name the line", func() bool {
+		ready := meta.FindStatusCondition(r.provider().Status.Conditions, v1alpha1.ReadyCondition)
+		return slices.Equal(r.provider().Status.AdvisedCapabilities, []string{line}) && ready.Status == metav1.ConditionTrue && strings.Contains(ready.Message, line)
+	})
 	r.replacedAfter(func(d *v1alpha1.DynamicSecret) {
 		r.must(r.Vault.Write(t.Context(), "sys/leases/revoke", map[string]any{"lease_id": d.Status.Lease.ID, "sync": true}))
 	})
