@@ -63,11 +63,12 @@ func wantSaid(t *testing.T, out string, pieces ...string) {
 
 func drainTells(t *testing.T, b *bed) {
 	r := newRoom(t, b, withProxy())
-	soon := func(d *v1alpha1.DynamicSecret) {
-		d.Spec.Lease.RevocationDeadline = metav1.Duration{Duration: 8 * time.Second}
+	within := func(deadline time.Duration) func(*v1alpha1.DynamicSecret) {
+		return func(d *v1alpha1.DynamicSecret) { d.Spec.Lease.RevocationDeadline = metav1.Duration{Duration: deadline} }
 	}
-	abandoned := r.ready("orders", soon).Status.Lease.ID
-	first := r.ready("more", soon)
+	// It is there until the other is made again.
+	abandoned := r.ready("orders", within(16*time.Second)).Status.Lease.ID
+	first := r.ready("more", within(4*time.Second))
 	r.must(r.proxy.RefuseConnections())
 	again := make(chan error, 1)
 	go func() {
