@@ -129,7 +129,8 @@ func (l *lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*ob
 
 func (l *lifecycle) read(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	s, err := l.secrets.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name})
-	if apierrors.IsNotFound(err) {
+	// A 404 that is not in the API server's words comes from something that stands before it.
+	if apierrors.IsNotFound(err) && !apierrors.IsUnexpectedServerError(err) {
 		return nil, nil
 	}
 	return s, err
