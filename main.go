@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -46,6 +47,7 @@ type flags struct {
 	concurrency                  int
 	qps                          float64
 	burst                        int
+	kubeTimeout                  time.Duration
 	requestLimit                 time.Duration
 	backendTimeout, issueTimeout time.Duration
 	providerInterval             time.Duration
@@ -67,6 +69,7 @@ func parse() flags {
 	flag.IntVar(&f.concurrency, "concurrency", 32, "How many DynamicSecrets are worked on at the same time.")
 	flag.Float64Var(&f.qps, "kube-api-qps", 300, "Requests a second to the API server.")
 	flag.IntVar(&f.burst, "kube-api-burst", 600, "Requests to the API server that may be made at once.")
+	flag.DurationVar(&f.kubeTimeout, "kube-api-timeout", 30*time.Second, "Time-out of a request to the API server, but for watches.")
 	flag.DurationVar(&f.requestLimit, "request-limit", 150*time.Second, "How long a backend may go on with an issue that nobody waits for. Must be above Vault's max_request_duration (90s) by half at least: clocks of replicas may differ by a fifth of it.")
 	flag.DurationVar(&f.backendTimeout, "backend-timeout", 10*time.Second, "Time-out of a request to a backend, but for issues.")
 	flag.DurationVar(&f.issueTimeout, "issue-timeout", time.Minute, "Time-out of an issue.")
@@ -162,6 +165,7 @@ func newManager(f flags) (ctrl.Manager, error) {
 	}
 	config.QPS, config.Burst = float32(f.qps), f.burst
 	config.UserAgent = "leasekeeper/" + version
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return bounded{next, f.kubeTimeout} })
 	cacheOptions, err := cacheOptions()
 	if err != nil {
 		return nil, err

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"time"
+)
+
+// bounded gives up a request to the API server that takes too long, unless it is a watch. client-go has no such bound of
+// its own, and an object whose request is never answered would be worked on for ever, while its lease runs out.
+type bounded struct {
+	next    http.RoundTripper
+	timeout time.Duration
+}
+
+func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Query().Has("watch") {
+		return b.next.RoundTrip(r)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), b.timeout)
+	answer, err := b.next.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	answer.Body = cancelling{answer.Body, cancel}
+	return answer, nil
+}
+
+// cancelling is a body that lets go of the time-out when it is closed.
+type cancelling struct {
+	io.ReadCloser
+	cancel context.CancelFunc
+}
+
+func (c cancelling) Close() error {
+	defer c.cancel()
+	return c.ReadCloser.Close()
+}
