@@ -2,6 +2,7 @@ package testbed
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -67,6 +68,8 @@ type AuditEntry struct {
 	Error string
 	// DisplayName is the caller's: kubernetes-<namespace>-<ServiceAccount>.
 	DisplayName string
+	// Accessor of the caller's token, as AuditHash makes it.
+	Accessor string
 }
 
 // Mark is the present end of Vault's audit log.
@@ -82,6 +85,7 @@ func (v *Vault) Audit(since Mark) ([]AuditEntry, error) {
 			Error string    `json:"error"`
 			Auth  struct {
 				DisplayName string `json:"display_name"`
+				Accessor    string
 			} `json:"auth"`
 			Request struct{ Operation, Path string } `json:"request"`
 		}
@@ -89,7 +93,7 @@ func (v *Vault) Audit(since Mark) ([]AuditEntry, error) {
 			return err
 		}
 		entries = append(entries, AuditEntry{
-			Time: raw.Time, Type: raw.Type, Error: raw.Error, DisplayName: raw.Auth.DisplayName,
+			Time: raw.Time, Type: raw.Type, Error: raw.Error, DisplayName: raw.Auth.DisplayName, Accessor: raw.Auth.Accessor,
 			Operation: raw.Request.Operation, Path: raw.Request.Path,
 		})
 		return nil
@@ -112,6 +116,11 @@ func (v *Vault) Requests(since Mark, pattern string) ([]AuditEntry, error) {
 		}
 	}
 	return found, err
+}
+
+// AuditHash is how the audit log writes a value that it hashes, such as an accessor.
+func (v *Vault) AuditHash(ctx context.Context, value string) (string, error) {
+	return v.Root.Sys().AuditHashWithContext(ctx, "file", value)
 }
 
 // APIRequest is one answered request of kube-apiserver's audit log.

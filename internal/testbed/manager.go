@@ -2,8 +2,10 @@ package testbed
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -120,4 +122,19 @@ func (m *Manager) LastWords(lines int) string {
 	}
 	all := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return "the manager's last words:\n" + strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// Raced is the data race that the race detector has found in any of the manager's runs; nil: none.
+func (m *Manager) Raced() error {
+	text, err := m.Log()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it never ran
+	}
+	if err != nil {
+		return err
+	}
+	if _, race, raced := strings.Cut(text, "WARNING: DATA RACE"); raced {
+		return fmt.Errorf("the manager raced:\n%s", race)
+	}
+	return nil
 }

@@ -162,6 +162,10 @@ func (p *Postgres) Start(ctx context.Context) error {
 // Stop ends the server in order; open connections are cut.
 func (p *Postgres) Stop() error { return p.process.stop() }
 
+// Drain ends the server by its smart shutdown: new connections are refused, those that are open come to their own end. No
+// transaction is given up half way.
+func (p *Postgres) Drain(ctx context.Context) error { return p.process.drain(ctx, syscall.SIGTERM) }
+
 // Pause freezes the server and all its connections.
 func (p *Postgres) Pause() error {
 	// The parent first: it must not make new children meanwhile.

@@ -145,6 +145,25 @@ func (p *process) stop() error {
 	}
 }
 
+// drain asks for an end by this signal and leaves the process all the time that ctx has.
+func (p *process) drain(ctx context.Context, s syscall.Signal) error {
+	p.mu.Lock()
+	exited := p.exited
+	p.mu.Unlock()
+	if exited == nil {
+		return nil
+	}
+	if err := p.signal(s); err != nil {
+		return err
+	}
+	select {
+	case <-exited:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%s does not come to an end: %w", p.name, ctx.Err())
+	}
+}
+
 // kill is the crash: no warning, no clean-up.
 func (p *process) kill() error {
 	p.mu.Lock()

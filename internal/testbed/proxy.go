@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -27,6 +28,8 @@ type Fault struct {
 	Query string
 	// Times is how many requests it happens to; 0 means until Clear.
 	Times int
+	// For is how long it waits for such requests; 0 means until Clear.
+	For time.Duration
 	// Action that is taken; see its constants.
 	Action Action
 	// After is how long Cut waits before it cuts, and Delay before it forwards.
@@ -38,10 +41,11 @@ type Fault struct {
 
 	path, query *regexp.Regexp
 	left        int
+	until       time.Time
 }
 
 func (f *Fault) matches(r *http.Request) bool {
-	return (f.Method == "" || f.Method == r.Method) && f.path.MatchString(r.URL.Path) && f.query.MatchString(r.URL.RawQuery)
+	return (f.For == 0 || time.Now().Before(f.until)) && (f.Method == "" || f.Method == r.Method) && f.path.MatchString(r.URL.Path) && f.query.MatchString(r.URL.RawQuery)
 }
 
 // Action is a kind of fault.
@@ -122,6 +126,9 @@ type Proxy struct {
 	idle     *sync.Cond
 }
 
+// silent: connections that break are what a proxy is for.
+var silent = log.New(io.Discard, "", 0)
+
 // StartProxy listens on a free port and forwards to the target, a URL.
 func StartProxy(target string, opts ProxyOptions) (*Proxy, error) {
 	upstream, err := url.Parse(target)
@@ -155,6 +162,7 @@ func StartProxy(target string, opts ProxyOptions) (*Proxy, error) {
 		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(upstream) },
 		Transport:     transport,
 		FlushInterval: -1,
+		ErrorLog:      silent,
 		ErrorHandler:  func(w http.ResponseWriter, _ *http.Request, _ error) { hangUp(w) },
 	}
 	return p, p.Accept()
@@ -186,7 +194,7 @@ func (p *Proxy) Break(f Fault) error {
 	if f.query, err = regexp.Compile(f.Query); err != nil {
 		return err
 	}
-	f.left = f.Times
+	f.left, f.until = f.Times, time.Now().Add(f.For)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.faults = append(p.faults, &f)
@@ -221,7 +229,8 @@ func (p *Proxy) Requests(pattern string) ([]ProxyRequest, error) {
 }
 
 // RefuseConnections closes the port and all connections: dialling fails, as on
-// a host where nothing listens. Accept undoes it.
+// a host where nothing listens. Accept undoes it. What is under way upstream
+// goes on, but for requests that a departing client ends; see Wait.
 func (p *Proxy) RefuseConnections() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -247,7 +256,7 @@ func (p *Proxy) Accept() error {
 	if p.serving != nil {
 		listener = tls.NewListener(listener, p.serving)
 	}
-	p.server = &http.Server{Handler: http.HandlerFunc(p.serve), ReadHeaderTimeout: time.Minute}
+	p.server = &http.Server{Handler: http.HandlerFunc(p.serve), ReadHeaderTimeout: time.Minute, ErrorLog: silent}
 	go func(s *http.Server) { _ = s.Serve(listener) }(p.server)
 	return nil
 }
@@ -262,10 +271,16 @@ func (p *Proxy) Wait() {
 	}
 }
 
-func (p *Proxy) begin() {
+// begin says whether a request may be sent upstream. While connections are refused none may, not even one that was
+// taken just before: so nothing is under way once Wait has returned.
+func (p *Proxy) begin() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.server == nil {
+		return false
+	}
 	p.inFlight++
+	return true
 }
 
 func (p *Proxy) end() {
@@ -356,7 +371,10 @@ func (p *Proxy) note(r *http.Request) Fault {
 
 // pass forwards and lets the client's departure end the upstream's request.
 func (p *Proxy) pass(w http.ResponseWriter, r *http.Request) {
-	p.begin()
+	if !p.begin() {
+		hangUp(w)
+		return
+	}
 	defer p.end()
 	p.forward.ServeHTTP(&stallable{ResponseWriter: w, p: p, r: r}, r)
 }
@@ -401,14 +419,14 @@ func (p *Proxy) stalls(r *http.Request) (bool, <-chan struct{}) {
 // ask sends the request upstream and waits for the whole answer. The client's
 // departure does not end it; only Close does.
 func (p *Proxy) ask(r *http.Request) {
-	if body, err := io.ReadAll(r.Body); err == nil {
+	if body, err := io.ReadAll(r.Body); err == nil && p.begin() {
+		defer p.end()
 		p.send(r, body)
 	}
 }
 
+// send follows begin.
 func (p *Proxy) send(r *http.Request, body []byte) {
-	p.begin()
-	defer p.end()
 	out := r.Clone(p.closing)
 	out.RequestURI, out.Host = "", ""
 	out.URL.Scheme, out.URL.Host = p.upstream.Scheme, p.upstream.Host
@@ -423,12 +441,11 @@ func (p *Proxy) send(r *http.Request, body []byte) {
 // by then or not, and leaves the upstream's request alone.
 func (p *Proxy) cut(w http.ResponseWriter, r *http.Request, after time.Duration) {
 	body, err := io.ReadAll(r.Body)
-	if err != nil {
+	if err != nil || !p.begin() {
 		hangUp(w)
 		return
 	}
 	clone := r.Clone(p.closing)
-	p.begin()
 	go func() {
 		defer p.end()
 		p.send(clone, body)

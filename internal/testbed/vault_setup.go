@@ -3,6 +3,7 @@ package testbed
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -31,6 +32,8 @@ type KubernetesRole struct {
 // DatabaseRole is a role of the database engine. Without statements it creates
 // a PostgreSQL user that can log in, and drops it as Vault does by itself.
 type DatabaseRole struct {
+	// Connection of the mount; "postgres" when empty.
+	Connection           string
 	DefaultTTL, MaxTTL   time.Duration
 	CreationStatements   []string
 	RevocationStatements []string
@@ -89,7 +92,14 @@ func (v *Vault) EnableDatabase(ctx context.Context, mount string, pg *Postgres) 
 	if err := v.Root.Sys().MountWithContext(ctx, mount, &api.MountInput{Type: "database"}); err != nil {
 		return err
 	}
-	return v.Write(ctx, mount+"/config/postgres", map[string]any{
+	return v.ConnectDatabase(ctx, mount, "postgres", pg, nil)
+}
+
+// ConnectDatabase adds a connection to a mount of the database engine, with
+// these settings besides. Vault makes, renews and drops one user of a
+// connection at a time, so that a slow one keeps all others waiting.
+func (v *Vault) ConnectDatabase(ctx context.Context, mount, name string, pg *Postgres, more map[string]any) error {
+	data := map[string]any{
 		"plugin_name":             "postgresql-database-plugin",
 		"allowed_roles":           "*",
 		"connection_url":          "postgresql://{{username}}:{{password}}@" + pg.Address + "/postgres?sslmode=disable",
@@ -97,7 +107,9 @@ func (v *Vault) EnableDatabase(ctx context.Context, mount string, pg *Postgres) 
 		"password":                pg.password,
 		"password_authentication": "scram-sha-256",
 		"max_open_connections":    20,
-	})
+	}
+	maps.Copy(data, more)
+	return v.Write(ctx, mount+"/config/"+name, data)
 }
 
 // WriteDatabaseRole creates or replaces a role: reading <mount>/creds/<name>
@@ -106,8 +118,11 @@ func (v *Vault) WriteDatabaseRole(ctx context.Context, mount, name string, role 
 	if len(role.CreationStatements) == 0 {
 		role.CreationStatements = []string{createLogin}
 	}
+	if role.Connection == "" {
+		role.Connection = "postgres"
+	}
 	return v.Write(ctx, mount+"/roles/"+name, map[string]any{
-		"db_name":               "postgres",
+		"db_name":               role.Connection,
 		"creation_statements":   role.CreationStatements,
 		"revocation_statements": role.RevocationStatements,
 		"default_ttl":           role.DefaultTTL.String(),
