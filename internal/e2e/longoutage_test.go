@@ -1,0 +1,68 @@
+//go:build integration
+
+package e2e
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/testbed"
+)
+
+// Vault is killed until every lease is over, and started again. Nobody does anything else.
+func TestAnOutageLongerThanLifeEndsByItself(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, withVault(t, testbed.VaultOptions{Durable: true}), withTTL(15*time.Second, time.Hour))
+	const deleted, retained = 8, 4
+	for i := range deleted + retained {
+		r.apply(fmt.Sprintf("orders-%d", i), func(d *v1alpha1.DynamicSecret) {
+			if i >= deleted {
+				d.Spec.Lease.OnExpiry = v1alpha1.OnExpiryRetain
+			}
+		})
+	}
+	r.apply("grant", never)
+	r.untilAll(deleted+retained+1, "at rest", atRest)
+	before := r.hold()
+	r.must(r.Vault.Kill())
+
+	r.untilAll(deleted+retained+1, "without a lease, and to say so", func(d *v1alpha1.DynamicSecret) bool {
+		leased := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.LeasedCondition)
+		return d.Status.Lease == nil && leased != nil && leased.Reason == v1alpha1.ReasonExpired &&
+			meta.IsStatusConditionFalse(d.Status.Conditions, v1alpha1.ReadyCondition)
+	})
+	r.eventually("the Secrets to go that are not to be retained", func() bool { return len(r.versions()) == retained })
+	for name, version := range r.versions() {
+		if before.leases[name].Spec.Lease.OnExpiry != v1alpha1.OnExpiryRetain || before.secrets[name] != version {
+			t.Errorf("Secret %s is there, or was written", name)
+		}
+	}
+	r.eventually("the events", func() bool {
+		return r.countEvents(v1alpha1.ReasonExpired) == deleted+retained+1 && r.countEvents("SecretDeleted") >= deleted
+	})
+	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonBackendUnavailable)
+
+	r.must(r.Vault.Start(t.Context()))
+	back := time.Now()
+	r.untilReason("grant", v1alpha1.ReadyCondition, v1alpha1.ReasonGrantEnded)
+	r.untilAll(deleted+retained+1, "at rest with a new lease, or a grant that has ended", func(d *v1alpha1.DynamicSecret) bool {
+		if d.Name == "grant" {
+			return d.Status.Lease == nil && len(d.Status.Retiring) == 0
+		}
+		return atRest(d) && d.Status.Lease.ID != before.leases[d.Name].Status.Lease.ID
+	})
+	t.Logf("all have new credentials %s after Vault was back", time.Since(back).Round(time.Second))
+	for name := range r.versions() {
+		r.must(r.login(r.target(name)))
+	}
+	if n := r.minted(before.mark); n != deleted+retained {
+		t.Errorf("%d credentials were asked for, want %d", n, deleted+retained)
+	}
+	r.eventually("only the new leases and users to be alive", func() bool {
+		return len(r.leases()) == deleted+retained && len(r.users()) == deleted+retained
+	})
+}
