@@ -18,7 +18,6 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2"
-	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -98,6 +97,10 @@ func main() {
 }
 
 func run(ctx context.Context, f flags) error {
+	now, err := managerClock()
+	if err != nil {
+		return err
+	}
 	mgr, err := newManager(f)
 	if err != nil {
 		return err
@@ -109,13 +112,13 @@ func run(ctx context.Context, f flags) error {
 	changes := controllers.NewProviderChanges()
 	backends := vault.NewBackends(vault.Options{
 		Changed:      changes.Note,
-		Clock:        clock.RealClock{},
+		Clock:        now,
 		Timeout:      f.backendTimeout,
 		IssueTimeout: f.issueTimeout,
 		Kube:         vault.NewKube(mgr.GetAPIReader(), mgr.GetClient()),
 	})
 	setup := controllers.Setup{
-		Clock:                 clock.RealClock{},
+		Clock:                 now,
 		Backends:              backends,
 		Changes:               changes,
 		Registry:              metrics.Registry,
