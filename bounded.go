@@ -28,6 +28,9 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer, nil
 }
 
+// WrappedRoundTripper lets client-go look for what it knows below.
+func (b bounded) WrappedRoundTripper() http.RoundTripper { return b.next }
+
 // cancelling is a body that lets go of the time-out when it is closed.
 type cancelling struct {
 	io.ReadCloser

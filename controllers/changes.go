@@ -29,8 +29,8 @@ func NewProviderChanges() *ProviderChanges {
 }
 
 // Note takes the word. It does not block.
-func (c *ProviderChanges) Note(p v1alpha1.Provider, up bool) {
-	log.Log.WithName("backend").Info("it turned", "providerKind", p.Kind(), "provider", p.GetNamespace()+"/"+p.GetName(), "serves", up)
+func (c *ProviderChanges) Note(p v1alpha1.Provider, up, recovered bool) {
+	log.Log.WithName("backend").Info("it turned", "providerKind", p.Kind(), "provider", p.GetNamespace()+"/"+p.GetName(), "serves", up, "recovered", recovered)
 	e := event.GenericEvent{Object: p.(client.Object)}
 	send := func(to chan event.GenericEvent) {
 		select {
@@ -39,7 +39,7 @@ func (c *ProviderChanges) Note(p v1alpha1.Provider, up bool) {
 		}
 	}
 	send(c.providers[p.Kind()])
-	if up {
+	if recovered {
 		send(c.users)
 	}
 }

@@ -75,7 +75,7 @@ func startBed(opts testbed.BedOptions) (*bed, error) {
 		opts.Manager = managerBinary
 	}
 	opts.Flags = append([]string{
-		"--leader-election-lease-duration=3s", "--leader-election-renew-deadline=2s", "--leader-election-retry-period=500ms",
+		"--leader-election-lease-duration=10s", "--leader-election-renew-deadline=8s", "--leader-election-retry-period=500ms",
 		"--request-limit=" + requestLimit.String(),
 		"--backend-timeout=3s", "--issue-timeout=10s", "--kube-api-timeout=5s",
 		"--provider-interval=5s", "--provider-retry-interval=1s", "--verify-interval=2s",

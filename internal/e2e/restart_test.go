@@ -33,9 +33,7 @@ func TestARestartWithAHundredObjectsIssuesNothing(t *testing.T) {
 	for i := range objects {
 		r.apply(fmt.Sprintf("orders-%d", i))
 	}
-	for i := range objects {
-		r.untilReady(fmt.Sprintf("orders-%d", i))
-	}
+	r.untilAll(objects, "at rest", atRest)
 	before := r.versions()
 	mark, err := b.Vault.Mark()
 	r.must(err)

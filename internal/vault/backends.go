@@ -29,9 +29,10 @@ type Options struct {
 	IssueTimeout time.Duration
 	// Sleep waits between two looks at a lease that Vault is revoking. nil: on the system's clock.
 	Sleep func(context.Context, time.Duration) error
-	// Changed is told when a provider's server is found to be down (false), and when it serves again (true). It must
-	// not block. nil: nobody is told.
-	Changed func(p v1alpha1.Provider, up bool)
+	// Changed is told when a provider's server is found to be down (up is false), and when it serves again; recovered
+	// says that it had been down for more than a moment, so that many may be waiting. It must not block. nil: nobody is
+	// told.
+	Changed func(p v1alpha1.Provider, up, recovered bool)
 }
 
 // Backends gives out one Backend a provider, so that its connections and its keeper's session are shared.
@@ -108,10 +109,10 @@ func (s *Backends) For(ctx context.Context, p v1alpha1.Provider) (*Backend, erro
 	return s.replace(key, old, made), nil
 }
 
-// Recoveries counts how often the provider's server was found to serve again after it had been down.
+// Recoveries counts how often the provider's server was found to serve again after it had been down for more than a moment.
 func (s *Backends) Recoveries(p v1alpha1.Provider) int64 {
 	if b := s.lookup(keyOf(p)); b != nil {
-		return b.gate.opened()
+		return b.gate.recovered()
 	}
 	return 0
 }
@@ -152,7 +153,7 @@ func (s *Backends) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider,
 	if object, ok := p.(runtime.Object); ok && s.opts.Changed != nil {
 		// The caller goes on to write into its own.
 		mine := object.DeepCopyObject().(v1alpha1.Provider)
-		g.changed = func(up bool) { s.opts.Changed(mine, up) }
+		g.changed = func(up, recovered bool) { s.opts.Changed(mine, up, recovered) }
 	}
 	return &Backend{
 		clock: s.opts.Clock, kube: s.opts.Kube, accounts: s.accounts, sleep: s.opts.Sleep,

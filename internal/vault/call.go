@@ -80,13 +80,14 @@ func judge(ctx context.Context, c call, r reply, err error) (verdict, *lease.Err
 		return isDown, lease.Errorf(lease.Unavailable, "%s: %s", r.address, text)
 	}
 	switch a, spoke := r.parse(); {
+	// What one path's engine says, or does not say, of an issue tells nothing of the server.
 	case err != nil && (ctx.Err() != nil || (c.mints && lease.KindOf(err) == lease.Unanswered)):
 		return noVerdict, nil
 	case err != nil && lease.KindOf(err) == lease.TLS:
 		return seemsDown, lease.Errorf(lease.TLS, "%s", err)
 	case err != nil:
 		return seemsDown, lease.Errorf(lease.Unavailable, "%s", err)
-	case c.exempt || r.status == http.StatusPreconditionFailed || r.redirect != "" || r.tooLong:
+	case c.exempt || c.mints && !succeeded(r.status) || r.status == http.StatusPreconditionFailed || r.redirect != "" || r.tooLong:
 		return noVerdict, nil
 	case notServing(r.status) || r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout:
 		return down("it does not serve now (" + statusText(r.status) + "): " + a.quote())

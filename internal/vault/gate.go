@@ -13,6 +13,8 @@ const (
 	// FirstProbe is the pause before the first probe of a server that was found to be down. It doubles up to lastProbe.
 	FirstProbe = 500 * time.Millisecond
 	lastProbe  = 2 * time.Second
+	// betweenRecoveries is the least time between two of them: see gate.recoveries.
+	betweenRecoveries = 10 * time.Second
 )
 
 // verdict is what one request says about whether the server serves.
@@ -35,17 +37,21 @@ const (
 // worker. The first probe that is served opens the gate.
 type gate struct {
 	clock clock.PassiveClock
-	// changed is told when the gate has been shut or opened; never under the lock.
-	changed func(up bool)
+	// changed is told when the gate has been shut or opened, and whether that was a recovery; never under the lock.
+	changed func(up, recovered bool)
 
-	mu       sync.Mutex
-	shut     bool
-	probing  bool
-	probeAt  time.Time
-	pause    time.Duration
-	fault    *lease.Error
-	served   time.Time
-	openings int64
+	mu      sync.Mutex
+	shut    bool
+	probing bool
+	probeAt time.Time
+	pause   time.Duration
+	fault   *lease.Error
+	served  time.Time
+	// recoveries counts how often the gate was opened after a probe had failed too. At each everybody tries again at
+	// once; so where a server serves some requests and turns others away (a rate limit of one path), which opens and
+	// shuts the gate in turn, there are none in between, and those who fail go on to wait longer each time.
+	recoveries  int64
+	recoveredAt time.Time
 }
 
 // enter asks for leave to send a request. probe says that the request is one; it must be given back to leave.
@@ -64,19 +70,20 @@ func (g *gate) enter() (probe bool, err error) {
 
 // leave says what came of a request that was let through. With a fault comes what those are told who are not.
 func (g *gate) leave(probe bool, sent time.Time, v verdict, fault *lease.Error) {
-	if turned := g.note(probe, sent, v, fault); turned && g.changed != nil {
-		g.changed(v == serves)
+	if turned, recovered := g.note(probe, sent, v, fault); turned && g.changed != nil {
+		g.changed(v == serves, recovered)
 	}
 }
 
-func (g *gate) note(probe bool, sent time.Time, v verdict, fault *lease.Error) (turned bool) {
+func (g *gate) note(probe bool, sent time.Time, v verdict, fault *lease.Error) (turned, recovered bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	now := g.clock.Now()
 	if probe {
 		g.probing = false
 	}
 	if v == serves {
-		g.served = g.clock.Now()
+		g.served = now
 	}
 	if v == seemsDown {
 		// A server that is slow under load serves others meanwhile; to shut them out would make it slower.
@@ -90,20 +97,22 @@ func (g *gate) note(probe bool, sent time.Time, v verdict, fault *lease.Error) (
 	case v == isDown && probe:
 		g.pause = min(2*g.pause, lastProbe)
 	case v == serves && g.shut:
-		g.shut, turned = false, true
-		g.openings++
-		return turned
+		g.shut = false
+		if g.pause > FirstProbe && now.Sub(g.recoveredAt) >= betweenRecoveries {
+			recovered, g.recoveredAt = true, now
+			g.recoveries++
+		}
+		return true, recovered
 	}
 	if v == isDown {
 		g.fault = fault
-		g.probeAt = g.clock.Now().Add(g.pause)
+		g.probeAt = now.Add(g.pause)
 	}
-	return turned
+	return turned, false
 }
 
-// opened counts how often the gate was opened again.
-func (g *gate) opened() int64 {
+func (g *gate) recovered() int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.openings
+	return g.recoveries
 }

@@ -2,7 +2,9 @@ package vault
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -73,24 +75,66 @@ func TestProbesBecomeRarerUpToTheLast(t *testing.T) {
 }
 
 func TestAServerThatServesAgainIsToldOfOnceAndTakesEverybody(t *testing.T) {
-	var told []bool
+	var told []string
 	f := newFixture(t, func(_ *v1alpha1.ClusterSecretProvider, o *Options) {
-		o.Changed = func(_ v1alpha1.Provider, up bool) { told = append(told, up) }
+		o.Changed = func(_ v1alpha1.Provider, up, recovered bool) { told = append(told, fmt.Sprint(up, recovered)) }
 	})
 	f.server.always("sys/leases/renew", says{status: 503, body: `{"errors":["Vault is sealed"]}`})
 	_ = f.renew(t)
-	f.server.always("sys/leases/renew", ok(renewed))
-	if err := f.renew(t); err == nil {
+	if n := len(f.server.requests("sys/leases/renew")); f.renew(t) == nil || len(f.server.requests("sys/leases/renew")) != n {
 		t.Error("a request was sent before the first probe was due")
 	}
 	f.clock.SetTime(f.clock.Now().Add(FirstProbe))
+	_ = f.renew(t) // the first probe, in vain
+	f.server.always("sys/leases/renew", ok(renewed))
+	f.clock.SetTime(f.clock.Now().Add(lastProbe))
 	for range 3 {
 		if err := f.renew(t); err != nil {
 			t.Error(err)
 		}
 	}
-	if len(told) != 2 || told[0] || !told[1] || f.backends.Recoveries(f.provider) != 1 {
+	if !slices.Equal(told, []string{"false false", "true true"}) || f.backends.Recoveries(f.provider) != 1 {
 		t.Errorf("it was told %v, and counted %d recoveries", told, f.backends.Recoveries(f.provider))
+	}
+}
+
+func TestAServerThatServesSomeRequestsOnlyRecoversNowAndThenAndNotEachTime(t *testing.T) {
+	f := newFixture(t)
+	f.server.always("sys/leases/renew", says{status: 429, body: `{"errors":["rate limit quota exceeded"]}`})
+	f.server.always("sys/leases/lookup", ok(aliveLease))
+	for range 60 { // in a minute
+		_ = f.renew(t)
+		f.clock.SetTime(f.clock.Now().Add(500 * time.Millisecond))
+		_ = f.renew(t)
+		f.clock.SetTime(f.clock.Now().Add(lastProbe))
+		_ = f.Lookup(t.Context(), keptRecord)
+	}
+	if n := f.backends.Recoveries(f.provider); n < 2 || n > 15 {
+		t.Errorf("it recovered %d times in two and a half minutes", n)
+	}
+}
+
+func TestAServerThatDropsOneConnectionHasNotBeenDown(t *testing.T) {
+	f := newFixture(t)
+	f.server.inTurn("sys/leases/renew", says{hangUp: true}, ok(renewed))
+	_ = f.renew(t)
+	f.clock.SetTime(f.clock.Now().Add(FirstProbe))
+	if err := f.renew(t); err != nil || f.backends.Recoveries(f.provider) != 0 {
+		t.Errorf("%v, %d recoveries", err, f.backends.Recoveries(f.provider))
+	}
+}
+
+func TestWhatAnIssueIsAnsweredDoesNotShutTheGate(t *testing.T) {
+	for _, status := range []int{429, 473, 503} {
+		f := newFixture(t)
+		f.server.always(read.Path, says{status: status, body: `{"errors":["not now"]}`})
+		f.server.always("sys/leases/renew", ok(renewed))
+		if _, err := f.Issue(t.Context(), at, read); err == nil {
+			t.Fatal("it was issued")
+		}
+		if err := f.renew(t); err != nil {
+			t.Errorf("after %d: %v", status, err)
+		}
 	}
 }
 
