@@ -62,6 +62,16 @@ fuzz: ## Fuzz every target in turn, each for FUZZTIME (10m)
 	  done
 	done
 
+# What happens in a storm is drawn from SEED; without one the time is.
+SEED ?= 0
+FOR ?= 10m
+OBJECTS ?= 100
+
+.PHONY: chaos
+chaos: servers postgres ## Let everything fail at once for FOR=10m, by SEED; exits 0 only if no promise was broken
+	go build -race -o $(BIN)/manager-race .
+	go run ./hack/chaos -seed $(SEED) -for $(FOR) -objects $(OBJECTS) -manager $(BIN)/manager-race
+
 ##@ Code
 
 .PHONY: generate
