@@ -66,11 +66,14 @@ fuzz: ## Fuzz every target in turn, each for FUZZTIME (10m)
 SEED ?= 0
 FOR ?= 10m
 OBJECTS ?= 100
+LEASES ?= 2000
 
 .PHONY: chaos
-chaos: servers postgres ## Let everything fail at once for FOR=10m, by SEED; exits 0 only if no promise was broken
+chaos: servers postgres build ## Let everything fail at once for FOR=10m, by SEED; then failovers, outages, many leases
 	go build -race -o $(BIN)/manager-race .
-	go run ./hack/chaos -seed $(SEED) -for $(FOR) -objects $(OBJECTS) -manager $(BIN)/manager-race
+	go run ./hack/chaos -scenario storm,failover -seed $(SEED) -for $(FOR) -objects $(OBJECTS) -manager $(BIN)/manager-race
+	go run ./hack/chaos -scenario scale -leases $(LEASES) -manager $(BIN)/manager
+	LEASEKEEPER_OBJECTS=$(OBJECTS) $(INTEGRATION) -v -run '^TestAnOutageShorterThanLifeChangesNothing$$' ./internal/e2e
 
 ##@ Code
 

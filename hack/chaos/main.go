@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,23 +19,27 @@ func main() {
 	seed := flag.Uint64("seed", 0, "seed of all that is random; 0: the time")
 	storm := flag.Duration("for", 10*time.Minute, "how long everything fails")
 	objects := flag.Int("objects", 100, "how many objects live through it")
-	scenario := flag.String("scenario", "all", "storm, failover, or all: one after the other")
+	scenario := flag.String("scenario", "storm,failover,scale", "which of these, separated by commas")
+	leases := flag.Int("leases", 2000, "how many leases scale makes")
 	manager := flag.String("manager", "bin/manager", "the manager's binary")
 	log := flag.String("log", "", "a file to keep the manager's log in")
 	flag.Parse()
-	opts := chaos.Options{
-		Seed: *seed, Storm: *storm, Objects: *objects, Failover: *scenario != "storm", Manager: *manager, Root: ".", Progress: os.Stdout, Log: *log,
-	}
+	opts := chaos.Options{Seed: *seed, Objects: *objects, Manager: *manager, Root: ".", Progress: os.Stdout, Log: *log}
 	if opts.Seed == 0 {
 		opts.Seed = uint64(time.Now().UnixNano())
 	}
-	switch *scenario {
-	case "all", "storm":
-	case "failover":
-		opts.Storm = 0
-	default:
-		fmt.Fprintln(os.Stderr, "-scenario is storm, failover or all")
-		os.Exit(2)
+	for name := range strings.SplitSeq(*scenario, ",") {
+		switch name {
+		case "storm":
+			opts.Storm = *storm
+		case "failover":
+			opts.Failover = true
+		case "scale":
+			opts.Scale = *leases
+		default:
+			fmt.Fprintf(os.Stderr, "-scenario %q is not one of storm, failover and scale\n", name)
+			os.Exit(2)
+		}
 	}
 	if err := run(opts); err != nil {
 		fmt.Fprintln(os.Stderr, "\nNot as promised:", err)

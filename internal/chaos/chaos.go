@@ -35,6 +35,8 @@ type Options struct {
 	Objects int
 	// Failover plays what happens to two replicas, after the storm.
 	Failover bool
+	// Scale is how many leases are made to outlive an outage and to be watched, at the end; 0: none.
+	Scale int
 	// Manager is the manager's binary, Root the repository's folder.
 	Manager, Root string
 	// Progress gets a line now and then; nil: nobody is told.
@@ -66,6 +68,11 @@ func Run(ctx context.Context, opts Options) (report Report, err error) {
 	}
 	if opts.Failover {
 		if err := s.failover(ctx, &report); err != nil {
+			return report, err
+		}
+	}
+	if opts.Scale > 0 {
+		if err := s.scale(ctx, &report); err != nil {
 			return report, err
 		}
 	}
@@ -106,6 +113,11 @@ func nap(ctx context.Context, d time.Duration) bool {
 
 // eventually polls until ok says nothing any more. The error says what it said last.
 func eventually(ctx context.Context, what string, ok func() (string, error)) error {
+	return eventuallyBy(ctx, 200*time.Millisecond, what, ok)
+}
+
+// eventuallyBy is eventually with looks that are further apart.
+func eventuallyBy(ctx context.Context, pause time.Duration, what string, ok func() (string, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
@@ -113,7 +125,7 @@ func eventually(ctx context.Context, what string, ok func() (string, error)) err
 		if err == nil && still == "" {
 			return nil
 		}
-		if !nap(ctx, 200*time.Millisecond) {
+		if !nap(ctx, pause) {
 			return fmt.Errorf("waited in vain for %s: %w", what, errors.Join(context.Cause(ctx), err, asError(still)))
 		}
 	}

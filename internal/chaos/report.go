@@ -47,6 +47,8 @@ type Report struct {
 	// Failover says that it was played; Takeovers is what happened.
 	Failover  bool
 	Takeovers []Takeover
+	// Scale is what was seen of many leases; there were none where it is empty.
+	Scale Scale
 	// Verdict on the promises; empty: the run did not come so far. The error of Run says which one is broken.
 	Verdict Verdict
 }
@@ -71,6 +73,9 @@ func (r Report) String() string {
 	}
 	for _, takeover := range r.Takeovers {
 		takeover.rows(row)
+	}
+	if r.Scale.Leases > 0 {
+		r.Scale.rows(row)
 	}
 	if r.Verdict == "" {
 		r.Verdict = "not judged: the run broke off"

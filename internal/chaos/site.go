@@ -63,22 +63,22 @@ func newSite(ctx context.Context, opts Options) (*site, error) {
 }
 
 func (s *site) close() error {
-	err := errors.Join(s.keepLog(), s.bed.Close())
+	err := errors.Join(s.keepLog(s.bed.Manager, ""), s.bed.Close())
 	if s.vault != nil {
 		err = errors.Join(err, s.vault.Close())
 	}
 	return err
 }
 
-func (s *site) keepLog() error {
+func (s *site) keepLog(m *testbed.Manager, suffix string) error {
 	if s.opts.Log == "" {
 		return nil
 	}
-	text, err := s.bed.Manager.Log()
+	text, err := m.Log()
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(s.opts.Log, []byte(text), 0o600)
+	return os.WriteFile(s.opts.Log+suffix, []byte(text), 0o600)
 }
 
 func (s *site) setUpCluster(ctx context.Context) error {
