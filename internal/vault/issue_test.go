@@ -228,7 +228,7 @@ func trusting(s *httptest.Server) change {
 }
 
 func TestAHangingServerEndsAtTheTimeout(t *testing.T) {
-	f := newFixture(t, func(_ *v1alpha1.ClusterSecretProvider, o *Options) { o.IssueTimeout = 50 * time.Millisecond })
+	f := newFixture(t, func(_ *v1alpha1.ClusterSecretProvider, o *Options) { o.IssueTimeout = 500 * time.Millisecond })
 	f.server.always(read.Path, says{hang: true})
 	_, err := f.Issue(t.Context(), at, read)
 	wantKind(t, err, lease.Unanswered)
