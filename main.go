@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -28,6 +27,8 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/controllers"
+	"github.com/leasekeeper/leasekeeper/internal/bounded"
+	"github.com/leasekeeper/leasekeeper/internal/offsetclock"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
@@ -97,7 +98,7 @@ func main() {
 }
 
 func run(ctx context.Context, f flags) error {
-	now, err := managerClock()
+	now, err := offsetclock.New()
 	if err != nil {
 		return err
 	}
@@ -168,7 +169,7 @@ func newManager(f flags) (ctrl.Manager, error) {
 	}
 	config.QPS, config.Burst = float32(f.qps), f.burst
 	config.UserAgent = "leasekeeper/" + version
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return bounded{next, f.kubeTimeout} })
+	config.Wrap(bounded.Wrap(f.kubeTimeout))
 	cacheOptions, err := cacheOptions()
 	if err != nil {
 		return nil, err

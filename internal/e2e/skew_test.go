@@ -18,7 +18,7 @@ func TestAClockThatIsMinutesOffBreaksNothing(t *testing.T) {
 	dir := t.TempDir()
 	manager, offsets := filepath.Join(dir, "manager"), []time.Duration{7 * time.Minute, -7 * time.Minute}
 	for _, offset := range offsets {
-		if err := buildManager(manager+offset.String(), "-race", "-ldflags=-X main.clockOffset="+offset.String()); err != nil {
+		if err := buildManager(manager+offset.String(), "-race", "-ldflags=-X github.com/leasekeeper/leasekeeper/internal/offsetclock.offset="+offset.String()); err != nil {
 			t.Fatal(err)
 		}
 	}

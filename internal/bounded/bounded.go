@@ -1,4 +1,5 @@
-package main
+// Package bounded gives up requests to the API server that take too long.
+package bounded
 
 import (
 	"context"
@@ -7,13 +8,18 @@ import (
 	"time"
 )
 
-// bounded gives up a request to the API server that takes too long, unless it is a watch. client-go has no such bound of
-// its own, and an object whose request is never answered would be worked on for ever, while its lease runs out.
+// Wrap gives up requests after a time-out, unless they are watches. client-go has no such bound of its own, and an object
+// whose request is never answered would be worked on for ever, while its lease runs out.
+func Wrap(timeout time.Duration) func(http.RoundTripper) http.RoundTripper {
+	return func(next http.RoundTripper) http.RoundTripper { return bounded{next, timeout} }
+}
+
 type bounded struct {
 	next    http.RoundTripper
 	timeout time.Duration
 }
 
+// RoundTrip implements http.RoundTripper.
 func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Query().Has("watch") {
 		return b.next.RoundTrip(r)
@@ -37,6 +43,7 @@ type cancelling struct {
 	cancel context.CancelFunc
 }
 
+// Close implements io.Closer.
 func (c cancelling) Close() error {
 	defer c.cancel()
 	return c.ReadCloser.Close()
