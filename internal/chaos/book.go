@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,21 +24,21 @@ const (
 	briefTTL = 30 * time.Second
 	// briefLife is how long a brief credential lives at least, unless there is a cause: a lease is due for renewal or
 	// replacement at 67 % of its term, of which a tenth is jitter, and times are kept in whole seconds.
-	briefLife = briefTTL*6/10 - time.Second
+	briefLife = briefTTL*6/10 - 2*time.Second
 )
 
 // book keeps, for each object, what the storm gave it cause for and what credentials its Secret was seen to hold.
 //
-// The bound. A credential is one PostgreSQL user, known by its name in the Secret. It may be replaced once for each cause:
-// the creation of the object (the first credential, and the first of each object made again under the name), an order to
-// rotate, a Secret deleted, a Secret edited, a lease revoked behind our back. Causes that come together may cost one
-// replacement, never more than one each: what was minted and could not be published was in no Secret. Beyond that only age
-// replaces a credential, and only that of a brief one within a run: each has lived for briefLife then, and these lives do
-// not overlap, so there are no more of them than fit into the time since the first creation.
+// The rule. A credential is one PostgreSQL user, known by its name in the Secret, which also says when it was made. What
+// takes its place needs a cause: the creation of the object (for the first credential, and the first of each object made
+// again under the name), an order to rotate, a Secret deleted, a Secret edited, a lease revoked behind our back. Causes that
+// come together cost one replacement: whatever was asked for before a credential was made is met by it, so that cause is
+// used up, and one that was given later is left for the next. What was minted and could not be published was in no Secret
+// and does not count. Beyond that only age replaces a credential, within a run only a brief one's, and not before it has
+// lived for briefLife. A renewal, a restart, an outage, a lost answer are no causes.
 //
-// The bound holds at every moment and not only at the end, since a cause is noted before it is given: so that a
-// replacement without a cause is not made good by a cause that comes later. A renewal, a restart, an outage, a lost answer
-// are no causes.
+// A cause is noted before it is given, so that none can be seen to work before it is known, and it counts as given when it
+// was answered.
 type book struct {
 	mu    sync.Mutex
 	pages map[string]*page
@@ -45,14 +47,26 @@ type book struct {
 }
 
 type page struct {
-	kind            kind
-	wanted          *v1alpha1.DynamicSecret
-	since           time.Time
+	kind   kind
+	wanted *v1alpha1.DynamicSecret
+	// open are the causes that are not used up, the oldest first; causes and changes count all.
+	open            []*cause
 	causes, changes int
-	user            string
-	expires         *metav1.Time
-	renewals        int64
-	wrong           []string
+	// user that the Secret holds, and when it was made.
+	user string
+	made time.Time
+
+	expires  *metav1.Time
+	renewals int64
+	wrong    []string
+}
+
+// cause for a new credential.
+type cause struct {
+	book *book
+	page *page
+	// given is when it was; zero: it is about to be.
+	given time.Time
 }
 
 func newBook() *book { return &book{pages: map[string]*page{}, closest: -1} }
@@ -70,49 +84,75 @@ func (b *book) wanted(name string) *v1alpha1.DynamicSecret {
 	return b.pages[name].wanted.DeepCopy()
 }
 
-// cause notes a cause that is about to be given. It is taken back where it turns out not to have been given.
-func (b *book) cause(name string) (takeBack func()) {
+// cause notes a cause that is about to be given.
+func (b *book) cause(name string) *cause {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.pages[name]
-	if p.since.IsZero() {
-		p.since = time.Now()
-	}
+	c := &cause{book: b, page: p}
+	p.open = append(p.open, c)
 	p.causes++
-	return func() {
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		p.causes--
-	}
+	return c
 }
 
-// allowed is how many credentials the object may have had by now.
-func (p *page) allowed() int {
-	if p.kind == brief && !p.since.IsZero() {
-		return p.causes + int(time.Since(p.since)/briefLife)
+// wasGiven notes that it was, or perhaps was.
+func (c *cause) wasGiven() {
+	c.book.mu.Lock()
+	defer c.book.mu.Unlock()
+	c.given = time.Now()
+}
+
+// takeBack forgets one that turned out not to have been given.
+func (c *cause) takeBack() {
+	c.book.mu.Lock()
+	defer c.book.mu.Unlock()
+	c.page.causes--
+	c.page.open = slices.DeleteFunc(c.page.open, func(o *cause) bool { return o == c })
+}
+
+// use takes the causes that a credential made then has met: those given before, or else the oldest. False: there is none.
+func (p *page) use(made time.Time) bool {
+	n := len(p.open)
+	if n == 0 {
+		return false
 	}
-	return p.causes
+	p.open = slices.DeleteFunc(p.open, func(c *cause) bool { return !c.given.IsZero() && c.given.Before(made) })
+	if len(p.open) == n {
+		p.open = p.open[1:]
+	}
+	return true
 }
 
 // seeSecret compares what a Secret holds with what it held before.
 func (b *book) seeSecret(o client.Object) {
 	s, ok := o.(*corev1.Secret)
-	user := ""
-	if ok {
-		user = string(s.Data["username"])
+	if !ok {
+		return
 	}
+	user := string(s.Data["username"])
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := b.pages[o.GetName()]
 	if p == nil || user == "" || user == p.user {
 		return
 	}
+	made := madeAt(user)
 	p.changes++
-	if p.changes > p.allowed() {
-		p.wrong = append(p.wrong, fmt.Sprintf("at %s user %s took the place of %q without a cause: credential %d, %d allowed",
-			time.Now().Format("15:04:05.000"), user, p.user, p.changes, p.allowed()))
+	aged := p.kind == brief && made.Sub(p.made) >= briefLife
+	if !p.use(made) && !aged {
+		p.wrong = append(p.wrong, fmt.Sprintf("at %s user %s took the place of %q without a cause",
+			time.Now().Format("15:04:05.000"), user, p.user))
 	}
-	p.user = user
+	p.user, p.made = user, made
+}
+
+// madeAt is when Vault made the user, in whole seconds: its name ends with that.
+func madeAt(user string) time.Time {
+	seconds, err := strconv.ParseInt(user[strings.LastIndexByte(user, '-')+1:], 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(seconds, 0)
 }
 
 // seeObject looks how late a bystander's lease is renewed.

@@ -75,20 +75,19 @@ func (s *storm) giveOrder(ctx context.Context, name string, o order, value strin
 	if err != nil || !d.DeletionTimestamp.IsZero() {
 		return err
 	}
-	takeBack := func() {}
+	given, takeBack := func() {}, func() {}
 	if o.cause {
-		takeBack = s.book.cause(name)
+		c := s.book.cause(name)
+		given, takeBack = c.wasGiven, c.takeBack
 	}
 	err = o.give(s, ctx, name, value)
-	switch {
-	case apierrors.IsNotFound(err) || errors.Is(err, errNotGiven):
+	if apierrors.IsNotFound(err) || errors.Is(err, errNotGiven) {
 		takeBack()
 		return nil
-	case err != nil:
-		return err
 	}
+	given()
 	s.count(o.name)
-	return nil
+	return err
 }
 
 func (s *site) annotate(ctx context.Context, name, annotation, value string) error {

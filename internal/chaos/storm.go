@@ -106,10 +106,12 @@ func (s *storm) plant(ctx context.Context) error {
 
 // make creates an object, which is a cause for a credential.
 func (s *storm) make(ctx context.Context, name string) error {
-	takeBack := s.book.cause(name)
+	c := s.book.cause(name)
 	err := s.kube.Create(ctx, s.book.wanted(name))
-	if err != nil {
-		takeBack()
+	if err == nil {
+		c.wasGiven()
+	} else {
+		c.takeBack()
 	}
 	if apierrors.IsAlreadyExists(err) {
 		return nil
