@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/apimachinery/pkg/util/wait"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -152,7 +153,14 @@ func loadSealKey(ctx context.Context, mgr ctrl.Manager, f flags) ([]byte, error)
 		}
 		namespace = strings.TrimSpace(string(text))
 	}
-	return controllers.LoadSealKey(ctx, mgr.GetAPIReader(), mgr.GetClient(), namespace)
+	// An API server that is away for a moment is no reason to end: a container that ends is started ever later.
+	var key []byte
+	var last error
+	err := wait.PollUntilContextTimeout(ctx, time.Second, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+		key, last = controllers.LoadSealKey(ctx, mgr.GetAPIReader(), mgr.GetClient(), namespace)
+		return last == nil, nil
+	})
+	return key, errors.Join(err, last)
 }
 
 func newManager(f flags) (ctrl.Manager, error) {
