@@ -96,8 +96,15 @@ func (s *site) scale(ctx context.Context, report *Report) (err error) {
 
 func (c *crowd) make(ctx context.Context, r *Scale) error {
 	say(c.opts, "%d leases on %d roles", c.opts.Scale, scaleRoles)
+	v := c.bed.Vault
+	if err := v.ConnectDatabase(ctx, place, "crowd", c.bed.Postgres, map[string]any{"username_template": userPrefix + "{{random 20}}-{{unix_time}}"}); err != nil {
+		return err
+	}
 	for i := range scaleRoles {
-		if err := c.bed.Vault.WriteDatabaseRole(ctx, place, fmt.Sprintf("crowd-%d", i), testbed.DatabaseRole{DefaultTTL: c.ttl, MaxTTL: 24 * time.Hour}); err != nil {
+		role := testbed.DatabaseRole{
+			Connection: "crowd", DefaultTTL: c.ttl, MaxTTL: 24 * time.Hour, RevocationStatements: []string{`DROP ROLE IF EXISTS "{{name}}";`},
+		}
+		if err := v.WriteDatabaseRole(ctx, place, fmt.Sprintf("crowd-%d", i), role); err != nil {
 			return err
 		}
 	}
