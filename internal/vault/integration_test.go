@@ -5,6 +5,7 @@ package vault_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -400,27 +401,29 @@ func TestARequestUnderWayWhenVaultIsSealedIsNotTakenForRefused(t *testing.T) {
 	eventually(t, "the attempt ends after the unsealing", func() error { return b.End(t.Context(), rec, owner) })
 }
 
+// Vault revokes the lease of a token that was ended in its own time, which on a busy machine is longer than is waited for;
+// so one of several ends must be a normal one.
 func TestANormalEndTakesThreeRequests(t *testing.T) {
 	b := backend(t, "app")
 	request := databaseRole(t, time.Hour, 2*time.Hour)
 	_, err := b.Inspect(t.Context())
 	must(t, err)
-	rec, _ := issue(t, b, request)
-	before, err := bed.vault.Mark()
-	must(t, err)
-	must(t, b.End(t.Context(), rec, owner))
-	all, err := bed.vault.Requests(before, "")
-	must(t, err)
-	var paths []string
-	for _, entry := range all {
-		paths = append(paths, entry.Path)
-	}
-	t.Logf("%d requests: %v", len(all), paths)
-	for _, path := range paths {
-		if path == "sys/leases/revoke" {
-			t.Error("the lease did not go by itself")
+	eventually(t, "an end that takes three requests", func() error {
+		rec, _ := issue(t, b, request)
+		before, err := bed.vault.Mark()
+		must(t, err)
+		must(t, b.End(t.Context(), rec, owner))
+		all, err := bed.vault.Requests(before, "")
+		must(t, err)
+		var paths []string
+		for _, entry := range all {
+			paths = append(paths, entry.Path)
 		}
-	}
+		if want := []string{"auth/token/lookup-accessor", "auth/token/revoke-accessor", "sys/leases/lookup"}; !slices.Equal(paths, want) {
+			return fmt.Errorf("it took %v", paths)
+		}
+		return nil
+	})
 }
 
 func TestARevokedKeeperLogsInAnew(t *testing.T) {
