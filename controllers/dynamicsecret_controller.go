@@ -102,11 +102,11 @@ func (r *DynamicSecretReconciler) work(ctx context.Context, d *v1alpha1.DynamicS
 		}
 	case lease.RenewLease, lease.ExtendToken:
 		// Neither does harm if the cache was stale, and the write that follows is locked.
-		if at, done, err := r.lifecycle.keep(ctx, o, step); done || err != nil {
-			o.d.DeepCopyInto(d)
+		at, done, err := r.lifecycle.keep(ctx, o, step)
+		o.d.DeepCopyInto(d)
+		if done || err != nil {
 			return at, err
 		}
-		d = o.d
 	}
 	return r.lifecycle.run(ctx, d)
 }
