@@ -148,13 +148,16 @@ func TestALeaseWhoseDatabaseIsDownIsEndedWhenItIsBack(t *testing.T) {
 	r.abandonedNothing()
 }
 
-// ownsATable gives the user of the room's object a table, so that PostgreSQL does not drop it.
+// ownsATable gives the user of the room's object a table, so that PostgreSQL does not drop it. It is in a schema of its own:
+// Vault revokes rights on each table of the schema public for every user that it drops, and two changes of one table at a
+// time are an error in PostgreSQL ("tuple concurrently updated").
 func (r *room) ownsATable(name string) (dropTable func()) {
 	r.t.Helper()
-	user, table := string(r.target(name).Data["username"]), strings.ReplaceAll(r.name, "-", "_")
-	r.must(r.Postgres.Exec(r.t.Context(), "CREATE TABLE "+table+" ()"))
-	r.must(r.Postgres.Exec(r.t.Context(), "ALTER TABLE "+table+` OWNER TO "`+user+`"`))
-	return func() { r.must(r.Postgres.Exec(context.Background(), "DROP TABLE "+table)) }
+	user, schema := string(r.target(name).Data["username"]), strings.ReplaceAll(r.name, "-", "_")
+	r.must(r.Postgres.Exec(r.t.Context(), "CREATE SCHEMA "+schema))
+	r.must(r.Postgres.Exec(r.t.Context(), "CREATE TABLE "+schema+".owned ()"))
+	r.must(r.Postgres.Exec(r.t.Context(), "ALTER TABLE "+schema+`.owned OWNER TO "`+user+`"`))
+	return func() { r.must(r.Postgres.Exec(context.Background(), "DROP SCHEMA "+schema+" CASCADE")) }
 }
 
 func TestALeaseWhoseUserOwnsATableIsAbandonedAtTheDeadline(t *testing.T) {

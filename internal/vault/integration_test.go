@@ -123,9 +123,9 @@ func TestWhatVaultSaysWhileTheDatabaseIsDown(t *testing.T) {
 func TestAUserThatOwnsATableCannotBeRevoked(t *testing.T) {
 	b := backend(t, "app")
 	rec, answer := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
-	must(t, bed.postgres.Exec(t.Context(), fmt.Sprintf(`CREATE TABLE owned (); ALTER TABLE owned OWNER TO "%s"`, answer.Data["username"])))
+	must(t, bed.postgres.Exec(t.Context(), fmt.Sprintf(`CREATE SCHEMA own; CREATE TABLE own.owned (); ALTER TABLE own.owned OWNER TO "%s"`, answer.Data["username"])))
 	wantKind(t, b.End(t.Context(), rec, owner), lease.Failed, "failed to revoke entry", "2BP01")
-	must(t, bed.postgres.Exec(t.Context(), `DROP TABLE owned`))
+	must(t, bed.postgres.Exec(t.Context(), `DROP SCHEMA own CASCADE`))
 	eventually(t, "it ends without the table", func() error { return b.End(t.Context(), rec, owner) })
 	if err := bed.postgres.Login(t.Context(), string(answer.Data["username"]), string(answer.Data["password"])); err == nil {
 		t.Error("the user can still log in")
