@@ -114,7 +114,7 @@ func (s *storm) fill(report *Report) error {
 	toVault, err2 := met(s.vault, vaultRequests)
 	toAPI, err3 := met(s.bed.API, apiRequests)
 	report.Objects, report.Bystanders = s.opts.Objects, len(s.book.names(bystander))
-	report.Kills, report.Pauses = s.counts[kills], s.counts[pauses]
+	report.Kills, report.KillsAtWork, report.Pauses, report.Lives = s.counts[kills], s.counts[worked], s.counts[pauses], s.lives
 	report.ClosestCall, report.Longest = s.book.closest, s.longest
 	report.Faults, report.Orders = toVault, map[string]int{}
 	maps.Copy(report.Faults, toAPI)
@@ -124,7 +124,7 @@ func (s *storm) fill(report *Report) error {
 	}
 	for what, n := range s.counts {
 		switch {
-		case what == kills || what == pauses:
+		case what == kills || what == worked || what == pauses:
 		case given[what]:
 			report.Orders[what] = n
 		default:

@@ -17,7 +17,9 @@ type Report struct {
 	// Held is for how much of it no new fault came, so that a lease could be renewed.
 	Held                time.Duration
 	Objects, Bystanders int
-	Kills, Pauses       int
+	// Kills of the manager, KillsAtWork those of one that had begun with its work, and Lives the times between two kills.
+	Kills, KillsAtWork, Pauses int
+	Lives                      []time.Duration
 	// Longest is how long a server was away at most, by its name.
 	Longest map[string]time.Duration
 	// Faults that were met, and Orders that were given, by what they were.
@@ -88,7 +90,10 @@ func (r Report) String() string {
 func (r Report) stormRows(row func(string, any)) {
 	row("storm", fmt.Sprintf("%s, of it held back so that leases could be renewed %s", r.Storm.Round(time.Second), r.Held))
 	row("objects", fmt.Sprintf("%d, of them bystanders %d", r.Objects, r.Bystanders))
-	row("manager killed", r.Kills)
+	row("manager killed", fmt.Sprintf("%d, at work %d", r.Kills, r.KillsAtWork))
+	if lives := slices.Sorted(slices.Values(r.Lives)); len(lives) > 0 {
+		row("time between kills", fmt.Sprintf("%.1f to %.1f s, half of them up to %.1f s", lives[0].Seconds(), lives[len(lives)-1].Seconds(), lives[len(lives)/2].Seconds()))
+	}
 	row("manager paused and woken", r.Pauses)
 	for _, server := range slices.Sorted(maps.Keys(r.Longest)) {
 		row("longest outage of "+server, r.Longest[server].Round(100*time.Millisecond))

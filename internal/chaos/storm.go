@@ -25,11 +25,14 @@ type storm struct {
 	longest map[string]time.Duration
 	// held is for how long the storm held its breath.
 	held time.Duration
+	// lives are the times between two kills.
+	lives []time.Duration
 }
 
 // Names of what is counted.
 const (
 	kills         = "manager killed"
+	worked        = "manager killed at work"
 	pauses        = "manager paused and woken"
 	endedByItself = "manager ended by itself, and was started again"
 )
@@ -38,6 +41,13 @@ func (s *storm) count(what string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.counts[what]++
+}
+
+func (s *storm) killedAfter(life time.Duration) {
+	s.count(kills)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lives = append(s.lives, life)
 }
 
 func (s *storm) counted(what string) int {

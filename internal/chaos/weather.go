@@ -32,37 +32,42 @@ func (s *storm) away(raging context.Context, d time.Duration) {
 	}
 }
 
-// harryManager kills the manager every one to four seconds, sometimes after it was asleep for a while, and starts it again.
-// Every other time it is left to come up first, and the seconds are counted from when it works.
-func (s *storm) harryManager(raging, ctx context.Context, random *rand.Rand) error {
+// harryManager kills the manager every one to four seconds by the clock, and starts it again at once or after a moment. Some
+// lives come to no work: that is counted. In some it is paused and woken before it is killed.
+func (s *storm) harryManager(raging, _ context.Context, random *rand.Rand) error {
 	m := s.bed.Manager
-	for {
-		if err := s.letWork(raging, between(random, time.Second, 4*time.Second)); err != nil || raging.Err() != nil {
-			return err
-		}
-		if one(random, 5) {
-			if err := s.sleepAndWake(raging, random); err != nil {
+	for killed := time.Now(); ; {
+		end := killed.Add(between(random, time.Second, 4*time.Second))
+		if one(random, 3) {
+			if err := s.sleepAndWake(raging, end, random); err != nil {
 				return err
 			}
+		}
+		if err := s.letLive(raging, end); err != nil || raging.Err() != nil {
+			return err
+		}
+		if s.works() {
+			s.count(worked)
 		}
 		if err := m.Kill(); err != nil {
 			return err
 		}
-		s.count(kills)
+		s.killedAfter(time.Since(killed))
+		killed = time.Now()
 		if one(random, 3) {
-			nap(raging, between(random, time.Millisecond, time.Second))
+			nap(raging, between(random, time.Millisecond, 800*time.Millisecond))
 		}
-		if err := s.startManager(ctx, one(random, 2)); err != nil {
+		if err := m.Start(); err != nil {
 			return err
 		}
 	}
 }
 
-// letWork leaves the manager alone for so long, and until mercy is no longer due. One that has ended, as it does where it
+// letLive leaves the manager alone until then, and until mercy is no longer due. One that has ended, as it does where it
 // cannot speak to the API server at its start, is started again, as Kubernetes does.
-func (s *storm) letWork(raging context.Context, d time.Duration) error {
-	for end := time.Now().Add(d); time.Now().Before(end) || s.mercyDue(); {
-		if !nap(raging, 100*time.Millisecond) {
+func (s *storm) letLive(raging context.Context, end time.Time) error {
+	for time.Now().Before(end) || s.mercyDue() {
+		if !nap(raging, min(100*time.Millisecond, max(time.Millisecond, time.Until(end)))) {
 			return nil
 		}
 		if !s.bed.Manager.Running() {
@@ -75,40 +80,28 @@ func (s *storm) letWork(raging context.Context, d time.Duration) error {
 	return nil
 }
 
-func (s *storm) sleepAndWake(raging context.Context, random *rand.Rand) error {
-	asleep, awake := between(random, time.Second, 6*time.Second), between(random, time.Millisecond, 1500*time.Millisecond)
+// works says that the manager has looked at an object.
+func (s *storm) works() bool {
+	n, err := s.bed.Manager.Metric(`controller_runtime_reconcile_total{controller="dynamicsecret",result="requeue_after"}`)
+	return err == nil && n > 0
+}
+
+// sleepAndWake pauses the manager somewhere in its life, so that it wakes up before the end of it.
+func (s *storm) sleepAndWake(raging context.Context, end time.Time, random *rand.Rand) error {
+	life := time.Until(end)
+	if life < 500*time.Millisecond {
+		return nil
+	}
+	nap(raging, between(random, life/4, life/2))
+	if !s.bed.Manager.Running() {
+		return nil
+	}
 	if err := s.bed.Manager.Pause(); err != nil {
 		return err
 	}
-	s.away(raging, asleep)
-	if err := s.bed.Manager.Resume(); err != nil {
-		return err
-	}
+	s.away(raging, between(random, life/8, life*3/8))
 	s.count(pauses)
-	nap(raging, awake)
-	return nil
-}
-
-// startManager starts it, and where wait says so gives it the time to begin with its work. One that does not come up, such
-// as without an API server, is left to the next kill.
-func (s *storm) startManager(ctx context.Context, wait bool) error {
-	m := s.bed.Manager
-	if err := m.Start(); err != nil || !wait {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	err := m.Await(ctx, func(context.Context) error {
-		n, err := m.Metric(`controller_runtime_reconcile_total{controller="dynamicsecret",result="requeue_after"}`)
-		if err == nil && n == 0 {
-			err = errors.New("it has looked at no object yet")
-		}
-		return err
-	})
-	if err != nil {
-		s.count("manager did not come up")
-	}
-	return nil
+	return s.bed.Manager.Resume()
 }
 
 // takeServersAway takes some of the servers away at once, and leaves them all alone for a while after that: a lease that is
