@@ -34,7 +34,7 @@ func (s *storm) judge(ctx context.Context, report *Report, before map[string]str
 	gone := time.Now()
 	add(s.deleteAll(ctx))
 	report.Gone = time.Since(gone)
-	add(s.nothingLeft(ctx, report))
+	add(s.leftAfterAll(ctx, report, errors.Join(broken...) != nil))
 	add(s.fill(report))
 	report.Verdict = Kept
 	if err := errors.Join(broken...); err != nil {
@@ -42,6 +42,16 @@ func (s *storm) judge(ctx context.Context, report *Report, before map[string]str
 		return fmt.Errorf("seed %d: %w\n%s", s.opts.Seed, err, s.bed.Manager.LastWords(40))
 	}
 	return nil
+}
+
+// leftAfterAll is nothingLeft, with little patience where something was left before.
+func (s *storm) leftAfterAll(ctx context.Context, report *Report, brokenBefore bool) error {
+	if brokenBefore {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+	}
+	return s.nothingLeft(ctx, report)
 }
 
 // calm ends all faults and creates what is missing.
