@@ -70,7 +70,7 @@ func (r Report) String() string {
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	row := func(name string, value any) { _, _ = fmt.Fprintf(t, "%s\t%v\n", name, value) }
 	row("seed", r.Seed)
-	if r.Storm > 0 {
+	if r.Storm > 0 && r.Verdict != "" {
 		r.stormRows(row)
 	}
 	for _, takeover := range r.Takeovers {
