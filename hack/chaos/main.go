@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -52,5 +53,6 @@ func run(opts chaos.Options) error {
 	defer stop()
 	report, err := chaos.Run(ctx, opts)
 	fmt.Printf("\n%s", report)
-	return err
+	// Whatever else went wrong in a run that was interrupted, that it was comes first.
+	return errors.Join(context.Cause(ctx), err)
 }
