@@ -11,6 +11,9 @@ const (
 	StalledCondition = "Stalled"
 	// LeasedCondition is True while the Secret's credential has a live lease.
 	LeasedCondition = "Leased"
+	// RotatedCondition is True when the last hand-over from one credential to the next is complete: the consumers have
+	// moved, and the old lease was ended only then. It is there once a credential was replaced.
+	RotatedCondition = "Rotated"
 )
 
 // Reasons of a DynamicSecret's conditions.
@@ -81,6 +84,28 @@ const (
 	ReasonBackendError = "BackendError"
 	// ReasonTLSFailed: the backend's certificate does not verify, or the provider's TLS material cannot be used.
 	ReasonTLSFailed = "TLSFailed"
+	// ReasonRotated: the consumers have moved to the new credential, and the old lease is ended.
+	ReasonRotated = "Rotated"
+	// ReasonRollingOut: the new credential is in the Secret, and workloads are moving to it.
+	ReasonRollingOut = "RollingOut"
+	// ReasonRolloutPaused: a workload is paused, or replaces pods only when somebody deletes them; the old lease is held.
+	ReasonRolloutPaused = "RolloutPaused"
+	// ReasonRolloutStuck: a workload does not come to the end of its roll-out; the old lease is held.
+	ReasonRolloutStuck = "RolloutStuck"
+	// ReasonRolloutTargetNotFound: spec.rollout.targets names a workload that does not exist; the old lease is held.
+	ReasonRolloutTargetNotFound = "RolloutTargetNotFound"
+	// ReasonRolloutForbidden: the API server does not let leasekeeper look at workloads, or stamp them; the old lease is
+	// held.
+	ReasonRolloutForbidden = "RolloutForbidden"
+	// ReasonRolloutDisabled: spec.rollout needs a right that leasekeeper was installed without.
+	ReasonRolloutDisabled = "RolloutDisabled"
+	// ReasonOverlap: the consumers have moved; the old credential lives on for spec.rotation.overlap.
+	ReasonOverlap = "Overlap"
+	// ReasonHandoverCutShort: the old lease ended before the consumers had moved, or before spec.rotation.overlap was
+	// over, because the backend would not extend it.
+	ReasonHandoverCutShort = "HandoverCutShort"
+	// ReasonInvalidWindow: spec.rotation.windows has a schedule or time zone that nobody understands.
+	ReasonInvalidWindow = "InvalidWindow"
 	// ReasonAbandoned: a lease was given up that could not be ended in time.
 	ReasonAbandoned = "LeaseAbandoned"
 	// ReasonLedgerMismatch: the ledger names a token or lease that is not this object's; it is not acted on.
@@ -111,4 +136,5 @@ const (
 	NextPublish = "Publish"
 	NextEnd     = "End"
 	NextExpire  = "Expire"
+	NextRollout = "Rollout"
 )

@@ -28,6 +28,17 @@ type DynamicSecretSpec struct {
 	// +kubebuilder:default={}
 	Lease LeaseSpec `json:"lease,omitempty"`
 
+	// Rotation says when a credential is replaced although it lives, and how long it lives on after that.
+	// +optional
+	// +kubebuilder:default={}
+	Rotation RotationSpec `json:"rotation,omitempty"`
+
+	// Rollout says which workloads are rolled out anew when the credential was replaced. The old lease is held until
+	// they have moved to the new one. It needs rollout.enabled in leasekeeper's chart. Absent: nothing is rolled out,
+	// which suits workloads that re-read a mounted Secret; set rotation.overlap to the time that they take for it.
+	// +optional
+	Rollout *RolloutSpec `json:"rollout,omitempty"`
+
 	// RefreshInterval is how often an answer without a lease (KV, for one) is read again. Answers with a lease do not
 	// use it. At least 1s.
 	// +optional
@@ -181,6 +192,101 @@ type LeaseSpec struct {
 	RevocationDeadline metav1.Duration `json:"revocationDeadline,omitempty"`
 }
 
+// RotationSpec says when a credential is replaced although it lives, and how long it lives on after that.
+type RotationSpec struct {
+	// MaxAge is how old a credential may become. When it is that old, or a little younger (up to a tenth, so that
+	// objects which were made together do not rotate together), it is replaced, even if its lease could be renewed
+	// further. Absent: as old as the backend lets it become.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="maxAge must be at least 1s"
+	MaxAge *metav1.Duration `json:"maxAge,omitempty"`
+
+	// Overlap is how long the old credential lives on after the new one is in the Secret and, where spec.rollout
+	// names workloads, all of them have moved to it. Then its lease is revoked. The backend's maximum may cut it short,
+	// which the condition Rotated says.
+	// +optional
+	// +kubebuilder:default="2m"
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="overlap must not be negative"
+	Overlap *metav1.Duration `json:"overlap,omitempty"`
+
+	// Windows are the times in which a credential may be replaced by plan: by maxAge, or because the backend's maximum
+	// comes near. A lease that would end before the next window opens is replaced all the same. What is ordered, or
+	// follows from a change or a loss, does not wait for a window. Absent: always.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	Windows []RotationWindow `json:"windows,omitempty"`
+}
+
+// RotationWindow opens again and again.
+type RotationWindow struct {
+	// Schedule says when it opens, in the five fields of cron: minute, hour, day of month, month, day of week, such as
+	// "0 2 * * 1-5". Names (MON, JAN) and @daily, @weekly and the like are understood too.
+	// +kubebuilder:validation:MinLength=5
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:XValidation:rule="!self.contains('TZ=')",message="name the time zone in timeZone, not in schedule"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^@ ]+( +[^ ]+){4})$')",message="schedule has five fields (minute, hour, day of month, month, day of week), or is one of @hourly, @daily, @weekly, @monthly and @yearly"
+	Schedule string `json:"schedule"`
+
+	// TimeZone that the schedule is meant in, by its name in the IANA database, such as Europe/Vienna. Defaults to UTC.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self != 'Local'",message="name a time zone of the IANA database, such as Europe/Vienna"
+	TimeZone string `json:"timeZone,omitempty"`
+
+	// Duration is for how long it is open.
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m')",message="duration must be at least 1m"
+	Duration metav1.Duration `json:"duration"`
+}
+
+// RolloutSpec says which workloads are rolled out anew when the credential was replaced.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.discover) && self.discover || has(self.targets) && size(self.targets) > 0",message="name workloads in targets, or set discover to true"
+type RolloutSpec struct {
+	// Targets are workloads of this namespace.
+	// +optional
+	// +kubebuilder:validation:MaxItems=32
+	// +listType=atomic
+	Targets []RolloutTarget `json:"targets,omitempty"`
+
+	// Discover finds the workloads of this namespace whose pod template uses the Secret: as a volume, also a projected
+	// one, in env or envFrom, or as an image pull secret. They are listed when a credential was replaced, not watched.
+	// +optional
+	Discover bool `json:"discover,omitempty"`
+}
+
+// WorkloadKind is a kind of workload that can be rolled out.
+// +kubebuilder:validation:Enum=Deployment;StatefulSet;DaemonSet;Rollout
+type WorkloadKind string
+
+// The kinds of workloads. KindRollout is that of argoproj.io.
+const (
+	KindDeployment  WorkloadKind = "Deployment"
+	KindStatefulSet WorkloadKind = "StatefulSet"
+	KindDaemonSet   WorkloadKind = "DaemonSet"
+	KindRollout     WorkloadKind = "Rollout"
+)
+
+// RolloutTarget names a workload, or selects some.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.name) != has(self.selector)",message="set either name or selector"
+type RolloutTarget struct {
+	// Kind of the workload: Deployment, StatefulSet, DaemonSet, or Rollout (of Argo Rollouts).
+	// +optional
+	// +kubebuilder:default=Deployment
+	Kind WorkloadKind `json:"kind,omitempty"`
+
+	// Name of the workload. One that does not exist holds the old lease, for it may be a slip of the pen.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// Selector chooses workloads by their labels. It may choose none.
+	// +optional
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
+}
+
 // TargetSpec describes the Secret that is written.
 type TargetSpec struct {
 	// Name of the Secret. Defaults to the name of this object.
@@ -216,7 +322,8 @@ type DynamicSecretStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// Conditions: Ready always, Leased once something was issued, Reconciling and Stalled only while they are true.
+	// Conditions: Ready always, Leased once something was issued, Rotated once a credential was replaced, Reconciling and
+	// Stalled only while they are true.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -240,6 +347,10 @@ type DynamicSecretStatus struct {
 	// +optional
 	Secret *SecretStatus `json:"secret,omitempty"`
 
+	// Handover is how far the consumers have come with the credential that the Secret holds.
+	// +optional
+	Handover *HandoverStatus `json:"handover,omitempty"`
+
 	// GrantEndedAt is when the one lease of a grant with reissue: Never came to its end.
 	// +optional
 	GrantEndedAt *metav1.Time `json:"grantEndedAt,omitempty"`
@@ -256,9 +367,46 @@ type DynamicSecretStatus struct {
 	// +optional
 	LastHandledRenewAt string `json:"lastHandledRenewAt,omitempty"`
 
+	// LastHandledForceSync is the last value of the annotation force-sync that was handled.
+	// +optional
+	LastHandledForceSync string `json:"lastHandledForceSync,omitempty"`
+
 	// LastHandledRotateAt is the last value of the annotation leasekeeper.io/rotate-requested-at that was handled.
 	// +optional
 	LastHandledRotateAt string `json:"lastHandledRotateAt,omitempty"`
+}
+
+// HandoverStatus is how far the consumers have come with the credential that was published last.
+type HandoverStatus struct {
+	// Stamp is the value that the pod templates of the consumers carry once they are to have this credential. It is made
+	// from the digest of the Secret.
+	Stamp string `json:"stamp"`
+
+	// PublishedAt is when the Secret began to hold the credential.
+	PublishedAt metav1.Time `json:"publishedAt"`
+
+	// RolledOutAt is when all consumers had moved to it. Absent: they have not yet.
+	// +optional
+	RolledOutAt *metav1.Time `json:"rolledOutAt,omitempty"`
+
+	// Reason why they have not, such as RollingOut, RolloutPaused or RolloutTargetNotFound.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+
+	// Waiting says what is waited for, by workload.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	Waiting []string `json:"waiting,omitempty"`
+
+	// CutShortAt is when an old lease ended that was still to be held. Absent: none did.
+	// +optional
+	CutShortAt *metav1.Time `json:"cutShortAt,omitempty"`
+
+	// RolloutSeconds is how long the last roll-out took, from the Secret to the last consumer. The next one is begun
+	// early enough for twice of it.
+	// +optional
+	RolloutSeconds int64 `json:"rolloutSeconds,omitempty"`
 }
 
 // LeaseRecord says where a credential lives, by what it can be ended, and how long it lives. It holds no secret: an
@@ -318,6 +466,11 @@ type LeaseRecord struct {
 	// MaxTTLReached is true once the backend will not extend the lease any further.
 	// +optional
 	MaxTTLReached bool `json:"maxTTLReached,omitempty"`
+
+	// MaxTTLSeconds is how long a lease of this request lives at most, as the last one that reached it has shown. Absent:
+	// not known.
+	// +optional
+	MaxTTLSeconds int64 `json:"maxTTLSeconds,omitempty"`
 
 	// TokenExpiresAt is when the issuing token ends, and its leases with it. Absent: never.
 	// +optional

@@ -19,10 +19,18 @@ const (
 
 	// RenewRequestedAtAnnotation asks for a renewal now; any value that was not handled before counts.
 	RenewRequestedAtAnnotation = "leasekeeper.io/renew-requested-at"
+	// ForceSyncAnnotation is External Secrets' order to read anew; here it asks for a renewal, or for another look where
+	// there is no lease. It never costs a credential.
+	ForceSyncAnnotation = "force-sync"
 	// RotateRequestedAtAnnotation asks for a new credential now; any value that was not handled before counts.
 	RotateRequestedAtAnnotation = "leasekeeper.io/rotate-requested-at"
 	// AbandonLeaseAnnotation, set to "true", lets a deletion go on without revoking.
 	AbandonLeaseAnnotation = "leasekeeper.io/abandon-lease"
+
+	// StampAnnotationPrefix begins the key of the annotation that is put on the pod templates of a Secret's consumers;
+	// the name of the Secret, or a prefix and a hash of it, follows. Its value is status.handover.stamp, so that the
+	// template changes once for each credential.
+	StampAnnotationPrefix = "rollout.leasekeeper.io/"
 )
 
 const (
