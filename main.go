@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	_ "time/tzdata" // the image has no time zones, and spec.rotation.windows names them
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -54,6 +55,8 @@ type flags struct {
 	providerInterval             time.Duration
 	providerRetry                time.Duration
 	verifyInterval               time.Duration
+	rollout                      bool
+	rolloutWindow                time.Duration
 	printVersion                 bool
 	log                          zap.Options
 }
@@ -77,6 +80,8 @@ func parse() flags {
 	flag.DurationVar(&f.providerInterval, "provider-interval", time.Minute, "Pause between looks at a provider that is ready.")
 	flag.DurationVar(&f.providerRetry, "provider-retry-interval", 2*time.Second, "Pause between looks at a provider that is not ready.")
 	flag.DurationVar(&f.verifyInterval, "verify-interval", 30*time.Second, "Pause between lists of a backend's leases, by which revocations behind our back are noticed.")
+	flag.BoolVar(&f.rollout, "rollout", false, "Roll workloads out as spec.rollout says. It needs the right to list and patch them: rollout.enabled in the chart.")
+	flag.DurationVar(&f.rolloutWindow, "rollout-window", 30*time.Second, "How long a workload that uses several Secrets waits for the others to be replaced too, so that it rolls out once. Less where the old lease ends before.")
 	flag.BoolVar(&f.printVersion, "version", false, "Print the version and exit.")
 	f.log.BindFlags(flag.CommandLine)
 	flag.Parse()
@@ -130,6 +135,8 @@ func run(ctx context.Context, f flags) error {
 		ProviderRetryInterval: f.providerRetry,
 		VerifyInterval:        f.verifyInterval,
 		SealKey:               sealKey,
+		Rollout:               f.rollout,
+		RolloutWindow:         f.rolloutWindow,
 	}
 	if err := setup.WithManager(ctx, mgr); err != nil {
 		return err

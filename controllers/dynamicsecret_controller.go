@@ -29,6 +29,7 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/rollout"
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
@@ -55,6 +56,9 @@ type DynamicSecretReconciler struct {
 	Concurrency int
 	// SealKey seals ledger records; empty: none is sealed.
 	SealKey []byte
+	// Rollout lets workloads be rolled out; RolloutWindow is how long that may wait for their other Secrets.
+	Rollout       bool
+	RolloutWindow time.Duration
 
 	cache     client.Client
 	sources   *providerSources
@@ -164,15 +168,19 @@ func (r *DynamicSecretReconciler) SetupWithManager(ctx context.Context, mgr ctrl
 	r.cache = mgr.GetClient()
 	r.sources = &providerSources{cache: mgr.GetClient(), lessors: r.Lessors, recoveries: r.Recoveries, requestLimit: r.RequestLimit, sealKey: r.SealKey}
 	r.lifecycle = &lifecycle{
-		clock:        r.Clock,
-		objects:      apiObjects{reader: mgr.GetAPIReader(), writer: mgr.GetClient()},
-		secrets:      apiSecrets{reader: mgr.GetAPIReader(), writer: mgr.GetClient()},
-		sources:      r.sources,
-		announce:     announce,
-		memory:       newMemory(),
-		requestLimit: r.RequestLimit,
-		sendWithin:   r.RequestLimit / 8,
-		sealKey:      r.SealKey,
+		clock:         r.Clock,
+		objects:       apiObjects{reader: mgr.GetAPIReader(), writer: mgr.GetClient()},
+		secrets:       apiSecrets{reader: mgr.GetAPIReader(), writer: mgr.GetClient()},
+		sources:       r.sources,
+		announce:      announce,
+		memory:        newMemory(),
+		requestLimit:  r.RequestLimit,
+		sendWithin:    r.RequestLimit / 8,
+		sealKey:       r.SealKey,
+		rolloutWindow: r.RolloutWindow,
+	}
+	if r.Rollout {
+		r.lifecycle.rollouts = apiRollouts{&rollout.Rollouts{Reader: mgr.GetAPIReader(), Writer: mgr.GetClient()}, mgr.GetClient()}
 	}
 	v.cache, v.memory = mgr.GetClient(), r.lifecycle.memory
 	if err := mgr.Add(v); err != nil {

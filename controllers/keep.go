@@ -30,7 +30,7 @@ func (l *lifecycle) renew(ctx context.Context, o *observation) error {
 			o.mem.lostID = rec.ID
 			return nil
 		}
-		l.renewFailed(&o.mem.tries.Renew, o, err)
+		l.renewFailed(&o.mem.tries.Renew, o, &rec, err)
 		return nil
 	}
 	l.announce.Count("renewal", "success")
@@ -61,10 +61,10 @@ func (l *lifecycle) verify(ctx context.Context, o *observation) error {
 	return nil
 }
 
-func (l *lifecycle) renewFailed(f *lease.Failure, o *observation, err error) {
+func (l *lifecycle) renewFailed(f *lease.Failure, o *observation, rec *v1alpha1.LeaseRecord, err error) {
 	now := l.clock.Now()
 	left := time.Minute
-	if end, ok := lease.LifeEnd(o.d.Status.Lease); ok {
+	if end, ok := lease.LifeEnd(rec); ok {
 		left = end.Sub(now)
 	}
 	fail(f, lease.BlockFor(err), now, func(count int) time.Duration {
@@ -110,7 +110,7 @@ func (l *lifecycle) extendToken(ctx context.Context, o *observation) error {
 	}
 	if err == nil {
 		o.mem.tries.ExtendToken = lease.Failure{}
-		return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.TokenExtended(&d.Status, term) })
+		return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.TokenExtended(d.Status.Lease, term) })
 	}
 	switch lease.KindOf(err) {
 	case lease.Gone:
@@ -122,9 +122,9 @@ func (l *lifecycle) extendToken(ctx context.Context, o *observation) error {
 	case lease.Denied, lease.Refused, lease.Mismatch:
 		// It lives no longer than it does: a successor is made in time.
 		l.announce.Event(o.d, corev1.EventTypeWarning, lease.BlockFor(err).Reason, err.Error())
-		return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.TokenNotExtendable(&d.Status) })
+		return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.TokenNotExtendable(d.Status.Lease) })
 	}
-	l.renewFailed(&o.mem.tries.ExtendToken, o, err)
+	l.renewFailed(&o.mem.tries.ExtendToken, o, &rec, err)
 	return nil
 }
 
@@ -160,7 +160,7 @@ func (l *lifecycle) end(ctx context.Context, o *observation, s lease.Step) error
 	}
 	l.announce.Count("end", "success")
 	delete(o.mem.tries.End, lease.TryKey(&rec))
-	return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Ended(&d.Status, s.Record) }))
+	return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Ended(d, s.Record, l.clock.Now()) }))
 }
 
 // abandon gives a record up, and says so.
@@ -170,7 +170,7 @@ func (l *lifecycle) abandon(ctx context.Context, o *observation, s lease.Step) e
 	if f, ok := o.mem.tries.End[lease.TryKey(&rec)]; ok && f.Count > 0 {
 		why = f.Message
 	}
-	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Ended(&d.Status, s.Record) }); err != nil {
+	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Ended(d, s.Record, l.clock.Now()) }); err != nil {
 		return ignoreConflict(err)
 	}
 	delete(o.mem.tries.End, lease.TryKey(&rec))

@@ -38,6 +38,10 @@ type lifecycle struct {
 	// sendWithin is how soon after the journal an issue must have been sent. A process that was asleep for longer
 	// does not send it: others count on it being over by the request limit.
 	sendWithin time.Duration
+	// rollouts moves the consumers; nil: leasekeeper was installed without the right to.
+	rollouts rollouts
+	// rolloutWindow is how long a roll-out may wait for the other Secrets of its workloads.
+	rolloutWindow time.Duration
 	// sealKey seals records; empty: none is sealed.
 	sealKey []byte
 }
@@ -154,7 +158,14 @@ func (l *lifecycle) refreshInput(o *observation) {
 		LostID:        o.mem.lostID,
 		SuspectID:     l.memory.suspectOf(client.ObjectKeyFromObject(o.d)),
 		Tries:         o.mem.tries,
+		RolloutLook:   o.mem.rolloutLook,
+		RolloutWindow: l.rolloutWindow,
+		RolloutOff:    l.rollouts == nil,
 		RequestLimit:  l.requestLimit,
+	}
+	var err error
+	if o.in.Windows, err = lease.ParseWindows(o.d.Spec.Rotation.Windows); err != nil {
+		o.in.Invalid = &lease.Block{Reason: v1alpha1.ReasonInvalidWindow, Message: err.Error(), Stalled: true}
 	}
 }
 
@@ -219,6 +230,10 @@ func (l *lifecycle) execute(ctx context.Context, o *observation, s lease.Step) e
 		return l.commit(ctx, o, lease.RenewalHandled)
 	case lease.ExtendToken:
 		return l.extendToken(ctx, o)
+	case lease.RenewRetiring, lease.ExtendRetiring:
+		return l.keepRetiring(ctx, o, s)
+	case lease.FollowRollout:
+		return l.followRollout(ctx, o, s)
 	case lease.EndRecord:
 		return l.end(ctx, o, s)
 	case lease.AbandonRecord:

@@ -27,6 +27,8 @@ type remembered struct {
 	held   *held
 	tries  lease.Tries
 	lostID string
+	// rolloutLook is when the consumers are to be looked at again.
+	rolloutLook time.Time
 	// tried tells the spec and the provider that the failures in tries are about.
 	tried attemptKey
 	// renewing tells the term of the lease that the failures to renew are about.
@@ -141,4 +143,11 @@ func (r *remembered) failEnd(rec *v1alpha1.LeaseRecord, err error, now time.Time
 	fail(&f, lease.BlockFor(err), now, pause)
 	f.Final = lease.KindOf(err) == lease.Mismatch
 	r.tries.End[lease.TryKey(rec)] = f
+}
+
+func (r *remembered) setKeep(key string, f lease.Failure) {
+	if r.tries.Keep == nil {
+		r.tries.Keep = map[string]lease.Failure{}
+	}
+	r.tries.Keep[key] = f
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/rollout"
 )
 
 // The interfaces of this file are all that the life of a lease touches. In the manager they stand for the API server
@@ -38,6 +39,13 @@ type sources interface {
 	LessorFor(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (lease.Lessor, error)
 	// Disputed refuses a record that another object's ledger names too: one of the two was written by somebody else.
 	Disputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) error
+}
+
+// rollouts moves the consumers of a Secret to its new credential.
+type rollouts interface {
+	// Follow stamps those that are to roll out, and says how far they are. With hold, those that are shared with another
+	// Secret are not stamped yet.
+	Follow(ctx context.Context, d *v1alpha1.DynamicSecret, s *corev1.Secret, hold bool) (rollout.Progress, error)
 }
 
 // source is where a credential comes from.

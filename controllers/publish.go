@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,14 +18,15 @@ func (l *lifecycle) publish(ctx context.Context, o *observation) error {
 	// Somebody may have taken it out of the status since the lease was recorded.
 	known := o.d.Status.Secret
 	first := known == nil || known.UID == ""
+	existed := o.secret != nil || o.recorded != nil
 	if err := l.write(ctx, o, h.answer.Data, h.salt); err != nil {
 		return l.publishFailed(o, err)
 	}
 	o.mem.tries.Publish = lease.Failure{}
-	if err := l.notePublished(ctx, o); err != nil {
+	if err := l.notePublished(ctx, o, existed); err != nil {
 		return err
 	}
-	o.mem.held = nil
+	o.mem.held, o.mem.rolloutLook = nil, time.Time{}
 	what := "Replaced"
 	switch {
 	case h.cause == "":
@@ -81,10 +83,11 @@ func (l *lifecycle) write(ctx context.Context, o *observation, data map[string][
 	return nil
 }
 
-func (l *lifecycle) notePublished(ctx context.Context, o *observation) error {
+// notePublished notes what was written. existed says that there was a Secret before, which somebody may use.
+func (l *lifecycle) notePublished(ctx context.Context, o *observation, existed bool) error {
 	s := o.secret
 	written := v1alpha1.SecretStatus{Name: s.Name, UID: s.UID, ResourceVersion: s.ResourceVersion, Digest: secret.DigestOf(s)}
-	return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Publish(&d.Status, written) }))
+	return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Publish(d, written, existed, l.clock.Now()) }))
 }
 
 // publishFailed: the credential stays in memory and the same one is tried again.
@@ -125,7 +128,7 @@ func (l *lifecycle) syncSecret(ctx context.Context, o *observation) error {
 		}
 	}
 	o.mem.tries.Sync = lease.Failure{}
-	return l.notePublished(ctx, o)
+	return l.notePublished(ctx, o, true)
 }
 
 // deleteSecret deletes the Secret that the status names, and one of the wanted name where a move was cut short; both

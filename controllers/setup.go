@@ -35,6 +35,10 @@ type Setup struct {
 	VerifyInterval time.Duration
 	// SealKey seals ledger records; see LoadSealKey.
 	SealKey []byte
+	// Rollout lets workloads be rolled out; it needs rights of its own.
+	Rollout bool
+	// RolloutWindow is how long a roll-out may wait for the other Secrets of its workloads.
+	RolloutWindow time.Duration
 
 	metrics *vault.Metrics
 }
@@ -51,6 +55,7 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 		RequestLimit: s.RequestLimit,
 		Concurrency:  s.Concurrency,
 		SealKey:      s.SealKey,
+		Rollout:      s.Rollout, RolloutWindow: s.RolloutWindow,
 	}
 	if err := secrets.SetupWithManager(ctx, mgr, announcer, v, s.Changes.users); err != nil {
 		return fmt.Errorf("DynamicSecret: %w", err)

@@ -385,6 +385,10 @@ type HandoverStatus struct {
 	// PublishedAt is when the Secret began to hold the credential.
 	PublishedAt metav1.Time `json:"publishedAt"`
 
+	// StampedAt is when the first consumer was told to roll out. Absent: none was yet.
+	// +optional
+	StampedAt *metav1.Time `json:"stampedAt,omitempty"`
+
 	// RolledOutAt is when all consumers had moved to it. Absent: they have not yet.
 	// +optional
 	RolledOutAt *metav1.Time `json:"rolledOutAt,omitempty"`
@@ -403,8 +407,7 @@ type HandoverStatus struct {
 	// +optional
 	CutShortAt *metav1.Time `json:"cutShortAt,omitempty"`
 
-	// RolloutSeconds is how long the last roll-out took, from the Secret to the last consumer. The next one is begun
-	// early enough for twice of it.
+	// RolloutSeconds is how long the last roll-out took. The next hand-over is begun early enough for twice of it.
 	// +optional
 	RolloutSeconds int64 `json:"rolloutSeconds,omitempty"`
 }

@@ -278,6 +278,10 @@ func (in *DynamicSecretStatus) DeepCopy() *DynamicSecretStatus {
 func (in *HandoverStatus) DeepCopyInto(out *HandoverStatus) {
 	*out = *in
 	in.PublishedAt.DeepCopyInto(&out.PublishedAt)
+	if in.StampedAt != nil {
+		in, out := &in.StampedAt, &out.StampedAt
+		*out = (*in).DeepCopy()
+	}
 	if in.RolledOutAt != nil {
 		in, out := &in.RolledOutAt, &out.RolledOutAt
 		*out = (*in).DeepCopy()

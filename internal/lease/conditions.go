@@ -2,6 +2,7 @@ package lease
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -25,6 +26,9 @@ func Summarize(in Input, s Step) {
 	if c := leasedCondition(v); c != nil {
 		v.set(*c)
 	}
+	if c := rotatedCondition(v); c != nil {
+		v.set(*c)
+	}
 }
 
 func nextAction(s Step) (string, *metav1.Time) {
@@ -39,6 +43,8 @@ func nextAction(s Step) (string, *metav1.Time) {
 		return v1alpha1.NextIssue, nil
 	case PublishSecret, SyncSecret:
 		return v1alpha1.NextPublish, nil
+	case FollowRollout:
+		return v1alpha1.NextRollout, nil
 	case EndRecord, AbandonRecord, DropLease, DeleteSecret, RemoveFinalizer:
 		return v1alpha1.NextEnd, nil
 	}
@@ -78,7 +84,11 @@ func readyCondition(v *view, s Step) (ready, stalled metav1.Condition) {
 		return cond(kind, false, reason, "%s", message), stall(&Block{Reason: reason, Message: message, Stalled: true})
 	}
 	left := len(Records(v.st))
-	switch why := v.obstacle(s); {
+	why := v.obstacle(s)
+	if why == nil && v.carried() {
+		why = v.complaint()
+	}
+	switch {
 	case !v.Object.DeletionTimestamp.IsZero():
 		return cond(kind, false, v1alpha1.ReasonDeleting, "%s", v.goingMessage(left)), stall(nil)
 	case v.Object.Spec.Revoked && (left > 0 || v.st.Secret != nil):
@@ -118,6 +128,101 @@ func (v *view) obstacle(s Step) *Block {
 	}
 	return &Block{Reason: f.Reason, Message: f.Message, Stalled: f.Stalled}
 }
+
+// complaint is what a person must change although the credential is good; nil: nothing.
+func (v *view) complaint() *Block {
+	h := v.st.Handover
+	switch {
+	case v.Invalid != nil:
+		return v.Invalid
+	case v.RolloutOff && RollsOut(v.Object):
+		return &Block{Reason: v1alpha1.ReasonRolloutDisabled, Stalled: true,
+			Message: "spec.rollout needs the right to patch workloads: set rollout.enabled in leasekeeper's chart, or take spec.rollout out."}
+	case v.rolling() && (h.Reason == v1alpha1.ReasonRolloutTargetNotFound || h.Reason == v1alpha1.ReasonRolloutForbidden):
+		return &Block{Reason: h.Reason, Stalled: true, Message: rollingMessage(h)}
+	}
+	return nil
+}
+
+func rollingMessage(h *v1alpha1.HandoverStatus) string {
+	if len(h.Waiting) == 0 {
+		return "The consumers are moving to the new credential."
+	}
+	return "The consumers are moving to the new credential. " + strings.Join(h.Waiting, "; ") + "."
+}
+
+// rotatedCondition; nil: leave it as it is.
+func rotatedCondition(v *view) *metav1.Condition {
+	const kind = v1alpha1.RotatedCondition
+	h := v.st.Handover
+	if h == nil || !v.carried() || (!v.handingOver() && h.CutShortAt == nil && condition(v.st, kind) == nil) {
+		return nil
+	}
+	var c metav1.Condition
+	held := v.heldMessage()
+	switch {
+	case v.rolling() && v.RolloutOff:
+		c = cond(kind, false, v1alpha1.ReasonRolloutDisabled, "The consumers are not rolled out.%s", held)
+	case v.rolling():
+		reason := h.Reason
+		if reason == "" {
+			reason = v1alpha1.ReasonRollingOut
+		}
+		c = cond(kind, false, reason, "%s%s", rollingMessage(h), held)
+	case h.CutShortAt != nil:
+		c = cond(kind, false, v1alpha1.ReasonHandoverCutShort,
+			"The old lease ended at %s, before the hand-over was over: the backend would not extend it, or somebody revoked it. Shorten spec.rotation.overlap, or raise the maximum TTL.",
+			utc(h.CutShortAt.Time))
+	case held != "":
+		reason := v1alpha1.ReasonOverlap
+		if v.fallsShort() {
+			reason = v1alpha1.ReasonHandoverCutShort
+		}
+		c = cond(kind, false, reason, "The consumers have the new credential.%s", held)
+	default:
+		c = cond(kind, true, v1alpha1.ReasonRotated, "The consumers have the new credential, and the old lease is ended.")
+	}
+	return &c
+}
+
+// heldMessage says what becomes of the old leases; empty: none is held.
+func (v *view) heldMessage() string {
+	text := ""
+	for i := range v.st.Retiring {
+		rec := &v.st.Retiring[i]
+		if !awaited(v.Object, rec) {
+			continue
+		}
+		until, known := heldUntil(v.Object, rec)
+		over, complete := handedOverAt(v.Object)
+		switch {
+		case known && complete && !until.Before(over):
+			text = fmt.Sprintf(" The old lease is held until %s (spec.rotation.overlap).", utc(until))
+		case known && complete && exhausted(rec):
+			text = fmt.Sprintf(" The old lease cannot be extended and ends at %s, before spec.rotation.overlap is over: shorten it, or raise the maximum TTL.", utc(until))
+		case known && exhausted(rec):
+			text = fmt.Sprintf(" The old lease is held; it cannot be extended and ends at %s.", utc(until))
+		default:
+			text = " The old lease is held."
+		}
+	}
+	return text
+}
+
+// fallsShort says that an old lease ends before the overlap is over.
+func (v *view) fallsShort() bool {
+	for i := range v.st.Retiring {
+		rec := &v.st.Retiring[i]
+		until, known := heldUntil(v.Object, rec)
+		over, complete := handedOverAt(v.Object)
+		if awaited(v.Object, rec) && exhausted(rec) && known && complete && until.Before(over) {
+			return true
+		}
+	}
+	return false
+}
+
+func utc(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 func (v *view) goingMessage(left int) string {
 	for i := range v.st.Retiring {

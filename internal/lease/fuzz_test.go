@@ -93,7 +93,8 @@ func (c *choices) record() *v1alpha1.LeaseRecord {
 	rec.DurationSeconds, rec.TokenDurationSeconds = c.seconds(), c.seconds()
 	rec.Renewable, rec.TokenRenewable, rec.MaxTTLReached = c.yes(), c.yes(), c.rarely()
 	rec.EndAfter = c.timePtr()
-	rec.Reason = pick(c, v1alpha1.ReasonReplacing, "", v1alpha1.ReasonIssuing, v1alpha1.ReasonExpired, CauseUnpublished, "\xff")
+	rec.MaxTTLSeconds = pick(c, 0, 0, c.seconds())
+	rec.Reason = pick(c, v1alpha1.ReasonReplacing, reasonReplaced, reasonReplaced, "", v1alpha1.ReasonIssuing, v1alpha1.ReasonExpired, CauseUnpublished, "\xff")
 	return rec
 }
 
@@ -116,7 +117,7 @@ func (c *choices) object() *v1alpha1.DynamicSecret {
 	d := input().Object
 	d.UID = types.UID(pick(c, string(calm), string(hasty), "", "other"))
 	d.Annotations = map[string]string{}
-	for _, key := range []string{v1alpha1.RenewRequestedAtAnnotation, v1alpha1.RotateRequestedAtAnnotation, v1alpha1.AbandonLeaseAnnotation} {
+	for _, key := range []string{v1alpha1.RenewRequestedAtAnnotation, v1alpha1.ForceSyncAnnotation, v1alpha1.RotateRequestedAtAnnotation, v1alpha1.AbandonLeaseAnnotation} {
 		if v := pick(c, "", "1", "true", "\xff"); v != "" {
 			d.Annotations[key] = v
 		}
@@ -138,7 +139,12 @@ func (c *choices) object() *v1alpha1.DynamicSecret {
 	if c.yes() {
 		ls.Increment = &metav1.Duration{Duration: c.duration()}
 	}
+	c.rotation(&d.Spec)
 	st := &d.Status
+	if c.yes() {
+		st.Handover = &v1alpha1.HandoverStatus{Stamp: "stamp", PublishedAt: c.time(), StampedAt: c.timePtr(), RolledOutAt: c.timePtr(), CutShortAt: c.timePtr(),
+			RolloutSeconds: c.seconds(), Reason: pick(c, "", v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutTargetNotFound)}
+	}
 	st.Attempt, st.Lease = c.recordPtr(), c.recordPtr()
 	for range pick(c, 0, 0, 1, 2, v1alpha1.MaxRetiring-1, v1alpha1.MaxRetiring, 2*v1alpha1.MaxRetiring) {
 		st.Retiring = append(st.Retiring, *c.record())
@@ -153,6 +159,18 @@ func (c *choices) object() *v1alpha1.DynamicSecret {
 	return d
 }
 
+func (c *choices) rotation(spec *v1alpha1.DynamicSecretSpec) {
+	if c.yes() {
+		spec.Rotation.MaxAge = &metav1.Duration{Duration: c.duration()}
+	}
+	if c.yes() {
+		spec.Rotation.Overlap = &metav1.Duration{Duration: c.duration() - time.Second}
+	}
+	if c.yes() {
+		spec.Rollout = &v1alpha1.RolloutSpec{Discover: c.yes()}
+	}
+}
+
 func (c *choices) input() Input {
 	in := Input{
 		Now: c.time().Add(pick(c, 0, time.Nanosecond, 600*time.Millisecond)), Object: c.object(),
@@ -161,6 +179,14 @@ func (c *choices) input() Input {
 		Held:         Held{Accessor: pick(c, "", "token-1", "token-2"), Outcome: pick(c, OutcomeNone, OutcomeIssued, OutcomeRefused, OutcomeUnanswered)},
 		Tries:        Tries{Issue: c.failure(), Renew: c.failure(), ExtendToken: c.failure(), Publish: c.failure(), Sync: c.failure(), Settle: c.failure(), End: map[string]Failure{}},
 		RequestLimit: pick(c, limit, 0, time.Hour),
+		RolloutLook:  c.time().Time, RolloutWindow: pick(c, 30*time.Second, 0), RolloutOff: c.rarely(),
+	}
+	in.Tries.Keep = map[string]Failure{}
+	if c.rarely() {
+		in.Windows, _ = ParseWindows([]v1alpha1.RotationWindow{{Schedule: "0 2 * * *", Duration: metav1.Duration{Duration: time.Hour}}})
+	}
+	if c.rarely() {
+		in.Invalid = &Block{Reason: v1alpha1.ReasonInvalidWindow, Message: "not understood", Stalled: true}
 	}
 	if in.Object.Status.Secret == nil && in.Target == TargetCurrent {
 		in.Target = TargetAbsent // nothing vouches for it
@@ -306,7 +332,7 @@ func (c *choices) take(in *Input, s Step) bool {
 		RetireLease(d, s.Reason, in.Now)
 	case PublishSecret:
 		if !fails(&in.Tries.Publish) {
-			Publish(st, v1alpha1.SecretStatus{Name: "orders", UID: "secret-1", ResourceVersion: "6", Digest: "digest-9"})
+			Publish(d, v1alpha1.SecretStatus{Name: "orders", UID: "secret-1", ResourceVersion: "6", Digest: "digest-9"}, c.yes(), in.Now)
 			in.Target, in.Held = TargetCurrent, Held{}
 		}
 	case SyncSecret:
@@ -329,7 +355,27 @@ func (c *choices) take(in *Input, s Step) bool {
 		RenewalHandled(d)
 	case ExtendToken:
 		if !fails(&in.Tries.ExtendToken) {
-			TokenExtended(st, term())
+			TokenExtended(st.Lease, term())
+		}
+	case RenewRetiring, ExtendRetiring:
+		rec := &st.Retiring[s.Record]
+		f := in.Tries.Keep[TryKey(rec)]
+		switch {
+		case fails(&f):
+		case c.rarely():
+			RetiringLost(d, s.Record, in.Now)
+		case s.Action == RenewRetiring:
+			RetiringRenewed(st, s.Record, term(), Increment(rec, &d.Spec.Lease, in.Now))
+		default:
+			TokenExtended(rec, term())
+		}
+		in.Tries.Keep[TryKey(rec)] = f
+	case FollowRollout:
+		if c.yes() {
+			RolledOut(st, in.Now)
+		} else {
+			in.RolloutLook = in.Now.Add(time.Second)
+			Rolling(st, v1alpha1.ReasonRollingOut, nil, c.yes(), in.Now)
 		}
 	case EndRecord:
 		key := TryKey(&st.Retiring[s.Record])
@@ -339,9 +385,9 @@ func (c *choices) take(in *Input, s Step) bool {
 			return true
 		}
 		delete(in.Tries.End, key)
-		Ended(st, s.Record)
+		Ended(d, s.Record, in.Now)
 	case AbandonRecord:
-		Ended(st, s.Record)
+		Ended(d, s.Record, in.Now)
 	}
 	return true
 }

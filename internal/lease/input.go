@@ -29,6 +29,17 @@ type Input struct {
 	SuspectID string
 	// Tries are the failures so far.
 	Tries Tries
+	// Invalid is what is wrong with the spec, for a lease that lives as for one that is to be issued; nil: nothing. It keeps
+	// the first credential from being issued, and nothing from being kept alive or replaced in time.
+	Invalid *Block
+	// Windows of spec.rotation.
+	Windows Windows
+	// RolloutLook is when the consumers are to be looked at again; zero: now.
+	RolloutLook time.Time
+	// RolloutWindow is how long a roll-out may wait for the other Secrets of its workloads.
+	RolloutWindow time.Duration
+	// RolloutOff: leasekeeper was installed without the right to roll anything out.
+	RolloutOff bool
 	// RequestLimit is how long the backend may go on with a request that nobody waits for.
 	RequestLimit time.Duration
 }
@@ -88,8 +99,8 @@ func (h Held) answered() bool {
 // Tries are failures in a row, by what failed. They are kept in memory: a restart tries everything at once.
 type Tries struct {
 	Issue, Renew, ExtendToken, Publish, Sync, Settle Failure
-	// End by TryKey.
-	End map[string]Failure
+	// End and Keep by TryKey, of retiring records.
+	End, Keep map[string]Failure
 }
 
 // Failure is what went wrong the last time.
@@ -143,6 +154,12 @@ const (
 	AcknowledgeRenew Action = "AcknowledgeRenew"
 	// ExtendToken extends the issuing token.
 	ExtendToken Action = "ExtendToken"
+	// RenewRetiring renews a retiring lease that consumers may still use.
+	RenewRetiring Action = "RenewRetiring"
+	// ExtendRetiring extends the issuing token of one.
+	ExtendRetiring Action = "ExtendRetiring"
+	// FollowRollout stamps the consumers and looks how far they are.
+	FollowRollout Action = "FollowRollout"
 	// EndRecord ends a retiring record in the backend.
 	EndRecord Action = "EndRecord"
 	// AbandonRecord gives a retiring record up.
@@ -156,8 +173,10 @@ type Step struct {
 	Action Action
 	// Reason is why, in the words of the conditions.
 	Reason string
-	// Record is the index into status.retiring, for EndRecord and AbandonRecord.
+	// Record is the index into status.retiring, for EndRecord, AbandonRecord, RenewRetiring and ExtendRetiring.
 	Record int
+	// Hold, for FollowRollout: workloads that other Secrets share wait for these.
+	Hold bool
 	// EndAfter is when the backend is done with the attempt at the latest, for DropAttempt.
 	EndAfter time.Time
 	// At is when to look again, for Wait; zero: when something changes.

@@ -26,7 +26,7 @@ func Record(d *v1alpha1.DynamicSecret, a Answer, digest string, now time.Time) {
 	st := &d.Status
 	rec := *st.Attempt
 	st.Attempt = nil
-	why := v1alpha1.ReasonReplacing
+	before, why := st.Lease, v1alpha1.ReasonReplacing
 	if !Published(st) {
 		why = CauseUnpublished
 	}
@@ -35,6 +35,9 @@ func Record(d *v1alpha1.DynamicSecret, a Answer, digest string, now time.Time) {
 	rec.IssuedAt = &issued
 	rec.ID = a.LeaseID
 	if Leased(&rec) {
+		if before != nil && before.RequestDigest == rec.RequestDigest {
+			rec.MaxTTLSeconds = before.MaxTTLSeconds
+		}
 		setTerm(&rec, a.Term)
 	} else {
 		// Nothing depends on the token of an answer without a lease.
@@ -44,7 +47,7 @@ func Record(d *v1alpha1.DynamicSecret, a Answer, digest string, now time.Time) {
 	st.GrantEndedAt = nil
 	st.LastHandledRotateAt = d.Annotations[v1alpha1.RotateRequestedAtAnnotation]
 	if !Leased(&rec) {
-		st.LastHandledRenewAt = d.Annotations[v1alpha1.RenewRequestedAtAnnotation]
+		RenewalHandled(d)
 	}
 	if st.Secret == nil {
 		st.Secret = &v1alpha1.SecretStatus{Name: d.TargetName()}
@@ -116,7 +119,9 @@ func Resolve(st *v1alpha1.DynamicSecretStatus, accessor, id string, now time.Tim
 }
 
 // Ended drops the i-th retiring record: its backend has said that it is gone, or it was given up.
-func Ended(st *v1alpha1.DynamicSecretStatus, i int) {
+func Ended(d *v1alpha1.DynamicSecret, i int, now time.Time) {
+	cutShort(d, i, now)
+	st := &d.Status
 	st.Retiring = append(st.Retiring[:i:i], st.Retiring[i+1:]...)
 	if len(st.Retiring) == 0 {
 		st.Retiring = nil
@@ -125,7 +130,16 @@ func Ended(st *v1alpha1.DynamicSecretStatus, i int) {
 
 // Renewed records what a renewal granted for the increment that was asked.
 func Renewed(d *v1alpha1.DynamicSecret, t Term, asked time.Duration) {
-	rec := d.Status.Lease
+	renewed(d.Status.Lease, t, asked)
+	RenewalHandled(d)
+}
+
+// RetiringRenewed records the same of the i-th retiring record.
+func RetiringRenewed(st *v1alpha1.DynamicSecretStatus, i int, t Term, asked time.Duration) {
+	renewed(&st.Retiring[i], t, asked)
+}
+
+func renewed(rec *v1alpha1.LeaseRecord, t Term, asked time.Duration) {
 	elapsed, before := t.At.Sub(lastGrant(rec)), rec.ExpiresAt
 	setTerm(rec, t)
 	at := floor(t.At)
@@ -134,39 +148,93 @@ func Renewed(d *v1alpha1.DynamicSecret, t Term, asked time.Duration) {
 	// Without a warning, a maximum shows in an end that stands still although less than asked was granted and time
 	// has passed. A periodic token grants its period, which is less than asked too, but its end moves on.
 	stoodStill := before != nil && rec.ExpiresAt.Sub(before.Time) < expiryEpsilon && elapsed >= 2*expiryEpsilon
-	if t.Capped || (stoodStill && t.Duration < asked-expiryEpsilon) {
+	life := rec.ExpiresAt.Sub(issuedAt(rec))
+	switch {
+	case t.Capped || (stoodStill && t.Duration < asked-expiryEpsilon):
 		rec.MaxTTLReached = true
+		rec.MaxTTLSeconds = int64(life / time.Second)
+	case life > duration(rec.MaxTTLSeconds)+expiryEpsilon:
+		rec.MaxTTLSeconds = 0 // it was raised
 	}
-	RenewalHandled(d)
 }
 
-// RenewalHandled notes that the order to renew, if there was one, was handled.
+// RenewalHandled notes that the orders to renew, if there were any, were handled.
 func RenewalHandled(d *v1alpha1.DynamicSecret) {
 	d.Status.LastHandledRenewAt = d.Annotations[v1alpha1.RenewRequestedAtAnnotation]
+	d.Status.LastHandledForceSync = d.Annotations[v1alpha1.ForceSyncAnnotation]
 }
 
-// TokenExtended records what an extension granted to the issuing token. Only a token that was not capped (a periodic
-// one) can be extended again.
-func TokenExtended(st *v1alpha1.DynamicSecretStatus, t Term) {
+// TokenExtended records what an extension granted to the issuing token of a record. Only a token that was not capped (a
+// periodic one) can be extended again.
+func TokenExtended(rec *v1alpha1.LeaseRecord, t Term) {
 	if t.Capped {
 		t.Renewable = false
 	}
-	setToken(st.Lease, t)
+	setToken(rec, t)
 }
 
 // TokenNotExtendable records that the issuing token lives no longer than it is known to.
-func TokenNotExtendable(st *v1alpha1.DynamicSecretStatus) { st.Lease.TokenRenewable = false }
+func TokenNotExtendable(rec *v1alpha1.LeaseRecord) { rec.TokenRenewable = false }
 
 // reasonReplaced is why a record retires whose successor is in the Secret.
 const reasonReplaced = "Replaced"
 
-// Publish records the Secret that was written. What it held before it holds no longer: see replaced.
-func Publish(st *v1alpha1.DynamicSecretStatus, written v1alpha1.SecretStatus) {
+// Publish records the Secret that was written. What it held before it holds no longer: see replaced. A new credential begins
+// a hand-over, but for the first one in a Secret that nobody can have used (existed: somebody can).
+func Publish(d *v1alpha1.DynamicSecret, written v1alpha1.SecretStatus, existed bool, now time.Time) {
+	st := &d.Status
 	st.Secret = &written
 	for i := range st.Retiring {
 		if st.Retiring[i].Reason == v1alpha1.ReasonReplacing {
 			st.Retiring[i].Reason = reasonReplaced
 		}
+	}
+	before, stamp, at := st.Handover, Stamp(written.Digest), floor(now)
+	if before != nil && before.Stamp == stamp {
+		return // the same credential
+	}
+	st.Handover = &v1alpha1.HandoverStatus{Stamp: stamp, PublishedAt: at}
+	if before != nil {
+		st.Handover.RolloutSeconds = before.RolloutSeconds
+	}
+	if !RollsOut(d) || (before == nil && !existed) {
+		st.Handover.RolledOutAt = &at
+	}
+}
+
+// Rolling records how far the consumers are, and when the first of them was stamped.
+func Rolling(st *v1alpha1.DynamicSecretStatus, reason string, waiting []string, stamped bool, now time.Time) {
+	h := st.Handover
+	h.Reason, h.Waiting = reason, waiting
+	if stamped && h.StampedAt == nil {
+		at := floor(now)
+		h.StampedAt = &at
+	}
+}
+
+// RolledOut records that all consumers have moved.
+func RolledOut(st *v1alpha1.DynamicSecretStatus, now time.Time) {
+	h, at := st.Handover, ceil(now)
+	h.RolledOutAt, h.Reason, h.Waiting = &at, "", nil
+	if h.StampedAt != nil {
+		h.RolloutSeconds = max(1, int64(at.Sub(h.StampedAt.Time)/time.Second))
+	}
+}
+
+// RetiringLost records that the backend no longer knows the i-th retiring lease: there is nothing left to hold.
+func RetiringLost(d *v1alpha1.DynamicSecret, i int, now time.Time) {
+	cutShort(d, i, now)
+	d.Status.Retiring[i].Reason = v1alpha1.ReasonLeaseLost
+}
+
+// cutShort notes that the i-th retiring record ends before its hand-over is over.
+func cutShort(d *v1alpha1.DynamicSecret, i int, now time.Time) {
+	if !awaited(d, &d.Status.Retiring[i]) {
+		return
+	}
+	if over, known := handedOverAt(d); !known || now.Before(over) {
+		at := floor(now)
+		d.Status.Handover.CutShortAt = &at
 	}
 }
 

@@ -161,11 +161,11 @@ func TestEndedDropsOneAndTouchesNoOtherCopy(t *testing.T) {
 	d := input(retiring(record(numbered(1)), record(numbered(2)), record(numbered(3)))).Object
 	other := d.Status // as a shallow copy of an observation has it
 	want := d.Status.DeepCopy().Retiring
-	Ended(&d.Status, 1)
+	Ended(d, 1, t0)
 	same(t, "what is left", d.Status.Retiring, []v1alpha1.LeaseRecord{want[0], want[2]})
 	same(t, "the other copy", other.Retiring, want)
-	Ended(&d.Status, 1)
-	Ended(&d.Status, 0)
+	Ended(d, 1, t0)
+	Ended(d, 0, t0)
 	if d.Status.Retiring != nil {
 		t.Error("an empty list is not the same as none to who compares before writing")
 	}
@@ -229,13 +229,13 @@ func TestTokenExtended(t *testing.T) {
 	} {
 		d := input(recorded(token(time.Hour, true))).Object
 		term.Capped = capped
-		TokenExtended(&d.Status, term)
+		TokenExtended(d.Status.Lease, term)
 		same(t, "the lease", *d.Status.Lease, *record(token(2*time.Hour, want)))
 	}
 	d := input(recorded(token(time.Hour, true))).Object
-	TokenExtended(&d.Status, Term{At: t0, Renewable: true})
+	TokenExtended(d.Status.Lease, Term{At: t0, Renewable: true})
 	same(t, "a token that no longer expires", d.Status.Lease.TokenExpiresAt, (*metav1.Time)(nil))
-	TokenNotExtendable(&d.Status)
+	TokenNotExtendable(d.Status.Lease)
 	if d.Status.Lease.TokenRenewable {
 		t.Error("it can still be extended")
 	}
@@ -246,7 +246,7 @@ func TestPublishAndSecretDeleted(t *testing.T) {
 	if Published(&d.Status) {
 		t.Error("published before it was written")
 	}
-	Publish(&d.Status, v1alpha1.SecretStatus{Name: "orders", UID: "secret-1", ResourceVersion: "5", Digest: "digest-1"})
+	Publish(d, v1alpha1.SecretStatus{Name: "orders", UID: "secret-1", ResourceVersion: "5", Digest: "digest-1"}, true, t0)
 	if !Published(&d.Status) {
 		t.Error("not published after it was written")
 	}
@@ -265,7 +265,7 @@ func TestOnlyTheRecordInTheSecretIsSpared(t *testing.T) {
 	in := input(kept(), attempt(numbered(2), unanswered))
 	d := in.Object
 	Record(d, answer("lease-2"), "digest-2", t0)
-	Publish(&d.Status, v1alpha1.SecretStatus{Name: "orders", UID: "secret-1", ResourceVersion: "6", Digest: "digest-2"})
+	Publish(d, v1alpha1.SecretStatus{Name: "orders", UID: "secret-1", ResourceVersion: "6", Digest: "digest-2"}, true, t0)
 	d.Status.Attempt = record(numbered(3), unanswered)
 	Record(d, answer("lease-3"), "digest-3", t0)
 	in.Target = TargetChanged // the Secret holds lease-2
@@ -327,7 +327,7 @@ func TestTransitionsWriteWholeSeconds(t *testing.T) {
 	Journal(&d.Status, *record(numbered(2), unanswered), Session{Accessor: "token-2", TTL: time.Hour, At: odd}, odd)
 	Record(d, Answer{LeaseID: "lease-2", Term: Term{At: odd, Duration: 90 * time.Minute}}, "digest-2", odd)
 	Renewed(d, Term{At: odd.Add(time.Minute), Duration: 90 * time.Minute}, time.Hour)
-	TokenExtended(&d.Status, Term{At: odd, Duration: time.Hour})
+	TokenExtended(d.Status.Lease, Term{At: odd, Duration: time.Hour})
 	RetireLease(d, v1alpha1.ReasonExpired, odd)
 	whole(t, reflect.ValueOf(d.Status))
 	if len(d.Status.Retiring) != 2 {

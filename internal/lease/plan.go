@@ -20,8 +20,10 @@ var rules = []func(*view) *Step{
 	verify,
 	renew,
 	extendToken,
+	keepRetiring,
 	publish,
 	deadSecret,
+	followRollout,
 	endRetiring,
 	issue,
 	syncSecret,
@@ -106,7 +108,8 @@ func (v *view) ordered(annotation, handled string) bool {
 }
 
 func (v *view) renewRequested() bool {
-	return v.ordered(v1alpha1.RenewRequestedAtAnnotation, v.st.LastHandledRenewAt)
+	return v.ordered(v1alpha1.RenewRequestedAtAnnotation, v.st.LastHandledRenewAt) ||
+		v.ordered(v1alpha1.ForceSyncAnnotation, v.st.LastHandledForceSync)
 }
 
 // published says that the lease's credential was written into the Secret, and the status knows it.
@@ -257,6 +260,9 @@ func renew(v *view) *Step {
 	}
 	if Leased(v.lease) && !exhausted(v.lease) {
 		at := renewAt(v.lease, v.spec.RenewAtPercent, v.uid)
+		if probe, ok := v.probeAt(); ok && probe.Before(at) {
+			at = probe
+		}
 		if v.renewRequested() {
 			at = v.Now
 		}
@@ -323,6 +329,13 @@ func endRetiring(v *view) *Step {
 		if rec.EndAfter != nil {
 			from = rec.EndAfter.Time
 		}
+		if awaited(v.Object, rec) {
+			until, known := heldUntil(v.Object, rec)
+			if !known {
+				continue
+			}
+			from = later(from, until)
+		}
 		if s := v.due(from, f, v1alpha1.NextEnd, Step{Action: EndRecord, Record: i, Reason: rec.Reason}); s != nil {
 			return s
 		}
@@ -343,11 +356,7 @@ func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
 	if f.Count == 0 {
 		return false
 	}
-	increment := time.Duration(0)
-	if v.spec.Increment != nil {
-		increment = v.spec.Increment.Duration
-	}
-	bound, bounded := ownEnd(rec, increment)
+	bound, bounded := ownEnd(rec, increment(v.spec))
 	bound = bound.Add(abandonGrace)
 	if going {
 		deadline := v.Object.DeletionTimestamp.Add(v.spec.RevocationDeadline.Duration)
@@ -372,6 +381,8 @@ func (v *view) issueBlock() *Block {
 		return &Block{Reason: v1alpha1.ReasonSuspended, Message: "spec.suspend is true: nothing is issued or replaced until it is false."}
 	case v.Block != nil:
 		return v.Block
+	case v.lease == nil && v.Invalid != nil:
+		return v.Invalid
 	case v.Target == TargetForeign:
 		return &Block{Reason: v1alpha1.ReasonTargetConflict, Stalled: true,
 			Message: "Secret " + v.Object.TargetName() + " exists and belongs to somebody else: delete it, or set another spec.target.name."}
@@ -413,7 +424,10 @@ const (
 	CauseSecretChanged  = "SecretChanged"
 	CauseUnpublished    = "Unpublished"
 	CauseMaxTTL         = "MaxTTLReached"
-	CauseRefresh        = "Refresh"
+	CauseMaxAge         = "MaxAge"
+	// CauseMaxTTLOutsideWindow: the lease would have died before the next of spec.rotation.windows.
+	CauseMaxTTLOutsideWindow = "MaxTTLReachedOutsideWindow"
+	CauseRefresh             = "Refresh"
 )
 
 func nextFor(cause string) string {
@@ -455,12 +469,8 @@ func (v *view) cause() (string, time.Time) {
 			return CauseRefresh, v.Now
 		}
 		return CauseRefresh, refreshAt(v.lease, v.Object.Spec.RefreshInterval.Duration, v.uid)
-	case v.spec.Reissue == v1alpha1.ReissueNever:
-		return "", time.Time{}
-	case exhausted(v.lease):
-		return CauseMaxTTL, replaceAt(v.lease, v.spec.RenewAtPercent, v.uid)
 	}
-	return "", time.Time{}
+	return v.planned()
 }
 
 func syncSecret(v *view) *Step {

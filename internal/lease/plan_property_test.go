@@ -53,7 +53,8 @@ func drawRecord(t *rapid.T, label string) v1alpha1.LeaseRecord {
 	rec.Renewable, rec.TokenRenewable = rapid.Bool().Draw(t, "renewable"), rapid.Bool().Draw(t, "token renewable")
 	rec.MaxTTLReached = rapid.Bool().Draw(t, "max TTL reached")
 	rec.EndAfter = drawTimePtr(t, "endAfter")
-	rec.Reason = oneOf(t, "reason", "", v1alpha1.ReasonReplacing, v1alpha1.ReasonIssuing, v1alpha1.ReasonExpired, CauseUnpublished)
+	rec.MaxTTLSeconds = oneOf(t, "max TTL", int64(0), 0, 3600, 7200)
+	rec.Reason = oneOf(t, "reason", "", reasonReplaced, reasonReplaced, v1alpha1.ReasonReplacing, v1alpha1.ReasonIssuing, v1alpha1.ReasonExpired, CauseUnpublished)
 	return rec
 }
 
@@ -78,7 +79,7 @@ func drawObject(t *rapid.T) *v1alpha1.DynamicSecret {
 	d := input().Object
 	d.UID = types.UID(oneOf(t, "uid", string(calm), string(hasty), "", "other"))
 	d.Annotations = map[string]string{}
-	for _, key := range []string{v1alpha1.RenewRequestedAtAnnotation, v1alpha1.RotateRequestedAtAnnotation, v1alpha1.AbandonLeaseAnnotation} {
+	for _, key := range []string{v1alpha1.RenewRequestedAtAnnotation, v1alpha1.ForceSyncAnnotation, v1alpha1.RotateRequestedAtAnnotation, v1alpha1.AbandonLeaseAnnotation} {
 		if v := oneOf(t, key, "", "", "1", "true"); v != "" {
 			d.Annotations[key] = v
 		}
@@ -101,8 +102,10 @@ func drawObject(t *rapid.T) *v1alpha1.DynamicSecret {
 	if rapid.Bool().Draw(t, "has an increment") {
 		ls.Increment = &metav1.Duration{Duration: oneOf(t, "increment", time.Second, 2*time.Hour)}
 	}
+	drawRotation(t, &d.Spec)
 
 	st := &d.Status
+	st.Handover = drawHandover(t)
 	if rapid.IntRange(0, 7).Draw(t, "attempt if 0") == 0 {
 		st.Attempt = drawRecordPtr(t, "attempt")
 	}
@@ -123,6 +126,25 @@ func drawObject(t *rapid.T) *v1alpha1.DynamicSecret {
 	return d
 }
 
+func drawRotation(t *rapid.T, spec *v1alpha1.DynamicSecretSpec) {
+	spec.Rotation.MaxAge = oneOf(t, "maxAge", nil, nil, &metav1.Duration{Duration: time.Minute}, &metav1.Duration{Duration: time.Hour})
+	spec.Rotation.Overlap = oneOf(t, "overlap", nil, &metav1.Duration{}, &metav1.Duration{Duration: time.Minute}, &metav1.Duration{Duration: 5 * time.Hour})
+	spec.Rollout = oneOf(t, "rollout", nil, nil, &v1alpha1.RolloutSpec{Discover: true})
+}
+
+func drawHandover(t *rapid.T) *v1alpha1.HandoverStatus {
+	if !rapid.Bool().Draw(t, "has a hand-over") {
+		return nil
+	}
+	return &v1alpha1.HandoverStatus{
+		Stamp: "stamp", PublishedAt: drawTime(t, "publishedAt"), StampedAt: drawTimePtr(t, "stampedAt"), RolledOutAt: drawTimePtr(t, "rolledOutAt"),
+		CutShortAt: drawTimePtr(t, "cutShortAt"), RolloutSeconds: oneOf(t, "rolloutSeconds", int64(0), 5, 600),
+		Reason: oneOf(t, "roll-out", "", v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutTargetNotFound),
+	}
+}
+
+var nightly, _ = ParseWindows([]v1alpha1.RotationWindow{{Schedule: "0 2 * * *", Duration: metav1.Duration{Duration: time.Hour}}})
+
 func drawInput(t *rapid.T) Input {
 	in := Input{
 		Now:           drawTime(t, "now").Add(oneOf(t, "fraction", 0, time.Nanosecond, 600*time.Millisecond)),
@@ -137,6 +159,10 @@ func drawInput(t *rapid.T) Input {
 			Outcome: oneOf(t, "outcome", OutcomeNone, OutcomeIssued, OutcomeRefused, OutcomeUnanswered)},
 		Tries: Tries{Issue: drawFailure(t, "issue"), Renew: drawFailure(t, "renew"), ExtendToken: drawFailure(t, "extend"),
 			Publish: drawFailure(t, "publish"), Sync: drawFailure(t, "sync"), Settle: drawFailure(t, "settle"), End: map[string]Failure{}},
+		Windows:       oneOf(t, "windows", nil, nil, nightly),
+		RolloutLook:   drawTime(t, "look").Time,
+		RolloutWindow: oneOf(t, "rollout window", 0, 30*time.Second),
+		RolloutOff:    rapid.IntRange(0, 5).Draw(t, "roll-outs off if 0") == 0,
 	}
 	for i := range in.Object.Status.Retiring {
 		if f := drawFailure(t, fmt.Sprintf("end of %d", i)); f.Count > 0 {
@@ -223,10 +249,18 @@ func takeable(t fataler, in Input, s Step) {
 		must(leased, "a lease")
 	case ExtendToken:
 		must(leased && st.Lease.TokenRenewable && st.Lease.TokenExpiresAt != nil, "a token that can be extended")
+	case RenewRetiring, ExtendRetiring:
+		must(s.Record >= 0 && s.Record < len(st.Retiring) && Leased(&st.Retiring[s.Record]), "a lease that retires")
+	case FollowRollout:
+		must(RollsOut(in.Object) && st.Handover != nil && st.Handover.RolledOutAt == nil, "somebody to follow")
 	case EndRecord:
 		must(s.Record >= 0 && s.Record < len(st.Retiring), "a record")
 		rec := st.Retiring[s.Record]
 		must(rec.EndAfter == nil || !in.Now.Before(rec.EndAfter.Time), "its time come")
+		if awaited(in.Object, &rec) {
+			until, known := heldUntil(in.Object, &rec)
+			must(known && !in.Now.Before(until), "nobody who may still use it")
+		}
 	case AbandonRecord:
 		must(s.Record >= 0 && s.Record < len(st.Retiring), "a record")
 	case IssueCredential:
@@ -287,7 +321,13 @@ func TestPlanIssuesNothingThatMustNotBe(t *testing.T) {
 // carriedAndQuiet is the case of promise 2: the credential is in the Secret, it can be renewed, and nobody asked.
 func carriedAndQuiet(in Input) bool {
 	rec, d := in.Object.Status.Lease, in.Object
-	return Leased(rec) && Published(&d.Status) && in.Target == TargetCurrent && !exhausted(rec) &&
+	if !Leased(rec) {
+		return false
+	}
+	_, _, ends := certainEnd(rec)
+	age := d.Spec.Rotation.MaxAge
+	old := age != nil && !in.Now.Before(maxAgeAt(rec, age.Duration, d.UID))
+	return Published(&d.Status) && in.Target == TargetCurrent && !ends && !old &&
 		(in.RequestDigest == "" || in.RequestDigest == rec.RequestDigest) && d.Annotations[v1alpha1.RotateRequestedAtAnnotation] == ""
 }
 

@@ -85,6 +85,11 @@ func replaceAt(rec *v1alpha1.LeaseRecord, percent int32, uid types.UID) time.Tim
 	return from.Add(share(end.Sub(from), percent, uid))
 }
 
+// maxAgeAt is when the credential is as old as it may become, or up to a tenth younger.
+func maxAgeAt(rec *v1alpha1.LeaseRecord, age time.Duration, uid types.UID) time.Time {
+	return issuedAt(rec).Add(age - jitter(age, uid))
+}
+
 // extendTokenAt is when the issuing token is due for extension, where it would die before its lease.
 func extendTokenAt(rec *v1alpha1.LeaseRecord, percent int32, uid types.UID) time.Time {
 	granted := duration(rec.TokenDurationSeconds)
