@@ -27,8 +27,22 @@ func draw(t *rapid.T) *world {
 	spec := &w.object.Spec.Lease
 	spec.OnExpiry = rapid.SampledFrom([]v1alpha1.OnExpiry{v1alpha1.OnExpiryDelete, v1alpha1.OnExpiryRetain}).Draw(t, "onExpiry")
 	spec.Reissue = rapid.SampledFrom([]v1alpha1.Reissue{v1alpha1.ReissueAlways, v1alpha1.ReissueAlways, v1alpha1.ReissueNever}).Draw(t, "reissue")
+	w.rotation(t)
 	w.skew(t)
 	return w
+}
+
+// rotation draws what of it fits into the life of a lease.
+func (w *world) rotation(t *rapid.T) {
+	spec := &w.object.Spec
+	if rapid.Bool().Draw(t, "has a greatest age") {
+		spec.Rotation.MaxAge = &metav1.Duration{Duration: 2 * w.backend.TTL}
+	}
+	spec.Rotation.Overlap = &metav1.Duration{Duration: w.backend.TTL / time.Duration(rapid.SampledFrom([]int{10, 1_000_000}).Draw(t, "overlap, as a part of TTL"))}
+	if rapid.Bool().Draw(t, "rolls out") {
+		spec.Rollout = &v1alpha1.RolloutSpec{Discover: true}
+	}
+	w.takes = w.backend.TTL / time.Duration(rapid.SampledFrom([]int{10, 1_000_000}).Draw(t, "roll-out, as a part of TTL"))
 }
 
 // skew sets the replicas' clocks: the first is up to 30 s off from the backend's, the second as much from the first.
@@ -261,4 +275,52 @@ func TestADeletionEndsWithinItsDeadlineWithoutABackend(t *testing.T) {
 			t.Fatalf("given up without a word: %v", leaked)
 		}
 	})
+}
+
+// Consumers that read the Secret only when they start are never cut off: not by a rotation, whatever asks for it, nor by
+// kills and failures in the middle of one.
+func TestConsumersAreNeverCutOff(t *testing.T) {
+	rotations := 0
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(2)
+		w.backend.TTL = rapid.SampledFrom([]time.Duration{2 * time.Minute, time.Hour}).Draw(t, "TTL")
+		w.backend.MaxTTL = w.backend.TTL * time.Duration(rapid.SampledFrom([]int{1, 3, 1000}).Draw(t, "max TTL, in TTLs"))
+		w.backend.TokenTTL = rapid.SampledFrom([]time.Duration{0, 10 * time.Hour}).Draw(t, "token TTL")
+		w.rotation(t)
+		w.object.Spec.Rollout = &v1alpha1.RolloutSpec{Discover: true}
+		look := func() {
+			// The first of the looks may meet a failure that it has to note, and what is tried again waits for a second.
+			for range 4 {
+				_, _ = w.procs[0].run(nil)
+				_, _ = w.procs[1].run(nil)
+				w.clock.Step(time.Second)
+			}
+		}
+		look()
+		w.move()
+		if w.using == "" {
+			t.Fatal("there is no credential to begin with")
+		}
+		all := w.actions(t)
+		some := map[string]func(*rapid.T){}
+		for _, name := range []string{"run", "run with a fault", "kill", "change the request", "ask for a rotation"} {
+			some[name] = all[name]
+		}
+		some["let time pass"] = func(t *rapid.T) {
+			for range rapid.IntRange(1, 60).Draw(t, "looks") {
+				look()
+			}
+		}
+		some[""] = func(t *rapid.T) {
+			w.move()
+			if w.backend.Live()[w.using] == "" {
+				t.Fatalf("the consumers use %s, which is dead at %s\nhand-over: %+v\nretiring: %+v\neffects: %v", w.using, w.clock.Now(), w.object.Status.Handover, w.object.Status.Retiring, tail(w.effects))
+			}
+		}
+		t.Repeat(some)
+		rotations += w.backend.Issued() - 1
+	})
+	if rotations == 0 {
+		t.Error("nothing was ever rotated: nothing was tested")
+	}
 }

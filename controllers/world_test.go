@@ -19,6 +19,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 	"github.com/leasekeeper/leasekeeper/internal/lease/fake"
+	"github.com/leasekeeper/leasekeeper/internal/rollout"
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
@@ -36,6 +37,11 @@ type world struct {
 	down      bool
 	abandoned map[string]bool
 	effects   []string
+	// takes is how long the consumers take to roll out; using is the credential that they have, stamp the one that their
+	// pod templates carry, and rolledAt when those that it was put on have moved.
+	takes        time.Duration
+	using, stamp string
+	rolledAt     time.Time
 }
 
 // process is one replica of the manager.
@@ -102,6 +108,7 @@ func (p *process) restart() {
 	p.life = &lifecycle{
 		clock: skewedClock{p}, objects: worldObjects{p}, secrets: worldSecrets{p}, sources: worldSources{p},
 		announce: worldAnnouncer{p.w}, memory: newMemory(), requestLimit: testRequestLimit, sendWithin: testRequestLimit / 8,
+		rollouts: worldRollouts{p},
 	}
 }
 
@@ -380,6 +387,42 @@ func (l worldLessor) End(ctx context.Context, rec v1alpha1.LeaseRecord, owner le
 
 func (l worldLessor) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
 	return l.call("lookup", func() error { return l.p.w.backend.Lookup(ctx, rec) })
+}
+
+// worldRollouts are the consumers: one workload that reads the Secret when it starts.
+type worldRollouts struct{ p *process }
+
+func (r worldRollouts) Follow(_ context.Context, d *v1alpha1.DynamicSecret, _ *corev1.Secret, hold bool) (rollout.Progress, error) {
+	w := r.p.w
+	if h := d.Status.Handover; h.Stamp != w.stamp {
+		if hold {
+			return rollout.Progress{Reason: v1alpha1.ReasonRollingOut, Waiting: []string{"others"}}, nil
+		}
+		if err := r.p.do("stamp", func() error {
+			w.move()
+			w.stamp, w.rolledAt = h.Stamp, w.clock.Now().Add(w.takes)
+			return nil
+		}); err != nil {
+			return rollout.Progress{}, err
+		}
+		return rollout.Progress{Reason: v1alpha1.ReasonRollingOut, Stamped: 1}, nil
+	}
+	w.move()
+	if w.clock.Now().Before(w.rolledAt) {
+		return rollout.Progress{Reason: v1alpha1.ReasonRollingOut}, nil
+	}
+	return rollout.Progress{Done: true}, nil
+}
+
+// move lets the consumers start that were not there yet, or that have come to the end of their roll-out.
+func (w *world) move() {
+	s := w.secrets[w.object.TargetName()]
+	if s == nil {
+		return
+	}
+	if w.using == "" || (!w.rolledAt.IsZero() && !w.clock.Now().Before(w.rolledAt)) {
+		w.using, w.rolledAt = string(s.Data["username"]), time.Time{}
+	}
 }
 
 type worldAnnouncer struct{ w *world }

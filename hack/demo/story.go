@@ -37,6 +37,7 @@ metadata: {name: orders-db, namespace: shop}
 spec:
   providerRef: {kind: ClusterSecretProvider, name: vault}
   vault: REQUEST
+  rotation: {overlap: 5s}   # for so long the old credential outlives the new one's arrival; 2m if left out
 `
 
 // credential is what the Secret held when it was looked at, and by which lease.

@@ -169,6 +169,7 @@ func object(name, role string, renewAtPercent int32) *v1alpha1.DynamicSecret {
 			ProviderRef:     v1alpha1.ProviderReference{Kind: v1alpha1.ProviderKindCluster, Name: place},
 			Vault:           &v1alpha1.VaultRequest{Path: place + "/creds/" + role},
 			Lease:           v1alpha1.LeaseSpec{RenewAtPercent: renewAtPercent, RevocationDeadline: metav1.Duration{Duration: time.Hour}},
+			Rotation:        v1alpha1.RotationSpec{Overlap: &metav1.Duration{Duration: time.Second}},
 			RefreshInterval: metav1.Duration{Duration: time.Hour},
 		},
 	}

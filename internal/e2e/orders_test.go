@@ -247,16 +247,15 @@ func TestOrdersToRenewAndToRotateAreObeyedOnceAndEchoed(t *testing.T) {
 	r.untilAlive(1)
 }
 
-func TestAForceSyncOfOthersMintsNothing(t *testing.T) {
+func TestAForceSyncMeansRenewAndMintsNothing(t *testing.T) {
 	t.Parallel()
 	r := newRoom(t, shared)
 	before := r.ready("orders")
 	mark := r.vaultMark()
-	r.askFor("force-sync", "now")
-	r.askFor(v1alpha1.RenewRequestedAtAnnotation, "now") // a later event
-	after := r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool { return d.Status.LastHandledRenewAt == "now" })
-	if after.Status.Lease.ID != before.Status.Lease.ID || r.minted(mark) != 0 {
-		t.Errorf("lease %s became %s", before.Status.Lease.ID, after.Status.Lease.ID)
+	r.askFor(v1alpha1.ForceSyncAnnotation, "now")
+	after := r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool { return d.Status.LastHandledForceSync == "now" })
+	if after.Status.Lease.ID != before.Status.Lease.ID || after.Status.Lease.Renewals != 1 || r.minted(mark) != 0 {
+		t.Errorf("lease %s became %s, renewed %d times", before.Status.Lease.ID, after.Status.Lease.ID, after.Status.Lease.Renewals)
 	}
 }
 

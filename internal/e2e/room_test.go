@@ -157,6 +157,8 @@ func (r *room) secret(name string, changes ...func(*v1alpha1.DynamicSecret)) *v1
 			Vault:       &v1alpha1.VaultRequest{Path: r.name + "/creds/orders"},
 			// The zero value is left to the API server's default.
 			Lease:           v1alpha1.LeaseSpec{RevocationDeadline: metav1.Duration{Duration: time.Hour}},
+			// Most tests look at what is left when the old lease is ended; those of the overlap set one.
+			Rotation:        v1alpha1.RotationSpec{Overlap: &metav1.Duration{}},
 			RefreshInterval: metav1.Duration{Duration: time.Hour},
 		},
 	}

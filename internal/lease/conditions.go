@@ -195,12 +195,13 @@ func (v *view) heldMessage() string {
 		}
 		until, known := heldUntil(v.Object, rec)
 		over, complete := handedOverAt(v.Object)
+		_, _, certain := certainEnd(rec)
 		switch {
 		case known && complete && !until.Before(over):
 			text = fmt.Sprintf(" The old lease is held until %s (spec.rotation.overlap).", utc(until))
-		case known && complete && exhausted(rec):
+		case known && complete && certain:
 			text = fmt.Sprintf(" The old lease cannot be extended and ends at %s, before spec.rotation.overlap is over: shorten it, or raise the maximum TTL.", utc(until))
-		case known && exhausted(rec):
+		case known && certain:
 			text = fmt.Sprintf(" The old lease is held; it cannot be extended and ends at %s.", utc(until))
 		default:
 			text = " The old lease is held."
@@ -215,7 +216,7 @@ func (v *view) fallsShort() bool {
 		rec := &v.st.Retiring[i]
 		until, known := heldUntil(v.Object, rec)
 		over, complete := handedOverAt(v.Object)
-		if awaited(v.Object, rec) && exhausted(rec) && known && complete && until.Before(over) {
+		if _, _, certain := certainEnd(rec); awaited(v.Object, rec) && certain && known && complete && until.Before(over) {
 			return true
 		}
 	}

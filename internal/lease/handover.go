@@ -73,8 +73,15 @@ func handedOverAt(d *v1alpha1.DynamicSecret) (time.Time, bool) {
 // it is not known yet.
 func heldUntil(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (time.Time, bool) {
 	until, known := handedOverAt(d)
-	if end, dies := ownEnd(rec, increment(&d.Spec.Lease)); dies && Leased(rec) && (!known || end.Before(until)) {
-		return end, true
+	if !Leased(rec) {
+		return until, known
+	}
+	dead, dies := ownEnd(rec, increment(&d.Spec.Lease))
+	if end, _, certain := certainEnd(rec); certain && (!dies || end.Before(dead)) {
+		dead, dies = end, true
+	}
+	if dies && (!known || dead.Before(until)) {
+		return dead, true
 	}
 	return until, known
 }
@@ -124,7 +131,7 @@ func (v *view) stampAt() time.Time {
 			continue
 		}
 		latest := published.Add(v.RolloutWindow)
-		if end, dies := LifeEnd(rec); dies && exhausted(rec) && end.Add(-handoverTime(v.Object)).Before(latest) {
+		if end, _, certain := certainEnd(rec); certain && end.Add(-handoverTime(v.Object)).Before(latest) {
 			return end.Add(-handoverTime(v.Object))
 		}
 		at = latest
@@ -190,7 +197,7 @@ func (v *view) planned() (string, time.Time) {
 // can, and not before a third of its life is over: otherwise an overlap that is longer than a life would replace each lease
 // at once. A window is waited for as long as that fits.
 func (v *view) beforeItsEnd() (string, time.Time) {
-	end, asOf, certain := certainEnd(v.lease)
+	end, last, certain := certainEnd(v.lease)
 	if !certain {
 		return "", time.Time{}
 	}
@@ -198,10 +205,8 @@ func (v *view) beforeItsEnd() (string, time.Time) {
 	floor := issued.Add(end.Sub(issued) / 3)
 	latest := later(floor, end.Add(-handoverTime(v.Object)))
 	at := latest
-	if asOf {
-		if share := replaceAt(v.lease, v.spec.RenewAtPercent, v.uid); share.Before(at) {
-			at = later(floor, share)
-		}
+	if share := replaceAt(v.lease, end, v.spec.RenewAtPercent, v.uid); last && share.Before(at) {
+		at = later(floor, share)
 	}
 	if opens := v.Windows.Next(at); !opens.IsZero() && !opens.After(latest) {
 		return CauseMaxTTL, opens
@@ -209,16 +214,19 @@ func (v *view) beforeItsEnd() (string, time.Time) {
 	return CauseMaxTTLOutsideWindow, latest
 }
 
-// certainEnd is when the credential dies whatever is tried. asOf says that nothing more can be tried by now.
-func certainEnd(rec *v1alpha1.LeaseRecord) (end time.Time, asOf, certain bool) {
-	if exhausted(rec) {
-		end, certain = LifeEnd(rec)
-		return end, true, certain
+// certainEnd is when the credential dies whatever is tried, and whether this term of the lease is its last. False: there is
+// no such time, or it is not known.
+func certainEnd(rec *v1alpha1.LeaseRecord) (end time.Time, last, certain bool) {
+	if !Leased(rec) || rec.ExpiresAt == nil {
+		return time.Time{}, false, false
 	}
-	if rec.TokenExpiresAt != nil && !rec.TokenRenewable {
-		return rec.TokenExpiresAt.Time, false, true
+	if !rec.Renewable || rec.MaxTTLReached {
+		end, last, certain = rec.ExpiresAt.Time, true, true
 	}
-	return time.Time{}, false, false
+	if token := rec.TokenExpiresAt; token != nil && !rec.TokenRenewable && (!certain || token.Time.Before(end)) {
+		return token.Time, last || tokenDiesFirst(rec), true
+	}
+	return end, last, certain
 }
 
 // probeAt is when a lease whose maximum is known is renewed to learn whether that still holds, with the time left that a

@@ -75,9 +75,9 @@ func renewAt(rec *v1alpha1.LeaseRecord, percent int32, uid types.UID) time.Time 
 	return lastGrant(rec).Add(share(granted, percent, uid))
 }
 
-// replaceAt is when a lease that nothing can extend is due for its successor: the same share of what is left.
-func replaceAt(rec *v1alpha1.LeaseRecord, percent int32, uid types.UID) time.Time {
-	end, _ := LifeEnd(rec)
+// replaceAt is when a lease that nothing can extend beyond that end is due for its successor: the same share of what is
+// left.
+func replaceAt(rec *v1alpha1.LeaseRecord, end time.Time, percent int32, uid types.UID) time.Time {
 	from := lastGrant(rec)
 	if !end.After(from) {
 		return from

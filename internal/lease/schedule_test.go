@@ -61,9 +61,9 @@ func TestTimesOfWhatIsDue(t *testing.T) {
 		{"no percentage means the default", renewAt(record(), 0, calm), renewDue},
 		{"the last renewal counts", renewAt(record(func(rec *v1alpha1.LeaseRecord) { rec.RenewedAt = stampPtr(time.Minute) }), 50, calm), 31 * time.Minute},
 		{"a lease that was never issued counts from its start", renewAt(record(func(rec *v1alpha1.LeaseRecord) { rec.IssuedAt, rec.StartedAt = nil, stamp(-time.Minute) }), 50, calm), 29 * time.Minute},
-		{"a successor is due by the share of the whole life", replaceAt(record(token(30*time.Minute, false)), 50, calm), 15 * time.Minute},
-		{"a successor of what is dead is due at once", replaceAt(record(token(-time.Minute, false)), 50, calm), 0},
-		{"a successor of what has no end is due at once", replaceAt(record(unleased), 50, calm), 0},
+		{"a successor is due by the share of the whole life", replaceAt(record(), t0.Add(30*time.Minute), 50, calm), 15 * time.Minute},
+		{"a successor of what is dead is due at once", replaceAt(record(), t0.Add(-time.Minute), 50, calm), 0},
+
 		{"a token is due by the share of what was granted, before its end", extendTokenAt(record(func(rec *v1alpha1.LeaseRecord) {
 			rec.TokenExpiresAt, rec.TokenDurationSeconds = stampPtr(time.Hour), 600
 		}), 50, calm), 55 * time.Minute},
@@ -87,7 +87,7 @@ func TestJitterOnlyMakesEarlier(t *testing.T) {
 		})
 		for what, at := range map[string]func(types.UID) time.Time{
 			"renewal":     func(uid types.UID) time.Time { return renewAt(rec, percent, uid) },
-			"replacement": func(uid types.UID) time.Time { return replaceAt(rec, percent, uid) },
+			"replacement": func(uid types.UID) time.Time { return replaceAt(rec, rec.ExpiresAt.Time, percent, uid) },
 			"extension":   func(uid types.UID) time.Time { return extendTokenAt(rec, percent, uid) },
 			"refresh":     func(uid types.UID) time.Time { return refreshAt(rec, granted, uid) },
 		} {
