@@ -98,6 +98,7 @@ const (
 	ownTLS      = "a SecretProvider uses its own namespace: leave namespace out of tls.caRef and tls.clientCertRef"
 	clusterTLS  = "set namespace in tls.caRef and tls.clientCertRef: a ClusterSecretProvider has none of its own"
 	nameBackend = "name a backend: set spec.vault"
+	badSchedule = "schedule has five fields (minute, hour, day of month, month, day of week), or is one of @hourly, @daily, @weekly, @monthly and @yearly"
 )
 
 var rejections = []rejection{
@@ -105,6 +106,19 @@ var rejections = []rejection{
 	{dynamic, "spec.providerRef", "", "Required value"},
 	{dynamic, "spec.providerRef.name", `""`, "spec.providerRef.name"},
 	{dynamic, "spec.providerRef.kind", "Provider", `supported values: "SecretProvider", "ClusterSecretProvider"`},
+	{dynamic, "spec.rotation", "{maxAge: 500ms}", "maxAge must be at least 1s"},
+	{dynamic, "spec.rotation", "{overlap: -1s}", "overlap must not be negative"},
+	{dynamic, "spec.rotation", "{windows: [{schedule: '0 2 * *', duration: 1h}]}", badSchedule},
+	{dynamic, "spec.rotation", "{windows: [{schedule: '@often', duration: 1h}]}", badSchedule},
+	{dynamic, "spec.rotation", "{windows: [{schedule: 'CRON_TZ=UTC 0 2 * * *', duration: 1h}]}", "name the time zone in timeZone, not in schedule"},
+	{dynamic, "spec.rotation", "{windows: [{schedule: '0 2 * * *', duration: 1h, timeZone: Local}]}", "name a time zone of the IANA database, such as Europe/Vienna"},
+	{dynamic, "spec.rotation", "{windows: [{schedule: '0 2 * * *', duration: 10s}]}", "duration must be at least 1m"},
+	{dynamic, "spec.rotation", "{windows: [{schedule: '0 2 * * *'}]}", "Required value"},
+	{dynamic, "spec.rollout", "{}", "name workloads in targets, or set discover to true"},
+	{dynamic, "spec.rollout", "{targets: [], discover: false}", "name workloads in targets, or set discover to true"},
+	{dynamic, "spec.rollout", "{targets: [{kind: Deployment}]}", "set either name or selector"},
+	{dynamic, "spec.rollout", "{targets: [{name: orders, selector: {matchLabels: {app: orders}}}]}", "set either name or selector"},
+	{dynamic, "spec.rollout", "{targets: [{kind: Job, name: orders}]}", `supported values: "Deployment", "StatefulSet", "DaemonSet", "Rollout"`},
 	{dynamic, "spec.vault.path", "/database/creds/orders", badPath},
 	{dynamic, "spec.vault.path", "database/creds/orders/", badPath},
 	{dynamic, "spec.vault.path", "database//orders", badPath},
