@@ -5,6 +5,7 @@
 package rollout
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -108,13 +109,7 @@ func progress(open []finding, stamped int) Progress {
 	}
 	// Where there are too many, the worst are told.
 	slices.SortFunc(open, func(a, b finding) int {
-		if d := slices.Index(severity, a.reason) - slices.Index(severity, b.reason); d != 0 {
-			return d
-		}
-		if a.text < b.text {
-			return -1
-		}
-		return 1
+		return cmp.Or(slices.Index(severity, a.reason)-slices.Index(severity, b.reason), cmp.Compare(a.text, b.text))
 	})
 	p := Progress{Reason: open[0].reason, Stamped: stamped}
 	for _, f := range open {
