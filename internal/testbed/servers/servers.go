@@ -38,6 +38,8 @@ var catalog = []Server{
 	{Name: "kubectl", Module: "kubernetes", Package: "k8s.io/kubernetes/cmd/kubectl", Requirement: "k8s.io/kubernetes", LDFlags: kubernetesLDFlags},
 	{Name: "kube-apiserver", Module: "kubernetes", Package: "k8s.io/kubernetes/cmd/kube-apiserver", Requirement: "k8s.io/kubernetes", LDFlags: kubernetesLDFlags},
 	{Name: "kube-controller-manager", Module: "kubernetes", Package: "k8s.io/kubernetes/cmd/kube-controller-manager", Requirement: "k8s.io/kubernetes", LDFlags: kubernetesLDFlags},
+	{Name: "kube-scheduler", Module: "kubernetes", Package: "k8s.io/kubernetes/cmd/kube-scheduler", Requirement: "k8s.io/kubernetes", LDFlags: kubernetesLDFlags},
+	{Name: "kwok", Module: "kwok", Package: "sigs.k8s.io/kwok/cmd/kwok", Requirement: "sigs.k8s.io/kwok", LDFlags: "-s -w"},
 	{Name: "vault", Module: "vault", Package: "github.com/hashicorp/vault", Requirement: "github.com/hashicorp/vault", LDFlags: "-s -w"},
 }
 
