@@ -12,7 +12,7 @@ import (
 
 // Binaries are the paths of the programs that were built from Go modules.
 type Binaries struct {
-	Etcd, APIServer, ControllerManager, Kubectl, Vault string
+	Etcd, APIServer, ControllerManager, Scheduler, Kwok, Kubectl, Vault string
 }
 
 // FindBinaries takes what VAULT_BIN and KUBEBUILDER_ASSETS name, and the rest
@@ -28,6 +28,8 @@ func FindBinaries() (Binaries, error) {
 		"etcd":                    &b.Etcd,
 		"kube-apiserver":          &b.APIServer,
 		"kube-controller-manager": &b.ControllerManager,
+		"kube-scheduler":          &b.Scheduler,
+		"kwok":                    &b.Kwok,
 		"kubectl":                 &b.Kubectl,
 		"vault":                   &b.Vault,
 	} {

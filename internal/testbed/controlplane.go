@@ -26,7 +26,7 @@ type ControlPlaneOptions struct {
 
 // ControlPlane is etcd, kube-apiserver (RBAC on) and kube-controller-manager
 // with all its controllers: tokens are real, garbage is collected, namespaces
-// go away. There are no nodes, so no pod ever runs.
+// go away. There are no nodes, and no pod runs, until StartNodes.
 type ControlPlane struct {
 	// Config is the administrator's; it is not throttled.
 	Config *rest.Config
@@ -38,7 +38,9 @@ type ControlPlane struct {
 	Binaries Binaries
 
 	dir                          string
+	ca                           *authority
 	etcd, apiserver, controllers *process
+	scheduler, kwok              *process // nil until StartNodes
 }
 
 // StartControlPlane starts all three servers and waits until the API server is
@@ -83,8 +85,10 @@ func (c *ControlPlane) start(ctx context.Context, opts ControlPlaneOptions) erro
 }
 
 // ready asks for the checks that clients depend on: bootstrap roles included.
-func (c *ControlPlane) ready(ctx context.Context) error {
-	client, err := kubernetes.NewForConfig(c.Config)
+func (c *ControlPlane) ready(ctx context.Context) error { return askReady(ctx, c.Config) }
+
+func askReady(ctx context.Context, server *rest.Config) error {
+	client, err := kubernetes.NewForConfig(server)
 	if err != nil {
 		return err
 	}
@@ -174,10 +178,10 @@ func (c *ControlPlane) Pause() error { return c.apiserver.pause() }
 // Resume undoes Pause.
 func (c *ControlPlane) Resume() error { return c.apiserver.resume() }
 
-// Close ends all three servers and removes their files.
+// Close ends all servers and removes their files.
 func (c *ControlPlane) Close() error {
 	var errs []error
-	for _, p := range []*process{c.controllers, c.apiserver, c.etcd} {
+	for _, p := range []*process{c.kwok, c.scheduler, c.controllers, c.apiserver, c.etcd} {
 		if p == nil {
 			continue
 		}

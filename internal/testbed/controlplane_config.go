@@ -17,7 +17,7 @@ kind: Policy
 omitStages: [RequestReceived, ResponseStarted]
 rules:
 - level: None
-  users: [system:apiserver, system:kube-controller-manager]
+  users: [system:apiserver, system:kube-controller-manager, system:kube-scheduler, kwok]
 - level: Metadata
 `
 
@@ -28,7 +28,7 @@ func (c *ControlPlane) configure(opts ControlPlaneOptions) error {
 	if err != nil {
 		return err
 	}
-	c.CA = ca.PEM
+	c.ca, c.CA = ca, ca.PEM
 	files := map[string][]byte{"ca.crt": ca.PEM, "audit-policy.yaml": []byte(auditPolicy)}
 	if err := serviceAccountKey(files); err != nil {
 		return err

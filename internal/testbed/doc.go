@@ -1,6 +1,6 @@
 // Package testbed starts real servers for tests, benchmarks and the demo: a
-// Kubernetes control plane, Vault, PostgreSQL, and a proxy that breaks
-// connections on demand.
+// Kubernetes control plane, nodes without a container, Vault, PostgreSQL, and a
+// proxy that breaks connections on demand.
 //
 // Everything listens on 127.0.0.1 only, on ports that two testbeds at once do
 // not share, keeps its files in a temporary folder, and dies with this process

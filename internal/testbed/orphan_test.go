@@ -24,7 +24,10 @@ const orphanMode = "TESTBED_ORPHAN"
 func orphanMain() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	_, errPlane := testbed.StartControlPlane(ctx, testbed.ControlPlaneOptions{})
+	plane, errPlane := testbed.StartControlPlane(ctx, testbed.ControlPlaneOptions{})
+	if errPlane == nil {
+		errPlane = plane.StartNodes(ctx, testbed.NodesOptions{Count: 1})
+	}
 	_, errVault := testbed.StartVault(ctx, testbed.VaultOptions{})
 	_, errPostgres := testbed.StartPostgres(ctx, testbed.PostgresOptions{})
 	if err := errors.Join(errPlane, errVault, errPostgres); err != nil {
@@ -44,8 +47,8 @@ func TestServersDieWithAParentThatIsKilled(t *testing.T) {
 		t.Fatalf("the parent said %q (%v)", line, err)
 	}
 	servers := childrenOf(t, parent.Process.Pid)
-	if len(servers) != 5 {
-		t.Fatalf("etcd, apiserver, controller-manager, vault and postgres were started: %v", servers)
+	if len(servers) != 7 {
+		t.Fatalf("etcd, apiserver, controller-manager, scheduler, kwok, vault and postgres were started: %v", servers)
 	}
 	check(t, parent.Process.Signal(syscall.SIGKILL))
 	_ = parent.Wait()
