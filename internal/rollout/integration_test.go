@@ -294,7 +294,7 @@ func TestTheControllersStatusIsUnderstood(t *testing.T) {
 	s.reaches(discovering("stopped-db", "s1"), v1alpha1.ReasonRolloutPaused, "Deployment/stopped is paused")
 
 	s.create(deployment("begun", "begun-db"))
-	s.reaches(discovering("begun-db", "s1"), v1alpha1.ReasonRollingOut, "Deployment/begun: 0 of 1 updated pods available")
+	s.reaches(discovering("begun-db", "s1"), v1alpha1.ReasonRollingOut, "Deployment/begun: old pods still there: 1")
 
 	s.create(&corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "none"}, Spec: corev1.ResourceQuotaSpec{
 		Hard: corev1.ResourceList{corev1.ResourcePods: resource.MustParse("0")},
@@ -379,16 +379,19 @@ func argo(name string, spec map[string]any) *unstructured.Unstructured {
 	return r
 }
 
-// The kind is made while leasekeeper runs: a mapper that remembered its absence would not find it.
-func TestArgoRolloutsAreFoundOnceTheirKindIsThere(t *testing.T) {
+// The kind comes and goes while leasekeeper runs: a mapper that remembered its absence would not find it, and one that
+// remembers its presence is told that there is no such path.
+func TestArgoRolloutsAreFoundWhileTheirKindIsThere(t *testing.T) {
 	s := newShop(t)
 	named := naming("orders-db", "o1", target(v1alpha1.KindRollout, "orders"))
-	says(t, s.follow(named, false), v1alpha1.ReasonRolloutTargetNotFound, "Rollout/orders does not exist: the cluster has no rollouts.argoproj.io")
+	fresh, err := clientOf(t.Context(), testbed.ManagerNamespace, testbed.ManagerAccount)
+	s.check(err)
+	says(t, s.followBy(&Rollouts{Reader: fresh, Writer: fresh}, named, false), v1alpha1.ReasonRolloutTargetNotFound, "Rollout/orders does not exist: the cluster has no rollouts.argoproj.io")
 	if p := s.follow(discovering("orders-db", "o1"), false); !p.Done {
 		t.Errorf("without the kind there is nothing to discover, got %+v", p)
 	}
 
-	_, err := bed.plane.Kubectl(t.Context(), "create", "-f", "testdata/argo_rollouts_crd.yaml")
+	_, err = bed.plane.Kubectl(t.Context(), "create", "-f", "testdata/argo_rollouts_crd.yaml")
 	s.check(err)
 	_, err = bed.plane.Kubectl(t.Context(), "wait", "--for=condition=Established", "crd/rollouts.argoproj.io", "--timeout=30s")
 	s.check(err)
@@ -416,6 +419,11 @@ func TestArgoRolloutsAreFoundOnceTheirKindIsThere(t *testing.T) {
 		t.Errorf("got %+v", p)
 	}
 	says(t, s.follow(naming("orders-db", "o1", target(v1alpha1.KindRollout, "lent")), false), v1alpha1.ReasonRolloutPaused, "Rollout/lent takes its pod template from Deployment/lender")
+
+	_, err = bed.plane.Kubectl(t.Context(), "delete", "crd", "rollouts.argoproj.io", "--timeout=60s")
+	s.check(err)
+	s.reaches(discovering("orders-db", "o1"), "")
+	s.reaches(named, v1alpha1.ReasonRolloutTargetNotFound, "Rollout/orders does not exist")
 }
 
 func TestAServerThatIsAwayIsAnError(t *testing.T) {

@@ -30,7 +30,7 @@ func missing(want, all, updated, available int32) string {
 	case updated < want:
 		return fmt.Sprintf("%d of %d pods updated", updated, want)
 	case all > updated:
-		return fmt.Sprintf("%d old pods are still there", all-updated)
+		return fmt.Sprintf("old pods still there: %d", all-updated)
 	case available < want:
 		return fmt.Sprintf("%d of %d updated pods available", available, want)
 	}

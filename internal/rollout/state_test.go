@@ -72,7 +72,7 @@ func TestStateOfADeployment(t *testing.T) {
 		{"nothing is known until the controller has seen the change", []modify{unobserved}, rollingReason, "has not seen the change"},
 		{"not even that it is paused", []modify{unobserved, stop}, rollingReason, "has not seen the change"},
 		{"pods are still to be replaced", []modify{counts(4, 1, 4)}, rollingReason, ": 1 of 3 pods updated"},
-		{"old pods are still to go", []modify{counts(5, 3, 5)}, rollingReason, ": 2 old pods are still there"},
+		{"old pods are still to go", []modify{counts(5, 3, 5)}, rollingReason, ": old pods still there: 2"},
 		{"new pods are still to become available", []modify{counts(3, 3, 2)}, rollingReason, ": 2 of 3 updated pods available"},
 		{"it is paused", []modify{counts(3, 0, 3), stop}, pausedReason, " is paused"},
 		{"paused does not matter when all are new", []modify{stop}, done, ""},
@@ -83,7 +83,7 @@ func TestStateOfADeployment(t *testing.T) {
 		{"without a number it has one pod", []modify{func(d *appsv1.Deployment) { d.Spec.Replicas = nil }, counts(1, 0, 1)}, rollingReason, "0 of 1 pods updated"},
 		{"scaled to zero it is finished", []modify{scale(0), counts(0, 0, 0)}, done, ""},
 		{"scaled to zero and paused it is finished", []modify{scale(0), counts(0, 0, 0), stop}, done, ""},
-		{"scaled to zero it has pods left", []modify{scale(0), counts(2, 0, 2)}, rollingReason, "2 old pods"},
+		{"scaled to zero it has pods left", []modify{scale(0), counts(2, 0, 2)}, rollingReason, "old pods still there: 2"},
 	} {
 		t.Run(c.it, func(t *testing.T) {
 			d := &appsv1.Deployment{Spec: appsv1.DeploymentSpec{Replicas: ptr.To[int32](3)}}
@@ -204,7 +204,7 @@ func TestStateOfAnArgoRollout(t *testing.T) {
 		{"it waits at a step", []modify{phase("Paused", "CanaryPauseStep"), counts(4, 1, 4)}, pausedReason, " is paused: 1 of 3 pods updated (CanaryPauseStep)"},
 		{"somebody has paused it", []modify{phase("Progressing", ""), counts(4, 1, 4), func(r *argoRollout) { r.Spec.Paused = true }}, pausedReason, " is paused"},
 		{"it was aborted", []modify{phase("Degraded", "RolloutAborted"), counts(4, 1, 4)}, stuckReason, " is degraded: 1 of 3 pods updated (RolloutAborted)"},
-		{"the version before is still there, though it is healthy", []modify{counts(6, 3, 3)}, rollingReason, "3 old pods are still there"},
+		{"the version before is still there, though it is healthy", []modify{counts(6, 3, 3)}, rollingReason, "old pods still there: 3"},
 		{"a controller without phases says nothing", []modify{phase("", "")}, rollingReason, "phase "},
 		{"its template is a Deployment's", []modify{func(r *argoRollout) { r.Spec.WorkloadRef = &argoWorkloadRef{Kind: "Deployment", Name: "orders"} }}, pausedReason, " takes its pod template from Deployment/orders"},
 	} {
