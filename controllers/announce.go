@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/events"
@@ -97,6 +98,8 @@ var (
 		"When the lease of a DynamicSecret ends unless it is renewed, in seconds since 1970.", []string{"namespace", "name"}, nil)
 	descRecords = prometheus.NewDesc("leasekeeper_lease_records",
 		"Records in the ledgers, by state: attempt, live, retiring.", []string{"state"}, nil)
+	descHandover = prometheus.NewDesc("leasekeeper_handover_start_timestamp_seconds",
+		"When the hand-over of a DynamicSecret began that is not complete, in seconds since 1970.", []string{"namespace", "name"}, nil)
 	descReady = prometheus.NewDesc("leasekeeper_provider_ready",
 		"Whether a provider is ready (1) or not (0).", []string{"provider_kind", "provider"}, nil)
 )
@@ -104,6 +107,7 @@ var (
 func (c *leaseCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- descExpiration
 	ch <- descRecords
+	ch <- descHandover
 	ch <- descReady
 }
 
@@ -118,6 +122,9 @@ func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 		retiring += len(d.Status.Retiring)
 		if d.Status.Attempt != nil {
 			attempts++
+		}
+		if h := d.Status.Handover; h != nil && meta.IsStatusConditionFalse(d.Status.Conditions, v1alpha1.RotatedCondition) {
+			ch <- prometheus.MustNewConstMetric(descHandover, prometheus.GaugeValue, float64(h.PublishedAt.Unix()), d.Namespace, d.Name)
 		}
 		if rec := d.Status.Lease; lease.Leased(rec) {
 			live++

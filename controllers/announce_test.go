@@ -96,6 +96,11 @@ func TestTheCollectorTellsWhatTheLedgersHold(t *testing.T) {
 		}),
 		ledgerOf("unleased", v1alpha1.DynamicSecretStatus{Lease: &v1alpha1.LeaseRecord{Path: "secret/data/a"}}),
 		ledgerOf("issuing", v1alpha1.DynamicSecretStatus{Attempt: &v1alpha1.LeaseRecord{TokenAccessor: "e"}}),
+		ledgerOf("handing-over", v1alpha1.DynamicSecretStatus{
+			Handover:   &v1alpha1.HandoverStatus{PublishedAt: sooner},
+			Conditions: []metav1.Condition{{Type: v1alpha1.RotatedCondition, Status: metav1.ConditionFalse}},
+		}),
+		ledgerOf("handed-over", v1alpha1.DynamicSecretStatus{Handover: &v1alpha1.HandoverStatus{PublishedAt: sooner}}),
 		ledgerOf("new", v1alpha1.DynamicSecretStatus{}),
 	}
 	cache := apiServer(t, stored...).Build()
@@ -106,6 +111,7 @@ func TestTheCollectorTellsWhatTheLedgersHold(t *testing.T) {
 		map[string]float64{
 			"leasekeeper_lease_expiration_timestamp_seconds name=leased namespace=shop":      1_800_000_000,
 			"leasekeeper_lease_expiration_timestamp_seconds name=token-first namespace=shop": 1_700_000_000,
+			"leasekeeper_handover_start_timestamp_seconds name=handing-over namespace=shop":  1_700_000_000,
 			"leasekeeper_lease_records state=attempt":                                        1,
 			"leasekeeper_lease_records state=live":                                           2,
 			"leasekeeper_lease_records state=retiring":                                       2,

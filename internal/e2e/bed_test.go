@@ -4,10 +4,12 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,7 +26,11 @@ const (
 )
 
 // bed is a cluster with leasekeeper installed, a Vault and a PostgreSQL.
-type bed struct{ *testbed.Bed }
+type bed struct {
+	*testbed.Bed
+	// lasting: its manager is never to end before the tests have.
+	lasting bool
+}
 
 // shared is the bed of all tests that leave the manager and the servers alone.
 var shared *bed
@@ -44,19 +50,38 @@ func runAll(m *testing.M) int {
 	if err := buildManager(managerBinary, "-race"); err != nil {
 		panic(err)
 	}
-	// On a machine that is busy with many tests a leader that must renew within 2 s is soon none any more; nobody takes
-	// over here.
-	patient := []string{"--leader-election-lease-duration=60s", "--leader-election-renew-deadline=45s", "--leader-election-retry-period=2s"}
 	if shared, err = startBed(testbed.BedOptions{Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Flags: patient}); err != nil {
 		panic(err)
 	}
+	shared.lasting = true
 	code := m.Run()
-	if err := shared.Close(); err != nil {
+	err = shared.Close()
+	if withNodes != nil {
+		err = errors.Join(err, withNodes.Close())
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
 	return code
 }
+
+// fleet is a bed with nodes, whose manager may roll workloads out, for all tests that leave it alone.
+var fleet = sync.OnceValues(func() (_ *bed, err error) {
+	withNodes, err = startBed(testbed.BedOptions{Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Rollout: true,
+		Flags: append([]string{"--rollout-window=6s"}, patient...)})
+	if err == nil {
+		withNodes.lasting = true
+	}
+	return withNodes, err
+})
+
+// withNodes is the bed that fleet has started; nil: nobody asked for it.
+var withNodes *bed
+
+// patient election: on a machine that is busy with many tests a leader that must renew within 2 s is soon none any more;
+// nobody takes over here.
+var patient = []string{"--leader-election-lease-duration=60s", "--leader-election-renew-deadline=45s", "--leader-election-retry-period=2s"}
 
 func buildManager(path string, flags ...string) error {
 	args := append(append([]string{"build", "-o", path}, flags...), "../..")
@@ -82,7 +107,7 @@ func startBed(opts testbed.BedOptions) (*bed, error) {
 		"--zap-log-level=debug",
 	}, opts.Flags...)
 	b, err := testbed.StartBed(ctx, opts)
-	return &bed{b}, err
+	return &bed{Bed: b}, err
 }
 
 // another starts a second replica.

@@ -93,11 +93,17 @@ func (r *room) saysAbandoned(why string) {
 // told says whether a Warning event on the room's objects, or on its provider, says why.
 func (r *room) told(kind, reason, why string) bool {
 	r.t.Helper()
+	return r.event("Warning", kind, reason, why)
+}
+
+// event says whether there is one of the type, about an object of the kind in the room, or about the room's provider.
+func (r *room) event(severity, kind, reason, why string) bool {
+	r.t.Helper()
 	var list eventsv1.EventList
 	r.must(r.Kube.List(context.Background(), &list))
 	for _, e := range list.Items {
 		here := e.Regarding.Namespace == r.name || e.Regarding.Name == r.name
-		if here && e.Regarding.Kind == kind && e.Reason == reason && e.Type == "Warning" && strings.Contains(e.Note, why) {
+		if here && e.Regarding.Kind == kind && e.Reason == reason && e.Type == severity && strings.Contains(e.Note, why) {
 			return true
 		}
 	}

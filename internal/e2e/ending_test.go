@@ -129,7 +129,7 @@ func (b *bed) withPostgres(t *testing.T) *bed {
 	t.Cleanup(func() { _ = postgres.Close() })
 	other := *b.Bed
 	other.Postgres = postgres
-	return &bed{&other}
+	return &bed{Bed: &other, lasting: b.lasting}
 }
 
 func TestALeaseWhoseDatabaseIsDownIsEndedWhenItIsBack(t *testing.T) {

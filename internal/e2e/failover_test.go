@@ -82,7 +82,7 @@ func (b *bed) anotherBehindItsOwnProxy(t *testing.T) *testbed.Manager {
 	t.Cleanup(func() { _ = proxy.Close() })
 	other := *b.Bed
 	other.API = proxy
-	m, err := (&bed{&other}).another(t.Context())
+	m, err := (&bed{Bed: &other}).another(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -156,7 +156,7 @@ func (r *room) secret(name string, changes ...func(*v1alpha1.DynamicSecret)) *v1
 			ProviderRef: v1alpha1.ProviderReference{Kind: v1alpha1.ProviderKindCluster, Name: r.name},
 			Vault:       &v1alpha1.VaultRequest{Path: r.name + "/creds/orders"},
 			// The zero value is left to the API server's default.
-			Lease:           v1alpha1.LeaseSpec{RevocationDeadline: metav1.Duration{Duration: time.Hour}},
+			Lease: v1alpha1.LeaseSpec{RevocationDeadline: metav1.Duration{Duration: time.Hour}},
 			// Most tests look at what is left when the old lease is ended; those of the overlap set one.
 			Rotation:        v1alpha1.RotationSpec{Overlap: &metav1.Duration{}},
 			RefreshInterval: metav1.Duration{Duration: time.Hour},
@@ -303,7 +303,7 @@ func (r *room) eventuallyWithin(bound time.Duration, what string, ok func() bool
 		if ok() {
 			return
 		}
-		if r.Manager == shared.Manager && !r.Manager.Running() {
+		if r.lasting && !r.Manager.Running() {
 			r.t.Fatalf("the manager has ended, which nobody asked it to. %s", r.Manager.LastWords(40))
 		}
 		if time.Now().After(deadline) {
@@ -488,7 +488,7 @@ func (b *bed) withVault(t *testing.T, opts testbed.VaultOptions) *bed {
 	if err := other.SetUpVault(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return &bed{&other}
+	return &bed{Bed: &other, lasting: b.lasting}
 }
 
 // describe prints what a failed test has left, without data of Secrets.

@@ -40,6 +40,9 @@ type BedOptions struct {
 	Flags []string
 	// Vault that is started.
 	Vault VaultOptions
+	// Rollout installs leasekeeper with the right to roll workloads out, and starts
+	// nodes for these.
+	Rollout bool
 	// APIProxy puts a proxy between the managers and the API server.
 	APIProxy bool
 }
@@ -94,7 +97,15 @@ func (b *Bed) startCluster(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	_, err = b.Plane.Kubectl(ctx, "apply", "--server-side", "-k", filepath.Join(b.opts.Root, "config", "default"))
+	config := "default"
+	if b.opts.Rollout {
+		config = "rollout"
+		b.opts.Flags = append(slices.Clone(b.opts.Flags), "--rollout")
+		if err := b.Plane.StartNodes(ctx, NodesOptions{}); err != nil {
+			return err
+		}
+	}
+	_, err = b.Plane.Kubectl(ctx, "apply", "--server-side", "-k", filepath.Join(b.opts.Root, "config", config))
 	return err
 }
 
