@@ -109,7 +109,7 @@ func (s *stage) livesItsLife(ctx context.Context, old credential) (credential, e
 		say("2. Leases of this engine cannot be renewed; that chapter needs PostgreSQL.")
 	}
 	s.show(ctx)
-	say("3. Vault lets a lease live no longer than its max TTL. leasekeeper replaces it before that.")
+	say("3. Vault lets a lease live no longer than its max TTL. leasekeeper replaces it before that, and lets the old one live on for the overlap.")
 	return s.replaced(ctx, old, 2*time.Minute)
 }
 
