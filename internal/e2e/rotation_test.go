@@ -162,9 +162,9 @@ func TestAPlannedReplacementWaitsForItsWindowAndAnOrderDoesNot(t *testing.T) {
 	r.edit("orders", func(d *v1alpha1.DynamicSecret) {
 		d.Spec.Rotation.Windows = append(d.Spec.Rotation.Windows, v1alpha1.RotationWindow{Schedule: "* * * * *", Duration: metav1.Duration{Duration: time.Hour}})
 	})
-	after := r.untilReplaced(before)
+	r.untilReplaced(before)
 	r.edit("orders", func(d *v1alpha1.DynamicSecret) { d.Spec.Rotation.Windows = []v1alpha1.RotationWindow{closed()} })
-	after = r.until("orders", "at rest", func(d *v1alpha1.DynamicSecret) bool { return d.Status.ObservedGeneration == d.Generation })
+	after := r.until("orders", "at rest", func(d *v1alpha1.DynamicSecret) bool { return d.Status.ObservedGeneration == d.Generation })
 	r.askFor(v1alpha1.RotateRequestedAtAnnotation, "now")
 	r.untilReplaced(after)
 }
