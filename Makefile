@@ -88,7 +88,7 @@ manifests: $(CONTROLLER_GEN) ## Generate CRDs and RBAC, for config/ and for the 
 	mkdir -p charts/leasekeeper/crds
 	cp config/crd/bases/*.yaml charts/leasekeeper/crds/
 	mkdir -p charts/leasekeeper/files
-	cp config/rbac/role.yaml config/rbac/viewer_role.yaml config/rbac/editor_role.yaml config/rollout/rollout_role.yaml charts/leasekeeper/files/
+	cp config/rbac/role.yaml config/rbac/viewer_role.yaml config/rbac/editor_role.yaml config/rbac/revoker_role.yaml config/rollout/rollout_role.yaml charts/leasekeeper/files/
 
 .PHONY: fmt
 fmt: ## Format the Go code

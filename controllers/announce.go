@@ -23,6 +23,7 @@ type Announcer struct {
 	cache     client.Reader
 	results   *prometheus.CounterVec
 	abandoned *prometheus.CounterVec
+	revoked   *prometheus.CounterVec
 }
 
 // NewAnnouncer registers the metrics. The reader is the manager's cache.
@@ -38,8 +39,12 @@ func NewAnnouncer(recorder events.EventRecorder, cache client.Reader, registry p
 			Name: "leasekeeper_abandoned_leases_total",
 			Help: "Lease records that were given up before the backend said that they are gone.",
 		}, []string{"namespace"}),
+		revoked: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "leasekeeper_lease_revocations_total",
+			Help: "LeaseRevocations that finished, as success, and tries of them that failed, by the kind of failure.",
+		}, []string{"result"}),
 	}
-	registry.MustRegister(a.results, a.abandoned, &leaseCollector{cache: cache})
+	registry.MustRegister(a.results, a.abandoned, a.revoked, &leaseCollector{cache: cache})
 	return a
 }
 
@@ -52,6 +57,14 @@ func (a *Announcer) Event(d *v1alpha1.DynamicSecret, kind, reason, message strin
 func (a *Announcer) ProviderEvent(p v1alpha1.Provider, kind, reason, message string) {
 	a.emit(p.(runtime.Object), nil, kind, reason, message)
 }
+
+// RevocationEvent is an event on a LeaseRevocation.
+func (a *Announcer) RevocationEvent(r *v1alpha1.LeaseRevocation, kind, reason, message string) {
+	a.emit(r, nil, kind, reason, message)
+}
+
+// CountRevocation by its result.
+func (a *Announcer) CountRevocation(result string) { a.revoked.WithLabelValues(result).Inc() }
 
 func (a *Announcer) emit(about, related runtime.Object, kind, reason, message string) {
 	message = shortened(message)

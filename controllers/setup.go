@@ -78,6 +78,16 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 			return fmt.Errorf("%s: %w", kind, err)
 		}
 	}
+	revocations := &LeaseRevocationReconciler{
+		Clock:    s.Clock,
+		Revoker:  s.revoker,
+		Suspect:  v.raise,
+		Announce: announcer.RevocationEvent,
+		Count:    announcer.CountRevocation,
+	}
+	if err := revocations.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("LeaseRevocation: %w", err)
+	}
 	return nil
 }
 
@@ -95,6 +105,14 @@ func (s *Setup) list(ctx context.Context, p v1alpha1.Provider, namespace, path s
 		return nil, err
 	}
 	return backend.ListLeases(ctx, namespace, path)
+}
+
+func (s *Setup) revoker(ctx context.Context, p v1alpha1.Provider) (revoker, error) {
+	backend, err := s.Backends.For(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return backend, nil
 }
 
 func (s *Setup) inspect(ctx context.Context, p v1alpha1.Provider) (vault.Report, error) {

@@ -1,9 +1,10 @@
 package v1alpha1
 
-// Conditions of a DynamicSecret and of a provider. Ready is always there. Reconciling and Stalled are there only while
+// Conditions of a DynamicSecret, a provider and a LeaseRevocation. Ready is always there. Reconciling and Stalled are there only while
 // they are True, as kstatus wants them.
 const (
-	// ReadyCondition is True while the Secret holds a credential that is known to be good.
+	// ReadyCondition is True while the Secret holds a credential that is known to be good; while a provider can be asked;
+	// once a LeaseRevocation is finished.
 	ReadyCondition = "Ready"
 	// ReconcilingCondition is True while leasekeeper works towards the spec, or waits to try again.
 	ReconcilingCondition = "Reconciling"
@@ -125,6 +126,15 @@ const (
 	ReasonInUse = "InUse"
 	// ReasonInvalidSpec: something that the spec names does not exist or cannot be used; the message says what.
 	ReasonInvalidSpec = "InvalidSpec"
+)
+
+// Reasons of a LeaseRevocation's conditions, besides those of a DynamicSecret that say what stands in the way:
+// ProviderNotFound, AccessDenied, LoginFailed, BackendUnavailable, BackendError, TLSFailed and so on.
+const (
+	// ReasonRevokingLeases: the leases are counted, revoked, or the backend is still ending what they stand for.
+	ReasonRevokingLeases = "RevokingLeases"
+	// ReasonLeasesRevoked: the order is finished; the backend has none of these leases any more.
+	ReasonLeasesRevoked = "LeasesRevoked"
 )
 
 // What leasekeeper means to do next, in status.nextAction.

@@ -1,4 +1,5 @@
-// Package v1alpha1 holds the API of leasekeeper.io/v1alpha1: DynamicSecret, SecretProvider and ClusterSecretProvider.
+// Package v1alpha1 holds the API of leasekeeper.io/v1alpha1: DynamicSecret, SecretProvider, ClusterSecretProvider and
+// LeaseRevocation.
 // Every comment on a field is the text that `kubectl explain` shows for it.
 //
 // +kubebuilder:object:generate=true
@@ -26,6 +27,7 @@ func addKnownTypes(s *runtime.Scheme) error {
 		&DynamicSecret{}, &DynamicSecretList{},
 		&SecretProvider{}, &SecretProviderList{},
 		&ClusterSecretProvider{}, &ClusterSecretProviderList{},
+		&LeaseRevocation{}, &LeaseRevocationList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil

@@ -102,35 +102,60 @@ func serverKind(h health) string {
 	return KindOpenBao
 }
 
-// missing asks which of these paths the keeper has no `update` on. capabilities-self is answered to everybody who has
-// the policy `default`; where it is refused that line is what is missing, and nothing is known of the others.
+// missing asks which of these paths the keeper has no `update` on.
 func (b *Backend) missing(ctx context.Context, paths []string) ([]string, error) {
-	const path = "sys/capabilities-self"
-	r, err := b.asKeeper(ctx, call{
-		method: http.MethodPost, path: path, namespace: b.spec.Namespace, body: map[string]any{"paths": paths},
-	})
+	has, line, err := b.capabilities(ctx, paths)
 	if err != nil {
 		return nil, err
 	}
-	a, ok := r.parse()
-	switch {
-	case r.status == http.StatusForbidden && ok:
-		return []string{path + ": update"}, nil
-	case !succeeded(r.status):
-		return nil, b.keeperFault(r, "asking what the keeper may do", path)
-	}
-	fields := object(a.Data)
-	if fields == nil {
-		return nil, lease.Errorf(lease.BadAnswer, "asking what the keeper may do: %s gave an answer that cannot be used", r.address)
+	if line != "" {
+		return []string{line}, nil
 	}
 	var missing []string
 	for _, path := range paths {
-		var capabilities []string
-		if json.Unmarshal(fields[path], &capabilities) != nil ||
-			!(slices.Contains(capabilities, "update") || slices.Contains(capabilities, "root")) {
+		if !covers(has[path], "update") {
 			missing = append(missing, path+": update")
 		}
 	}
 	slices.Sort(missing)
 	return missing, nil
+}
+
+// capabilities asks what the keeper may do with these paths. capabilities-self is answered to everybody who has the policy
+// `default`; where it is refused that line is what is missing, and nothing is known of the others.
+func (b *Backend) capabilities(ctx context.Context, paths []string) (has map[string][]string, missing string, err error) {
+	const path = "sys/capabilities-self"
+	r, err := b.asKeeper(ctx, call{
+		method: http.MethodPost, path: path, namespace: b.spec.Namespace, body: map[string]any{"paths": paths},
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	a, ok := r.parse()
+	switch {
+	case r.status == http.StatusForbidden && ok:
+		return nil, path + ": update", nil
+	case !succeeded(r.status):
+		return nil, "", b.keeperFault(r, "asking what the keeper may do", path)
+	}
+	fields := object(a.Data)
+	if fields == nil {
+		return nil, "", lease.Errorf(lease.BadAnswer, "asking what the keeper may do: %s gave an answer that cannot be used", r.address)
+	}
+	has = map[string][]string{}
+	for _, path := range paths {
+		var capabilities []string
+		if json.Unmarshal(fields[path], &capabilities) == nil {
+			has[path] = capabilities
+		}
+	}
+	return has, "", nil
+}
+
+// covers says whether what the keeper has on a path is all of what is wanted.
+func covers(has []string, wanted ...string) bool {
+	if slices.Contains(has, "root") {
+		return true
+	}
+	return !slices.ContainsFunc(wanted, func(capability string) bool { return !slices.Contains(has, capability) })
 }

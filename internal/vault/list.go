@@ -14,6 +14,22 @@ import (
 // list, a wrong prefix and a standby that lags behind look alike, and a lease that ran out and cannot be revoked is
 // still in it. Denied names the line that the keeper's policy lacks.
 func (b *Backend) ListLeases(ctx context.Context, namespace, path string) (map[string]bool, error) {
+	keys, err := b.listKeys(ctx, namespace, path)
+	if err != nil {
+		return nil, err
+	}
+	ids := make(map[string]bool, len(keys))
+	for _, key := range keys {
+		if id := path + "/" + key; ofPath(path, id) {
+			ids[id] = true
+		}
+	}
+	return ids, nil
+}
+
+// listKeys lists what is one segment below a path: the last segments of ids, and, with a slash behind them, those of
+// paths that have leases below them.
+func (b *Backend) listKeys(ctx context.Context, namespace, path string) ([]string, error) {
 	if !isPath(path) {
 		return nil, foreign(path)
 	}
@@ -28,7 +44,7 @@ func (b *Backend) ListLeases(ctx context.Context, namespace, path string) (map[s
 	a, ok := r.parse()
 	switch {
 	case r.status == http.StatusNotFound && ok && a.Errors != nil && len(*a.Errors) == 0:
-		return map[string]bool{}, nil
+		return nil, nil
 	case !succeeded(r.status):
 		return nil, b.fault(r, what, b.keeperName(), fmt.Sprintf("\"list\" and \"sudo\" on %q", "sys/leases/lookup/"+path))
 	}
@@ -38,11 +54,5 @@ func (b *Backend) ListLeases(ctx context.Context, namespace, path string) (map[s
 	if !ok || json.Unmarshal(a.Data, &data) != nil {
 		return nil, lease.Errorf(lease.BadAnswer, "%s: %s gave an answer that cannot be used", what, r.address)
 	}
-	ids := make(map[string]bool, len(data.Keys))
-	for _, key := range data.Keys {
-		if id := path + "/" + key; ofPath(path, id) {
-			ids[id] = true
-		}
-	}
-	return ids, nil
+	return data.Keys, nil
 }
