@@ -33,7 +33,7 @@ func apiServer(t *testing.T, stored ...client.Object) *clientfake.ClientBuilder 
 		}
 	}
 	return clientfake.NewClientBuilder().WithScheme(scheme).WithObjects(stored...).
-		WithStatusSubresource(&v1alpha1.DynamicSecret{}, &v1alpha1.SecretProvider{}, &v1alpha1.ClusterSecretProvider{})
+		WithStatusSubresource(&v1alpha1.DynamicSecret{}, &v1alpha1.SecretProvider{}, &v1alpha1.ClusterSecretProvider{}, &v1alpha1.LeaseRevocation{})
 }
 
 // ledgerOf is a DynamicSecret of namespace shop with the status.

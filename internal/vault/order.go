@@ -154,10 +154,12 @@ func (b *Backend) Matching(ctx context.Context, o Order) ([]string, error) {
 			return nil, b.refused(ctx, o, err)
 		}
 		for _, key := range keys {
-			if below := strings.TrimSuffix(key, "/"); below != key && isPath(folders[i]+"/"+below) {
-				folders = append(folders, folders[i]+"/"+below)
-			} else {
-				ids = append(ids, folders[i]+"/"+key)
+			name, nested := strings.CutSuffix(key, "/")
+			switch id := folders[i] + "/" + name; {
+			case nested && isPath(id):
+				folders = append(folders, id)
+			case !nested && name != "":
+				ids = append(ids, id)
 			}
 		}
 	}
