@@ -389,7 +389,7 @@ func TestForceForgetsOnlyWhatCannotBeEnded(t *testing.T) {
 }
 
 func TestARefusalIsToldOnceAndTriedAgainSeldom(t *testing.T) {
-	denied := lease.Errorf(lease.Denied, `policy of role "keeper" lacks path "sys/leases/revoke-prefix/database/creds/*"`)
+	denied := lease.Errorf(lease.Denied, `policy of role "keeper" lacks path "sys/leases/revoke-prefix/database/creds"`)
 	b := newBackendLeases(threeLeases...)
 	b.fails["Revoke"] = []error{denied, denied, denied}
 	c := newCourt(t, b, usableProvider(), ordered())
@@ -397,7 +397,7 @@ func TestARefusalIsToldOnceAndTriedAgainSeldom(t *testing.T) {
 		if pause, err := c.turn(); err != nil || pause != stalledPause {
 			t.Fatalf("again in %s (%v)", pause, err)
 		}
-		c.wantCondition(v1alpha1.StalledCondition, metav1.ConditionTrue, v1alpha1.ReasonAccessDenied, "sys/leases/revoke-prefix/database/creds/*")
+		c.wantCondition(v1alpha1.StalledCondition, metav1.ConditionTrue, v1alpha1.ReasonAccessDenied, "sys/leases/revoke-prefix/database/creds")
 		c.wantCondition(v1alpha1.ReadyCondition, metav1.ConditionFalse, v1alpha1.ReasonAccessDenied)
 	}
 	if want := []string{"Normal " + v1alpha1.ReasonRevokingLeases, "Warning " + v1alpha1.ReasonAccessDenied}; !slices.Equal(c.events, want) {

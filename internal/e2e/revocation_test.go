@@ -27,6 +27,7 @@ import (
 func (r *room) revokerPolicy() string {
 	return strings.ReplaceAll(testbed.KeeperPolicyWithoutList+`
 path "sys/leases/lookup/%s/*"        { capabilities = ["list", "sudo"] }
+path "sys/leases/revoke-prefix/%s"   { capabilities = ["update", "sudo"] }
 path "sys/leases/revoke-prefix/%s/*" { capabilities = ["update", "sudo"] }
 path "sys/leases/revoke-force/%s/*"  { capabilities = ["update", "sudo"] }
 `, "%s", r.name)
@@ -376,7 +377,7 @@ func TestAnOrderWithoutTheLinesNamesThemAndIsCarriedOutWithThem(t *testing.T) {
 	message := r.untilOrder(o, v1alpha1.StalledCondition, v1alpha1.ReasonAccessDenied)
 	lines := []string{
 		`path "sys/leases/lookup/` + r.name + `/creds/*" { capabilities = ["list", "sudo"] }`,
-		`path "sys/leases/revoke-prefix/` + r.name + `/creds/*" { capabilities = ["update", "sudo"] }`,
+		`path "sys/leases/revoke-prefix/` + r.name + `/creds" { capabilities = ["update", "sudo"] }`,
 	}
 	for _, line := range lines {
 		if !strings.Contains(message, line) {

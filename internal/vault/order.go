@@ -33,13 +33,13 @@ func (o Order) String() string {
 
 func (o Order) folder() string { return strings.TrimSuffix(o.Prefix, "/") }
 
-// Covers says whether a lease is one of those that are ordered. Vault goes by whole segments: it puts a slash behind a
-// prefix that has none (revokePrefixCommon in vault/expiration.go).
+// Covers says whether a lease is one of those that are ordered. Vault goes by whole segments: a prefix that has no slash at
+// its end is a lease's whole id, if there is such a lease, or else gets one (revokePrefixCommon in vault/expiration.go).
 func (o Order) Covers(id string) bool {
 	if o.LeaseID != "" {
 		return id == o.LeaseID
 	}
-	return strings.HasPrefix(id, o.folder()+"/")
+	return id == o.folder() || strings.HasPrefix(id, o.folder()+"/")
 }
 
 // sound says whether it may be sent. The API server has looked at it already; an order below auth/ would end logins, so
@@ -55,12 +55,12 @@ func (o Order) sound() error {
 	return nil
 }
 
-// path of the request that carries it out.
+// path of the request that carries it out. Vault takes none with a slash at its end.
 func (o Order) path() string {
 	if o.LeaseID != "" {
 		return "sys/leases/revoke"
 	}
-	return "sys/leases/revoke-prefix/" + o.folder() + "/"
+	return "sys/leases/revoke-prefix/" + o.folder()
 }
 
 // policyLine is a line of a policy.
@@ -91,7 +91,7 @@ func (o Order) lines() []policyLine {
 	below := o.folder() + "/"
 	lines := []policyLine{
 		{"sys/leases/lookup/" + below, "sys/leases/lookup/" + below + "*", []string{"list", "sudo"}},
-		{o.path(), o.path() + "*", sudo},
+		{o.path(), o.path(), sudo},
 	}
 	if o.Force {
 		lines = append(lines, policyLine{force + below, force + below + "*", sudo})
@@ -143,6 +143,19 @@ func (b *Backend) Matching(ctx context.Context, o Order) ([]string, error) {
 		}
 		return []string{o.LeaseID}, nil
 	}
+	ids, err := b.listBelow(ctx, o)
+	if err != nil || len(ids) > 0 || !ofPath(path.Dir(o.folder()), o.folder()) {
+		return ids, b.refused(ctx, o, err)
+	}
+	// The prefix may be a whole id.
+	found, err := b.lookup(ctx, o.record(o.folder()))
+	if err != nil || found == leaseUnknown {
+		return nil, b.refused(ctx, o, err)
+	}
+	return []string{o.folder()}, nil
+}
+
+func (b *Backend) listBelow(ctx context.Context, o Order) ([]string, error) {
 	var ids []string
 	folders := []string{o.folder()}
 	for i := 0; i < len(folders); i++ {
@@ -151,7 +164,7 @@ func (b *Backend) Matching(ctx context.Context, o Order) ([]string, error) {
 		}
 		keys, err := b.listKeys(ctx, o.Namespace, folders[i])
 		if err != nil {
-			return nil, b.refused(ctx, o, err)
+			return nil, err
 		}
 		for _, key := range keys {
 			name, nested := strings.CutSuffix(key, "/")

@@ -20,6 +20,7 @@ import (
 // revokerPolicy is what an order on %s needs besides the keeper's own lines.
 const revokerPolicy = `
 path "sys/leases/lookup/%s/*"        { capabilities = ["list", "sudo"] }
+path "sys/leases/revoke-prefix/%s"   { capabilities = ["update", "sudo"] }
 path "sys/leases/revoke-prefix/%s/*" { capabilities = ["update", "sudo"] }
 path "sys/leases/revoke-force/%s/*"  { capabilities = ["update", "sudo"] }
 `
@@ -51,7 +52,7 @@ func TestAPrefixGoesByWholeSegmentsWithASlashOrWithout(t *testing.T) {
 	ours, longer := databaseRole(t, time.Hour, 2*time.Hour), databaseRole(t, time.Hour, 2*time.Hour)
 	longer.Path = ours.Path + "x"
 	must(t, bed.vault.WriteDatabaseRole(t.Context(), "database", strings.TrimPrefix(longer.Path, "database/creds/"), testbed.DatabaseRole{DefaultTTL: time.Hour, MaxTTL: time.Hour}))
-	b := ordering(t, "database/creds")
+	b := ordering(t, "database")
 	bystander, _ := issue(t, b, longer)
 	for _, slash := range []string{"", "/"} {
 		rec, _ := issue(t, b, ours)
@@ -66,6 +67,16 @@ func TestAPrefixGoesByWholeSegmentsWithASlashOrWithout(t *testing.T) {
 		wantKind(t, b.Lookup(t.Context(), rec), lease.Gone) // at once, whether it is ended already or not
 		untilGone(t, b, o)
 	}
+	// Without a slash a prefix may be a whole id, and is that one lease then.
+	one, _ := issue(t, b, ours)
+	another, _ := issue(t, b, ours)
+	o := vault.Order{Prefix: one.ID}
+	if ids, err := b.Matching(t.Context(), o); err != nil || !slices.Equal(ids, []string{one.ID}) {
+		t.Errorf("%q matches %v (%v)", o.Prefix, ids, err)
+	}
+	must(t, b.Revoke(t.Context(), o))
+	untilGone(t, b, o)
+	must(t, b.Lookup(t.Context(), another))
 	must(t, b.Lookup(t.Context(), bystander))
 	ids, err := b.Matching(t.Context(), vault.Order{Prefix: "database/"})
 	if err != nil || !slices.Contains(ids, bystander.ID) {
@@ -183,7 +194,7 @@ func TestAnOrderThatThePolicyRefusesNamesTheLinesAndWorksWithThem(t *testing.T) 
 	o := vault.Order{Prefix: request.Path, Force: true}
 	lines := []string{
 		`path "sys/leases/lookup/` + request.Path + `/*" { capabilities = ["list", "sudo"] }`,
-		`path "sys/leases/revoke-prefix/` + request.Path + `/*" { capabilities = ["update", "sudo"] }`,
+		`path "sys/leases/revoke-prefix/` + request.Path + `" { capabilities = ["update", "sudo"] }`,
 		`path "sys/leases/revoke-force/` + request.Path + `/*" { capabilities = ["update", "sudo"] }`,
 	}
 	_, err := b.Matching(t.Context(), o)

@@ -11,7 +11,7 @@ import (
 
 const (
 	lookupBelow = "sys/leases/lookup/database/creds"
-	revokeBelow = "sys/leases/revoke-prefix/database/creds/"
+	revokeBelow = "sys/leases/revoke-prefix/database/creds"
 	askSelf     = "sys/capabilities-self"
 )
 
@@ -30,7 +30,8 @@ func TestAnOrderGoesByWholeSegments(t *testing.T) {
 		{Order{Prefix: "database/creds/"}, "database/creds/orders/a", true},
 		{Order{Prefix: "database/creds"}, "database/creds/orders/a", true},
 		{Order{Prefix: "database/creds/or"}, "database/creds/orders/a", false},
-		{Order{Prefix: "database/creds/orders/a"}, "database/creds/orders/a", false},
+		{Order{Prefix: "database/creds/orders/a"}, "database/creds/orders/a", true},
+		{Order{Prefix: "database/creds/orders/a"}, "database/creds/orders/ab", false},
 		{Order{Prefix: "database"}, "database2/creds/orders/a", false},
 		{Order{LeaseID: "database/creds/orders/a"}, "database/creds/orders/a", true},
 		{Order{LeaseID: "database/creds/orders/a"}, "database/creds/orders/ab", false},
@@ -76,6 +77,19 @@ func TestMatchingListsWhatIsBelow(t *testing.T) {
 		if r.namespace != "team" || r.query != "list=true" {
 			t.Errorf("asked %+v", r)
 		}
+	}
+}
+
+func TestAPrefixThatIsAWholeIDIsThatLease(t *testing.T) {
+	f := newFixture(t)
+	f.server.always("sys/leases/lookup", ok(aliveLease))
+	ids, err := f.Matching(t.Context(), Order{Prefix: record().ID})
+	if wantKind(t, err, ""); !slices.Equal(ids, []string{record().ID}) {
+		t.Errorf("got %v", ids)
+	}
+	f.server.always("sys/leases/lookup", errs(400, "invalid lease"))
+	if ids, err = f.Matching(t.Context(), Order{Prefix: record().ID}); err != nil || len(ids) != 0 {
+		t.Errorf("got %v, %v", ids, err)
 	}
 }
 
@@ -141,7 +155,7 @@ func TestAnOrderIsOneRequestThatIsNotWaitedFor(t *testing.T) {
 func TestARefusalNamesEveryLineThatTheOrderNeeds(t *testing.T) {
 	const (
 		list  = `path "sys/leases/lookup/database/creds/*" { capabilities = ["list", "sudo"] }`
-		act   = `path "sys/leases/revoke-prefix/database/creds/*" { capabilities = ["update", "sudo"] }`
+		act   = `path "sys/leases/revoke-prefix/database/creds" { capabilities = ["update", "sudo"] }`
 		force = `path "sys/leases/revoke-force/database/creds/*" { capabilities = ["update", "sudo"] }`
 	)
 	capabilities := func(has string) says { return ok(`{"request_id":"1","data":{` + has + `}}`) }
@@ -153,10 +167,10 @@ func TestARefusalNamesEveryLineThatTheOrderNeeds(t *testing.T) {
 	}{
 		"all":                 {below, capabilities(""), []string{list, act}, []string{force}},
 		"all, with force":     {Order{Prefix: "database/creds", Force: true}, capabilities(""), []string{list, act, force}, nil},
-		"sudo":                {below, capabilities(`"sys/leases/lookup/database/creds/":["list","sudo"],"sys/leases/revoke-prefix/database/creds/":["update"]`), []string{act}, []string{list}},
+		"sudo":                {below, capabilities(`"sys/leases/lookup/database/creds/":["list","sudo"],"sys/leases/revoke-prefix/database/creds":["update"]`), []string{act}, []string{list}},
 		"nobody can be asked": {below, errs(403, denied), []string{list, act}, nil},
 		"Vault is in trouble": {below, errs(500, "internal error"), []string{act}, []string{list}},
-		"a policy of another kind": {below, capabilities(`"sys/leases/lookup/database/creds/":["root"],"sys/leases/revoke-prefix/database/creds/":["root"]`),
+		"a policy of another kind": {below, capabilities(`"sys/leases/lookup/database/creds/":["root"],"sys/leases/revoke-prefix/database/creds":["root"]`),
 			[]string{act}, []string{list}},
 		"in another namespace": {Order{Prefix: "database/creds", Namespace: "other"}, capabilities(""), []string{act}, []string{list}},
 		"of one lease":         {Order{LeaseID: record().ID}, capabilities(""), []string{`path "sys/leases/revoke" { capabilities = ["update"] }`}, []string{"prefix", "force"}},
@@ -185,7 +199,7 @@ func TestAListThatIsRefusedNamesTheLinesOfTheOrder(t *testing.T) {
 	f.server.always(lookupBelow, errs(403, denied))
 	_, err := f.Matching(t.Context(), below)
 	wantKind(t, err, lease.Denied)
-	wantText(t, err, `"sys/leases/lookup/database/creds/*"`, `"sys/leases/revoke-prefix/database/creds/*"`)
+	wantText(t, err, `"sys/leases/lookup/database/creds/*"`, `"sys/leases/revoke-prefix/database/creds"`)
 }
 
 func TestWhatBecomesOfAnOrder(t *testing.T) {
