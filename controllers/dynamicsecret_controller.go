@@ -104,6 +104,11 @@ func (r *DynamicSecretReconciler) work(ctx context.Context, d *v1alpha1.DynamicS
 		if equality.Semantic.DeepEqual(d.Status, o.d.Status) {
 			return step.At, nil
 		}
+	case lease.VerifyLease:
+		// A question does no harm; what follows from the answer is decided anew.
+		if err := r.lifecycle.verify(ctx, o); err != nil {
+			return time.Time{}, err
+		}
 	case lease.RenewLease, lease.ExtendToken:
 		// Neither does harm if the cache was stale, and the write that follows is locked.
 		at, done, err := r.lifecycle.keep(ctx, o, step)

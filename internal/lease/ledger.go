@@ -86,7 +86,11 @@ func RetireLease(d *v1alpha1.DynamicSecret, reason string, now time.Time) {
 	if !Leased(&rec) {
 		return
 	}
-	retire(st, rec, reason, now)
+	endAfter := now
+	if reason == v1alpha1.ReasonLeaseLost {
+		endAfter = now.Add(lostGrace)
+	}
+	retire(st, rec, reason, endAfter)
 	if over(reason) && d.Spec.Lease.Reissue == v1alpha1.ReissueNever {
 		at := floor(now)
 		st.GrantEndedAt = &at

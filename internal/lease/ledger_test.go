@@ -124,17 +124,19 @@ func TestRetireLease(t *testing.T) {
 		it, reason string
 		reissue    v1alpha1.Reissue
 		ended      bool
+		later      time.Duration
 	}{
-		{"a grant ends with its lease", v1alpha1.ReasonExpired, v1alpha1.ReissueNever, true},
-		{"a grant ends when its lease is lost", v1alpha1.ReasonLeaseLost, v1alpha1.ReissueNever, true},
-		{"a grant ends when its Secret is lost", v1alpha1.ReasonGrantEnded, v1alpha1.ReissueNever, true},
-		{"a grant does not end by a replacement", v1alpha1.ReasonReplacing, v1alpha1.ReissueNever, false},
-		{"a grant does not end by a revocation: that can be taken back", v1alpha1.ReasonRevoked, v1alpha1.ReissueNever, false},
-		{"another lease ends no grant", v1alpha1.ReasonExpired, v1alpha1.ReissueAlways, false},
+		{"a grant ends with its lease", v1alpha1.ReasonExpired, v1alpha1.ReissueNever, true, 0},
+		{"a grant ends when its lease is lost", v1alpha1.ReasonLeaseLost, v1alpha1.ReissueNever, true, lostGrace},
+		{"a grant ends when its Secret is lost", v1alpha1.ReasonGrantEnded, v1alpha1.ReissueNever, true, 0},
+		{"a grant does not end by a replacement", v1alpha1.ReasonReplacing, v1alpha1.ReissueNever, false, 0},
+		{"a grant does not end by a revocation: that can be taken back", v1alpha1.ReasonRevoked, v1alpha1.ReissueNever, false, 0},
+		{"another lease ends no grant", v1alpha1.ReasonExpired, v1alpha1.ReissueAlways, false, 0},
+		{"a lease that is lost is replaced before it is ended", v1alpha1.ReasonLeaseLost, v1alpha1.ReissueAlways, false, lostGrace},
 	} {
 		d := input(kept(), leaseSpec(func(s *v1alpha1.LeaseSpec) { s.Reissue = c.reissue })).Object
 		RetireLease(d, c.reason, t0.Add(half))
-		same(t, c.it, d.Status.Retiring, []v1alpha1.LeaseRecord{*record(retired(time.Second, c.reason))})
+		same(t, c.it, d.Status.Retiring, []v1alpha1.LeaseRecord{*record(retired(time.Second+c.later, c.reason))})
 		if d.Status.Lease != nil || (d.Status.GrantEndedAt != nil) != c.ended {
 			t.Errorf("%s: lease %+v, grant ended at %s", c.it, d.Status.Lease, d.Status.GrantEndedAt)
 		}

@@ -17,6 +17,9 @@ const (
 	// lookAgain is the pause between looks at what keeps an issue from being made.
 	lookAgain  = 15 * time.Second
 	maxBackoff = time.Minute
+	// lostGrace is how long the end of a lease waits that the backend says is gone: of it only the token is left to be ended,
+	// and its successor is wanted more, above all where many leases went at once.
+	lostGrace = 5 * time.Second
 	// expiryEpsilon is how far an expiry must move for a renewal to count as one. Recorded times have a resolution
 	// of a second.
 	expiryEpsilon = 2 * time.Second
