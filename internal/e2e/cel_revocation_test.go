@@ -64,7 +64,7 @@ var revocationRejections = []rejection{
 	{revoking, "spec.prefix", "database/..", badPrefix},
 	{revoking, "spec.prefix", "database//creds", badPrefix},
 	{revoking, "spec.prefix", "database/creds//", badPrefix},
-	{revoking, "spec.prefix", "%61uth/kubernetes", badPrefix},
+	{revoking, "spec.prefix", `"%61uth/kubernetes"`, badPrefix},
 	{revoking, "spec.prefix", "database/creds/*", badPrefix},
 	{revoking, "spec.prefix", "database/creds/ orders", badPrefix},
 	{revoking, "spec.prefix", `"auth\n/kubernetes"`, badPrefix},
