@@ -650,3 +650,47 @@ func checkValues(t *testing.T, want map[string]any, got map[string][]byte) {
 		}
 	}
 }
+
+// FuzzOrder: whatever is ordered, what is sent stays within it, and never ends a login.
+func FuzzOrder(f *testing.F) {
+	for _, target := range []string{"database/creds/", "database", "auth/", "/auth/", "x/../auth/", "AUTH/token", "auth%2f", "auth?", "sys/leases", "database/creds/orders/abc", "", "/", "."} {
+		for _, key := range []string{"abc", "orders/", "../", "a/b", "", "..", "/"} {
+			f.Add(target, false, key)
+			f.Add(target, true, key)
+		}
+	}
+	f.Fuzz(func(t *testing.T, target string, one bool, key string) {
+		for _, force := range []bool{false, true} {
+			o := Order{Prefix: target, Force: force}
+			if one {
+				o = Order{LeaseID: target, Force: force}
+			}
+			listed, _ := json.Marshal(map[string]any{"request_id": "1", "data": map[string]any{"keys": []string{key}}})
+			s := &script{answers: []says{{status: 200, body: string(listed)}, ok(`{"request_id":"1","data":{"keys":[]}}`)}}
+			b := newScripted(s)
+			ids, err := b.Matching(t.Context(), o)
+			fit(t, err)
+			fit(t, b.Revoke(t.Context(), o))
+			for _, id := range append(ids, key, target+key) {
+				fit(t, b.RevokeOne(t.Context(), o, id))
+				_, err := b.Lives(t.Context(), o, id)
+				fit(t, err)
+			}
+			for _, sent := range s.asked {
+				path := sent.path
+				for _, call := range []string{"sys/leases/lookup", "sys/leases/revoke-prefix", "sys/leases/revoke-force", "sys/leases/revoke"} {
+					path = strings.TrimPrefix(strings.TrimPrefix(path, call), "/")
+				}
+				if id, ok := sent.body["lease_id"].(string); ok {
+					path = id
+				}
+				if !isPath(path) {
+					t.Errorf("%+v sends %s %s about %q", o, sent.method, sent.path, path)
+				}
+				if strings.Contains(sent.path, "revoke") && !o.Covers(path) && path != o.folder() {
+					t.Errorf("%+v revokes %q", o, path)
+				}
+			}
+		}
+	})
+}
