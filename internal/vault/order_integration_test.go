@@ -84,6 +84,34 @@ func TestAPrefixGoesByWholeSegmentsWithASlashOrWithout(t *testing.T) {
 	}
 }
 
+// This is why an order is not waited for.
+func TestVaultThatIsToWaitStopsAtTheFirstLeaseThatCannotBeRevoked(t *testing.T) {
+	request := databaseRole(t, time.Hour, 2*time.Hour)
+	b := ordering(t, request.Path)
+	users := map[string]string{}
+	var records []v1alpha1.LeaseRecord
+	for range 3 {
+		rec, answer := issue(t, b, request)
+		records, users[rec.ID] = append(records, rec), string(answer.Data["username"])
+	}
+	slices.SortFunc(records, func(a, b v1alpha1.LeaseRecord) int { return strings.Compare(a.ID, b.ID) })
+	must(t, bed.postgres.Exec(t.Context(), fmt.Sprintf(`CREATE SCHEMA first; CREATE TABLE first.owned (); ALTER TABLE first.owned OWNER TO "%s"`, users[records[0].ID])))
+	t.Cleanup(func() {
+		must(t, bed.postgres.Exec(context.WithoutCancel(t.Context()), `DROP SCHEMA IF EXISTS first CASCADE`))
+	})
+	err := bed.vault.Write(t.Context(), "sys/leases/revoke-prefix/"+request.Path, map[string]any{"sync": true})
+	if err == nil || !strings.Contains(err.Error(), "(1 / 3)") {
+		t.Errorf("Vault says %v", err)
+	}
+	for _, rec := range records {
+		must(t, b.Lookup(t.Context(), rec))
+	}
+	must(t, bed.postgres.Exec(t.Context(), `DROP SCHEMA first CASCADE`))
+	o := vault.Order{Prefix: request.Path}
+	must(t, b.Revoke(t.Context(), o))
+	untilGone(t, b, o)
+}
+
 // One that cannot be revoked does not keep the others alive.
 func TestALeaseThatCannotBeRevokedDoesNotSaveTheOthers(t *testing.T) {
 	request := databaseRole(t, time.Hour, 2*time.Hour)
