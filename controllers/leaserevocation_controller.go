@@ -131,6 +131,7 @@ func (r *LeaseRevocationReconciler) failed(ctx context.Context, o *revocation, e
 func (r *LeaseRevocationReconciler) write(ctx context.Context, o *revocation, ready metav1.ConditionStatus, b lease.Block) error {
 	before := o.Status.DeepCopy()
 	o.Status.ObservedGeneration = o.Generation
+	o.Status.ForcedLeases += o.known.forced
 	if b.Reason != "" {
 		o.say(metav1.NewTime(r.Clock.Now()), ready, b)
 	}
@@ -141,7 +142,7 @@ func (r *LeaseRevocationReconciler) write(ctx context.Context, o *revocation, re
 		o.Status = *before
 		return err
 	}
-	o.stored = o.Status.DeepCopy()
+	o.stored, o.known.forced = o.Status.DeepCopy(), 0
 	if said := meta.FindStatusCondition(before.Conditions, v1alpha1.ReadyCondition); b.Reason != "" && (said == nil || said.Reason != b.Reason) {
 		kind := corev1.EventTypeNormal
 		if b.Reason != v1alpha1.ReasonRevokingLeases && b.Reason != v1alpha1.ReasonLeasesRevoked {

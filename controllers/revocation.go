@@ -32,6 +32,8 @@ const (
 	idleLooks = 3
 	// askedAtOnce and forcedAtOnce bound how many leases are asked for by themselves in one look.
 	askedAtOnce, forcedAtOnce = 16, 256
+	// forceAfter is how long Vault is let try by itself before a lease is forced.
+	forceAfter = 5 * time.Second
 	// forceWorkers is how many are forced at the same time.
 	forceWorkers = 8
 	// holdersPatience is how long after the backend took the order it is waited for DynamicSecrets that still name one of its
@@ -63,6 +65,8 @@ type knownOrder struct {
 	acceptedAt time.Time
 	// refused: the last try to give the order was one that cannot have done anything.
 	refused bool
+	// forced are leases that were forced and are not in the status yet.
+	forced int64
 	// told: the DynamicSecrets concerned were made to look.
 	told bool
 	// failures in a row; looks in a row without progress, and what the last one found.
@@ -227,13 +231,12 @@ func (r *LeaseRevocationReconciler) follow(ctx context.Context, o *revocation) (
 		return r.finish(ctx, o, holders)
 	}
 	pause := o.known.pause(len(left) + len(holders))
-	b := o.underWay()
-	if o.known.idle >= idleLooks && len(left) > 0 {
-		if o.Spec.Force {
-			b = r.force(ctx, o, left)
-		} else {
-			b = r.ask(ctx, o, left)
-		}
+	if o.known.idle < idleLooks || len(left) == 0 {
+		return pause, r.write(ctx, o, metav1.ConditionFalse, o.underWay())
+	}
+	b, helped := r.help(ctx, o, left)
+	if helped {
+		pause = firstLook
 	}
 	return pause, r.write(ctx, o, metav1.ConditionFalse, b)
 }
@@ -259,19 +262,31 @@ func (o *revocation) sort(ctx context.Context, ids []string) (left []string, oth
 	return left, others, nil
 }
 
-// ask for some of the leases one by one, in turn, which makes the backend try them again at once, and say what it says.
-func (r *LeaseRevocationReconciler) ask(ctx context.Context, o *revocation, left []string) lease.Block {
+// help the backend with leases that it does not get rid of, and say what stands in the way. It says whether that got rid of
+// any.
+func (r *LeaseRevocationReconciler) help(ctx context.Context, o *revocation, left []string) (lease.Block, bool) {
+	if o.Spec.Force && r.Clock.Now().Sub(o.Status.AcceptedAt.Time) > forceAfter {
+		return r.force(ctx, o, left)
+	}
+	return r.ask(ctx, o, left)
+}
+
+// ask for some of the leases one by one, in turn, which makes the backend try them again at once.
+func (r *LeaseRevocationReconciler) ask(ctx context.Context, o *revocation, left []string) (lease.Block, bool) {
+	gentle, helped := o.order, false
+	gentle.Force = false
 	first := o.known.idle * askedAtOnce % len(left)
 	for i := range min(askedAtOnce, len(left)) {
-		if err := o.backend.RevokeOne(ctx, o.order, left[(first+i)%len(left)]); err != nil {
-			return r.standing(o, err)
+		if err := o.backend.RevokeOne(ctx, gentle, left[(first+i)%len(left)]); err != nil {
+			return r.standing(o, err), helped
 		}
+		helped = true
 	}
-	return o.underWay()
+	return o.underWay(), helped
 }
 
 // force is ask for all of them, and some at a time: a database that does not even refuse is slow to fail.
-func (r *LeaseRevocationReconciler) force(ctx context.Context, o *revocation, left []string) lease.Block {
+func (r *LeaseRevocationReconciler) force(ctx context.Context, o *revocation, left []string) (lease.Block, bool) {
 	left = left[:min(len(left), forcedAtOnce)]
 	errs := make([]error, len(left))
 	var wait sync.WaitGroup
@@ -286,13 +301,13 @@ func (r *LeaseRevocationReconciler) force(ctx context.Context, o *revocation, le
 	b := o.underWay()
 	for i, err := range errs {
 		if err == nil {
-			o.Status.ForcedLeases++
+			o.known.forced++
 			log.FromContext(ctx).Info("lease revoked by force", o.logged("revoked", left[i])...)
 		} else {
 			b = r.standing(o, err)
 		}
 	}
-	return b
+	return b, o.known.forced > 0
 }
 
 // standing says what stands in the way of leases that are left.
@@ -307,8 +322,8 @@ func (r *LeaseRevocationReconciler) standing(o *revocation, err error) lease.Blo
 func (r *LeaseRevocationReconciler) finish(ctx context.Context, o *revocation, holders []*v1alpha1.DynamicSecret) (time.Duration, error) {
 	o.Status.CompletedAt = &metav1.Time{Time: r.Clock.Now()}
 	message := fmt.Sprintf("Revoked %s: %s matched, %s had one of them.", o.order, plural(ptr.Deref(o.Status.MatchedLeases, 0), "lease"), plural(ptr.Deref(o.Status.DynamicSecrets, 0), "DynamicSecret"))
-	if o.Status.ForcedLeases > 0 {
-		message += fmt.Sprintf(" %s by force: what could not be ended may be alive in the backend, and nobody knows of it any more.", plural(o.Status.ForcedLeases, "lease"))
+	if forced := o.Status.ForcedLeases + o.known.forced; forced > 0 {
+		message += fmt.Sprintf(" %s by force: what could not be ended may be alive in the backend, and nobody knows of it any more.", plural(forced, "lease"))
 	}
 	if len(holders) > 0 {
 		message += " These DynamicSecrets still name one: " + names(holders) + "."
