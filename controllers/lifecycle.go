@@ -55,16 +55,21 @@ type observation struct {
 	secret, recorded *corev1.Secret
 	// glanced: it was made from the cache, which has the Secret as the status says, and not its data.
 	glanced bool
+	// writtenAt is when the last step has written the object; zero: it has not.
+	writtenAt time.Time
 	in      lease.Input
 }
 
 // run takes steps until there is nothing to do but wait, and returns when to come back (zero: when something changes).
 // d is brought up to date.
 func (l *lifecycle) run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Time, error) {
+	var o *observation
 	for range maxSteps {
-		o, err := l.observe(ctx, d)
-		if err != nil {
-			return time.Time{}, err
+		if o == nil || !l.asGoodAsRead(o) {
+			var err error
+			if o, err = l.observe(ctx, d); err != nil {
+				return time.Time{}, err
+			}
 		}
 		step := lease.Plan(o.in)
 		if step.Action == lease.Wait {
@@ -73,6 +78,7 @@ func (l *lifecycle) run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 			return step.At, err
 		}
 		log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
+		o.writtenAt = time.Time{}
 		if err := l.execute(ctx, o, step); err != nil {
 			return time.Time{}, err
 		}
@@ -82,6 +88,20 @@ func (l *lifecycle) run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 		o.d.DeepCopyInto(d)
 	}
 	return l.clock.Now().Add(time.Second), nil
+}
+
+// freshFor is how long a written object is taken for what a read would give.
+const freshFor = time.Second
+
+// asGoodAsRead says whether the last step has just written the object, so that there is nothing newer to read: a locked write
+// that was taken tells as much as a read, and the Secret was read before it, or written by us. After a pause nothing is known.
+func (l *lifecycle) asGoodAsRead(o *observation) bool {
+	since := l.clock.Now().Sub(o.writtenAt)
+	if o.writtenAt.IsZero() || since < 0 || since > freshFor {
+		return false
+	}
+	l.refreshInput(o)
+	return true
 }
 
 // keep takes one step that keeps a lease alive, from a glance. It is done when nothing is left to do but wait.
@@ -258,6 +278,7 @@ func (l *lifecycle) commit(ctx context.Context, o *observation, transition func(
 		o.d = before
 		return err
 	}
+	o.writtenAt = l.clock.Now()
 	return nil
 }
 
