@@ -49,6 +49,8 @@ type LeaseRevocationReconciler struct {
 	Revoker func(ctx context.Context, p v1alpha1.Provider) (revoker, error)
 	// Suspect makes a DynamicSecret ask the backend about its lease, at once.
 	Suspect func(ctx context.Context, d *v1alpha1.DynamicSecret)
+	// Lost tells a DynamicSecret that its lease is gone.
+	Lost func(ctx context.Context, d *v1alpha1.DynamicSecret)
 	// Announce an event on a LeaseRevocation.
 	Announce func(r *v1alpha1.LeaseRevocation, kind, reason, message string)
 	// Count a LeaseRevocation that finished, or a try of one that failed.

@@ -57,7 +57,7 @@ type observation struct {
 	glanced bool
 	// writtenAt is when the last step has written the object; zero: it has not.
 	writtenAt time.Time
-	in      lease.Input
+	in        lease.Input
 }
 
 // run takes steps until there is nothing to do but wait, and returns when to come back (zero: when something changes).
@@ -175,7 +175,7 @@ func (l *lifecycle) refreshInput(o *observation) {
 		Target:        state,
 		OutOfSync:     outOfSync,
 		Held:          o.mem.heldForPlan(),
-		LostID:        o.mem.lostID,
+		LostID:        l.lostID(o),
 		SuspectID:     l.memory.suspectOf(client.ObjectKeyFromObject(o.d)),
 		Tries:         o.mem.tries,
 		RolloutLook:   o.mem.rolloutLook,
@@ -187,6 +187,15 @@ func (l *lifecycle) refreshInput(o *observation) {
 	if o.in.Windows, err = lease.ParseWindows(o.d.Spec.Rotation.Windows); err != nil {
 		o.in.Invalid = &lease.Block{Reason: v1alpha1.ReasonInvalidWindow, Message: err.Error(), Stalled: true}
 	}
+}
+
+// lostID is the lease that is known to be gone: by an answer to this object's own question, or by an order.
+func (l *lifecycle) lostID(o *observation) string {
+	id := l.memory.lostOf(client.ObjectKeyFromObject(o.d))
+	if rec := o.d.Status.Lease; rec != nil && id != "" && id == rec.ID {
+		return id
+	}
+	return o.mem.lostID
 }
 
 // targetState classifies what was read.

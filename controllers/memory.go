@@ -18,6 +18,8 @@ type memory struct {
 	objects map[types.NamespacedName]*remembered
 	// suspects are leases that were missing from a list of the backend's, by object. The verifier writes them.
 	suspects map[types.NamespacedName]string
+	// lost are leases that the backend has revoked by an order of ours, by object. Who gave the order writes them.
+	lost map[types.NamespacedName]string
 }
 
 // remembered is the memory of one object. The work queue hands an object to one worker at a time, so only that worker
@@ -55,7 +57,7 @@ type held struct {
 }
 
 func newMemory() *memory {
-	return &memory{objects: map[types.NamespacedName]*remembered{}, suspects: map[types.NamespacedName]string{}}
+	return &memory{objects: map[types.NamespacedName]*remembered{}, suspects: map[types.NamespacedName]string{}, lost: map[types.NamespacedName]string{}}
 }
 
 // suspect notes that a lease of the object was missing from a list; an empty id takes that back.
@@ -73,6 +75,19 @@ func (m *memory) suspectOf(key types.NamespacedName) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.suspects[key]
+}
+
+// lose notes that a lease of the object is gone.
+func (m *memory) lose(key types.NamespacedName, id string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lost[key] = id
+}
+
+func (m *memory) lostOf(key types.NamespacedName) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lost[key]
 }
 
 // of returns the memory of an object, a new one if the object was made again under the same name and nothing is held.
@@ -98,6 +113,7 @@ func (m *memory) forget(key types.NamespacedName) {
 	defer m.mu.Unlock()
 	delete(m.objects, key)
 	delete(m.suspects, key)
+	delete(m.lost, key)
 }
 
 // heldForPlan is the part of what is held that decisions are made from.

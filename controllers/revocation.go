@@ -28,6 +28,8 @@ const (
 	// long as it does not.
 	firstLook = 250 * time.Millisecond
 	lastLook  = 30 * time.Second
+	// lookPerLease is added for each lease that was found: their successors are wanted more than another look.
+	lookPerLease = 10 * time.Millisecond
 	// idleLooks is after how many looks without progress the backend is asked what is in the way.
 	idleLooks = 3
 	// askedAtOnce and forcedAtOnce bound how many leases are asked for by themselves in one look.
@@ -211,7 +213,7 @@ func (r *LeaseRevocationReconciler) follow(ctx context.Context, o *revocation) (
 		return 0, err
 	}
 	if !o.known.told {
-		r.suspect(ctx, holders)
+		r.tell(ctx, o, holders)
 	}
 	ids, err := o.backend.Matching(ctx, o.order)
 	if err != nil {
@@ -223,7 +225,7 @@ func (r *LeaseRevocationReconciler) follow(ctx context.Context, o *revocation) (
 	}
 	holders = slices.DeleteFunc(holders, func(d *v1alpha1.DynamicSecret) bool { return others[d.Status.Lease.ID] })
 	if o.known.told {
-		r.suspect(ctx, holders)
+		r.tell(ctx, o, holders)
 	}
 	o.known.told = true
 	o.Status.RemainingLeases = count(len(left))
@@ -361,10 +363,15 @@ func (r *LeaseRevocationReconciler) holders(ctx context.Context, o *revocation) 
 	return holders, nil
 }
 
-// suspect makes the DynamicSecrets ask the backend. It says whether their lease is gone; this order does not.
-func (r *LeaseRevocationReconciler) suspect(ctx context.Context, holders []*v1alpha1.DynamicSecret) {
+// tell the DynamicSecrets. A lease that this process has listed before the order is dead, for the backend took the order;
+// of another, which may have been issued since, the DynamicSecret asks the backend.
+func (r *LeaseRevocationReconciler) tell(ctx context.Context, o *revocation, holders []*v1alpha1.DynamicSecret) {
 	for _, d := range holders {
-		r.Suspect(ctx, d)
+		if o.known.before[d.Status.Lease.ID] {
+			r.Lost(ctx, d)
+		} else {
+			r.Suspect(ctx, d)
+		}
 	}
 }
 
@@ -376,7 +383,7 @@ func (k *knownOrder) pause(found int) time.Duration {
 		k.idle++
 	}
 	k.found = found
-	return min(firstLook<<min(k.idle, 16), lastLook) + time.Duration(found)*time.Millisecond
+	return min(firstLook<<min(k.idle, 16)+time.Duration(found)*lookPerLease, lastLook)
 }
 
 func names(objects []*v1alpha1.DynamicSecret) string {

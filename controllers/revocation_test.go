@@ -172,6 +172,9 @@ func (c *court) restart() {
 		Suspect: func(_ context.Context, d *v1alpha1.DynamicSecret) {
 			c.suspects = append(c.suspects, d.Name)
 		},
+		Lost: func(_ context.Context, d *v1alpha1.DynamicSecret) {
+			c.suspects = append(c.suspects, d.Name)
+		},
 		Announce: func(_ *v1alpha1.LeaseRevocation, kind, reason, _ string) {
 			c.events = append(c.events, kind+" "+reason)
 		},

@@ -82,6 +82,7 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 		Clock:    s.Clock,
 		Revoker:  s.revoker,
 		Suspect:  v.raise,
+		Lost:     v.raiseLost,
 		Announce: announcer.RevocationEvent,
 		Count:    announcer.CountRevocation,
 	}

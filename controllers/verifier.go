@@ -136,6 +136,16 @@ func (v *verifier) compare(ctx context.Context, k role, users []*v1alpha1.Dynami
 
 func (v *verifier) raise(ctx context.Context, d *v1alpha1.DynamicSecret) {
 	v.memory.suspect(client.ObjectKeyFromObject(d), d.Status.Lease.ID)
+	v.tell(ctx, d)
+}
+
+// raiseLost is raise for a lease that the backend has said to be dead.
+func (v *verifier) raiseLost(ctx context.Context, d *v1alpha1.DynamicSecret) {
+	v.memory.lose(client.ObjectKeyFromObject(d), d.Status.Lease.ID)
+	v.tell(ctx, d)
+}
+
+func (v *verifier) tell(ctx context.Context, d *v1alpha1.DynamicSecret) {
 	select {
 	case v.found <- event.GenericEvent{Object: d}:
 	case <-ctx.Done():

@@ -142,17 +142,19 @@ func hundredRevoked(t *testing.T, b *bed) {
 	r.must(r.Vault.WriteRole(t.Context(), "kubernetes", r.name, testbed.KubernetesRole{
 		ServiceAccounts: []string{"orders"}, Namespaces: namespaces, Audience: "vault", Policies: []string{r.name}, TTL: time.Hour, MaxTTL: 24 * time.Hour,
 	}))
-	// Vault keeps its connections, as it does where there are not a hundred rooms.
-	r.must(r.Vault.Write(t.Context(), r.name+"/config/postgres", map[string]any{
-		"plugin_name": "postgresql-database-plugin", "max_connection_lifetime": "0s", "max_idle_connections": 20,
-	}))
-	databaseRole("web", testbed.DatabaseRole{DefaultTTL: time.Hour, MaxTTL: 24 * time.Hour})(r)
+	// Each team has a database of its own, as far as Vault goes: it makes and drops one user of a connection at a time. It
+	// keeps its connections, as it does where there are not a hundred rooms.
+	for _, name := range namespaces {
+		r.must(r.Vault.ConnectDatabase(t.Context(), r.name, name, r.Postgres, map[string]any{
+			"username_template": r.userPrefix() + "{{random 20}}-{{unix_time}}", "max_connection_lifetime": "0s", "max_idle_connections": 20,
+		}))
+		r.must(r.Vault.WriteDatabaseRole(t.Context(), r.name, name, testbed.DatabaseRole{Connection: name, DefaultTTL: time.Hour, MaxTTL: 24 * time.Hour}))
+	}
 	untouched := bystander.ready("untouched").Status.Lease.ID
 	for i := range objects {
 		d := r.secret(fmt.Sprintf("orders-%d", i))
-		if d.Namespace = namespaces[i%3]; i%2 == 0 {
-			d.Spec.Vault.Path = r.name + "/creds/web"
-		}
+		d.Namespace = namespaces[i%3]
+		d.Spec.Vault.Path = r.name + "/creds/" + d.Namespace
 		r.create(d)
 	}
 	all := func() map[types.NamespacedName]v1alpha1.DynamicSecret {
