@@ -119,6 +119,16 @@ func (b *bed) another(ctx context.Context) (*testbed.Manager, error) {
 	return m, m.Run(ctx)
 }
 
+// turns bounds how many beds of single tests stand at the same time. Each is eight servers, and on a machine of two cores
+// with many of them Vault gives up requests that take too long, which is not what is tested.
+var turns = make(chan struct{}, 3)
+
+// awaitTurn waits until there is room for a bed, and keeps it until the test has ended.
+func awaitTurn(t *testing.T) {
+	turns <- struct{}{}
+	t.Cleanup(func() { <-turns })
+}
+
 // ownBed is a bed for a test that does harm to it.
 func ownBed(t *testing.T, opts testbed.VaultOptions, flags ...string) *bed {
 	t.Helper()
@@ -128,6 +138,7 @@ func ownBed(t *testing.T, opts testbed.VaultOptions, flags ...string) *bed {
 // ownBedWith is ownBed with more to choose.
 func ownBedWith(t *testing.T, opts testbed.BedOptions) *bed {
 	t.Helper()
+	awaitTurn(t)
 	b, err := startBed(opts)
 	if err != nil {
 		t.Fatal(err)
