@@ -19,6 +19,8 @@ const (
 	// for a machine that is busy with other things.
 	vaultLimit   = 20 * time.Second
 	requestLimit = 30 * time.Second
+	// backendTimeout is the manager's --backend-timeout.
+	backendTimeout = 5 * time.Second
 
 	// patience bounds every wait, and only decides when a run gives up. What was left unanswered is ended after the
 	// request limit, and Vault tries again what the database refused it after 10, 20, 40 and 80 seconds.
@@ -83,7 +85,7 @@ func Run(ctx context.Context, opts Options) (report Report, err error) {
 var managerFlags = []string{
 	"--leader-elect=false",
 	"--request-limit=" + requestLimit.String(),
-	"--backend-timeout=5s", "--issue-timeout=12s",
+	"--backend-timeout=" + backendTimeout.String(), "--issue-timeout=12s",
 	"--provider-interval=5s", "--provider-retry-interval=1s", "--verify-interval=2s",
 	"--zap-encoder=console", "--zap-stacktrace-level=panic",
 }

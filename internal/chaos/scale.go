@@ -141,8 +141,9 @@ func (c *crowd) outage(ctx context.Context, r *Scale) error {
 	if err := c.vault.Break(testbed.Fault{Action: testbed.Hang}); err != nil {
 		return err
 	}
-	// Those who had asked before it was known to be down wait for --backend-timeout at most.
-	nap(ctx, 8*time.Second)
+	// It is known to be down when the first request has waited in vain for --backend-timeout. Those who asked just before
+	// that wait as long again, and a request that was sent while another was still served says nothing.
+	nap(ctx, 3*backendTimeout+time.Second)
 	c.vault.Peak()
 	least := c.ttl
 	err = eventuallyBy(ctx, time.Second, "the leases to be due", func() (string, error) {
