@@ -16,7 +16,7 @@ import (
 // Vault is killed until every lease is over, and started again. Nobody does anything else.
 func TestAnOutageLongerThanLifeEndsByItself(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, withVault(t, testbed.VaultOptions{Durable: true}), withTTL(15*time.Second, time.Hour))
+	r := newRoom(t, withVault(t, testbed.VaultOptions{Durable: true}), withTTL(25*time.Second, time.Hour))
 	const deleted, retained = 8, 4
 	for i := range deleted + retained {
 		r.apply(fmt.Sprintf("orders-%d", i), func(d *v1alpha1.DynamicSecret) {
