@@ -42,6 +42,13 @@ func (r reply) parse() (a answer, ok bool) {
 		return answer{}, false
 	}
 	a.token = r.token
+	if a.Errors != nil {
+		// Go takes "erRors" for the key too; by what stands there a lease can be over, so it must be Vault's own.
+		a.Errors = nil
+		if raw, said := object(r.body)["errors"]; said && json.Unmarshal(raw, &a.Errors) != nil {
+			return answer{}, false
+		}
+	}
 	return a, a.RequestID != "" || a.Errors != nil || a.Auth != nil || !isNull(a.Data) || len(a.Warnings) > 0
 }
 
