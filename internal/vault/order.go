@@ -159,7 +159,7 @@ func (b *Backend) listBelow(ctx context.Context, o Order) ([]string, error) {
 	var ids []string
 	folders := []string{o.folder()}
 	for i := 0; i < len(folders); i++ {
-		if i == maxFolders {
+		if len(folders) > maxFolders {
 			return nil, lease.Errorf(lease.BadAnswer, "listing the %s: more than %d paths", o, maxFolders)
 		}
 		keys, err := b.listKeys(ctx, o.Namespace, folders[i])
