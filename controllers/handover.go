@@ -17,35 +17,24 @@ import (
 // keepRetiring renews a lease that consumers may still use, or extends its token.
 func (l *lifecycle) keepRetiring(ctx context.Context, o *observation, s lease.Step) error {
 	rec := o.d.Status.Retiring[s.Record]
-	key, now := lease.TryKey(&rec), l.clock.Now()
-	lessor, err := l.undisputed(ctx, o.d, &rec)
-	var term lease.Term
-	asked := lease.Increment(&rec, &o.d.Spec.Lease, now)
-	record := func(d *v1alpha1.DynamicSecret) { lease.RetiringRenewed(&d.Status, s.Record, term, asked) }
+	keep := l.renewRecord
+	if s.Action == lease.ExtendRetiring {
+		keep = l.extendRecord
+	}
+	key := lease.TryKey(&rec)
+	change, err := keep(ctx, o, &rec)
 	switch {
-	case err != nil:
-	case s.Action == lease.RenewRetiring:
-		term, err = lessor.Renew(ctx, rec, asked)
-	default:
-		term, err = lessor.ExtendToken(ctx, rec, owner(o.d))
-		record = func(d *v1alpha1.DynamicSecret) { lease.TokenExtended(&d.Status.Retiring[s.Record], term) }
-	}
-	switch kind := lease.KindOf(err); {
 	case err == nil:
-		l.announce.Count("renewal", "success")
-	case s.Action == lease.ExtendRetiring && (kind == lease.Denied || kind == lease.Refused || kind == lease.Mismatch):
-		record = func(d *v1alpha1.DynamicSecret) { lease.TokenNotExtendable(&d.Status.Retiring[s.Record]) }
-	case kind == lease.Gone:
-		record = func(d *v1alpha1.DynamicSecret) { lease.RetiringLost(d, s.Record, now) }
-	default:
-		l.announce.Count("renewal", string(kind))
-		f := o.mem.tries.Keep[key]
-		l.renewFailed(&f, o, &rec, err)
-		o.mem.setKeep(key, f)
-		return nil
+		delete(o.mem.tries.Keep, key)
+		return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { change(&d.Status.Retiring[s.Record]) }))
+	case lease.KindOf(err) == lease.Gone:
+		delete(o.mem.tries.Keep, key)
+		return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.RetiringLost(d, s.Record, l.clock.Now()) }))
 	}
-	delete(o.mem.tries.Keep, key)
-	return ignoreConflict(l.commit(ctx, o, record))
+	f := o.mem.tries.Keep[key]
+	l.renewFailed(&f, o, &rec, err)
+	o.mem.setKeep(key, f)
+	return nil
 }
 
 // followRollout takes the consumers one look further.

@@ -18,24 +18,41 @@ import (
 // ends it early.
 func (l *lifecycle) renew(ctx context.Context, o *observation) error {
 	rec := *o.d.Status.Lease
-	asked := lease.Increment(&rec, &o.d.Spec.Lease, l.clock.Now())
+	change, err := l.renewRecord(ctx, o, &rec)
+	if err != nil {
+		l.notKept(&o.mem.tries.Renew, o, &rec, err)
+		return nil
+	}
+	o.mem.tries.Renew = lease.Failure{}
+	return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) {
+		change(d.Status.Lease)
+		lease.RenewalHandled(d)
+	})
+}
+
+// renewRecord renews the lease of a record, wherever in the ledger it is, and returns what that changes of it.
+func (l *lifecycle) renewRecord(ctx context.Context, o *observation, rec *v1alpha1.LeaseRecord) (func(*v1alpha1.LeaseRecord), error) {
+	asked := lease.Increment(rec, &o.d.Spec.Lease, l.clock.Now())
+	lessor, err := l.undisputed(ctx, o.d, rec)
 	var term lease.Term
-	lessor, err := l.undisputed(ctx, o.d, &rec)
 	if err == nil {
-		term, err = lessor.Renew(ctx, rec, asked)
+		term, err = lessor.Renew(ctx, *rec, asked)
 	}
 	if err != nil {
 		l.announce.Count("renewal", string(lease.KindOf(err)))
-		if lease.KindOf(err) == lease.Gone {
-			o.mem.lostID = rec.ID
-			return nil
-		}
-		l.renewFailed(&o.mem.tries.Renew, o, &rec, err)
-		return nil
+		return nil, err
 	}
 	l.announce.Count("renewal", "success")
-	o.mem.tries.Renew = lease.Failure{}
-	return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.Renewed(d, term, asked) })
+	return func(rec *v1alpha1.LeaseRecord) { lease.Renewed(rec, term, asked) }, nil
+}
+
+// notKept notes why the lease, or its token, was not extended.
+func (l *lifecycle) notKept(f *lease.Failure, o *observation, rec *v1alpha1.LeaseRecord, err error) {
+	if lease.KindOf(err) == lease.Gone {
+		o.mem.lostID = rec.ID
+		return
+	}
+	l.renewFailed(f, o, rec, err)
 }
 
 // undisputed finds the backend that a record lives in, if the record may be acted on.
@@ -103,29 +120,38 @@ func (l *lifecycle) commitFor(ctx context.Context, o *observation, id string, tr
 // extendToken extends the issuing token, as far as it goes.
 func (l *lifecycle) extendToken(ctx context.Context, o *observation) error {
 	rec := *o.d.Status.Lease
-	lessor, err := l.undisputed(ctx, o.d, &rec)
+	change, err := l.extendRecord(ctx, o, &rec)
+	if err != nil {
+		l.notKept(&o.mem.tries.ExtendToken, o, &rec, err)
+		return nil
+	}
+	o.mem.tries.ExtendToken = lease.Failure{}
+	return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { change(d.Status.Lease) })
+}
+
+// extendRecord extends the issuing token of a record, wherever in the ledger it is, and returns what that changes of it. The
+// error is Gone only where the lease is.
+func (l *lifecycle) extendRecord(ctx context.Context, o *observation, rec *v1alpha1.LeaseRecord) (func(*v1alpha1.LeaseRecord), error) {
+	lessor, err := l.undisputed(ctx, o.d, rec)
 	var term lease.Term
 	if err == nil {
-		term, err = lessor.ExtendToken(ctx, rec, owner(o.d))
+		term, err = lessor.ExtendToken(ctx, *rec, owner(o.d))
 	}
 	if err == nil {
-		o.mem.tries.ExtendToken = lease.Failure{}
-		return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.TokenExtended(d.Status.Lease, term) })
+		return func(rec *v1alpha1.LeaseRecord) { lease.TokenExtended(rec, term) }, nil
 	}
 	switch lease.KindOf(err) {
 	case lease.Gone:
 		// With its token goes the lease; that the lease is gone is for the backend to say.
-		if lease.KindOf(lessor.Lookup(ctx, rec)) == lease.Gone {
-			o.mem.lostID = rec.ID
-			return nil
+		if lease.KindOf(lessor.Lookup(ctx, *rec)) != lease.Gone {
+			err = lease.Errorf(lease.Failed, "%s", err.Error())
 		}
 	case lease.Denied, lease.Refused, lease.Mismatch:
 		// It lives no longer than it does: a successor is made in time.
 		l.announce.Event(o.d, corev1.EventTypeWarning, lease.BlockFor(err).Reason, err.Error())
-		return l.commitFor(ctx, o, rec.ID, func(d *v1alpha1.DynamicSecret) { lease.TokenNotExtendable(d.Status.Lease) })
+		return lease.TokenNotExtendable, nil
 	}
-	l.renewFailed(&o.mem.tries.ExtendToken, o, &rec, err)
-	return nil
+	return nil, err
 }
 
 // dropLease takes the lease out of use; its end follows.

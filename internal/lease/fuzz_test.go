@@ -344,7 +344,8 @@ func (c *choices) take(in *Input, s Step) bool {
 		in.Target = TargetAbsent
 	case RenewLease:
 		if !fails(&in.Tries.Renew) {
-			Renewed(d, term(), Increment(st.Lease, &d.Spec.Lease, in.Now))
+			Renewed(d.Status.Lease, term(), Increment(st.Lease, &d.Spec.Lease, in.Now))
+			RenewalHandled(d)
 		}
 	case VerifyLease:
 		in.SuspectID = ""
@@ -365,7 +366,7 @@ func (c *choices) take(in *Input, s Step) bool {
 		case c.rarely():
 			RetiringLost(d, s.Record, in.Now)
 		case s.Action == RenewRetiring:
-			RetiringRenewed(st, s.Record, term(), Increment(rec, &d.Spec.Lease, in.Now))
+			Renewed(rec, term(), Increment(rec, &d.Spec.Lease, in.Now))
 		default:
 			TokenExtended(rec, term())
 		}

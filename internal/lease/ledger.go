@@ -133,17 +133,7 @@ func Ended(d *v1alpha1.DynamicSecret, i int, now time.Time) {
 }
 
 // Renewed records what a renewal granted for the increment that was asked.
-func Renewed(d *v1alpha1.DynamicSecret, t Term, asked time.Duration) {
-	renewed(d.Status.Lease, t, asked)
-	RenewalHandled(d)
-}
-
-// RetiringRenewed records the same of the i-th retiring record.
-func RetiringRenewed(st *v1alpha1.DynamicSecretStatus, i int, t Term, asked time.Duration) {
-	renewed(&st.Retiring[i], t, asked)
-}
-
-func renewed(rec *v1alpha1.LeaseRecord, t Term, asked time.Duration) {
+func Renewed(rec *v1alpha1.LeaseRecord, t Term, asked time.Duration) {
 	elapsed, before := t.At.Sub(lastGrant(rec)), rec.ExpiresAt
 	setTerm(rec, t)
 	at := floor(t.At)

@@ -197,7 +197,8 @@ func TestRenewed(t *testing.T) {
 		{"the maximum stays reached", record(maxTTL), renewDue, time.Hour, false, renewDue + time.Hour, true},
 	} {
 		d := input(func(in *Input) { in.Object.Status.Lease = c.rec }, annotated(v1alpha1.RenewRequestedAtAnnotation, "now")).Object
-		Renewed(d, Term{At: t0.Add(c.at), Duration: c.granted, Renewable: true, Capped: c.capped}, asked)
+		Renewed(d.Status.Lease, Term{At: t0.Add(c.at), Duration: c.granted, Renewable: true, Capped: c.capped}, asked)
+		RenewalHandled(d)
 		got := d.Status.Lease
 		if !got.ExpiresAt.Equal(stampPtr(c.want)) || got.MaxTTLReached != c.atMaxTTL {
 			t.Errorf("%s: ends at %s, max TTL reached %v", c.it, got.ExpiresAt.Sub(t0), got.MaxTTLReached)
@@ -213,11 +214,11 @@ func TestRenewed(t *testing.T) {
 func TestRenewedFindsTheMaximumWithoutAWarning(t *testing.T) {
 	d := input(recorded()).Object
 	end := 61 * time.Minute // the maximum, a minute above what was granted first
-	Renewed(d, Term{At: t0.Add(renewDue), Duration: end - renewDue, Renewable: true}, time.Hour)
+	Renewed(d.Status.Lease, Term{At: t0.Add(renewDue), Duration: end - renewDue, Renewable: true}, time.Hour)
 	if d.Status.Lease.MaxTTLReached {
 		t.Fatal("the end has moved by a minute, and yet it counts as standing still")
 	}
-	Renewed(d, Term{At: t0.Add(55 * time.Minute), Duration: end - 55*time.Minute, Renewable: true}, time.Hour)
+	Renewed(d.Status.Lease, Term{At: t0.Add(55 * time.Minute), Duration: end - 55*time.Minute, Renewable: true}, time.Hour)
 	if !d.Status.Lease.MaxTTLReached || d.Status.Lease.Renewals != 2 {
 		t.Errorf("the end stood still: %+v", d.Status.Lease)
 	}
@@ -328,7 +329,7 @@ func TestTransitionsWriteWholeSeconds(t *testing.T) {
 	odd := t0.Add(333 * time.Millisecond)
 	Journal(&d.Status, *record(numbered(2), unanswered), Session{Accessor: "token-2", TTL: time.Hour, At: odd}, odd)
 	Record(d, Answer{LeaseID: "lease-2", Term: Term{At: odd, Duration: 90 * time.Minute}}, "digest-2", odd)
-	Renewed(d, Term{At: odd.Add(time.Minute), Duration: 90 * time.Minute}, time.Hour)
+	Renewed(d.Status.Lease, Term{At: odd.Add(time.Minute), Duration: 90 * time.Minute}, time.Hour)
 	TokenExtended(d.Status.Lease, Term{At: odd, Duration: time.Hour})
 	RetireLease(d, v1alpha1.ReasonExpired, odd)
 	whole(t, reflect.ValueOf(d.Status))
