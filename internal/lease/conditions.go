@@ -159,7 +159,7 @@ func rotatedCondition(v *view) *metav1.Condition {
 		return nil
 	}
 	var c metav1.Condition
-	held := v.heldMessage()
+	held, short := v.heldMessage()
 	switch {
 	case v.rolling() && v.RolloutOff:
 		c = cond(kind, false, v1alpha1.ReasonRolloutDisabled, "The consumers are not rolled out.%s", held)
@@ -175,7 +175,7 @@ func rotatedCondition(v *view) *metav1.Condition {
 			utc(h.CutShortAt.Time))
 	case held != "":
 		reason := v1alpha1.ReasonOverlap
-		if v.fallsShort() {
+		if short {
 			reason = v1alpha1.ReasonHandoverCutShort
 		}
 		c = cond(kind, false, reason, "The consumers have the new credential.%s", held)
@@ -185,9 +185,9 @@ func rotatedCondition(v *view) *metav1.Condition {
 	return &c
 }
 
-// heldMessage says what becomes of the old leases; empty: none is held.
-func (v *view) heldMessage() string {
-	text := ""
+// heldMessage says what becomes of the old leases, and whether one of them ends before the overlap is over; empty: none is
+// held.
+func (v *view) heldMessage() (text string, short bool) {
 	for i := range v.st.Retiring {
 		rec := &v.st.Retiring[i]
 		if !awaited(v.Object, rec) {
@@ -200,27 +200,14 @@ func (v *view) heldMessage() string {
 		case known && complete && !until.Before(over):
 			text = fmt.Sprintf(" The old lease is held until %s (spec.rotation.overlap).", utc(until))
 		case known && complete && certain:
-			text = fmt.Sprintf(" The old lease cannot be extended and ends at %s, before spec.rotation.overlap is over: shorten it, or raise the maximum TTL.", utc(until))
+			text, short = fmt.Sprintf(" The old lease cannot be extended and ends at %s, before spec.rotation.overlap is over: shorten it, or raise the maximum TTL.", utc(until)), true
 		case known && certain:
 			text = fmt.Sprintf(" The old lease is held; it cannot be extended and ends at %s.", utc(until))
 		default:
 			text = " The old lease is held."
 		}
 	}
-	return text
-}
-
-// fallsShort says that an old lease ends before the overlap is over.
-func (v *view) fallsShort() bool {
-	for i := range v.st.Retiring {
-		rec := &v.st.Retiring[i]
-		until, known := heldUntil(v.Object, rec)
-		over, complete := handedOverAt(v.Object)
-		if _, _, certain := certainEnd(rec); awaited(v.Object, rec) && certain && known && complete && until.Before(over) {
-			return true
-		}
-	}
-	return false
+	return text, short
 }
 
 func utc(t time.Time) string { return t.UTC().Format(time.RFC3339) }

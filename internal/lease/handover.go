@@ -120,21 +120,23 @@ func followRollout(v *view) *Step {
 	return &Step{Action: FollowRollout, Reason: v1alpha1.ReasonRollingOut, Hold: v.Now.Before(v.stampAt())}
 }
 
-// stampAt is until when a roll-out may wait for the other Secrets of its workloads: the window, but not longer than the
-// old lease can bear. Without one that lives there is nothing to wait with.
+// stampAt is until when a roll-out may wait for the other Secrets of its workloads: the window, but not longer than any of
+// the old leases can bear. Without one that lives there is nothing to wait with.
 func (v *view) stampAt() time.Time {
 	published := v.st.Handover.PublishedAt.Time
-	at := published
+	at, held := published.Add(v.RolloutWindow), false
 	for i := range v.st.Retiring {
 		rec := &v.st.Retiring[i]
 		if !awaited(v.Object, rec) {
 			continue
 		}
-		latest := published.Add(v.RolloutWindow)
-		if end, _, certain := certainEnd(rec); certain && end.Add(-handoverTime(v.Object)).Before(latest) {
-			return end.Add(-handoverTime(v.Object))
+		held = true
+		if end, _, certain := certainEnd(rec); certain && end.Add(-handoverTime(v.Object)).Before(at) {
+			at = end.Add(-handoverTime(v.Object))
 		}
-		at = latest
+	}
+	if !held {
+		return published
 	}
 	return at
 }
@@ -221,12 +223,12 @@ func certainEnd(rec *v1alpha1.LeaseRecord) (end time.Time, last, certain bool) {
 		return time.Time{}, false, false
 	}
 	if !rec.Renewable || rec.MaxTTLReached {
-		end, last, certain = rec.ExpiresAt.Time, true, true
+		end, certain = rec.ExpiresAt.Time, true
 	}
 	if token := rec.TokenExpiresAt; token != nil && !rec.TokenRenewable && (!certain || token.Time.Before(end)) {
-		return token.Time, last || tokenDiesFirst(rec), true
+		end, certain = token.Time, true
 	}
-	return end, last, certain
+	return end, exhausted(rec), certain
 }
 
 // probeAt is when a lease whose maximum is known is renewed to learn whether that still holds, with the time left that a

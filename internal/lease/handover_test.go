@@ -169,11 +169,11 @@ func TestALeaseIsRenewedToLearnWhetherItsMaximumStillHolds(t *testing.T) {
 		t.Fatalf("%+v", s)
 	}
 	raised := copyInput(in)
-	Renewed(raised.Object, Term{At: in.Now, Duration: 4000 * time.Second, Renewable: true}, 4000*time.Second)
+	Renewed(raised.Object.Status.Lease, Term{At: in.Now, Duration: 4000 * time.Second, Renewable: true}, 4000*time.Second)
 	if got := raised.Object.Status.Lease; got.MaxTTLSeconds != 0 || Plan(raised).Action != Wait {
 		t.Errorf("the maximum was raised, but: %+v, %+v", got, Plan(raised))
 	}
-	Renewed(in.Object, Term{At: in.Now, Duration: 2500 * time.Second, Renewable: true, Capped: true}, 4000*time.Second)
+	Renewed(in.Object.Status.Lease, Term{At: in.Now, Duration: 2500 * time.Second, Renewable: true, Capped: true}, 4000*time.Second)
 	if s := Plan(in); s.Action != IssueCredential || s.Reason != CauseMaxTTL {
 		t.Errorf("the hand-over just fits, but: %+v", s)
 	}
@@ -271,6 +271,7 @@ func TestConsumersAreFollowedUntilTheyHaveMoved(t *testing.T) {
 	for name, g := range map[string][]given{
 		"the old lease is dead":            nil,
 		"the old lease cannot bear to":     {old(maxTTL, lasting(10*time.Minute)), overlapping(5 * time.Minute)},
+		"one of two old leases cannot":     {old(), old(numbered(9), maxTTL, lasting(10*time.Minute)), overlapping(5 * time.Minute)},
 		"nobody else is waited for at all": {old(), func(in *Input) { in.RolloutWindow = 0 }},
 	} {
 		in := input(append([]given{kept(), handover(), spec(rollingOut), quick}, g...)...)
