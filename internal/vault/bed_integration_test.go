@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -200,4 +201,13 @@ func eventually(t *testing.T, what string, holds func() error) {
 		}
 	}
 	t.Fatalf("%s: %v", what, err)
+}
+
+// stopPostgres takes the database away until start is called, or the test ends.
+func stopPostgres(t *testing.T) (start func()) {
+	t.Helper()
+	must(t, bed.postgres.Stop())
+	start = sync.OnceFunc(func() { must(t, bed.postgres.Start(context.WithoutCancel(t.Context()))) })
+	t.Cleanup(start)
+	return start
 }

@@ -80,15 +80,7 @@ func TestWhatVaultSaysWhileTheDatabaseIsDown(t *testing.T) {
 	ending, _ := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
 	expiring, _ := issue(t, b, databaseRole(t, 2*time.Second, time.Hour))
 	another := databaseRole(t, time.Hour, 2*time.Hour)
-	must(t, bed.postgres.Stop())
-	up := false
-	start := func() {
-		if !up {
-			up = true
-			must(t, bed.postgres.Start(context.WithoutCancel(t.Context())))
-		}
-	}
-	t.Cleanup(start)
+	start := stopPostgres(t)
 
 	_, err := b.Renew(t.Context(), lasting, time.Hour)
 	wantKind(t, err, lease.Failed, "400")

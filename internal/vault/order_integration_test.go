@@ -164,15 +164,7 @@ func TestWhatVaultSaysToAnOrderWhileTheDatabaseIsDown(t *testing.T) {
 	o := vault.Order{Prefix: request.Path}
 	rec, _ := issue(t, b, request)
 	forgotten, _ := issue(t, b, request)
-	must(t, bed.postgres.Stop())
-	up := false
-	start := func() {
-		if !up {
-			up = true
-			must(t, bed.postgres.Start(context.WithoutCancel(t.Context())))
-		}
-	}
-	t.Cleanup(start)
+	start := stopPostgres(t)
 	must(t, b.Revoke(t.Context(), o))
 	ids, err := b.Matching(t.Context(), o)
 	if must(t, err); len(ids) != 2 {
