@@ -18,8 +18,8 @@ import (
 
 const (
 	// vaultLimit is Vault's max_request_duration here, requestLimit the manager's --request-limit above it.
-	vaultLimit   = 9 * time.Second
-	requestLimit = 15 * time.Second
+	vaultLimit   = 12 * time.Second
+	requestLimit = 18 * time.Second
 
 	// patience bounds every wait. It is long: it only decides when a test gives up.
 	patience = 2 * time.Minute
