@@ -121,7 +121,7 @@ func (b *bed) another(ctx context.Context) (*testbed.Manager, error) {
 
 // turns bounds how many beds of single tests stand at the same time. Each is eight servers, and on a machine of two cores
 // with many of them Vault gives up requests that take too long, which is not what is tested.
-var turns = make(chan struct{}, 3)
+var turns = make(chan struct{}, 4)
 
 // awaitTurn waits until there is room for a bed, and keeps it until the test has ended.
 func awaitTurn(t *testing.T) {

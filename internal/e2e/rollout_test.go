@@ -116,20 +116,37 @@ func TestWorkloadsAreDiscoveredByTheSecretThatTheyUse(t *testing.T) {
 	t.Parallel()
 	r := newFleetRoom(t)
 	r.ready("orders", discovers)
-	projected := r.workload("projected", "nothing", 1)
-	projected.Spec.Template.Spec.Containers[0].EnvFrom = nil
-	projected.Spec.Template.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-		Sources: []corev1.VolumeProjection{{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "orders"}}}},
-	}}}}
-	for _, d := range []*appsv1.Deployment{r.workload("env", "orders", 1), projected, r.workload("stranger", "others", 1)} {
+	uses := map[string]func(*corev1.PodSpec){
+		"env-from": func(pod *corev1.PodSpec) { *pod = podsWith(nil, "orders").Spec },
+		"env": func(pod *corev1.PodSpec) {
+			key := &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "orders"}, Key: "username"}
+			pod.Containers[0].Env = []corev1.EnvVar{{Name: "USER", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: key}}}
+		},
+		"volume": func(pod *corev1.PodSpec) {
+			pod.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "orders"}}}}
+		},
+		"projected": func(pod *corev1.PodSpec) {
+			sources := []corev1.VolumeProjection{{Secret: &corev1.SecretProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "orders"}}}}
+			pod.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: sources}}}}
+		},
+		"pull":     func(pod *corev1.PodSpec) { pod.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "orders"}} },
+		"stranger": func(*corev1.PodSpec) {},
+	}
+	for name, use := range uses {
+		d := r.workload(name, "others", 1)
+		use(&d.Spec.Template.Spec)
 		r.create(d)
-		r.available(d.Name)
+	}
+	for name := range uses {
+		r.available(name)
 	}
 	_, old := r.rotate("orders")
 	r.movesOn("orders", old)
 	stamp := r.get("orders").Status.Handover.Stamp
-	if r.stampOf("env", "orders") != stamp || r.stampOf("projected", "orders") != stamp || r.stampOf("stranger", "orders") != "" {
-		t.Error("not just the two that use the Secret have its stamp")
+	for name := range uses {
+		if stamped := r.stampOf(name, "orders") == stamp; stamped != (name != "stranger") {
+			t.Errorf("%s has the stamp: %v", name, stamped)
+		}
 	}
 }
 
