@@ -30,6 +30,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/controllers"
 	"github.com/leasekeeper/leasekeeper/internal/bounded"
+	"github.com/leasekeeper/leasekeeper/internal/lifecycle"
 	"github.com/leasekeeper/leasekeeper/internal/offsetclock"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
@@ -164,7 +165,7 @@ func loadSealKey(ctx context.Context, mgr ctrl.Manager, f flags) ([]byte, error)
 	var key []byte
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, time.Second, 30*time.Second, true, func(ctx context.Context) (bool, error) {
-		key, last = controllers.LoadSealKey(ctx, mgr.GetAPIReader(), mgr.GetClient(), namespace)
+		key, last = lifecycle.LoadSealKey(ctx, mgr.GetAPIReader(), mgr.GetClient(), namespace)
 		return last == nil, nil
 	})
 	return key, errors.Join(err, last)

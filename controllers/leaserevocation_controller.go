@@ -21,20 +21,22 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/lifecycle"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
 // +kubebuilder:rbac:groups=leasekeeper.io,resources=leaserevocations,verbs=get;list;watch;delete
 // +kubebuilder:rbac:groups=leasekeeper.io,resources=leaserevocations/status,verbs=update
 
-// revoker is the backend as a LeaseRevocation needs it; *vault.Backend is one. Errors are *lease.Error. All but Revoke is
+// revoker is the backend as a LeaseRevocation needs it; *vault.Backend is one. Errors are *backend.Error. All but Revoke is
 // safe to repeat; Revoke takes what was leased since as well.
 type revoker interface {
 	// Matching lists the ids of the leases that the order is about, dead ones too.
 	Matching(ctx context.Context, o vault.Order) ([]string, error)
 	// Revoke gives the order. Without an error every lease of it is dead, and the backend ends it.
-	Revoke(ctx context.Context, o vault.Order) error
+	RevokeAll(ctx context.Context, o vault.Order) error
 	// RevokeOne revokes one lease and waits for it.
 	RevokeOne(ctx context.Context, o vault.Order, id string) error
 	// Lives says whether a lease is there and not dead.
@@ -104,7 +106,7 @@ func (r *LeaseRevocationReconciler) expire(ctx context.Context, o *v1alpha1.Leas
 		return reconcile.Result{RequeueAfter: left}, nil
 	}
 	err := r.client.Delete(ctx, o, client.Preconditions{UID: &o.UID, ResourceVersion: &o.ResourceVersion})
-	return reconcile.Result{}, ignoreConflict(client.IgnoreNotFound(err))
+	return reconcile.Result{}, lifecycle.IgnoreConflict(client.IgnoreNotFound(err))
 }
 
 // failed says what stands in the way, and how long to wait. What only a person can mend is tried again once a minute, or
@@ -119,9 +121,9 @@ func (r *LeaseRevocationReconciler) failed(ctx context.Context, o *revocation, e
 	if b.Stalled {
 		pause = stalledPause
 	}
-	result := string(lease.KindOf(err))
+	result := string(backend.KindOf(err))
 	if b.Reason == v1alpha1.ReasonProviderNotFound {
-		result = string(lease.Misconfigured)
+		result = string(backend.Misconfigured)
 	}
 	r.Count(result)
 	log.FromContext(ctx).Info("revoking leases failed", o.logged("error", b.Message)...)
@@ -140,7 +142,7 @@ func (r *LeaseRevocationReconciler) write(ctx context.Context, o *revocation, re
 	if equality.Semantic.DeepEqual(o.stored, &o.Status) {
 		return nil
 	}
-	if err := r.client.Status().Update(ctx, o.LeaseRevocation, fieldOwner); err != nil {
+	if err := r.client.Status().Update(ctx, o.LeaseRevocation, lifecycle.FieldOwner); err != nil {
 		o.Status = *before
 		return err
 	}
@@ -184,7 +186,7 @@ func (r *LeaseRevocationReconciler) waitingFor(ctx context.Context, p client.Obj
 	for i := range list.Items {
 		o := &list.Items[i]
 		ref := o.Spec.ProviderRef
-		if !o.Finished() && providerKey(ref.Kind, ref.Name, ref.Namespace) == providerKey(provider.Kind(), p.GetName(), p.GetNamespace()) {
+		if !o.Finished() && lifecycle.ProviderKey(ref.Kind, ref.Name, ref.Namespace) == lifecycle.ProviderKey(provider.Kind(), p.GetName(), p.GetNamespace()) {
 			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o)})
 		}
 	}
@@ -219,7 +221,7 @@ func conditionIf(said bool) metav1.ConditionStatus {
 // logged are the fields of a log line about the order.
 func (o *revocation) logged(more ...any) []any {
 	return append([]any{
-		"provider", providerKey(o.Spec.ProviderRef.Kind, o.Spec.ProviderRef.Name, o.Spec.ProviderRef.Namespace),
+		"provider", lifecycle.ProviderKey(o.Spec.ProviderRef.Kind, o.Spec.ProviderRef.Name, o.Spec.ProviderRef.Namespace),
 		"prefix", o.Spec.Prefix, "lease", o.Spec.LeaseID, "force", o.Spec.Force, "reason", o.Spec.Reason,
 	}, more...)
 }

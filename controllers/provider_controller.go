@@ -24,7 +24,9 @@ import (
 	ctrlsource "sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/lifecycle"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
@@ -76,13 +78,13 @@ func (r *ProviderReconciler) Reconcile(ctx context.Context, req reconcile.Reques
 	if !controllerutil.ContainsFinalizer(p, v1alpha1.ProviderFinalizer) {
 		before := p.DeepCopyObject().(client.Object)
 		controllerutil.AddFinalizer(p, v1alpha1.ProviderFinalizer)
-		if err := r.client.Patch(ctx, p, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), fieldOwner); err != nil {
-			return reconcile.Result{}, ignoreConflict(err)
+		if err := r.client.Patch(ctx, p, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), lifecycle.FieldOwner); err != nil {
+			return reconcile.Result{}, lifecycle.IgnoreConflict(err)
 		}
 	}
 	report, err := r.Inspect(ctx, p)
 	report.Advised = r.Advice(p)
-	before := ready(p)
+	before := lifecycle.Ready(p)
 	if err := r.write(ctx, p, func(now metav1.Time) { judge(p, report, err, now) }); err != nil {
 		return reconcile.Result{}, err
 	}
@@ -93,17 +95,9 @@ func (r *ProviderReconciler) Reconcile(ctx context.Context, req reconcile.Reques
 	return reconcile.Result{RequeueAfter: r.RetryInterval}, nil
 }
 
-// ready is the provider's Ready condition; the zero value where it has none yet.
-func ready(p v1alpha1.Provider) metav1.Condition {
-	if c := meta.FindStatusCondition(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition); c != nil {
-		return *c
-	}
-	return metav1.Condition{}
-}
-
 // tellTurn says by an event that a provider is no longer ready, why it is not where that has changed, and that it is again.
 func (r *ProviderReconciler) tellTurn(p v1alpha1.Provider, before metav1.Condition) {
-	now := ready(p)
+	now := lifecycle.Ready(p)
 	switch {
 	case now.Status == metav1.ConditionTrue && before.Status == metav1.ConditionFalse:
 		r.Announce(p, corev1.EventTypeNormal, now.Reason, now.Message)
@@ -121,7 +115,7 @@ func (r *ProviderReconciler) write(ctx context.Context, p ProviderObject, change
 	if equality.Semantic.DeepEqual(before, st) {
 		return nil
 	}
-	return ignoreConflict(r.client.Status().Update(ctx, p, fieldOwner))
+	return lifecycle.IgnoreConflict(r.client.Status().Update(ctx, p, lifecycle.FieldOwner))
 }
 
 // judge turns what was found into conditions.
@@ -129,7 +123,7 @@ func judge(p ProviderObject, report vault.Report, err error, now metav1.Time) {
 	spec := p.ProviderSpec().Vault
 	switch {
 	case err != nil:
-		b := lease.BlockFor(err)
+		b := backend.BlockFor(err)
 		say(p, now, metav1.ConditionFalse, b.Reason, b.Message, b.Stalled)
 		return
 	case len(report.Missing) > 0 && spec.KeeperAuth != nil:
@@ -203,8 +197,8 @@ func (r *ProviderReconciler) letGo(ctx context.Context, p ProviderObject) (recon
 	if !controllerutil.RemoveFinalizer(p, v1alpha1.ProviderFinalizer) {
 		return reconcile.Result{}, nil
 	}
-	err = r.client.Patch(ctx, p, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), fieldOwner)
-	return reconcile.Result{}, ignoreConflict(client.IgnoreNotFound(err))
+	err = r.client.Patch(ctx, p, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}), lifecycle.FieldOwner)
+	return reconcile.Result{}, lifecycle.IgnoreConflict(client.IgnoreNotFound(err))
 }
 
 func inUseMessage(holders []string) string {
@@ -219,7 +213,7 @@ func inUseMessage(holders []string) string {
 // holders lists the DynamicSecrets whose ledger names the provider.
 func (r *ProviderReconciler) holders(ctx context.Context, p ProviderObject) ([]string, error) {
 	var list v1alpha1.DynamicSecretList
-	key := providerKey(p.Kind(), p.GetName(), p.GetNamespace())
+	key := lifecycle.ProviderKey(p.Kind(), p.GetName(), p.GetNamespace())
 	// Not from the cache: a journal that was written a moment ago counts.
 	if err := r.reader.List(ctx, &list, client.InNamespace(p.GetNamespace())); err != nil {
 		return nil, err
@@ -228,7 +222,7 @@ func (r *ProviderReconciler) holders(ctx context.Context, p ProviderObject) ([]s
 	for i := range list.Items {
 		d := &list.Items[i]
 		holds := func(rec v1alpha1.LeaseRecord) bool {
-			return providerKey(rec.Provider.Kind, rec.Provider.Name, d.Namespace) == key
+			return lifecycle.ProviderKey(rec.Provider.Kind, rec.Provider.Name, d.Namespace) == key
 		}
 		if slices.ContainsFunc(lease.Records(&d.Status), holds) {
 			names = append(names, d.Namespace+"/"+d.Name)

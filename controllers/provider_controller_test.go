@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
@@ -57,7 +57,7 @@ func TestJudgeSaysWhatWasFound(t *testing.T) {
 	lacking := vault.Report{ServerKind: "OpenBao", Version: "2.5.0", Missing: []string{"sys/leases/lookup: update", "sys/leases/revoke: update"}}
 	server := &v1alpha1.ServerStatus{Kind: "OpenBao", Version: "2.5.0"}
 	before := &v1alpha1.ServerStatus{Kind: "Vault", Version: "1.0.0"}
-	failed := func(kind lease.ErrorKind) error { return lease.Errorf(kind, "what to do") }
+	failed := func(kind backend.ErrorKind) error { return backend.Errorf(kind, "what to do") }
 	for _, c := range []struct {
 		name, why       string
 		provider        *v1alpha1.ClusterSecretProvider
@@ -95,33 +95,33 @@ func TestJudgeSaysWhatWasFound(t *testing.T) {
 	}, {
 		name:     "a backend that is away is asked again, and what was known of it stays",
 		why:      "it may come back, and nothing was learnt",
-		provider: clusterProvider(lackedBefore), err: failed(lease.Unavailable),
+		provider: clusterProvider(lackedBefore), err: failed(backend.Unavailable),
 		verdict: retrying, reason: v1alpha1.ReasonBackendUnavailable, says: []string{"what to do"},
 		missing: []string{"sys/leases/renew: update"}, server: before,
 	}, {
 		name:     "a backend that does not answer is asked again",
 		why:      "that is not a person's fault",
-		provider: clusterProvider(), err: failed(lease.Unanswered),
+		provider: clusterProvider(), err: failed(backend.NoResponse),
 		verdict: retrying, reason: v1alpha1.ReasonBackendUnavailable,
 	}, {
 		name:     "a backend with an error of its own is asked again",
 		why:      "that is not a person's fault",
-		provider: clusterProvider(), err: failed(lease.Failed),
+		provider: clusterProvider(), err: failed(backend.Failed),
 		verdict: retrying, reason: v1alpha1.ReasonBackendError,
 	}, {
 		name:     "a login that is refused stalls it",
 		why:      "a person must correct the role",
-		provider: clusterProvider(), err: failed(lease.LoginFailed),
+		provider: clusterProvider(), err: failed(backend.LoginFailed),
 		verdict: stuck, reason: v1alpha1.ReasonLoginFailed, says: []string{"what to do"},
 	}, {
 		name:     "a certificate that does not verify stalls it",
 		why:      "a person must correct it",
-		provider: clusterProvider(), err: failed(lease.TLS),
+		provider: clusterProvider(), err: failed(backend.TLS),
 		verdict: stuck, reason: v1alpha1.ReasonTLSFailed,
 	}, {
 		name:     "a reference to nothing stalls it",
 		why:      "a person must correct it",
-		provider: clusterProvider(), err: failed(lease.Misconfigured),
+		provider: clusterProvider(), err: failed(backend.Misconfigured),
 		verdict: stuck, reason: v1alpha1.ReasonInvalidSpec,
 	}} {
 		t.Run(c.name, func(t *testing.T) {
@@ -157,7 +157,7 @@ func TestJudgingTheSameAgainChangesNothing(t *testing.T) {
 		err    error
 	}{
 		{"of one that is ready", vault.Report{ServerKind: "Vault", Version: "1.21.0"}, nil},
-		{"of one that is away", vault.Report{}, lease.Errorf(lease.Unavailable, "it is away")},
+		{"of one that is away", vault.Report{}, backend.Errorf(backend.Unavailable, "it is away")},
 		{"of one that is stalled", vault.Report{Missing: []string{"sys/leases/revoke: update"}}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -244,7 +244,7 @@ func TestAProviderIsLookedAtAgainSoonerWhenItIsNotReady(t *testing.T) {
 		after time.Duration
 	}{
 		{"a ready one after the interval", nil, time.Hour},
-		{"one that is not after the shorter one", lease.Errorf(lease.Unavailable, "it is away"), time.Minute},
+		{"one that is not after the shorter one", backend.Errorf(backend.Unavailable, "it is away"), time.Minute},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			i := inspecting(t, vault.Report{ServerKind: "Vault"}, c.err, clusterProvider())
@@ -313,9 +313,9 @@ func TestAProviderStaysWhileALedgerNamesIt(t *testing.T) {
 func TestAProviderThatGoesDownAndComesBackIsToldOfOnceEach(t *testing.T) {
 	i := inspecting(t, vault.Report{ServerKind: "Vault"}, nil, clusterProvider())
 	i.reconcile(t) // ready from the start: nothing to tell
-	i.err = lease.Errorf(lease.Unavailable, "it is away")
+	i.err = backend.Errorf(backend.Unavailable, "it is away")
 	i.reconcile(t)
-	i.err = lease.Errorf(lease.Unanswered, "it does not answer")
+	i.err = backend.Errorf(backend.NoResponse, "it does not answer")
 	i.reconcile(t)
 	i.err = nil
 	i.reconcile(t)

@@ -17,7 +17,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/lifecycle"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
@@ -112,9 +114,9 @@ func blockOf(err error) (lease.Block, bool) {
 	if errors.As(err, &b) {
 		return b.Block, true
 	}
-	var e *lease.Error
+	var e *backend.Error
 	if errors.As(err, &e) {
-		return lease.BlockFor(e), true
+		return backend.BlockFor(e), true
 	}
 	return lease.Block{}, false
 }
@@ -147,7 +149,7 @@ func (r *LeaseRevocationReconciler) carryOut(ctx context.Context, o *revocation)
 // find the provider and its backend.
 func (r *LeaseRevocationReconciler) find(ctx context.Context, o *revocation) error {
 	ref := o.Spec.ProviderRef
-	p, err := getProvider(ctx, r.client, ref.Kind, ref.Name, ref.Namespace)
+	p, err := lifecycle.GetProvider(ctx, r.client, ref.Kind, ref.Name, ref.Namespace)
 	if apierrors.IsNotFound(err) {
 		return &blocked{lease.Block{Reason: v1alpha1.ReasonProviderNotFound, Stalled: true,
 			Message: fmt.Sprintf("%s %s does not exist: create it, or make another LeaseRevocation that names the right one.", ref.Kind, strings.TrimPrefix(ref.Namespace+"/"+ref.Name, "/"))}}
@@ -197,8 +199,8 @@ func (r *LeaseRevocationReconciler) give(ctx context.Context, o *revocation) err
 		return err
 	}
 	log.FromContext(ctx).Info("revoking leases", o.logged("matched", o.Status.MatchedLeases, "dynamicSecrets", o.Status.DynamicSecrets)...)
-	if err = o.backend.Revoke(ctx, o.order); err != nil {
-		o.known.refused = lease.KindOf(err) == lease.Denied || lease.KindOf(err) == lease.Unavailable
+	if err = o.backend.RevokeAll(ctx, o.order); err != nil {
+		o.known.refused = backend.KindOf(err) == backend.Denied || backend.KindOf(err) == backend.Unavailable
 		return err
 	}
 	o.known.acceptedAt = r.Clock.Now()
@@ -314,8 +316,8 @@ func (r *LeaseRevocationReconciler) force(ctx context.Context, o *revocation, le
 
 // standing says what stands in the way of leases that are left.
 func (r *LeaseRevocationReconciler) standing(o *revocation, err error) lease.Block {
-	r.Count(string(lease.KindOf(err)))
-	b := lease.BlockFor(err)
+	r.Count(string(backend.KindOf(err)))
+	b := backend.BlockFor(err)
 	b.Message = o.underWay().Message + " They are dead to Vault; what they stand for lives until it is ended: " + b.Message
 	return b
 }

@@ -18,7 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
@@ -90,7 +90,7 @@ func (b *backendLeases) Matching(_ context.Context, o vault.Order) ([]string, er
 	return ids, nil
 }
 
-func (b *backendLeases) Revoke(_ context.Context, o vault.Order) error {
+func (b *backendLeases) RevokeAll(_ context.Context, o vault.Order) error {
 	err := b.call("Revoke")
 	if err != nil && !b.after {
 		return err
@@ -114,7 +114,7 @@ func (b *backendLeases) RevokeOne(_ context.Context, o vault.Order, id string) e
 		return err
 	}
 	if b.lasting[id] && !o.Force {
-		return lease.Errorf(lease.Failed, "revoking a lease: the database is away")
+		return backend.Errorf(backend.Failed, "revoking a lease: the database is away")
 	}
 	delete(b.leases, id)
 	return nil
@@ -392,7 +392,7 @@ func TestForceForgetsOnlyWhatCannotBeEnded(t *testing.T) {
 }
 
 func TestARefusalIsToldOnceAndTriedAgainSeldom(t *testing.T) {
-	denied := lease.Errorf(lease.Denied, `policy of role "keeper" lacks path "sys/leases/revoke-prefix/database/creds"`)
+	denied := backend.Errorf(backend.Denied, `policy of role "keeper" lacks path "sys/leases/revoke-prefix/database/creds"`)
 	b := newBackendLeases(threeLeases...)
 	b.fails["Revoke"] = []error{denied, denied, denied}
 	c := newCourt(t, b, usableProvider(), ordered())
@@ -417,7 +417,7 @@ func TestARefusalIsToldOnceAndTriedAgainSeldom(t *testing.T) {
 
 func TestAnAnswerThatWasLostLosesNoCount(t *testing.T) {
 	b := newBackendLeases(threeLeases...)
-	b.fails["Revoke"], b.after = []error{lease.Errorf(lease.Unanswered, "no answer in time")}, true
+	b.fails["Revoke"], b.after = []error{backend.Errorf(backend.NoResponse, "no answer in time")}, true
 	c := newCourt(t, b, usableProvider(), ordered())
 	if pause, err := c.turn(); err != nil || pause == 0 || pause > 2*time.Second {
 		t.Fatalf("again in %s (%v)", pause, err)
@@ -502,7 +502,7 @@ func TestACrashAnywhereIsGoneOnFrom(t *testing.T) {
 				c := newCourt(t, b, usableProvider(), ordered(), holding("orders", threeLeases[0]))
 				for turn := range 20 {
 					if turn == at {
-						b.fails[what] = []error{lease.Errorf(lease.Unanswered, "no answer in time")}
+						b.fails[what] = []error{backend.Errorf(backend.NoResponse, "no answer in time")}
 						if what == "write" {
 							c.refuseWrites = 1
 						}

@@ -10,7 +10,8 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/lifecycle"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
@@ -40,24 +41,31 @@ type Setup struct {
 	// RolloutWindow is how long a roll-out may wait for the other Secrets of its workloads.
 	RolloutWindow time.Duration
 
-	metrics *vault.Metrics
+	metrics *backend.Metrics
 }
 
 // WithManager wires every reconciler to the manager.
 func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
-	s.metrics = vault.NewMetrics(s.Registry)
-	announcer := NewAnnouncer(mgr.GetEventRecorder("leasekeeper"), mgr.GetClient(), s.Registry)
-	v := newVerifier(s.Clock, s.list, s.VerifyInterval)
-	secrets := &DynamicSecretReconciler{
-		Clock:        s.Clock,
-		Lessors:      s.lessor,
+	s.metrics = backend.NewMetrics(s.Registry)
+	if err := lifecycle.AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
+		return fmt.Errorf("indexing: %w", err)
+	}
+	announcer := lifecycle.NewRecorder(mgr.GetEventRecorder("leasekeeper"), mgr.GetClient(), s.Registry)
+	life := lifecycle.New(lifecycle.Config{
+		Clock: s.Clock,
+		Cache: mgr.GetClient(), Writer: mgr.GetClient(), Reader: mgr.GetAPIReader(),
+		Backends:     s.backend,
 		Recoveries:   s.Backends.Recoveries,
 		RequestLimit: s.RequestLimit,
-		Concurrency:  s.Concurrency,
 		SealKey:      s.SealKey,
 		Rollout:      s.Rollout, RolloutWindow: s.RolloutWindow,
+		Announce: announcer,
+	})
+	v := lifecycle.NewVerifier(life, s.Clock, s.list, s.VerifyInterval)
+	secrets := &DynamicSecretReconciler{
+		Clock: s.Clock, Lifecycle: life, Verifier: v, Recovered: s.Changes.users, Concurrency: s.Concurrency,
 	}
-	if err := secrets.SetupWithManager(ctx, mgr, announcer, v, s.Changes.users); err != nil {
+	if err := secrets.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("DynamicSecret: %w", err)
 	}
 	for kind, empty := range map[string]func() ProviderObject{
@@ -67,7 +75,7 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 		providers := &ProviderReconciler{
 			Clock:         s.Clock,
 			Inspect:       s.inspect,
-			Advice:        v.advice,
+			Advice:        v.Advice,
 			Announce:      announcer.ProviderEvent,
 			Forget:        func(p v1alpha1.Provider) { s.Backends.Forget(p); s.metrics.Forget(p) },
 			Interval:      s.ProviderInterval,
@@ -81,8 +89,8 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 	revocations := &LeaseRevocationReconciler{
 		Clock:    s.Clock,
 		Revoker:  s.revoker,
-		Suspect:  v.raise,
-		Lost:     v.raiseLost,
+		Suspect:  v.Raise,
+		Lost:     v.RaiseLost,
 		Announce: announcer.RevocationEvent,
 		Count:    announcer.CountRevocation,
 	}
@@ -92,12 +100,12 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 	return nil
 }
 
-func (s *Setup) lessor(ctx context.Context, p v1alpha1.Provider) (lease.Lessor, error) {
-	backend, err := s.Backends.For(ctx, p)
+func (s *Setup) backend(ctx context.Context, p v1alpha1.Provider) (backend.Backend, error) {
+	b, err := s.Backends.For(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	return s.metrics.Wrap(backend, p), nil
+	return s.metrics.Wrap(b, p), nil
 }
 
 func (s *Setup) list(ctx context.Context, p v1alpha1.Provider, namespace, path string) (map[string]bool, error) {

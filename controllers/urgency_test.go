@@ -13,7 +13,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
 func TestOfManyThatAreDueTheNearestExpiryComesFirst(t *testing.T) {
@@ -39,19 +38,5 @@ func TestOfManyThatAreDueTheNearestExpiryComesFirst(t *testing.T) {
 		if got, _ := q.Get(); got.Name != want {
 			t.Errorf("%q came, where %q should have", got.Name, want)
 		}
-	}
-}
-
-func TestFailuresAreForgottenWhenTheBackendIsBack(t *testing.T) {
-	mem := &remembered{}
-	mem.freshen(attemptKey{recoveries: 1}, nil)
-	mem.tries.Renew, mem.tries.End = lease.Failure{Count: 7}, map[string]lease.Failure{"a": {Count: 2}}
-	mem.freshen(attemptKey{recoveries: 1}, nil)
-	if mem.tries.Renew.Count != 7 {
-		t.Error("they were forgotten without a reason")
-	}
-	mem.freshen(attemptKey{recoveries: 2}, nil)
-	if mem.tries.Renew.Count != 0 || len(mem.tries.End) != 0 {
-		t.Errorf("they are remembered: %+v", mem.tries)
 	}
 }

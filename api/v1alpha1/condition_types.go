@@ -76,9 +76,9 @@ const (
 	ReasonLoginFailed = "LoginFailed"
 	// ReasonRequestRefused: the backend answered that the request is wrong.
 	ReasonRequestRefused = "RequestRefused"
-	// ReasonInvalidAnswer: the backend's answer cannot become a Secret: empty, not readable, a key that is no Secret
+	// ReasonInvalidResponse: the backend's answer cannot become a Secret: empty, not readable, a key that is no Secret
 	// key, or more than 1 MiB.
-	ReasonInvalidAnswer = "InvalidAnswer"
+	ReasonInvalidResponse = "InvalidResponse"
 	// ReasonBackendUnavailable: the backend cannot be reached, does not answer, is sealed, or says to come back later.
 	ReasonBackendUnavailable = "BackendUnavailable"
 	// ReasonBackendError: the backend answered with an error of its own (its database may be down).

@@ -193,22 +193,22 @@ var troubles = []trouble{
 	{
 		name:   "an answer that is no JSON, of a backend that has acted",
 		spoil:  breaks(testbed.Fault{Action: testbed.AnswerAfter, Status: http.StatusOK, Body: "<html>welcome</html>", ContentType: "text/html"}),
-		reason: v1alpha1.ReasonInvalidAnswer, stalled: true, says: "is not in Vault's words", tries: issuesInVain, mints: true, mend: clearFaults,
+		reason: v1alpha1.ReasonInvalidResponse, stalled: true, says: "is not in Vault's words", tries: issuesInVain, mints: true, mend: clearFaults,
 	},
 	{
 		name:   "JSON that is not Vault's, of a backend that has acted",
 		spoil:  breaks(testbed.Fault{Action: testbed.AnswerAfter, Status: http.StatusOK, Body: `{"hello":["world"]}`, ContentType: "application/json"}),
-		reason: v1alpha1.ReasonInvalidAnswer, stalled: true, says: "is not in Vault's words", tries: issuesInVain, mints: true, mend: clearFaults,
+		reason: v1alpha1.ReasonInvalidResponse, stalled: true, says: "is not in Vault's words", tries: issuesInVain, mints: true, mend: clearFaults,
 	},
 	{
 		name:   "an empty answer of a backend that has acted",
 		spoil:  breaks(testbed.Fault{Action: testbed.AnswerAfter, Status: http.StatusOK}),
-		reason: v1alpha1.ReasonInvalidAnswer, stalled: true, says: "is empty", tries: issuesInVain, mints: true, mend: clearFaults,
+		reason: v1alpha1.ReasonInvalidResponse, stalled: true, says: "is empty", tries: issuesInVain, mints: true, mend: clearFaults,
 	},
 	{
 		name:   "an answer without data, of a backend that has acted",
 		spoil:  breaks(testbed.Fault{Action: testbed.AnswerAfter, Status: http.StatusOK, Body: `{"request_id":"1","lease_id":"","data":{}}`, ContentType: "application/json"}),
-		reason: v1alpha1.ReasonInvalidAnswer, stalled: true, says: "has no data", tries: issuesInVain, mints: true, mend: clearFaults,
+		reason: v1alpha1.ReasonInvalidResponse, stalled: true, says: "has no data", tries: issuesInVain, mints: true, mend: clearFaults,
 	},
 	{
 		name:   "a gateway that lost the answer of a backend that has acted",
@@ -218,13 +218,13 @@ var troubles = []trouble{
 	{
 		name: "an answer of more than 1 MiB", options: []option{kvPolicy},
 		spoil: kv(1, "orders", map[string]any{"one": strings.Repeat("x", 1<<19), "two": strings.Repeat("x", 1<<19)}), spec: asking("%s-kv/orders"),
-		reason: v1alpha1.ReasonInvalidAnswer, stalled: true, says: "more than 1 MiB", tries: kvInVain,
+		reason: v1alpha1.ReasonInvalidResponse, stalled: true, says: "more than 1 MiB", tries: kvInVain,
 		mend: kv(1, "orders", map[string]any{"value": "x"}), unleased: true,
 	},
 	{
 		name: "a key that is no Secret key", options: []option{kvPolicy},
 		spoil: kv(1, "orders", map[string]any{"the password": "x"}), spec: asking("%s-kv/orders"),
-		reason: v1alpha1.ReasonInvalidAnswer, stalled: true, says: `"the password"`, tries: kvInVain,
+		reason: v1alpha1.ReasonInvalidResponse, stalled: true, says: `"the password"`, tries: kvInVain,
 		mend: kv(1, "orders", map[string]any{"password": "x"}), unleased: true,
 	},
 	notServing(http.StatusTooManyRequests, "request path: rate limit quota exceeded"),

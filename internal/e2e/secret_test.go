@@ -165,7 +165,7 @@ func TestATypeWhoseKeysTheAnswerLacksIsSaidAndLeavesNothing(t *testing.T) {
 			t.Parallel()
 			r := newRoom(t, shared, withProxy())
 			r.apply("orders", func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Type = string(kind) })
-			message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonInvalidAnswer)
+			message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonInvalidResponse)
 			if !strings.Contains(message, `"`+key+`"`) {
 				t.Errorf("it says %q, want the key %q in it", message, key)
 			}

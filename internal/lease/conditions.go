@@ -279,35 +279,3 @@ func leasedCondition(v *view) *metav1.Condition {
 	}
 	return &c
 }
-
-// BlockFor says how an error of a Lessor shows in the conditions.
-func BlockFor(err error) Block {
-	b := Block{Reason: v1alpha1.ReasonBackendUnavailable, Message: err.Error()}
-	switch KindOf(err) {
-	case Unanswered, Unavailable:
-		return b
-	case Failed, Gone:
-		b.Reason = v1alpha1.ReasonBackendError
-		return b
-	case Denied:
-		b.Reason = v1alpha1.ReasonAccessDenied
-	case LoginFailed:
-		b.Reason = v1alpha1.ReasonLoginFailed
-	case NotFound:
-		b.Reason = v1alpha1.ReasonPathNotFound
-	case Refused:
-		b.Reason = v1alpha1.ReasonRequestRefused
-	case BadAnswer:
-		b.Reason = v1alpha1.ReasonInvalidAnswer
-	case Mismatch, Disputed:
-		b.Reason = v1alpha1.ReasonLedgerMismatch
-	case TLS:
-		b.Reason = v1alpha1.ReasonTLSFailed
-	case NoServiceAccount:
-		b.Reason = v1alpha1.ReasonServiceAccountNotFound
-	case Misconfigured:
-		b.Reason = v1alpha1.ReasonInvalidSpec
-	}
-	b.Stalled = true
-	return b
-}

@@ -313,13 +313,13 @@ func (c *choices) take(in *Input, s Step) bool {
 			return true
 		}
 		accessor := fmt.Sprintf("token-%d-%d", in.Now.UnixNano(), len(st.Retiring))
-		Journal(st, *record(unanswered), Session{Accessor: accessor, TTL: pick(c, time.Hour, 0), At: in.Now, Renewable: c.yes()}, in.Now)
+		Journal(st, *record(unanswered), accessor, Term{Duration: pick(c, time.Hour, 0), At: in.Now, Renewable: c.yes()}, in.Now)
 		in.Held = Held{Accessor: accessor, Outcome: pick(c, OutcomeIssued, OutcomeRefused, OutcomeUnanswered, OutcomeNone)}
 		if c.rarely() {
 			in.Held = Held{} // it died
 		}
 	case RecordLease:
-		Record(d, Answer{LeaseID: pick(c, "lease-9", ""), Term: term()}, pick(c, "digest-9", "digest-1"), in.Now)
+		Record(d, pick(c, "lease-9", ""), term(), pick(c, "digest-9", "digest-1"), in.Now)
 	case DropAttempt:
 		RetireAttempt(st, pick(c, "", "lease-8"), s.EndAfter, s.Reason)
 		in.Held = Held{}

@@ -183,7 +183,7 @@ func TestTheNextLeaseKnowsTheMaximumOfTheLastOfItsKind(t *testing.T) {
 	for digest, want := range map[string]int64{"asked": 5000, "changed": 0} {
 		in := input(kept(func(rec *v1alpha1.LeaseRecord) { rec.MaxTTLSeconds = 5000 }), attempt(numbered(2)))
 		in.Object.Status.Attempt.RequestDigest = digest
-		Record(in.Object, answer("lease-2"), "digest-2", t0)
+		recordAnswer(in.Object, "lease-2", "digest-2", t0)
 		if got := in.Object.Status.Lease.MaxTTLSeconds; got != want {
 			t.Errorf("%s: %d, want %d", digest, got, want)
 		}

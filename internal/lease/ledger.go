@@ -13,16 +13,16 @@ import (
 // one locked write before anything that depends on it is done.
 
 // Journal begins an attempt: the session's token exists, its credential is about to be asked for.
-func Journal(st *v1alpha1.DynamicSecretStatus, where v1alpha1.LeaseRecord, s Session, now time.Time) {
+func Journal(st *v1alpha1.DynamicSecretStatus, where v1alpha1.LeaseRecord, handle string, session Term, now time.Time) {
 	rec := where
 	rec.StartedAt = floor(now)
-	rec.TokenAccessor = s.Accessor
-	setToken(&rec, Term{At: s.At, Duration: s.TTL, Renewable: s.Renewable})
+	rec.TokenAccessor = handle
+	setToken(&rec, session)
 	st.Attempt = &rec
 }
 
 // Record turns the attempt into the lease. The lease before it, if any, retires.
-func Record(d *v1alpha1.DynamicSecret, a Answer, digest string, now time.Time) {
+func Record(d *v1alpha1.DynamicSecret, id string, term Term, digest string, now time.Time) {
 	st := &d.Status
 	rec := *st.Attempt
 	st.Attempt = nil
@@ -31,14 +31,14 @@ func Record(d *v1alpha1.DynamicSecret, a Answer, digest string, now time.Time) {
 		why = CauseUnpublished
 	}
 	RetireLease(d, why, now)
-	issued := floor(a.Term.At)
+	issued := floor(term.At)
 	rec.IssuedAt = &issued
-	rec.ID = a.LeaseID
+	rec.ID = id
 	if Leased(&rec) {
 		if before != nil && before.RequestDigest == rec.RequestDigest {
 			rec.MaxTTLSeconds = before.MaxTTLSeconds
 		}
-		setTerm(&rec, a.Term)
+		setTerm(&rec, term)
 	} else {
 		// Nothing depends on the token of an answer without a lease.
 		retire(st, rec, v1alpha1.ReasonNotLeased, now)

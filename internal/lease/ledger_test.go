@@ -14,9 +14,9 @@ const half = 500 * time.Millisecond
 
 func TestJournal(t *testing.T) {
 	where := v1alpha1.LeaseRecord{Address: "https://vault.test:8200", Path: "database/creds/orders", RequestDigest: "asked"}
-	session := Session{Token: "hvs.secret", Accessor: "token-1", TTL: time.Hour, At: t0.Add(-half), Renewable: true}
+	session := Term{At: t0.Add(-half), Duration: time.Hour, Renewable: true}
 	var st v1alpha1.DynamicSecretStatus
-	Journal(&st, where, session, t0.Add(half))
+	Journal(&st, where, "token-1", session, t0.Add(half))
 
 	want := where
 	want.TokenAccessor, want.StartedAt = "token-1", stamp(0) // rounded down
@@ -26,21 +26,26 @@ func TestJournal(t *testing.T) {
 		t.Error("the caller's record was changed")
 	}
 
-	session.TTL, session.Renewable = 0, false
-	Journal(&st, where, session, t0)
+	session.Duration, session.Renewable = 0, false
+	Journal(&st, where, "token-1", session, t0)
 	if st.Attempt.TokenExpiresAt != nil || st.Attempt.TokenDurationSeconds != 0 {
 		t.Errorf("a token that does not expire ends at %s", st.Attempt.TokenExpiresAt)
 	}
 }
 
-func answer(id string) Answer {
-	return Answer{LeaseID: id, Term: Term{At: t0.Add(half), Duration: time.Hour + half, Renewable: true}}
+func recordAnswer(d *v1alpha1.DynamicSecret, id, digest string, now time.Time) {
+	_, term := answer(id)
+	Record(d, id, term, digest, now)
+}
+
+func answer(id string) (string, Term) {
+	return id, Term{At: t0.Add(half), Duration: time.Hour + half, Renewable: true}
 }
 
 func TestRecordMakesTheAttemptTheLease(t *testing.T) {
 	d := input(attempt(), annotated(v1alpha1.RotateRequestedAtAnnotation, "now"), annotated(v1alpha1.RenewRequestedAtAnnotation, "now"),
 		status(func(st *v1alpha1.DynamicSecretStatus) { st.GrantEndedAt = stampPtr(0) })).Object
-	Record(d, answer("lease-1"), "digest-1", t0)
+	recordAnswer(d, "lease-1", "digest-1", t0)
 
 	want := record()
 	want.ExpiresAt = stampPtr(time.Hour + time.Second) // half a second and half a second, rounded down
@@ -56,9 +61,9 @@ func TestRecordMakesTheAttemptTheLease(t *testing.T) {
 
 func TestRecordRoundsTheEndDown(t *testing.T) {
 	d := input(attempt()).Object
-	a := answer("lease-1")
-	a.Term.Duration = time.Hour
-	Record(d, a, "digest-1", t0)
+	id, term := answer("lease-1")
+	term.Duration = time.Hour
+	Record(d, id, term, "digest-1", t0)
 	same(t, "the end", *d.Status.Lease.ExpiresAt, stamp(time.Hour))
 	same(t, "the issue", *d.Status.Lease.IssuedAt, stamp(0))
 }
@@ -74,7 +79,7 @@ func TestRecordRetiresTheLeaseBefore(t *testing.T) {
 		{"an answer without a lease is owed nothing", kept(unleased), nil},
 	} {
 		d := input(c.before, attempt(numbered(2), unanswered)).Object
-		Record(d, answer("lease-2"), "digest-2", t0.Add(half))
+		recordAnswer(d, "lease-2", "digest-2", t0.Add(half))
 		same(t, c.it, d.Status.Retiring, c.want)
 		if d.Status.Lease.ID != "lease-2" || d.Status.Lease.TokenAccessor != "token-2" || Published(&d.Status) {
 			t.Errorf("%s: the lease is %+v, published %v", c.it, d.Status.Lease, Published(&d.Status))
@@ -84,7 +89,7 @@ func TestRecordRetiresTheLeaseBefore(t *testing.T) {
 
 func TestRecordAnAnswerWithoutALease(t *testing.T) {
 	d := input(kept(unleased), attempt(numbered(2), unanswered), annotated(v1alpha1.RenewRequestedAtAnnotation, "now")).Object
-	Record(d, Answer{Term: Term{At: t0, Duration: 768 * time.Hour}}, "digest-1", t0)
+	Record(d, "", Term{At: t0, Duration: 768 * time.Hour}, "digest-1", t0)
 
 	// Nothing depends on its token, so that is ended at once; the record of the answer is no record of a lease.
 	same(t, "retiring", d.Status.Retiring, []v1alpha1.LeaseRecord{*record(numbered(2), unleased, retired(0, v1alpha1.ReasonNotLeased))})
@@ -98,7 +103,7 @@ func TestRecordAnAnswerWithoutALease(t *testing.T) {
 	if d.Status.LastHandledRenewAt != "now" {
 		t.Error("the order to renew is not handled: reading again is what it means here")
 	}
-	Record(withAttempt(d), Answer{Term: Term{At: t0}}, "digest-2", t0)
+	Record(withAttempt(d), "", Term{At: t0}, "digest-2", t0)
 	if Published(&d.Status) {
 		t.Error("other data count as written")
 	}
@@ -267,10 +272,10 @@ func TestPublishAndSecretDeleted(t *testing.T) {
 func TestOnlyTheRecordInTheSecretIsSpared(t *testing.T) {
 	in := input(kept(), attempt(numbered(2), unanswered))
 	d := in.Object
-	Record(d, answer("lease-2"), "digest-2", t0)
+	recordAnswer(d, "lease-2", "digest-2", t0)
 	Publish(d, v1alpha1.SecretStatus{Name: "orders", UID: "secret-1", ResourceVersion: "6", Digest: "digest-2"}, true, t0)
 	d.Status.Attempt = record(numbered(3), unanswered)
-	Record(d, answer("lease-3"), "digest-3", t0)
+	recordAnswer(d, "lease-3", "digest-3", t0)
 	in.Target = TargetChanged // the Secret holds lease-2
 	in.Held = Held{Accessor: "token-3", Outcome: OutcomeIssued}
 	in.Tries.Publish = failed(time.Minute)
@@ -327,8 +332,8 @@ func TestFloorAndCeil(t *testing.T) {
 func TestTransitionsWriteWholeSeconds(t *testing.T) {
 	d := input(kept()).Object
 	odd := t0.Add(333 * time.Millisecond)
-	Journal(&d.Status, *record(numbered(2), unanswered), Session{Accessor: "token-2", TTL: time.Hour, At: odd}, odd)
-	Record(d, Answer{LeaseID: "lease-2", Term: Term{At: odd, Duration: 90 * time.Minute}}, "digest-2", odd)
+	Journal(&d.Status, *record(numbered(2), unanswered), "token-2", Term{Duration: time.Hour, At: odd}, odd)
+	Record(d, "lease-2", Term{At: odd, Duration: 90 * time.Minute}, "digest-2", odd)
 	Renewed(d.Status.Lease, Term{At: odd.Add(time.Minute), Duration: 90 * time.Minute}, time.Hour)
 	TokenExtended(d.Status.Lease, Term{At: odd, Duration: time.Hour})
 	RetireLease(d, v1alpha1.ReasonExpired, odd)

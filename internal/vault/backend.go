@@ -11,7 +11,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // Backend is a Vault or OpenBao server as one provider sees it. It is safe for concurrent use.
@@ -42,7 +42,7 @@ type Backend struct {
 	redirects atomic.Bool
 }
 
-var _ lease.Lessor = (*Backend)(nil)
+var _ backend.Backend = (*Backend)(nil)
 
 func (b *Backend) address() string { return b.base.Scheme + "://" + b.base.Host }
 

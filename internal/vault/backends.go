@@ -12,7 +12,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // materialAge is how long TLS material that a provider refers to is taken for unchanged. An error of TLS ends that at
@@ -82,7 +82,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 func (s *Backends) For(ctx context.Context, p v1alpha1.Provider) (*Backend, error) {
 	spec := p.ProviderSpec().Vault
 	if spec == nil {
-		return nil, lease.Errorf(lease.Misconfigured, "%s %q has no spec.vault", p.Kind(), p.GetName())
+		return nil, backend.Errorf(backend.Misconfigured, "%s %q has no spec.vault", p.Kind(), p.GetName())
 	}
 	key, now := keyOf(p), s.opts.Clock.Now()
 	old := s.lookup(key)
@@ -91,7 +91,7 @@ func (s *Backends) For(ctx context.Context, p v1alpha1.Provider) (*Backend, erro
 	}
 	m, err := readMaterial(ctx, s.opts.Kube, spec.TLS, p.GetNamespace())
 	if err != nil {
-		if old != nil && old.generation == p.GetGeneration() && lease.KindOf(err) == lease.Unavailable {
+		if old != nil && old.generation == p.GetGeneration() && backend.KindOf(err) == backend.Unavailable {
 			// The API server is away; leases need renewing all the same.
 			return old, nil
 		}
@@ -146,7 +146,7 @@ func (s *Backends) replace(key backendKey, old, made *Backend) *Backend {
 func (s *Backends) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m material) (*Backend, error) {
 	base, err := url.Parse(spec.Address)
 	if err != nil || base.Host == "" || (base.Scheme != "http" && base.Scheme != "https") {
-		return nil, lease.Errorf(lease.Misconfigured, "address %q is no URL with http or https and a host", spec.Address)
+		return nil, backend.Errorf(backend.Misconfigured, "address %q is no URL with http or https and a host", spec.Address)
 	}
 	client := newHTTPClient(m.config)
 	g := &gate{clock: s.opts.Clock}

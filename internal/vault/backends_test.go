@@ -18,7 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // newTLSServer is a healthy Vault whose log keeps quiet about clients that do not trust it.
@@ -35,7 +35,7 @@ func newTLSServer(t *testing.T) *httptest.Server {
 func TestTheServersHealth(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer  says
-		kind    lease.ErrorKind
+		kind    backend.ErrorKind
 		server  string
 		version string
 	}{
@@ -45,11 +45,11 @@ func TestTheServersHealth(t *testing.T) {
 		"OpenBao":               {ok(`{"initialized":true,"version":"2.4.0"}`), "", KindOpenBao, "2.4.0"},
 		"a standby":             {says{status: 429, body: `{"initialized":true,"standby":true,"version":"2.4.0"}`}, "", KindOpenBao, "2.4.0"},
 		"a performance standby": {says{status: 473, body: `{"initialized":true,"enterprise":true,"version":"1.21.0+ent"}`}, "", KindVault, "1.21.0+ent"},
-		"a sealed one":          {says{status: 503, body: `{"initialized":true,"sealed":true,"enterprise":false,"version":"1.21.0"}`}, lease.Unavailable, KindVault, "1.21.0"},
-		"an uninitialised one":  {says{status: 501, body: `{"initialized":false,"sealed":true,"enterprise":false,"version":"1.21.0"}`}, lease.Unavailable, KindVault, "1.21.0"},
-		"a DR secondary":        {says{status: 472, body: `{"initialized":true,"enterprise":true,"version":"1.21.0"}`}, lease.Unavailable, KindVault, "1.21.0"},
-		"another server":        {ok("hello"), lease.Unanswered, "", ""},
-		"a gateway":             {says{status: 502, body: "x"}, lease.Unanswered, "", ""},
+		"a sealed one":          {says{status: 503, body: `{"initialized":true,"sealed":true,"enterprise":false,"version":"1.21.0"}`}, backend.Unavailable, KindVault, "1.21.0"},
+		"an uninitialised one":  {says{status: 501, body: `{"initialized":false,"sealed":true,"enterprise":false,"version":"1.21.0"}`}, backend.Unavailable, KindVault, "1.21.0"},
+		"a DR secondary":        {says{status: 472, body: `{"initialized":true,"enterprise":true,"version":"1.21.0"}`}, backend.Unavailable, KindVault, "1.21.0"},
+		"another server":        {ok("hello"), backend.NoResponse, "", ""},
+		"a gateway":             {says{status: 502, body: "x"}, backend.NoResponse, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -133,7 +133,7 @@ func TestAClientCertificateIsPresented(t *testing.T) {
 		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: certificate(s)}
 	}
 	_, err := newFixtureAt(t, nil, s.URL, trusting).health(t.Context())
-	wantKind(t, err, lease.TLS)
+	wantKind(t, err, backend.TLS)
 	wantText(t, err, "tls.clientCertRef")
 
 	key, err := x509.MarshalPKCS8PrivateKey(s.TLS.Certificates[0].PrivateKey)
@@ -152,13 +152,13 @@ func TestAClientCertificateIsPresented(t *testing.T) {
 func TestTLSMaterialThatIsNotThereIsNamed(t *testing.T) {
 	for name, test := range map[string]struct {
 		tls  v1alpha1.TLSConfig
-		kind lease.ErrorKind
+		kind backend.ErrorKind
 		text string
 	}{
-		"no ConfigMap":   {v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: "ConfigMap", Name: "ca", Namespace: "system"}}, lease.Misconfigured, `ConfigMap "ca" in namespace "system"`},
-		"no key":         {v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Name: "root", Namespace: "system", Key: "bundle"}}, lease.Misconfigured, `no key "bundle"`},
-		"no certificate": {v1alpha1.TLSConfig{CABundle: []byte("x")}, lease.TLS, "tls.caBundle"},
-		"no client key":  {v1alpha1.TLSConfig{ClientCertRef: &v1alpha1.SecretReference{Name: "root", Namespace: "system"}}, lease.Misconfigured, `no key "tls.crt"`},
+		"no ConfigMap":   {v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: "ConfigMap", Name: "ca", Namespace: "system"}}, backend.Misconfigured, `ConfigMap "ca" in namespace "system"`},
+		"no key":         {v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Name: "root", Namespace: "system", Key: "bundle"}}, backend.Misconfigured, `no key "bundle"`},
+		"no certificate": {v1alpha1.TLSConfig{CABundle: []byte("x")}, backend.TLS, "tls.caBundle"},
+		"no client key":  {v1alpha1.TLSConfig{ClientCertRef: &v1alpha1.SecretReference{Name: "root", Namespace: "system"}}, backend.Misconfigured, `no key "tls.crt"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -173,7 +173,7 @@ func TestTLSMaterialThatIsNotThereIsNamed(t *testing.T) {
 func TestRequestsAreCountedByTheirResult(t *testing.T) {
 	f := newFixture(t)
 	registry := prometheus.NewRegistry()
-	metrics := NewMetrics(registry)
+	metrics := backend.NewMetrics(registry)
 	lessor := metrics.Wrap(f.Backend, f.provider)
 	f.server.inTurn("sys/leases/lookup", ok(aliveLease), errs(400, "invalid lease"), errs(400, "invalid lease"))
 	for range 3 {

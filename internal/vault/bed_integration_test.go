@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
@@ -161,33 +161,33 @@ func backend(t *testing.T, role string, changes ...func(*v1alpha1.VaultProvider)
 }
 
 var (
-	owner    = lease.Owner{Namespace: "shop", Name: "orders-db", UID: "uid-of-orders-db"}
-	stranger = lease.Owner{Namespace: "bank", Name: "orders-db", UID: "uid-of-another"}
-	who      = lease.Identity{Namespace: "shop", Owner: owner}
+	owner    = backend.Owner{Namespace: "shop", Name: "orders-db", UID: "uid-of-orders-db"}
+	stranger = backend.Owner{Namespace: "bank", Name: "orders-db", UID: "uid-of-another"}
+	who      = backend.Identity{Namespace: "shop", Owner: owner}
 )
 
 // databaseRole makes a role that nothing else uses.
-func databaseRole(t *testing.T, ttl, maxTTL time.Duration) lease.Request {
+func databaseRole(t *testing.T, ttl, maxTTL time.Duration) backend.Request {
 	t.Helper()
 	name := unique("role")
 	must(t, bed.vault.WriteDatabaseRole(t.Context(), "database", name, testbed.DatabaseRole{DefaultTTL: ttl, MaxTTL: maxTTL}))
-	return lease.Request{Path: "database/creds/" + name}
+	return backend.Request{Path: "database/creds/" + name}
 }
 
 // issue logs in, issues and makes the record of it.
-func issue(t *testing.T, b *vault.Backend, req lease.Request) (v1alpha1.LeaseRecord, lease.Answer) {
+func issue(t *testing.T, b *vault.Backend, req backend.Request) (v1alpha1.LeaseRecord, backend.Response) {
 	t.Helper()
 	session, err := b.Login(t.Context(), who)
 	must(t, err)
 	answer, err := b.Issue(t.Context(), session, req)
 	must(t, err)
-	return v1alpha1.LeaseRecord{Path: req.Path, ID: answer.LeaseID, TokenAccessor: session.Accessor}, answer
+	return v1alpha1.LeaseRecord{Path: req.Path, ID: answer.LeaseID, TokenAccessor: session.Handle}, answer
 }
 
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
-		t.Fatalf("%v (%s)", err, lease.KindOf(err))
+		t.Fatalf("%v (%s)", err, backend.KindOf(err))
 	}
 }
 

@@ -6,7 +6,7 @@ import (
 
 	"k8s.io/utils/clock"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // failureMemory is how long a failed attempt stands for all who ask, so that a thousand objects do not each try.
@@ -35,7 +35,7 @@ func (c *cached[T]) lock(ctx context.Context) error {
 	case c.gate <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		fault := lease.Errorf(lease.Unavailable, "gave up waiting for another login that is under way")
+		fault := backend.Errorf(backend.Unavailable, "gave up waiting for another login that is under way")
 		fault.Err = ctx.Err()
 		return fault
 	}

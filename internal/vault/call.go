@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // maxAnswerBytes bounds what is read of an answer. A Secret holds 1 MiB; base64 and JSON make more of it.
@@ -75,18 +75,18 @@ func (b *Backend) do(ctx context.Context, c call) (reply, error) {
 }
 
 // judge says what a request tells of the server, in words that do not change from one request to the next.
-func judge(ctx context.Context, c call, r reply, err error) (verdict, *lease.Error) {
-	down := func(text string) (verdict, *lease.Error) {
-		return isDown, lease.Errorf(lease.Unavailable, "%s: %s", r.address, text)
+func judge(ctx context.Context, c call, r reply, err error) (verdict, *backend.Error) {
+	down := func(text string) (verdict, *backend.Error) {
+		return isDown, backend.Errorf(backend.Unavailable, "%s: %s", r.address, text)
 	}
 	switch a, spoke := r.parse(); {
 	// What one path's engine says, or does not say, of an issue tells nothing of the server.
-	case err != nil && (ctx.Err() != nil || (c.mints && lease.KindOf(err) == lease.Unanswered)):
+	case err != nil && (ctx.Err() != nil || (c.mints && backend.KindOf(err) == backend.NoResponse)):
 		return noVerdict, nil
-	case err != nil && lease.KindOf(err) == lease.TLS:
-		return seemsDown, lease.Errorf(lease.TLS, "%s", err)
+	case err != nil && backend.KindOf(err) == backend.TLS:
+		return seemsDown, backend.Errorf(backend.TLS, "%s", err)
 	case err != nil:
-		return seemsDown, lease.Errorf(lease.Unavailable, "%s", err)
+		return seemsDown, backend.Errorf(backend.Unavailable, "%s", err)
 	case c.exempt || c.mints && !succeeded(r.status) || r.status == http.StatusPreconditionFailed || r.redirect != "" || r.tooLong:
 		return noVerdict, nil
 	case notServing(r.status) || r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout:
@@ -124,7 +124,7 @@ func (b *Backend) send(ctx context.Context, c call) (reply, error) {
 		}
 		if c.mints && !direct {
 			b.redirects.Store(true)
-			return r, lease.Errorf(lease.Unanswered, "a standby at %s redirected and may have forwarded before; the next try tells it not to", b.address())
+			return r, backend.Errorf(backend.NoResponse, "a standby at %s redirected and may have forwarded before; the next try tells it not to", b.address())
 		}
 		base = next
 	}
@@ -133,10 +133,10 @@ func (b *Backend) send(ctx context.Context, c call) (reply, error) {
 func redirectTarget(base *url.URL, r reply) (*url.URL, error) {
 	next, err := url.Parse(r.redirect)
 	if err != nil || !isHost(next.Host) {
-		return nil, lease.Errorf(lease.Unanswered, "%s answered with a redirect that cannot be read", r.address)
+		return nil, backend.Errorf(backend.NoResponse, "%s answered with a redirect that cannot be read", r.address)
 	}
 	if base.Scheme == "https" && next.Scheme != "https" {
-		return nil, lease.Errorf(lease.Unanswered, "%s redirected to an address without TLS, which is not followed", r.address)
+		return nil, backend.Errorf(backend.NoResponse, "%s redirected to an address without TLS, which is not followed", r.address)
 	}
 	return &url.URL{Scheme: next.Scheme, Host: next.Host}, nil
 }
@@ -185,13 +185,13 @@ func newRequest(ctx context.Context, c call, base *url.URL, direct bool) (*http.
 	if c.body != nil {
 		encoded, err := json.Marshal(c.body)
 		if err != nil {
-			return nil, lease.Errorf(lease.Refused, "the request for %q cannot be written as JSON", c.path)
+			return nil, backend.Errorf(backend.Refused, "the request for %q cannot be written as JSON", c.path)
 		}
 		body = bytes.NewReader(encoded)
 	}
 	request, err := http.NewRequestWithContext(ctx, c.method, target.String(), body)
 	if err != nil {
-		return nil, lease.Errorf(lease.Misconfigured, "no request can be made for %q at %s", c.path, base.Host)
+		return nil, backend.Errorf(backend.Misconfigured, "no request can be made for %q at %s", c.path, base.Host)
 	}
 	header := request.Header
 	header.Set("User-Agent", "leasekeeper")
@@ -212,17 +212,17 @@ func newRequest(ctx context.Context, c call, base *url.URL, direct bool) (*http.
 }
 
 // wayFault says what an error on the way there or back means. The URL is taken off it: it may hold parameters.
-func (b *Backend) wayFault(ctx context.Context, err error, address string, sent bool) *lease.Error {
+func (b *Backend) wayFault(ctx context.Context, err error, address string, sent bool) *backend.Error {
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
 	kind, text := wayKind(ctx, err, sent)
-	if kind == lease.TLS {
+	if kind == backend.TLS {
 		// What the provider refers to may have been renewed meanwhile.
 		b.materialReadAt.Store(0)
 	}
-	fault := lease.Errorf(kind, "%s: %s", address, text)
+	fault := backend.Errorf(kind, "%s: %s", address, text)
 	fault.Err = err
 	return fault
 }

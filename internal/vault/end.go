@@ -8,21 +8,21 @@ import (
 	"time"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // lookAgain are the pauses before each look at a lease whose token was ended: Vault revokes it in the background,
 // usually within 0.3 s, and waiting for that is cheaper than a revocation that waits for the database.
 var lookAgain = []time.Duration{50 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond}
 
-// End implements lease.Lessor. A normal end takes three requests: who is the token, end it, is the lease gone.
+// End implements backend.Backend. A normal end takes three requests: who is the token, end it, is the lease gone.
 //
 // The ledger is not trusted blindly, since someone may have rights on an object's status. A token is ended only after
 // Vault has said whose it is. A lease is revoked by its id only if the id lies below the record's own path; Vault does
 // not tell whose a lease is, so one thing is left for the caller to check: that no other object claims the same id.
 //
 // An accessor that Vault does not know is no proof of anything, so the lease is looked for all the same.
-func (b *Backend) End(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) error {
+func (b *Backend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) error {
 	if rec.ID != "" && !ofPath(rec.Path, rec.ID) {
 		return foreign(rec.Path)
 	}
@@ -45,7 +45,7 @@ func (b *Backend) End(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease
 }
 
 // endToken ends the record's token if it is the owner's. It says whether there was one to end.
-func (b *Backend) endToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) (bool, error) {
+func (b *Backend) endToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) (bool, error) {
 	if known, err := b.identify(ctx, rec, owner); err != nil || !known {
 		return false, err
 	}
@@ -61,7 +61,7 @@ func (b *Backend) endToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner 
 }
 
 // identify asks whose the record's token is: an error says that it is not the owner's, false that Vault does not have it.
-func (b *Backend) identify(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) (bool, error) {
+func (b *Backend) identify(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) (bool, error) {
 	r, err := b.accessorCall(ctx, "lookup-accessor", rec, nil)
 	if err != nil {
 		return false, err
@@ -76,7 +76,7 @@ func (b *Backend) identify(ctx context.Context, rec v1alpha1.LeaseRecord, owner 
 	case !succeeded(r.status):
 		return false, b.keeperFault(r, what, "auth/token/lookup-accessor")
 	case !ok || isNull(a.Data):
-		return false, lease.Errorf(lease.BadAnswer, "%s: %s gave an answer that cannot be used", what, r.address)
+		return false, backend.Errorf(backend.InvalidResponse, "%s: %s gave an answer that cannot be used", what, r.address)
 	}
 	return true, b.verify(a.Data, owner)
 }
@@ -100,10 +100,10 @@ type token struct {
 }
 
 // verify checks that a token was made by this provider's auth and for the owner.
-func (b *Backend) verify(raw json.RawMessage, owner lease.Owner) error {
+func (b *Backend) verify(raw json.RawMessage, owner backend.Owner) error {
 	var t token
 	if json.Unmarshal(raw, &t) != nil {
-		return lease.Errorf(lease.BadAnswer, "Vault's description of a record's token cannot be read")
+		return backend.Errorf(backend.InvalidResponse, "Vault's description of a record's token cannot be read")
 	}
 	ours := false
 	if k := b.spec.Auth.Kubernetes; k != nil {
@@ -113,7 +113,7 @@ func (b *Backend) verify(raw json.RawMessage, owner lease.Owner) error {
 		ours = t.Path == "auth/token/create" && owner.UID != "" && t.Meta[metaUID] == owner.UID
 	}
 	if !ours {
-		return lease.Errorf(lease.Mismatch,
+		return backend.Errorf(backend.Mismatch,
 			"the record's token was not made by this provider for %s/%s: it is left alone, and so is the record's lease", owner.Namespace, owner.Name)
 	}
 	return nil
@@ -127,7 +127,7 @@ func (b *Backend) gone(ctx context.Context, rec v1alpha1.LeaseRecord, ended bool
 	}
 	for _, pause := range lookAgain {
 		if err := b.sleep(ctx, pause); err != nil {
-			fault := lease.Errorf(lease.Unanswered, "gave up waiting for a lease of %s to be revoked", rec.Path)
+			fault := backend.Errorf(backend.NoResponse, "gave up waiting for a lease of %s to be revoked", rec.Path)
 			fault.Err = err
 			return false, fault
 		}
@@ -149,7 +149,7 @@ func (b *Backend) revoke(ctx context.Context, rec v1alpha1.LeaseRecord) error {
 	what := "revoking a lease of " + rec.Path
 	var failed error
 	if !succeeded(r.status) {
-		if failed = b.keeperFault(r, what, "sys/leases/revoke"); lease.KindOf(failed) != lease.Failed {
+		if failed = b.keeperFault(r, what, "sys/leases/revoke"); backend.KindOf(failed) != backend.Failed {
 			return failed
 		}
 	}
@@ -157,7 +157,7 @@ func (b *Backend) revoke(ctx context.Context, rec v1alpha1.LeaseRecord) error {
 		return err
 	}
 	if failed == nil {
-		failed = lease.Errorf(lease.Failed, "%s: Vault says that it is done, and still has it", what)
+		failed = backend.Errorf(backend.Failed, "%s: Vault says that it is done, and still has it", what)
 	}
 	return failed
 }

@@ -5,38 +5,38 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // fault maps an answer that is not a success and that its caller has not told apart already. what says what was
 // tried, such as `renewing a lease of database/creds/orders`; line is the policy line that it needs, and who the
 // identity that lacks it.
-func (b *Backend) fault(r reply, what, who, line string, secrets ...string) *lease.Error {
+func (b *Backend) fault(r reply, what, who, line string, secrets ...string) *backend.Error {
 	a, ok := r.parse()
 	switch {
 	case r.redirect != "":
-		return lease.Errorf(lease.Unavailable, "%s: no active node behind %s", what, b.address())
+		return backend.Errorf(backend.Unavailable, "%s: no active node behind %s", what, b.address())
 	case !ok || r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout:
 		return b.gatewayFault(r, what)
 	case r.status == http.StatusForbidden:
-		return lease.Errorf(lease.Denied, "%s: policy of %s lacks %s", what, who, line)
+		return backend.Errorf(backend.Denied, "%s: policy of %s lacks %s", what, who, line)
 	case notServing(r.status):
-		return lease.Errorf(lease.Unavailable, "%s: Vault does not serve now (%s): %s", what, statusText(r.status), a.quote(secrets...))
+		return backend.Errorf(backend.Unavailable, "%s: Vault does not serve now (%s): %s", what, statusText(r.status), a.quote(secrets...))
 	}
-	return lease.Errorf(lease.Failed, "%s: Vault answered %s: %s", what, statusText(r.status), a.quote(secrets...))
+	return backend.Errorf(backend.Failed, "%s: Vault answered %s: %s", what, statusText(r.status), a.quote(secrets...))
 }
 
 // gatewayFault is for answers that are not Vault's own.
-func (b *Backend) gatewayFault(r reply, what string) *lease.Error {
+func (b *Backend) gatewayFault(r reply, what string) *backend.Error {
 	switch {
 	case strings.Contains(string(r.body[:min(len(r.body), 256)]), "HTTP request to an HTTPS server"):
-		return lease.Errorf(lease.TLS, "%s: %s wants TLS: use https:// in the address", what, r.address)
+		return backend.Errorf(backend.TLS, "%s: %s wants TLS: use https:// in the address", what, r.address)
 	case r.tooLong:
-		return lease.Errorf(lease.Unanswered, "%s: %s answered %s with more than %d MiB", what, r.address, statusText(r.status), maxAnswerBytes>>20)
+		return backend.Errorf(backend.NoResponse, "%s: %s answered %s with more than %d MiB", what, r.address, statusText(r.status), maxAnswerBytes>>20)
 	case r.status == http.StatusMovedPermanently || r.status == http.StatusFound:
-		return lease.Errorf(lease.Unanswered, "%s: %s answered %s, which is not followed: give the address that it leads to", what, r.address, statusText(r.status))
+		return backend.Errorf(backend.NoResponse, "%s: %s answered %s, which is not followed: give the address that it leads to", what, r.address, statusText(r.status))
 	}
-	return lease.Errorf(lease.Unanswered, "%s: %s answered %s, not in Vault's words: a gateway, or another server", what, r.address, statusText(r.status))
+	return backend.Errorf(backend.NoResponse, "%s: %s answered %s, not in Vault's words: a gateway, or another server", what, r.address, statusText(r.status))
 }
 
 // notServing are the statuses of a server that is sealed, not active, or limits its rate. 412 asks to come back when

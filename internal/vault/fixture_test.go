@@ -23,7 +23,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -254,10 +254,10 @@ func newFixtureAt(t *testing.T, s *server, address string, changes ...change) *f
 }
 
 var (
-	who   = lease.Identity{Namespace: "shop", ServiceAccount: "orders", Owner: owner}
-	owner = lease.Owner{Namespace: "shop", Name: "orders-db", UID: "owner-uid"}
-	read  = lease.Request{Path: "database/creds/orders"}
-	at    = lease.Session{Token: "hvs.session-token-of-the-test", Accessor: "acc"}
+	who   = backend.Identity{Namespace: "shop", ServiceAccount: "orders", Owner: owner}
+	owner = backend.Owner{Namespace: "shop", Name: "orders-db", UID: "owner-uid"}
+	read  = backend.Request{Path: "database/creds/orders"}
+	at    = backend.Session{Token: "hvs.session-token-of-the-test", Handle: "acc"}
 )
 
 func record() v1alpha1.LeaseRecord {
@@ -265,20 +265,20 @@ func record() v1alpha1.LeaseRecord {
 }
 
 // wantKind fails unless err is an error of the Lessor's of this kind; an empty kind wants no error.
-func wantKind(t *testing.T, err error, kind lease.ErrorKind) {
+func wantKind(t *testing.T, err error, kind backend.ErrorKind) {
 	t.Helper()
 	if kind == "" {
 		if err != nil {
-			t.Fatalf("got %v (%s), want no error", err, lease.KindOf(err))
+			t.Fatalf("got %v (%s), want no error", err, backend.KindOf(err))
 		}
 		return
 	}
-	if err == nil || lease.KindOf(err) != kind {
-		t.Fatalf("got %v (%s), want kind %s", err, lease.KindOf(err), kind)
+	if err == nil || backend.KindOf(err) != kind {
+		t.Fatalf("got %v (%s), want kind %s", err, backend.KindOf(err), kind)
 	}
-	var ours *lease.Error
+	var ours *backend.Error
 	if !errors.As(err, &ours) {
-		t.Fatalf("got %T, want *lease.Error", err)
+		t.Fatalf("got %T, want *backend.Error", err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
@@ -65,7 +66,7 @@ func FuzzIssue(f *testing.F) {
 		s := &script{answers: []says{answer, {status: 502, body: "<html>"}}}
 		b := newScripted(s)
 		b.redirects.Store(direct)
-		got, err := b.Issue(t.Context(), lease.Session{Token: plainToken, Accessor: "acc"}, read)
+		got, err := b.Issue(t.Context(), backend.Session{Token: plainToken, Handle: "acc"}, read)
 		redirected := answer.status == http.StatusTemporaryRedirect || answer.status == http.StatusPermanentRedirect
 		if n := len(s.asked); n != 1 && !(n == 2 && redirected && direct && strings.HasPrefix(s.asked[1].host, "https://")) {
 			t.Errorf("it was asked %d times: %+v", n, s.asked)
@@ -82,19 +83,19 @@ func FuzzIssue(f *testing.F) {
 		}
 		if err == nil {
 			checkIssued(t, answer, got)
-		} else if all := fields(answer.body); all == nil && !succeeded(answer.status) && lease.KindOf(err) != lease.Unanswered && lease.KindOf(err) != lease.TLS {
-			t.Errorf("what is not Vault's own answer is taken for one: %s, %v", lease.KindOf(err), err)
+		} else if all := fields(answer.body); all == nil && !succeeded(answer.status) && backend.KindOf(err) != backend.NoResponse && backend.KindOf(err) != backend.TLS {
+			t.Errorf("what is not Vault's own answer is taken for one: %s, %v", backend.KindOf(err), err)
 		}
 	})
 }
 
 // wholeLease says that a lease that the answer has is in what became of it.
-func wholeLease(all map[string]any, got lease.Answer) bool {
+func wholeLease(all map[string]any, got backend.Response) bool {
 	id, _ := all["lease_id"].(string)
 	return id == "" || id == got.LeaseID || !once(all, "lease_id")
 }
 
-func checkIssued(t *testing.T, answer says, got lease.Answer) {
+func checkIssued(t *testing.T, answer says, got backend.Response) {
 	t.Helper()
 	if !succeeded(answer.status) || len(got.Data) == 0 || got.Term.Duration < 0 || got.Term.Duration > maxSeconds*time.Second {
 		t.Errorf("a success with status %d, %d keys and a lease of %s", answer.status, len(got.Data), got.Term.Duration)
@@ -187,7 +188,7 @@ func FuzzKeeper(f *testing.F) {
 			term, err := b.Renew(t.Context(), record(), time.Hour)
 			checkRenewed(t, answer, all, term, err)
 		case opExtend:
-			term, err := b.ExtendToken(t.Context(), record(), owner)
+			term, err := b.ExtendSession(t.Context(), record(), owner)
 			fit(t, err, plainKeeper)
 			if err == nil && (!succeeded(answer.status) || term.Duration < 0) {
 				t.Errorf("%d %q extends the token for %s", answer.status, answer.body, term.Duration)
@@ -210,7 +211,7 @@ const ourToken = `{"request_id":"1","data":{"path":"auth/kubernetes/login","meta
 // wantSaid: a thing is gone only where one of these texts stands in an answer that is no success.
 func wantSaid(t *testing.T, answer says, err error, texts []string) {
 	t.Helper()
-	if lease.KindOf(err) != lease.Gone || err == nil {
+	if backend.KindOf(err) != backend.Gone || err == nil {
 		return
 	}
 	body := answer.body
@@ -245,7 +246,7 @@ func checkLookedUp(t *testing.T, answer says, all map[string]any, err error) {
 	if err == nil && !about {
 		t.Errorf("%d %q says that the lease lives", answer.status, answer.body)
 	}
-	if lease.KindOf(err) != lease.Gone || err == nil {
+	if backend.KindOf(err) != backend.Gone || err == nil {
 		return
 	}
 	if !succeeded(answer.status) {
@@ -348,8 +349,8 @@ func FuzzLogin(f *testing.F) {
 		a, parsed := reply{body: []byte(first.body)}.parse()
 		made := parsed && succeeded(first.status) && a.Auth != nil && a.Auth.ClientToken != ""
 		switch {
-		case err == nil && (!made || got.Token == "" || got.Accessor == "" || got.TTL < 0 || (a.Auth.NumUses != "" && a.Auth.NumUses != "0")):
-			t.Errorf("%d %q gives %q with accessor %q for %s", first.status, first.body, got.Token, got.Accessor, got.TTL)
+		case err == nil && (!made || got.Token == "" || got.Handle == "" || got.Term.Duration < 0 || (a.Auth.NumUses != "" && a.Auth.NumUses != "0")):
+			t.Errorf("%d %q gives %q with accessor %q for %s", first.status, first.body, got.Token, got.Handle, got.Term.Duration)
 		case err == nil:
 			return
 		case made && a.Auth.Accessor != "":
@@ -390,12 +391,12 @@ func FuzzEnd(f *testing.F) {
 		var err error
 		switch op % 3 {
 		case 0:
-			err = b.End(t.Context(), rec, owner)
+			err = b.Revoke(t.Context(), rec, owner)
 		case 1:
 			rec.ID = ""
-			err = b.End(t.Context(), rec, owner)
+			err = b.Revoke(t.Context(), rec, owner)
 		case 2:
-			_, err = b.ExtendToken(t.Context(), rec, owner)
+			_, err = b.ExtendSession(t.Context(), rec, owner)
 		}
 		fit(t, err, plainKeeper)
 		if len(s.asked) > 9 {
@@ -422,9 +423,9 @@ func FuzzEnd(f *testing.F) {
 			if last.path == "" {
 				t.Fatal("nobody asked whether the lease is gone")
 			}
-			wantSaid(t, last.answer, lease.Errorf(lease.Gone, "it was taken for ended"), leaseGone)
+			wantSaid(t, last.answer, backend.Errorf(backend.Gone, "it was taken for ended"), leaseGone)
 		}
-		if lease.KindOf(err) == lease.Mismatch && err != nil && len(s.asked) > 1 {
+		if backend.KindOf(err) == backend.Mismatch && err != nil && len(s.asked) > 1 {
 			t.Errorf("what is another's was touched: %+v", s.asked)
 		}
 	})
@@ -502,13 +503,13 @@ func FuzzLeaseID(f *testing.F) {
 			case "Lookup":
 				err = b.Lookup(t.Context(), rec)
 			case "End":
-				err = b.End(t.Context(), rec, owner)
+				err = b.Revoke(t.Context(), rec, owner)
 			}
 			fit(t, err, plainKeeper)
 			if !inside && len(s.of("sys/leases/lookup"))+len(s.of("sys/leases/renew"))+len(s.of("sys/leases/revoke")) > 0 {
 				t.Errorf("%s asks for %q of the path %q: %+v", what, id, path, s.asked)
 			}
-			if !inside && id != "" && (lease.KindOf(err) != lease.Mismatch || len(s.asked) > 0) {
+			if !inside && id != "" && (backend.KindOf(err) != backend.Mismatch || len(s.asked) > 0) {
 				t.Errorf("%s of %q, which is none of the path %q, says %v after %+v", what, id, path, err, s.asked)
 			}
 			for _, a := range s.asked {
@@ -522,7 +523,7 @@ func FuzzLeaseID(f *testing.F) {
 			}
 		}
 		s.asked = nil
-		_, err := b.ExtendToken(t.Context(), rec, owner)
+		_, err := b.ExtendSession(t.Context(), rec, owner)
 		fit(t, err)
 		for _, a := range s.asked {
 			wantAbout(t, a, rec)
@@ -588,7 +589,7 @@ func FuzzKV(f *testing.F) {
 				t.Errorf("a leased answer lost its shape: %q", nested.data)
 			}
 		case strings.TrimSpace(string(inner)) == "null":
-			if lease.KindOf(nested.err) != lease.NotFound || strings.Contains(nested.err.Error(), "destroyed") != destroyed {
+			if backend.KindOf(nested.err) != backend.NotFound || strings.Contains(nested.err.Error(), "destroyed") != destroyed {
 				t.Errorf("a version that is deleted (destroyed %t) gives %v", destroyed, nested.err)
 			}
 		case isObject && len(want) > 0 && nested.err == nil:
@@ -611,7 +612,7 @@ type outcome struct {
 func issuedWith(t *testing.T, rest string) outcome {
 	t.Helper()
 	s := &script{answers: []says{ok(`{"request_id":"1",` + rest + `}`)}}
-	got, err := newScripted(s).Issue(t.Context(), lease.Session{Token: plainToken}, read)
+	got, err := newScripted(s).Issue(t.Context(), backend.Session{Token: plainToken}, read)
 	fit(t, err, plainToken)
 	if err == nil && len(got.Data) == 0 {
 		t.Errorf("a success without data: %s", rest)
@@ -670,7 +671,7 @@ func FuzzOrder(f *testing.F) {
 			b := newScripted(s)
 			ids, err := b.Matching(t.Context(), o)
 			fit(t, err)
-			fit(t, b.Revoke(t.Context(), o))
+			fit(t, b.RevokeAll(t.Context(), o))
 			for _, id := range append(ids, key, target+key) {
 				fit(t, b.RevokeOne(t.Context(), o, id))
 				_, err := b.Lives(t.Context(), o, id)

@@ -6,7 +6,7 @@ import (
 
 	"k8s.io/utils/clock"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 const (
@@ -45,7 +45,7 @@ type gate struct {
 	probing bool
 	probeAt time.Time
 	pause   time.Duration
-	fault   *lease.Error
+	fault   *backend.Error
 	served  time.Time
 	// recoveries counts how often the gate was opened after a probe had failed too. At each everybody tries again at
 	// once; so where a server serves some requests and turns others away (a rate limit of one path), which opens and
@@ -69,13 +69,13 @@ func (g *gate) enter() (probe bool, err error) {
 }
 
 // leave says what came of a request that was let through. With a fault comes what those are told who are not.
-func (g *gate) leave(probe bool, sent time.Time, v verdict, fault *lease.Error) {
+func (g *gate) leave(probe bool, sent time.Time, v verdict, fault *backend.Error) {
 	if turned, recovered := g.note(probe, sent, v, fault); turned && g.changed != nil {
 		g.changed(v == serves, recovered)
 	}
 }
 
-func (g *gate) note(probe bool, sent time.Time, v verdict, fault *lease.Error) (turned, recovered bool) {
+func (g *gate) note(probe bool, sent time.Time, v verdict, fault *backend.Error) (turned, recovered bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.clock.Now()

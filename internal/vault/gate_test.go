@@ -12,7 +12,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 var keptRecord = v1alpha1.LeaseRecord{Path: "database/creds/orders", ID: "database/creds/orders/abc", TokenAccessor: "acc"}
@@ -51,7 +51,7 @@ func TestOfManyWhoAskAServerThatIsDownOnlyOneIsSent(t *testing.T) {
 
 func wantDown(t *testing.T, err error) {
 	t.Helper()
-	if kind := lease.KindOf(err); err == nil || (kind != lease.Unavailable && kind != lease.Unanswered) {
+	if kind := backend.KindOf(err); err == nil || (kind != backend.Unavailable && kind != backend.NoResponse) {
 		t.Errorf("a server that is down gave %v", err)
 	}
 }
@@ -163,7 +163,7 @@ func TestAnIssueThatTakesTooLongDoesNotShutTheGate(t *testing.T) {
 	f := newFixture(t, func(_ *v1alpha1.ClusterSecretProvider, o *Options) { o.IssueTimeout = 500 * time.Millisecond })
 	f.server.always(read.Path, says{hang: true})
 	_, err := f.Issue(t.Context(), at, read)
-	wantKind(t, err, lease.Unanswered)
+	wantKind(t, err, backend.NoResponse)
 	f.server.always("sys/leases/renew", ok(renewed))
 	if err := f.renew(t); err != nil {
 		t.Error(err)
@@ -192,8 +192,8 @@ func TestErrorsOfTLSAreToldAsSuchWhileTheGateIsShut(t *testing.T) {
 	over := tlsServer(t, http.HandlerFunc(s.ServeHTTP), false)
 	f := newFixtureAt(t, s, over.URL)
 	for range 2 {
-		var fault *lease.Error
-		if err := f.renew(t); !errors.As(err, &fault) || fault.Kind != lease.TLS {
+		var fault *backend.Error
+		if err := f.renew(t); !errors.As(err, &fault) || fault.Kind != backend.TLS {
 			t.Errorf("want an error of TLS, got %v", err)
 		}
 	}
@@ -201,7 +201,7 @@ func TestErrorsOfTLSAreToldAsSuchWhileTheGateIsShut(t *testing.T) {
 
 func TestARequestThatIsLostWhileOthersAreServedDoesNotShutTheGate(t *testing.T) {
 	g := &gate{clock: clocktesting.NewFakePassiveClock(epoch)}
-	fault := lease.Errorf(lease.Unavailable, "no answer in time")
+	fault := backend.Errorf(backend.Unavailable, "no answer in time")
 	early := epoch.Add(-time.Second)
 	g.leave(false, epoch, serves, nil)
 	if g.leave(false, early, seemsDown, fault); g.shut {

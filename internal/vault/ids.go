@@ -4,7 +4,7 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // ofPath says whether an id is that of a lease of the path: Vault makes it of the path, a slash and one word (Register in
@@ -28,6 +28,6 @@ func isPath(path string) bool {
 }
 
 // foreign is for a record that names what is not its own, and so is left alone.
-func foreign(path string) *lease.Error {
-	return lease.Errorf(lease.Mismatch, "the record's lease is not one of its path %q: it is left alone", cut(oneLine(path), 128))
+func foreign(path string) *backend.Error {
+	return backend.Errorf(backend.Mismatch, "the record's lease is not one of its path %q: it is left alone", cut(oneLine(path), 128))
 }

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // Kinds of servers.
@@ -87,7 +87,7 @@ func (b *Backend) health(ctx context.Context) (Report, error) {
 		return report, b.gatewayFault(r, what)
 	}
 	if why != "" {
-		return report, lease.Errorf(lease.Unavailable, "%s at %s %s", report.ServerKind, b.address(), why)
+		return report, backend.Errorf(backend.Unavailable, "%s at %s %s", report.ServerKind, b.address(), why)
 	}
 	return report, nil
 }
@@ -140,7 +140,7 @@ func (b *Backend) capabilities(ctx context.Context, paths []string) (has map[str
 	}
 	fields := object(a.Data)
 	if fields == nil {
-		return nil, "", lease.Errorf(lease.BadAnswer, "asking what the keeper may do: %s gave an answer that cannot be used", r.address)
+		return nil, "", backend.Errorf(backend.InvalidResponse, "asking what the keeper may do: %s gave an answer that cannot be used", r.address)
 	}
 	has = map[string][]string{}
 	for _, path := range paths {

@@ -14,15 +14,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
-	"github.com/leasekeeper/leasekeeper/internal/lease/contract"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/backend/contract"
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
 func TestVaultKeepsTheContract(t *testing.T) {
 	contract.Run(t, func(t *testing.T, shape contract.Shape) contract.Subject {
-		request := lease.Request{Path: "kv/contract"}
+		request := backend.Request{Path: "kv/contract"}
 		if shape.Unleased {
 			must(t, bed.vault.Write(t.Context(), request.Path, map[string]any{"a": "b"}))
 		} else {
@@ -48,9 +48,9 @@ func revoke(t *testing.T, id string) {
 }
 
 // wantKind fails unless err is of the kind and its message has the pieces.
-func wantKind(t *testing.T, err error, kind lease.ErrorKind, pieces ...string) {
+func wantKind(t *testing.T, err error, kind backend.ErrorKind, pieces ...string) {
 	t.Helper()
-	if err == nil || lease.KindOf(err) != kind {
+	if err == nil || backend.KindOf(err) != kind {
 		t.Fatalf("got %v, want %s", err, kind)
 	}
 	t.Logf("%s: %v", kind, err)
@@ -66,12 +66,12 @@ func TestWhatVaultSaysOfALeaseThatIsNoMore(t *testing.T) {
 	rec, _ := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
 	revoke(t, rec.ID)
 	_, err := b.Renew(t.Context(), rec, time.Hour)
-	wantKind(t, err, lease.Gone, "lease not found")
-	wantKind(t, b.Lookup(t.Context(), rec), lease.Gone)
-	must(t, b.End(t.Context(), rec, owner))
-	_, err = b.ExtendToken(t.Context(), rec, owner)
-	wantKind(t, err, lease.Gone)
-	must(t, b.End(t.Context(), rec, owner))
+	wantKind(t, err, backend.Gone, "lease not found")
+	wantKind(t, b.Lookup(t.Context(), rec), backend.Gone)
+	must(t, b.Revoke(t.Context(), rec, owner))
+	_, err = b.ExtendSession(t.Context(), rec, owner)
+	wantKind(t, err, backend.Gone)
+	must(t, b.Revoke(t.Context(), rec, owner))
 }
 
 func TestWhatVaultSaysWhileTheDatabaseIsDown(t *testing.T) {
@@ -83,32 +83,32 @@ func TestWhatVaultSaysWhileTheDatabaseIsDown(t *testing.T) {
 	start := stopPostgres(t)
 
 	_, err := b.Renew(t.Context(), lasting, time.Hour)
-	wantKind(t, err, lease.Failed, "400")
+	wantKind(t, err, backend.Failed, "400")
 	must(t, b.Lookup(t.Context(), lasting))
 
 	session, err := b.Login(t.Context(), who)
 	must(t, err)
 	_, err = b.Issue(t.Context(), session, another)
-	wantKind(t, err, lease.Failed, "500")
+	wantKind(t, err, backend.Failed, "500")
 
-	wantKind(t, b.End(t.Context(), ending, owner), lease.Failed, "400")
-	_, err = b.ExtendToken(t.Context(), ending, owner)
-	wantKind(t, err, lease.Gone)
+	wantKind(t, b.Revoke(t.Context(), ending, owner), backend.Failed, "400")
+	_, err = b.ExtendSession(t.Context(), ending, owner)
+	wantKind(t, err, backend.Gone)
 
 	eventually(t, "the lease runs out", func() error {
-		if _, err := b.Renew(t.Context(), expiring, time.Minute); lease.KindOf(err) != lease.Gone {
+		if _, err := b.Renew(t.Context(), expiring, time.Minute); backend.KindOf(err) != backend.Gone {
 			return fmt.Errorf("renewal: %w", err)
 		}
 		return nil
 	})
 	_, err = b.Renew(t.Context(), expiring, time.Minute)
-	wantKind(t, err, lease.Gone, "lease expired")
-	wantKind(t, b.Lookup(t.Context(), expiring), lease.Gone)
-	wantKind(t, b.End(t.Context(), expiring, owner), lease.Failed)
+	wantKind(t, err, backend.Gone, "lease expired")
+	wantKind(t, b.Lookup(t.Context(), expiring), backend.Gone)
+	wantKind(t, b.Revoke(t.Context(), expiring, owner), backend.Failed)
 
 	start()
 	for _, rec := range []v1alpha1.LeaseRecord{lasting, ending, expiring} {
-		eventually(t, "it ends when the database is back", func() error { return b.End(t.Context(), rec, owner) })
+		eventually(t, "it ends when the database is back", func() error { return b.Revoke(t.Context(), rec, owner) })
 	}
 }
 
@@ -116,9 +116,9 @@ func TestAUserThatOwnsATableCannotBeRevoked(t *testing.T) {
 	b := backend(t, "app")
 	rec, answer := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
 	must(t, bed.postgres.Exec(t.Context(), fmt.Sprintf(`CREATE SCHEMA own; CREATE TABLE own.owned (); ALTER TABLE own.owned OWNER TO "%s"`, answer.Data["username"])))
-	wantKind(t, b.End(t.Context(), rec, owner), lease.Failed, "failed to revoke entry", "2BP01")
+	wantKind(t, b.Revoke(t.Context(), rec, owner), backend.Failed, "failed to revoke entry", "2BP01")
 	must(t, bed.postgres.Exec(t.Context(), `DROP SCHEMA own CASCADE`))
-	eventually(t, "it ends without the table", func() error { return b.End(t.Context(), rec, owner) })
+	eventually(t, "it ends without the table", func() error { return b.Revoke(t.Context(), rec, owner) })
 	if err := bed.postgres.Login(t.Context(), string(answer.Data["username"]), string(answer.Data["password"])); err == nil {
 		t.Error("the user can still log in")
 	}
@@ -139,39 +139,39 @@ func TestWhatVaultSaysWhileItIsSealed(t *testing.T) {
 	}
 	t.Cleanup(unseal)
 	_, err = b.Login(t.Context(), who)
-	wantKind(t, err, lease.Unavailable, "sealed")
-	_, err = b.Issue(t.Context(), session, lease.Request{Path: rec.Path})
-	wantKind(t, err, lease.Unavailable, "Vault is sealed")
+	wantKind(t, err, backend.Unavailable, "sealed")
+	_, err = b.Issue(t.Context(), session, backend.Request{Path: rec.Path})
+	wantKind(t, err, backend.Unavailable, "Vault is sealed")
 	_, err = b.Renew(t.Context(), rec, time.Hour)
-	wantKind(t, err, lease.Unavailable, "sealed")
-	wantKind(t, b.End(t.Context(), rec, owner), lease.Unavailable, "sealed")
+	wantKind(t, err, backend.Unavailable, "sealed")
+	wantKind(t, b.Revoke(t.Context(), rec, owner), backend.Unavailable, "sealed")
 	_, err = b.Inspect(t.Context())
-	wantKind(t, err, lease.Unavailable, "sealed")
+	wantKind(t, err, backend.Unavailable, "sealed")
 	report, err := backend(t, "app").Inspect(t.Context()) // by one who does not know it yet
-	wantKind(t, err, lease.Unavailable, "sealed")
+	wantKind(t, err, backend.Unavailable, "sealed")
 	if report.ServerKind != vault.KindVault {
 		t.Errorf("a sealed Vault is taken for %q", report.ServerKind)
 	}
 	unseal()
-	eventually(t, "it ends after the unsealing", func() error { return b.End(t.Context(), rec, owner) })
+	eventually(t, "it ends after the unsealing", func() error { return b.Revoke(t.Context(), rec, owner) })
 }
 
 func TestTokensThatCannotDo(t *testing.T) {
 	for role, text := range map[string]string{"batch": "token_type=service", "uses": "token_num_uses=0", "unknown": "invalid role name"} {
 		_, err := backend(t, role).Login(t.Context(), who)
-		wantKind(t, err, lease.LoginFailed, text)
+		wantKind(t, err, backend.LoginFailed, text)
 	}
 	w := who
 	w.Namespace, w.ServiceAccount = "system", "leasekeeper"
 	_, err := backend(t, "app", func(p *v1alpha1.VaultProvider) {
 		p.Auth.Kubernetes.ServiceAccountRef.Audiences = []string{"somebody-else"}
 	}).Login(t.Context(), w)
-	wantKind(t, err, lease.LoginFailed)
+	wantKind(t, err, backend.LoginFailed)
 	_, err = backend(t, "app", func(p *v1alpha1.VaultProvider) { p.Auth.Kubernetes.Mount = "nowhere" }).Login(t.Context(), who)
-	wantKind(t, err, lease.LoginFailed, "auth/nowhere")
+	wantKind(t, err, backend.LoginFailed, "auth/nowhere")
 	w.ServiceAccount = "nobody"
 	_, err = backend(t, "app").Login(t.Context(), w)
-	wantKind(t, err, lease.NoServiceAccount, "nobody")
+	wantKind(t, err, backend.NoServiceAccount, "nobody")
 }
 
 func TestAServiceAccountOfATerminatingNamespace(t *testing.T) {
@@ -181,15 +181,15 @@ func TestAServiceAccountOfATerminatingNamespace(t *testing.T) {
 	must(t, bed.client.Create(t.Context(), account))
 	must(t, bed.client.Delete(t.Context(), namespace))
 	b := backend(t, "app")
-	w := lease.Identity{Namespace: namespace.Name, Owner: owner}
+	w := backend.Identity{Namespace: namespace.Name, Owner: owner}
 	eventually(t, "no token is given any more", func() error {
-		if _, err := b.Login(t.Context(), w); lease.KindOf(err) != lease.NoServiceAccount {
+		if _, err := b.Login(t.Context(), w); backend.KindOf(err) != backend.NoServiceAccount {
 			return fmt.Errorf("login: %w", err)
 		}
 		return nil
 	})
 	_, err := b.Login(t.Context(), w)
-	wantKind(t, err, lease.NoServiceAccount, "being deleted")
+	wantKind(t, err, backend.NoServiceAccount, "being deleted")
 	account.Finalizers = nil
 	must(t, bed.client.Update(t.Context(), account))
 }
@@ -211,13 +211,13 @@ func TestTokensAreExtendedAsTheirKindAllows(t *testing.T) {
 	}{"periodic": {time.Minute, false}, "capped": {10 * time.Minute, true}, "app": {768 * time.Hour, true}} {
 		b := backend(t, role)
 		rec, _ := issue(t, b, databaseRole(t, time.Minute, time.Hour))
-		term, err := b.ExtendToken(t.Context(), rec, owner)
+		term, err := b.ExtendSession(t.Context(), rec, owner)
 		must(t, err)
 		t.Logf("%s: %s, capped %t, renewable %t", role, term.Duration, term.Capped, term.Renewable)
 		if term.Capped != want.capped || term.Duration > want.duration || term.Duration < want.duration-time.Minute/2 {
 			t.Errorf("%s: got %s, capped %t; want about %s, capped %t", role, term.Duration, term.Capped, want.duration, want.capped)
 		}
-		must(t, b.End(t.Context(), rec, owner))
+		must(t, b.Revoke(t.Context(), rec, owner))
 	}
 }
 
@@ -231,20 +231,20 @@ func TestWhatVaultSaysToAnIssueItCannotServe(t *testing.T) {
 	must(t, bed.vault.Write(t.Context(), "kv2/data/here", map[string]any{"data": map[string]any{"a": "b"}}))
 	for name, test := range map[string]struct {
 		role  string
-		req   lease.Request
-		kind  lease.ErrorKind
+		req   backend.Request
+		kind  backend.ErrorKind
 		texts []string
 	}{
-		"denied":                  {"nothing", lease.Request{Path: "kv2/data/here"}, lease.Denied, []string{`policy of role "nothing" lacks "read" on "kv2/data/here"`}},
-		"a write denied":          {"app", lease.Request{Path: "kv2/data/here", Write: true}, lease.Denied, []string{`"update"`}},
-		"no engine":               {"app", lease.Request{Path: "nowhere/creds/x"}, lease.NotFound, []string{"no handler for route"}},
-		"nothing there":           {"app", lease.Request{Path: "kv/nothing"}, lease.NotFound, []string{"kv/nothing"}},
-		"an unknown role":         {"app", lease.Request{Path: "database/creds/unknown"}, lease.Refused, []string{"unknown role"}},
-		"an unsupported path":     {"app", lease.Request{Path: "database/creds/a/b/c"}, lease.NotFound, nil},
-		"version 2 without data/": {"app", lease.Request{Path: "kv2/here"}, lease.NotFound, []string{"kv2/data/here"}},
-		"a deleted version":       {"app", lease.Request{Path: "kv2/data/" + gone}, lease.NotFound, []string{"version 1", "deleted"}},
-		"a destroyed version":     {"app", lease.Request{Path: "kv2/data/" + destroyed}, lease.NotFound, []string{"destroyed"}},
-		"version 2 with nothing":  {"app", lease.Request{Path: "kv2/data/never"}, lease.NotFound, nil},
+		"denied":                  {"nothing", backend.Request{Path: "kv2/data/here"}, backend.Denied, []string{`policy of role "nothing" lacks "read" on "kv2/data/here"`}},
+		"a write denied":          {"app", backend.Request{Path: "kv2/data/here", Write: true}, backend.Denied, []string{`"update"`}},
+		"no engine":               {"app", backend.Request{Path: "nowhere/creds/x"}, backend.NotFound, []string{"no handler for route"}},
+		"nothing there":           {"app", backend.Request{Path: "kv/nothing"}, backend.NotFound, []string{"kv/nothing"}},
+		"an unknown role":         {"app", backend.Request{Path: "database/creds/unknown"}, backend.Refused, []string{"unknown role"}},
+		"an unsupported path":     {"app", backend.Request{Path: "database/creds/a/b/c"}, backend.NotFound, nil},
+		"version 2 without data/": {"app", backend.Request{Path: "kv2/here"}, backend.NotFound, []string{"kv2/data/here"}},
+		"a deleted version":       {"app", backend.Request{Path: "kv2/data/" + gone}, backend.NotFound, []string{"version 1", "deleted"}},
+		"a destroyed version":     {"app", backend.Request{Path: "kv2/data/" + destroyed}, backend.NotFound, []string{"destroyed"}},
+		"version 2 with nothing":  {"app", backend.Request{Path: "kv2/data/never"}, backend.NotFound, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := backend(t, test.role)
@@ -264,7 +264,7 @@ func TestKeyValueAnswers(t *testing.T) {
 	for path, want := range map[string]string{
 		"kv/values": "data=d metadata=m n=12 o={\"a\":[1]} s=x\ny ", "kv2/data/values": "a=2 ",
 	} {
-		rec, answer := issue(t, b, lease.Request{Path: path})
+		rec, answer := issue(t, b, backend.Request{Path: path})
 		got := ""
 		for _, key := range []string{"a", "data", "metadata", "n", "o", "s"} {
 			if value, ok := answer.Data[key]; ok {
@@ -275,11 +275,11 @@ func TestKeyValueAnswers(t *testing.T) {
 			t.Errorf("%s: got %q and lease %q, want %q", path, got, answer.LeaseID, want)
 		}
 		t.Logf("%s: lease_duration %s, no lease", path, answer.Term.Duration)
-		must(t, b.End(t.Context(), rec, owner))
+		must(t, b.Revoke(t.Context(), rec, owner))
 	}
 	session, err := b.Login(t.Context(), who)
 	must(t, err)
-	answer, err := b.Issue(t.Context(), session, lease.Request{Path: "kv2/data/values", Parameters: map[string][]byte{"version": []byte("1")}})
+	answer, err := b.Issue(t.Context(), session, backend.Request{Path: "kv2/data/values", Parameters: map[string][]byte{"version": []byte("1")}})
 	must(t, err)
 	if string(answer.Data["a"]) != "1" {
 		t.Error("an older version was not read")
@@ -300,7 +300,7 @@ func TestInspecting(t *testing.T) {
 		t.Errorf("missing %s, want %s", got, want)
 	}
 	_, err = backend(t, "app", func(p *v1alpha1.VaultProvider) { p.TLS = nil }).Inspect(t.Context())
-	wantKind(t, err, lease.TLS, "unknown authority")
+	wantKind(t, err, backend.TLS, "unknown authority")
 }
 
 func TestAKeeperWithoutTheLinesIsToldWhich(t *testing.T) {
@@ -309,11 +309,11 @@ func TestAKeeperWithoutTheLinesIsToldWhich(t *testing.T) {
 	rec, _ := issue(t, strong, databaseRole(t, time.Hour, 2*time.Hour))
 	_, err := weak.Renew(t.Context(), rec, time.Hour)
 	must(t, err)
-	wantKind(t, weak.End(t.Context(), rec, owner), lease.Denied, `policy of role "weak" lacks "update" on "auth/token/lookup-accessor"`)
-	_, err = weak.ExtendToken(t.Context(), rec, owner)
-	wantKind(t, err, lease.Denied, "auth/token/lookup-accessor")
+	wantKind(t, weak.End(t.Context(), rec, owner), backend.Denied, `policy of role "weak" lacks "update" on "auth/token/lookup-accessor"`)
+	_, err = weak.ExtendSession(t.Context(), rec, owner)
+	wantKind(t, err, backend.Denied, "auth/token/lookup-accessor")
 	rec.TokenAccessor = ""
-	wantKind(t, weak.End(t.Context(), rec, owner), lease.Denied, "sys/leases/revoke")
+	wantKind(t, weak.End(t.Context(), rec, owner), backend.Denied, "sys/leases/revoke")
 	must(t, strong.End(t.Context(), rec, owner))
 }
 
@@ -330,11 +330,11 @@ func TestTokenAuth(t *testing.T) {
 		t.Errorf("root lacks %v", report.Missing)
 	}
 	rec, _ := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
-	wantKind(t, b.End(t.Context(), rec, stranger), lease.Mismatch)
-	wantKind(t, backend(t, "app").End(t.Context(), rec, owner), lease.Mismatch)
-	term, err := b.ExtendToken(t.Context(), rec, owner)
+	wantKind(t, b.Revoke(t.Context(), rec, stranger), backend.Mismatch)
+	wantKind(t, backend(t, "app").End(t.Context(), rec, owner), backend.Mismatch)
+	term, err := b.ExtendSession(t.Context(), rec, owner)
 	t.Logf("a child of root: %+v %v", term, err)
-	must(t, b.End(t.Context(), rec, owner))
+	must(t, b.Revoke(t.Context(), rec, owner))
 	_, err = b.Inspect(t.Context())
 	must(t, err)
 }
@@ -359,9 +359,9 @@ func TestARequestThatVaultItselfGivesUpMayStillAct(t *testing.T) {
 	if session.TTL != time.Hour {
 		t.Errorf("a child of root lives for %s, want 1h", session.TTL)
 	}
-	_, err = b.Issue(t.Context(), session, lease.Request{Path: "database/creds/slow"})
-	wantKind(t, err, lease.Unanswered)
-	must(t, b.End(t.Context(), v1alpha1.LeaseRecord{Path: "database/creds/slow", TokenAccessor: session.Accessor}, owner))
+	_, err = b.Issue(t.Context(), session, backend.Request{Path: "database/creds/slow"})
+	wantKind(t, err, backend.NoResponse)
+	must(t, b.Revoke(t.Context(), v1alpha1.LeaseRecord{Path: "database/creds/slow", TokenAccessor: session.Handle}, owner))
 }
 
 func TestARequestUnderWayWhenVaultIsSealedIsNotTakenForRefused(t *testing.T) {
@@ -375,7 +375,7 @@ func TestARequestUnderWayWhenVaultIsSealedIsNotTakenForRefused(t *testing.T) {
 	must(t, err)
 	result := make(chan error)
 	go func() {
-		_, err := b.Issue(t.Context(), session, lease.Request{Path: "database/creds/" + name})
+		_, err := b.Issue(t.Context(), session, backend.Request{Path: "database/creds/" + name})
 		result <- err
 	}()
 	eventually(t, "the statement runs", func() error {
@@ -387,10 +387,10 @@ func TestARequestUnderWayWhenVaultIsSealedIsNotTakenForRefused(t *testing.T) {
 	// Vault 1.21.0 waits for it and seals then, so that it succeeds. What must not be is an error that says that
 	// nothing came to life.
 	if err != nil {
-		wantKind(t, err, lease.Unanswered)
+		wantKind(t, err, backend.NoResponse)
 	}
-	rec := v1alpha1.LeaseRecord{Path: "database/creds/" + name, TokenAccessor: session.Accessor}
-	eventually(t, "the attempt ends after the unsealing", func() error { return b.End(t.Context(), rec, owner) })
+	rec := v1alpha1.LeaseRecord{Path: "database/creds/" + name, TokenAccessor: session.Handle}
+	eventually(t, "the attempt ends after the unsealing", func() error { return b.Revoke(t.Context(), rec, owner) })
 }
 
 // Vault revokes the lease of a token that was ended in its own time, which on a busy machine is longer than is waited for;
@@ -404,7 +404,7 @@ func TestANormalEndTakesThreeRequests(t *testing.T) {
 		rec, _ := issue(t, b, request)
 		before, err := bed.vault.Mark()
 		must(t, err)
-		must(t, b.End(t.Context(), rec, owner))
+		must(t, b.Revoke(t.Context(), rec, owner))
 		all, err := bed.vault.Requests(before, "")
 		must(t, err)
 		var paths []string
@@ -425,10 +425,10 @@ func TestARevokedKeeperLogsInAnew(t *testing.T) {
 	// Every login of the keeper's ServiceAccount, as an operator would end them.
 	must(t, bed.vault.Write(t.Context(), "sys/leases/revoke-prefix/auth/kubernetes/login", map[string]any{"sync": true}))
 	eventually(t, "the keeper is back", func() error {
-		if err := b.Lookup(t.Context(), rec); lease.KindOf(err) != lease.Gone {
+		if err := b.Lookup(t.Context(), rec); backend.KindOf(err) != backend.Gone {
 			return fmt.Errorf("look-up: %w", err)
 		}
 		return nil
 	})
-	must(t, b.End(t.Context(), rec, owner))
+	must(t, b.Revoke(t.Context(), rec, owner))
 }

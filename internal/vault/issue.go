@@ -11,33 +11,34 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
-// Issue implements lease.Lessor. The request reaches Vault at most once; see doc.go for what that takes.
-func (b *Backend) Issue(ctx context.Context, s lease.Session, req lease.Request) (lease.Answer, error) {
+// Issue implements backend.Backend. The request reaches Vault at most once; see doc.go for what that takes.
+func (b *Backend) Issue(ctx context.Context, s backend.Session, req backend.Request) (backend.Response, error) {
 	c := call{
 		path: req.Path, namespace: or(req.Namespace, b.spec.Namespace), token: s.Token, timeout: b.issueTimeout, mints: true,
 	}
 	if req.Write {
 		body, err := writeBody(req.Parameters)
 		if err != nil {
-			return lease.Answer{}, err
+			return backend.Response{}, err
 		}
 		c.method, c.body = http.MethodPut, body
 	} else {
 		query, err := readQuery(req.Parameters)
 		if err != nil {
-			return lease.Answer{}, err
+			return backend.Response{}, err
 		}
 		c.method, c.query = http.MethodGet, query
 	}
 	r, err := b.do(ctx, c)
 	if err != nil {
-		return lease.Answer{}, err
+		return backend.Response{}, err
 	}
 	if !succeeded(r.status) {
-		return lease.Answer{}, b.issueFault(r, req)
+		return backend.Response{}, b.issueFault(r, req)
 	}
 	return b.issued(r, req)
 }
@@ -46,7 +47,7 @@ func writeBody(parameters map[string][]byte) (map[string]json.RawMessage, error)
 	body := make(map[string]json.RawMessage, len(parameters))
 	for name, raw := range parameters {
 		if !json.Valid(raw) {
-			return nil, lease.Errorf(lease.Refused, "parameter %q is not JSON", name)
+			return nil, backend.Errorf(backend.Refused, "parameter %q is not JSON", name)
 		}
 		body[name] = raw
 	}
@@ -64,7 +65,7 @@ func readQuery(parameters map[string][]byte) (url.Values, error) {
 		for _, item := range list {
 			text, ok := plain(item)
 			if !ok {
-				return nil, lease.Errorf(lease.Refused, "parameter %q is no plain value, which a Read needs; use method: Write where the path takes it", name)
+				return nil, backend.Errorf(backend.Refused, "parameter %q is no plain value, which a Read needs; use method: Write where the path takes it", name)
 			}
 			query.Add(name, text)
 		}
@@ -97,12 +98,12 @@ var stillActing = []string{
 var sealedBefore = []string{"Vault is sealed", "node is not active", "no active Vault instance found"}
 
 // issueFault maps an answer to an issue. The question is always whether something may still come to life.
-func (b *Backend) issueFault(r reply, req lease.Request) *lease.Error {
+func (b *Backend) issueFault(r reply, req backend.Request) *backend.Error {
 	what := fmt.Sprintf("asking for %q", req.Path)
 	a, ok := r.parse()
 	if r.redirect != "" {
 		// A standby that was told not to forward led to another one: a change of leaders is under way.
-		return lease.Errorf(lease.Unavailable, "%s: no active node behind %s", what, b.address())
+		return backend.Errorf(backend.Unavailable, "%s: no active node behind %s", what, b.address())
 	}
 	if !ok || r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout {
 		return b.gatewayFault(r, what)
@@ -110,7 +111,7 @@ func (b *Backend) issueFault(r reply, req lease.Request) *lease.Error {
 	// A name that Vault made up for this try would make another message of the same fault each time.
 	said := generatedName.ReplaceAllString(a.quote(), "v-…")
 	if actsStill(a) {
-		return lease.Errorf(lease.Unanswered, "%s: Vault gave up waiting for it: %s", what, said)
+		return backend.Errorf(backend.NoResponse, "%s: Vault gave up waiting for it: %s", what, said)
 	}
 	switch r.status {
 	case http.StatusNotFound:
@@ -118,21 +119,21 @@ func (b *Backend) issueFault(r reply, req lease.Request) *lease.Error {
 	case http.StatusForbidden:
 		return b.issueDenied(a, req, what)
 	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
-		return lease.Errorf(lease.Refused, "%s: Vault refuses it: %s", what, said)
+		return backend.Errorf(backend.Refused, "%s: Vault refuses it: %s", what, said)
 	case http.StatusTooManyRequests, http.StatusPreconditionFailed:
 		// Quotas and replication state are looked at before the request is routed (handleRequest in
 		// vault/request_handling.go).
-		return lease.Errorf(lease.Unavailable, "%s: Vault says to come back later: %s", what, said)
+		return backend.Errorf(backend.Unavailable, "%s: Vault says to come back later: %s", what, said)
 	case http.StatusServiceUnavailable:
 		if a.says(sealedBefore...) {
-			return lease.Errorf(lease.Unavailable, "%s: Vault does not serve now: %s", what, said)
+			return backend.Errorf(backend.Unavailable, "%s: Vault does not serve now: %s", what, said)
 		}
-		return lease.Errorf(lease.Unanswered, "%s: Vault stopped serving, maybe half way: %s", what, said)
+		return backend.Errorf(backend.NoResponse, "%s: Vault stopped serving, maybe half way: %s", what, said)
 	}
 	if r.status >= 400 && !notServing(r.status) {
-		return lease.Errorf(lease.Failed, "%s: Vault answered %s: %s", what, statusText(r.status), said)
+		return backend.Errorf(backend.Failed, "%s: Vault answered %s: %s", what, statusText(r.status), said)
 	}
-	return lease.Errorf(lease.Unanswered, "%s: Vault answered %s: %s", what, statusText(r.status), said)
+	return backend.Errorf(backend.NoResponse, "%s: Vault answered %s: %s", what, statusText(r.status), said)
 }
 
 // generatedName is a user name as Vault's database engines make them: v-<who>-<role>-<20 characters>-<time>.
@@ -143,23 +144,23 @@ func actsStill(a answer) bool {
 	return slices.ContainsFunc(stillActing, func(piece string) bool { return strings.Contains(all, piece) })
 }
 
-func notFound(a answer, req lease.Request) *lease.Error {
+func notFound(a answer, req backend.Request) *backend.Error {
 	if v, ok := kv2(a); ok {
 		return v.gone(req.Path)
 	}
 	if said := strings.Join(a.Warnings, " "); strings.Contains(said, "versioned K/V") {
 		mount, rest, _ := strings.Cut(req.Path, "/")
-		return lease.Errorf(lease.NotFound, "%q is in a KV engine of version 2, whose paths have data/ after the mount: try %q", req.Path, mount+"/data/"+rest)
+		return backend.Errorf(backend.NotFound, "%q is in a KV engine of version 2, whose paths have data/ after the mount: try %q", req.Path, mount+"/data/"+rest)
 	}
 	if len(a.texts()) > 0 || len(a.Warnings) > 0 {
-		return lease.Errorf(lease.NotFound, "nothing is at %q: %s", req.Path, a.quote())
+		return backend.Errorf(backend.NotFound, "nothing is at %q: %s", req.Path, a.quote())
 	}
-	return lease.Errorf(lease.NotFound, "nothing is at %q", req.Path)
+	return backend.Errorf(backend.NotFound, "nothing is at %q", req.Path)
 }
 
-func (b *Backend) issueDenied(a answer, req lease.Request, what string) *lease.Error {
+func (b *Backend) issueDenied(a answer, req backend.Request, what string) *backend.Error {
 	if a.says("invalid token", "bad token", "token is expired") {
-		return lease.Errorf(lease.LoginFailed, "%s: the token of this login is no longer valid", what)
+		return backend.Errorf(backend.LoginFailed, "%s: the token of this login is no longer valid", what)
 	}
 	capability := "read"
 	if req.Write {
@@ -169,15 +170,15 @@ func (b *Backend) issueDenied(a answer, req lease.Request, what string) *lease.E
 	if b.spec.Auth.Kubernetes != nil {
 		who = fmt.Sprintf("role %q", b.spec.Auth.Kubernetes.Role)
 	}
-	return lease.Errorf(lease.Denied, "%s: policy of %s lacks %q on %q", what, who, capability, req.Path)
+	return backend.Errorf(backend.Denied, "%s: policy of %s lacks %q on %q", what, who, capability, req.Path)
 }
 
 // issued reads a success. Whatever is wrong with it, Vault has answered: a lease may be alive, and the caller ends the
 // session's token.
-func (b *Backend) issued(r reply, req lease.Request) (lease.Answer, error) {
+func (b *Backend) issued(r reply, req backend.Request) (backend.Response, error) {
 	a, ok := r.parse()
-	bad := func(why string) (lease.Answer, error) {
-		return lease.Answer{}, lease.Errorf(lease.BadAnswer, "the answer for %q %s", req.Path, why)
+	bad := func(why string) (backend.Response, error) {
+		return backend.Response{}, backend.Errorf(backend.InvalidResponse, "the answer for %q %s", req.Path, why)
 	}
 	switch {
 	case r.tooLong:
@@ -194,9 +195,9 @@ func (b *Backend) issued(r reply, req lease.Request) (lease.Answer, error) {
 	}
 	data, err := secretData(a, req)
 	if err != nil {
-		return lease.Answer{}, err
+		return backend.Response{}, err
 	}
-	return lease.Answer{
+	return backend.Response{
 		LeaseID: a.LeaseID, Data: data,
 		Term: lease.Term{At: r.at, Duration: seconds(a.LeaseDuration), Renewable: a.Renewable, Capped: a.capped()},
 	}, nil

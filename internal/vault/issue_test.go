@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 const leased = `{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":3600,"renewable":true,"data":{"username":"u","password":"p"}}`
@@ -22,47 +22,47 @@ const leased = `{"request_id":"1","lease_id":"database/creds/orders/abc","lease_
 func TestAnAnswerToAnIssueSaysWhatMayBeAlive(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer says
-		kind   lease.ErrorKind
+		kind   backend.ErrorKind
 		text   string
 	}{
 		"a lease is a success":                                  {ok(leased), "", ""},
-		"a policy that refuses names the line":                  {errs(403, "1 error occurred:\n\t* permission denied\n\n"), lease.Denied, `policy of role "app" lacks "read" on "database/creds/orders"`},
-		"a token that died meanwhile is no question of policy":  {errs(403, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"), lease.LoginFailed, "no longer valid"},
-		"nothing at the path":                                   {errs(404), lease.NotFound, "database/creds/orders"},
-		"no engine at the path":                                 {errs(404, `no handler for route "database/creds/orders". route entry not found.`), lease.NotFound, "no handler"},
-		"a wrong request is refused with Vault's words":         {errs(400, "unknown role: orders"), lease.Refused, "unknown role: orders"},
-		"a path that knows no reading":                          {errs(405, "1 error occurred:\n\t* unsupported operation\n\n"), lease.Refused, "unsupported operation"},
-		"a database that is down":                               {errs(500, "1 error occurred:\n\t* failed to connect: connection refused\n\n"), lease.Failed, "connection refused"},
-		"a database that Vault gave up on may still act":        {errs(500, "1 error occurred:\n\t* context deadline exceeded\n\n"), lease.Unanswered, "gave up"},
-		"a cancelled request may still act":                     {errs(500, "context canceled"), lease.Unanswered, ""},
-		"an active node that was lost while forwarding may act": {errs(500, "error during forwarding RPC request: rpc error: code = Unavailable"), lease.Unanswered, ""},
-		"a name that Vault made up is the same each time":       {errs(500, `role "v-kubernet-role-30-z4vBOtWgeOSDT1bi3OBb-1795461068" exists`), lease.Failed, `role "v-…" exists`},
-		"a quota is looked at first":                            {errs(429, `request path "database/creds/orders": rate limit quota exceeded`), lease.Unavailable, "quota"},
-		"a standby that lags says so first":                     {errs(412, "required index state not present"), lease.Unavailable, ""},
-		"a sealed server turns away at the door":                {errs(503, "Vault is sealed"), lease.Unavailable, "sealed"},
-		"a server sealed at work may have acted":                {errs(503, "1 error occurred:\n\t* failed to register lease: Vault is sealed\n\n"), lease.Unanswered, ""},
-		"no leader":                                             {errs(503, "no active Vault instance found"), lease.Unavailable, ""},
-		"overload in the middle":                                {errs(503, "Vault server temporarily overloaded"), lease.Unanswered, ""},
-		"a gateway's 502":                                       {says{status: 502, body: "<html>"}, lease.Unanswered, "gateway"},
-		"a gateway's 504 in Vault's shape":                      {errs(504, "timeout"), lease.Unanswered, ""},
-		"a gateway's 503":                                       {says{status: 503, body: "no healthy upstream"}, lease.Unanswered, "gateway"},
-		"a gateway's 404":                                       {says{status: 404, body: "not found"}, lease.Unanswered, "gateway"},
-		"a gateway's 403":                                       {says{status: 403, body: `{"message":"forbidden"}`}, lease.Unanswered, "gateway"},
-		"a health code is no answer to an issue":                {errs(473, "?"), lease.Unanswered, "473"},
-		"a permanent redirect is not followed":                  {says{status: 301, header: http.Header{"Location": {"https://elsewhere"}}}, lease.Unanswered, "301"},
-		"a success without content":                             {nothing(), lease.BadAnswer, "empty"},
-		"a success that is a page":                              {ok("<html>sign in</html>"), lease.BadAnswer, "Vault"},
-		"a success of another shape":                            {ok(`{"hello":"world"}`), lease.BadAnswer, "Vault"},
-		"a success without data":                                {ok(`{"request_id":"1","data":null}`), lease.BadAnswer, "no data"},
-		"a success with empty data":                             {ok(`{"request_id":"1","lease_id":"database/creds/orders/a","data":{}}`), lease.BadAnswer, "no data"},
-		"a login is not given out":                              {ok(`{"request_id":"1","auth":{"client_token":"hvs.x"}}`), lease.BadAnswer, "login"},
-		"a wrapped answer is not unwrapped":                     {ok(`{"request_id":"1","wrap_info":{"token":"hvs.x"}}`), lease.BadAnswer, "wrapped"},
-		"a lease of another path could not be ended later":      {ok(`{"request_id":"1","lease_id":"other/creds/a/b","data":{"a":"b"}}`), lease.BadAnswer, "another path"},
-		"more than a Secret holds":                              {ok(`{"request_id":"1","data":{"a":"` + strings.Repeat("x", 1<<20) + `"}}`), lease.BadAnswer, "1 MiB"},
-		"far more than a Secret holds":                          {ok(`{"request_id":"1","data":{"a":"` + strings.Repeat("x", 5<<20) + `"}}`), lease.BadAnswer, "4 MiB"},
-		"a version 2 path without data/ gets a hint":            {says{status: 404, body: `{"request_id":"1","data":null,"warnings":["Invalid path for a versioned K/V secrets engine. See the API docs."]}`}, lease.NotFound, "database/data/creds/orders"},
-		"a deleted version says so":                             {says{status: 404, body: `{"request_id":"1","data":{"data":null,"metadata":{"version":3,"created_time":"x","deletion_time":"y","destroyed":false}}}`}, lease.NotFound, "version 3"},
-		"a connection that breaks leaves it open":               {says{hangUp: true}, lease.Unanswered, "broke"},
+		"a policy that refuses names the line":                  {errs(403, "1 error occurred:\n\t* permission denied\n\n"), backend.Denied, `policy of role "app" lacks "read" on "database/creds/orders"`},
+		"a token that died meanwhile is no question of policy":  {errs(403, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"), backend.LoginFailed, "no longer valid"},
+		"nothing at the path":                                   {errs(404), backend.NotFound, "database/creds/orders"},
+		"no engine at the path":                                 {errs(404, `no handler for route "database/creds/orders". route entry not found.`), backend.NotFound, "no handler"},
+		"a wrong request is refused with Vault's words":         {errs(400, "unknown role: orders"), backend.Refused, "unknown role: orders"},
+		"a path that knows no reading":                          {errs(405, "1 error occurred:\n\t* unsupported operation\n\n"), backend.Refused, "unsupported operation"},
+		"a database that is down":                               {errs(500, "1 error occurred:\n\t* failed to connect: connection refused\n\n"), backend.Failed, "connection refused"},
+		"a database that Vault gave up on may still act":        {errs(500, "1 error occurred:\n\t* context deadline exceeded\n\n"), backend.NoResponse, "gave up"},
+		"a cancelled request may still act":                     {errs(500, "context canceled"), backend.NoResponse, ""},
+		"an active node that was lost while forwarding may act": {errs(500, "error during forwarding RPC request: rpc error: code = Unavailable"), backend.NoResponse, ""},
+		"a name that Vault made up is the same each time":       {errs(500, `role "v-kubernet-role-30-z4vBOtWgeOSDT1bi3OBb-1795461068" exists`), backend.Failed, `role "v-…" exists`},
+		"a quota is looked at first":                            {errs(429, `request path "database/creds/orders": rate limit quota exceeded`), backend.Unavailable, "quota"},
+		"a standby that lags says so first":                     {errs(412, "required index state not present"), backend.Unavailable, ""},
+		"a sealed server turns away at the door":                {errs(503, "Vault is sealed"), backend.Unavailable, "sealed"},
+		"a server sealed at work may have acted":                {errs(503, "1 error occurred:\n\t* failed to register lease: Vault is sealed\n\n"), backend.NoResponse, ""},
+		"no leader":                                             {errs(503, "no active Vault instance found"), backend.Unavailable, ""},
+		"overload in the middle":                                {errs(503, "Vault server temporarily overloaded"), backend.NoResponse, ""},
+		"a gateway's 502":                                       {says{status: 502, body: "<html>"}, backend.NoResponse, "gateway"},
+		"a gateway's 504 in Vault's shape":                      {errs(504, "timeout"), backend.NoResponse, ""},
+		"a gateway's 503":                                       {says{status: 503, body: "no healthy upstream"}, backend.NoResponse, "gateway"},
+		"a gateway's 404":                                       {says{status: 404, body: "not found"}, backend.NoResponse, "gateway"},
+		"a gateway's 403":                                       {says{status: 403, body: `{"message":"forbidden"}`}, backend.NoResponse, "gateway"},
+		"a health code is no answer to an issue":                {errs(473, "?"), backend.NoResponse, "473"},
+		"a permanent redirect is not followed":                  {says{status: 301, header: http.Header{"Location": {"https://elsewhere"}}}, backend.NoResponse, "301"},
+		"a success without content":                             {nothing(), backend.InvalidResponse, "empty"},
+		"a success that is a page":                              {ok("<html>sign in</html>"), backend.InvalidResponse, "Vault"},
+		"a success of another shape":                            {ok(`{"hello":"world"}`), backend.InvalidResponse, "Vault"},
+		"a success without data":                                {ok(`{"request_id":"1","data":null}`), backend.InvalidResponse, "no data"},
+		"a success with empty data":                             {ok(`{"request_id":"1","lease_id":"database/creds/orders/a","data":{}}`), backend.InvalidResponse, "no data"},
+		"a login is not given out":                              {ok(`{"request_id":"1","auth":{"client_token":"hvs.x"}}`), backend.InvalidResponse, "login"},
+		"a wrapped answer is not unwrapped":                     {ok(`{"request_id":"1","wrap_info":{"token":"hvs.x"}}`), backend.InvalidResponse, "wrapped"},
+		"a lease of another path could not be ended later":      {ok(`{"request_id":"1","lease_id":"other/creds/a/b","data":{"a":"b"}}`), backend.InvalidResponse, "another path"},
+		"more than a Secret holds":                              {ok(`{"request_id":"1","data":{"a":"` + strings.Repeat("x", 1<<20) + `"}}`), backend.InvalidResponse, "1 MiB"},
+		"far more than a Secret holds":                          {ok(`{"request_id":"1","data":{"a":"` + strings.Repeat("x", 5<<20) + `"}}`), backend.InvalidResponse, "4 MiB"},
+		"a version 2 path without data/ gets a hint":            {says{status: 404, body: `{"request_id":"1","data":null,"warnings":["Invalid path for a versioned K/V secrets engine. See the API docs."]}`}, backend.NotFound, "database/data/creds/orders"},
+		"a deleted version says so":                             {says{status: 404, body: `{"request_id":"1","data":{"data":null,"metadata":{"version":3,"created_time":"x","deletion_time":"y","destroyed":false}}}`}, backend.NotFound, "version 3"},
+		"a connection that breaks leaves it open":               {says{hangUp: true}, backend.NoResponse, "broke"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -101,11 +101,11 @@ func TestAnIssueCarriesWhatWasAsked(t *testing.T) {
 	f := newFixture(t, func(p *v1alpha1.ClusterSecretProvider, _ *Options) { p.Spec.Vault.Namespace = "team" })
 	f.server.always("pki/issue/web", ok(`{"request_id":"1","lease_id":"","data":{"serial":"1"}}`))
 
-	_, err := f.Issue(t.Context(), at, lease.Request{Path: "pki/issue/web", Parameters: map[string][]byte{
+	_, err := f.Issue(t.Context(), at, backend.Request{Path: "pki/issue/web", Parameters: map[string][]byte{
 		"name": []byte(`"a b&c"`), "n": []byte(`12345678901234567890`), "yes": []byte(`true`), "list": []byte(`["a",1]`),
 	}})
 	wantKind(t, err, "")
-	_, err = f.Issue(t.Context(), at, lease.Request{Path: "pki/issue/web", Namespace: "team/b", Write: true, Parameters: map[string][]byte{
+	_, err = f.Issue(t.Context(), at, backend.Request{Path: "pki/issue/web", Namespace: "team/b", Write: true, Parameters: map[string][]byte{
 		"deep": []byte(`{"a":[1,null]}`),
 	}})
 	wantKind(t, err, "")
@@ -118,8 +118,8 @@ func TestAnIssueCarriesWhatWasAsked(t *testing.T) {
 		t.Errorf("write: got %+v", got[1])
 	}
 	for name, raw := range map[string]string{"an object": `{}`, "null": `null`, "a list of lists": `[[1]]`, "no JSON": `x`} {
-		_, err := f.Issue(t.Context(), at, lease.Request{Path: "pki/issue/web", Parameters: map[string][]byte{"p": []byte(raw)}})
-		if lease.KindOf(err) != lease.Refused {
+		_, err := f.Issue(t.Context(), at, backend.Request{Path: "pki/issue/web", Parameters: map[string][]byte{"p": []byte(raw)}})
+		if backend.KindOf(err) != backend.Refused {
 			t.Errorf("%s as a query: got %v, want Refused", name, err)
 		}
 	}
@@ -149,7 +149,7 @@ func TestABrokenConnectionIsNeverAskedAgain(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := f.Issue(t.Context(), at, read)
-			wantKind(t, err, lease.Unanswered)
+			wantKind(t, err, backend.NoResponse)
 			got := s.requests(read.Path)
 			if len(got) != 2 {
 				t.Errorf("the server got %d requests, want 2: the second was sent again", len(got))
@@ -190,7 +190,7 @@ func TestAServerFinishesWhatMintsWhenNobodyWaitsForItAnyMore(t *testing.T) {
 			cancel()
 		}()
 		_, err := f.do(ctx, c)
-		wantKind(t, err, lease.Unanswered)
+		wantKind(t, err, backend.NoResponse)
 		return <-left
 	}
 	for name, c := range map[string]call{
@@ -231,7 +231,7 @@ func TestAHangingServerEndsAtTheTimeout(t *testing.T) {
 	f := newFixture(t, func(_ *v1alpha1.ClusterSecretProvider, o *Options) { o.IssueTimeout = 500 * time.Millisecond })
 	f.server.always(read.Path, says{hang: true})
 	_, err := f.Issue(t.Context(), at, read)
-	wantKind(t, err, lease.Unanswered)
+	wantKind(t, err, backend.NoResponse)
 	wantText(t, err, "no answer in time")
 }
 
@@ -242,12 +242,12 @@ func TestAConnectionThatWasNeverMadeHasMintedNothing(t *testing.T) {
 	}
 	closed.Close()
 	for address, test := range map[string]struct {
-		kind lease.ErrorKind
+		kind backend.ErrorKind
 		text string
 	}{
-		"http://" + closed.Addr().String():  {lease.Unavailable, "connection refused"},
-		"https://" + closed.Addr().String(): {lease.Unavailable, "connection refused"},
-		"http://does-not-exist.invalid":     {lease.Unavailable, `"does-not-exist.invalid" cannot be resolved`},
+		"http://" + closed.Addr().String():  {backend.Unavailable, "connection refused"},
+		"https://" + closed.Addr().String(): {backend.Unavailable, "connection refused"},
+		"http://does-not-exist.invalid":     {backend.Unavailable, `"does-not-exist.invalid" cannot be resolved`},
 	} {
 		f := newFixtureAt(t, nil, address)
 		_, err := f.Issue(t.Context(), at, read)
@@ -259,12 +259,12 @@ func TestAConnectionThatWasNeverMadeHasMintedNothing(t *testing.T) {
 func TestACertificateThatDoesNotVerifyIsSaidToBeThat(t *testing.T) {
 	f := newFixtureAt(t, nil, newTLSServer(t).URL)
 	_, err := f.Issue(t.Context(), at, read)
-	wantKind(t, err, lease.TLS)
+	wantKind(t, err, backend.TLS)
 	wantText(t, err, "unknown authority", "tls.caBundle")
 
 	plain := newFixtureAt(t, nil, strings.Replace(newServer(t).URL, "http:", "https:", 1))
 	_, err = plain.Issue(t.Context(), at, read)
-	wantKind(t, err, lease.TLS)
+	wantKind(t, err, backend.TLS)
 	wantText(t, err, "does not speak TLS")
 }
 
@@ -280,7 +280,7 @@ func TestAStandbysRedirectMintsOnce(t *testing.T) {
 		t.Fatalf("a login follows the redirect: %v", err)
 	}
 	_, err := f.Issue(t.Context(), at, read)
-	wantKind(t, err, lease.Unanswered)
+	wantKind(t, err, backend.NoResponse)
 	if n := len(active.requests(read.Path)); n != 0 {
 		t.Fatalf("the active node got %d requests: the standby may have forwarded one already", n)
 	}
@@ -292,7 +292,7 @@ func TestAStandbysRedirectMintsOnce(t *testing.T) {
 	}
 	active.Close()
 	_, err = f.Issue(t.Context(), at, read)
-	wantKind(t, err, lease.Unavailable)
+	wantKind(t, err, backend.Unavailable)
 	f.server.always(read.Path, ok(leased))
 	_, err = f.Issue(t.Context(), at, read)
 	wantKind(t, err, "")
@@ -309,7 +309,7 @@ func TestARedirectAwayFromTLSIsNotFollowed(t *testing.T) {
 		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: certificate(s)}
 	})
 	_, err := f.Inspect(t.Context())
-	wantKind(t, err, lease.Unanswered)
+	wantKind(t, err, backend.NoResponse)
 	wantText(t, err, "without TLS")
 	if elsewhere.paths() != "" {
 		t.Error("it was followed")
@@ -319,7 +319,7 @@ func TestARedirectAwayFromTLSIsNotFollowed(t *testing.T) {
 func TestTheCauseOfAnErrorHasNoAddressWithParameters(t *testing.T) {
 	f := newFixture(t)
 	f.server.always(read.Path, says{hangUp: true})
-	_, err := f.Issue(t.Context(), at, lease.Request{Path: read.Path, Parameters: map[string][]byte{"p": []byte(`"value-of-p"`)}})
+	_, err := f.Issue(t.Context(), at, backend.Request{Path: read.Path, Parameters: map[string][]byte{"p": []byte(`"value-of-p"`)}})
 	if cause := errors.Unwrap(err); cause == nil || strings.Contains(cause.Error(), "value-of-p") {
 		t.Errorf("the cause is %v", cause)
 	}

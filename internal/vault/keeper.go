@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // minSessionAge is how old a keeper's session must be before a refusal leads to a new login: a policy that lacks a
@@ -121,15 +121,15 @@ func (b *Backend) keeperMethod() (method, error) {
 		case keeper.Token != nil:
 			return method{secret: b.keyOf(keeper.Token.SecretRef)}, nil
 		}
-		return method{}, lease.Errorf(lease.Misconfigured, "keeperAuth names no method")
+		return method{}, backend.Errorf(backend.Misconfigured, "keeperAuth names no method")
 	}
 	switch {
 	case b.namespace == "":
-		return method{}, lease.Errorf(lease.Misconfigured, "a ClusterSecretProvider needs keeperAuth")
+		return method{}, backend.Errorf(backend.Misconfigured, "a ClusterSecretProvider needs keeperAuth")
 	case b.spec.Auth.Token != nil:
 		return method{secret: b.keyOf(b.spec.Auth.Token.SecretRef)}, nil
 	case b.spec.Auth.Kubernetes == nil || b.spec.Auth.Kubernetes.ServiceAccountRef == nil:
-		return method{}, lease.Errorf(lease.Misconfigured, "without keeperAuth, auth.kubernetes.serviceAccountRef is needed: it does the keeper's work")
+		return method{}, backend.Errorf(backend.Misconfigured, "without keeperAuth, auth.kubernetes.serviceAccountRef is needed: it does the keeper's work")
 	}
 	return method{kubernetes: b.workload(b.namespace, b.spec.Auth.Kubernetes.ServiceAccountRef.Name)}, nil
 }

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
@@ -23,25 +24,25 @@ const (
 func TestRenewing(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer says
-		kind   lease.ErrorKind
+		kind   backend.ErrorKind
 		text   string
 		want   lease.Term
 	}{
 		"the answer decides":              {ok(renewed), "", "", lease.Term{At: epoch, Duration: 10 * time.Minute, Renewable: true}},
 		"a maximum is said in a warning":  {ok(strings.Replace(renewed, "null", `["TTL of \"48h\" exceeded the effective max_ttl of \"1h\"; TTL value is capped accordingly"]`, 1)), "", "", lease.Term{At: epoch, Duration: 10 * time.Minute, Renewable: true, Capped: true}},
-		"a revoked lease is gone":         {errs(400, "lease not found"), lease.Gone, "lease not found", lease.Term{}},
-		"an expired lease is gone":        {errs(400, "lease expired"), lease.Gone, "", lease.Term{}},
-		"a joined text counts too":        {errs(400, "1 error occurred:\n\t* lease not found\n\n"), lease.Gone, "", lease.Term{}},
-		"a lost database is no end":       {errs(400, "failed to renew entry: resp: (*logical.Response)(nil) err: dial: connection refused"), lease.Failed, "connection refused", lease.Term{}},
-		"an engine that quotes the words": {errs(400, `failed to renew entry: the text "lease not found" is in a table`), lease.Failed, "", lease.Term{}},
-		"refused":                         {errs(403, denied), lease.Denied, `policy of role "keeper" lacks "update" on "sys/leases/renew"`, lease.Term{}},
-		"a quota":                         {errs(429, "rate limit quota exceeded"), lease.Unavailable, "", lease.Term{}},
-		"sealed":                          {errs(503, "Vault is sealed"), lease.Unavailable, "", lease.Term{}},
-		"trouble":                         {errs(500, "internal error"), lease.Failed, "", lease.Term{}},
-		"a gateway":                       {says{status: 504, body: "late"}, lease.Unanswered, "", lease.Term{}},
-		"a broken connection":             {says{hangUp: true}, lease.Unanswered, "", lease.Term{}},
-		"a page":                          {ok("<html>"), lease.BadAnswer, "", lease.Term{}},
-		"another lease":                   {ok(strings.Replace(renewed, "abc", "def", 1)), lease.BadAnswer, "", lease.Term{}},
+		"a revoked lease is gone":         {errs(400, "lease not found"), backend.Gone, "lease not found", lease.Term{}},
+		"an expired lease is gone":        {errs(400, "lease expired"), backend.Gone, "", lease.Term{}},
+		"a joined text counts too":        {errs(400, "1 error occurred:\n\t* lease not found\n\n"), backend.Gone, "", lease.Term{}},
+		"a lost database is no end":       {errs(400, "failed to renew entry: resp: (*logical.Response)(nil) err: dial: connection refused"), backend.Failed, "connection refused", lease.Term{}},
+		"an engine that quotes the words": {errs(400, `failed to renew entry: the text "lease not found" is in a table`), backend.Failed, "", lease.Term{}},
+		"refused":                         {errs(403, denied), backend.Denied, `policy of role "keeper" lacks "update" on "sys/leases/renew"`, lease.Term{}},
+		"a quota":                         {errs(429, "rate limit quota exceeded"), backend.Unavailable, "", lease.Term{}},
+		"sealed":                          {errs(503, "Vault is sealed"), backend.Unavailable, "", lease.Term{}},
+		"trouble":                         {errs(500, "internal error"), backend.Failed, "", lease.Term{}},
+		"a gateway":                       {says{status: 504, body: "late"}, backend.NoResponse, "", lease.Term{}},
+		"a broken connection":             {says{hangUp: true}, backend.NoResponse, "", lease.Term{}},
+		"a page":                          {ok("<html>"), backend.InvalidResponse, "", lease.Term{}},
+		"another lease":                   {ok(strings.Replace(renewed, "abc", "def", 1)), backend.InvalidResponse, "", lease.Term{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -64,22 +65,22 @@ func TestRenewing(t *testing.T) {
 func TestExtendingTheToken(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer says
-		kind   lease.ErrorKind
+		kind   backend.ErrorKind
 		want   lease.Term
 	}{
 		"as far as it goes":           {ok(`{"request_id":"1","auth":{"lease_duration":7200,"renewable":true},"warnings":["TTL of \"x\" exceeded the effective max_ttl of \"y\""]}`), "", lease.Term{At: epoch, Duration: 2 * time.Hour, Renewable: true, Capped: true}},
 		"a periodic one":              {ok(`{"request_id":"1","auth":{"lease_duration":60,"renewable":true}}`), "", lease.Term{At: epoch, Duration: time.Minute, Renewable: true}},
-		"an unknown accessor is gone": {errs(400, "invalid accessor"), lease.Gone, lease.Term{}},
-		"403 can say so too":          {errs(403, "invalid accessor"), lease.Gone, lease.Term{}},
-		"404 can say so too":          {errs(404, "invalid accessor"), lease.Gone, lease.Term{}},
-		"one that cannot be extended": {errs(400, "invalid request"), lease.Refused, lease.Term{}},
-		"refused":                     {errs(403, denied), lease.Denied, lease.Term{}},
+		"an unknown accessor is gone": {errs(400, "invalid accessor"), backend.Gone, lease.Term{}},
+		"403 can say so too":          {errs(403, "invalid accessor"), backend.Gone, lease.Term{}},
+		"404 can say so too":          {errs(404, "invalid accessor"), backend.Gone, lease.Term{}},
+		"one that cannot be extended": {errs(400, "invalid request"), backend.Refused, lease.Term{}},
+		"refused":                     {errs(403, denied), backend.Denied, lease.Term{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			f.server.always("auth/token/renew-accessor", test.answer)
 			f.server.always("auth/token/lookup-accessor", ok(shopToken))
-			got, err := f.ExtendToken(t.Context(), record(), owner)
+			got, err := f.ExtendSession(t.Context(), record(), owner)
 			wantKind(t, err, test.kind)
 			if got != test.want {
 				t.Errorf("got %+v, want %+v", got, test.want)
@@ -91,15 +92,15 @@ func TestExtendingTheToken(t *testing.T) {
 func TestLookingUp(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer says
-		kind   lease.ErrorKind
+		kind   backend.ErrorKind
 	}{
 		"it lives":                    {ok(aliveLease), ""},
 		"it lives without an end":     {ok(strings.NewReplacer(`"2026-01-02T04:00:00Z"`, "null", "600", "0").Replace(aliveLease)), ""},
-		"it is dead and still listed": {ok(deadLease), lease.Gone},
-		"it is no more":               {errs(400, "invalid lease"), lease.Gone},
-		"another 400 says nothing":    {errs(400, "lease_id must be specified"), lease.Failed},
-		"refused":                     {errs(403, denied), lease.Denied},
-		"no answer of Vault":          {ok("{}"), lease.BadAnswer},
+		"it is dead and still listed": {ok(deadLease), backend.Gone},
+		"it is no more":               {errs(400, "invalid lease"), backend.Gone},
+		"another 400 says nothing":    {errs(400, "lease_id must be specified"), backend.Failed},
+		"refused":                     {errs(403, denied), backend.Denied},
+		"no answer of Vault":          {ok("{}"), backend.InvalidResponse},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -136,7 +137,7 @@ func TestAPolicyThatLacksALineDoesNotMakeALoginOfEachRefusal(t *testing.T) {
 	f.server.always("sys/leases/renew", errs(403, denied))
 	for range 10 {
 		_, err := f.Renew(t.Context(), record(), time.Minute)
-		wantKind(t, err, lease.Denied)
+		wantKind(t, err, backend.Denied)
 	}
 	if n := len(f.server.requests("auth/kubernetes/login")); n != 1 {
 		t.Errorf("%d logins within a second, want 1", n)
@@ -176,13 +177,13 @@ func TestAFailedLoginStandsForASecond(t *testing.T) {
 	f := newFixture(t)
 	f.server.always("auth/kubernetes/login", errs(403, "permission denied"))
 	for range 10 {
-		wantKind(t, f.Lookup(t.Context(), record()), lease.LoginFailed)
+		wantKind(t, f.Lookup(t.Context(), record()), backend.LoginFailed)
 	}
 	if n := len(f.server.requests("auth/kubernetes/login")); n != 1 {
 		t.Errorf("%d logins, want 1", n)
 	}
 	f.clock.SetTime(epoch.Add(time.Second))
-	wantKind(t, f.Lookup(t.Context(), record()), lease.LoginFailed)
+	wantKind(t, f.Lookup(t.Context(), record()), backend.LoginFailed)
 	if n := len(f.server.requests("auth/kubernetes/login")); n != 3 {
 		t.Errorf("%d logins, want 3: the cached token of the ServiceAccount was refused", n)
 	}
@@ -195,7 +196,7 @@ func TestAKeepersTokenFromASecretIsNeverEnded(t *testing.T) {
 	f.server.always("sys/leases/renew", errs(403, denied))
 	f.clock.SetTime(epoch)
 	_, err := f.Renew(t.Context(), record(), time.Minute)
-	wantKind(t, err, lease.Denied)
+	wantKind(t, err, backend.Denied)
 	wantText(t, err, "the keeper's token")
 	if err := f.backends.Close(t.Context()); err != nil {
 		t.Fatal(err)
@@ -212,7 +213,7 @@ func TestWithoutAKeeperAuthDoesItsWork(t *testing.T) {
 	p.Spec.Vault.KeeperAuth = nil
 	b, err := f.backends.For(t.Context(), p)
 	wantNil(t, err)
-	wantKind(t, b.Lookup(t.Context(), record()), lease.Misconfigured)
+	wantKind(t, b.Lookup(t.Context(), record()), backend.Misconfigured)
 	f.clock.SetTime(epoch.Add(failureMemory))
 	p.Generation, p.Spec.Vault.Auth.Kubernetes.ServiceAccountRef = 1, &v1alpha1.WorkloadServiceAccount{Name: "all"}
 	b, err = f.backends.For(t.Context(), p)
@@ -233,7 +234,7 @@ func TestEnding(t *testing.T) {
 	for name, test := range map[string]struct {
 		rec     func(*v1alpha1.LeaseRecord)
 		answers map[string][]says
-		kind    lease.ErrorKind
+		kind    backend.ErrorKind
 		text    string
 		paths   []string
 	}{
@@ -241,26 +242,26 @@ func TestEnding(t *testing.T) {
 		"the lease goes a moment later":      {nil, map[string][]says{who: {ok(shopToken)}, end: {nothing()}, look: {ok(aliveLease), ok(deadLease), gone}}, "", "", []string{who, end, look, look, look}},
 		"a lease that stays is revoked by its id": {nil, map[string][]says{who: {ok(shopToken)}, end: {nothing()}, look: {ok(deadLease), ok(deadLease), ok(deadLease), gone}, revoke: {nothing()}}, "", "",
 			[]string{who, end, look, look, look, revoke, look}},
-		"a lease that cannot be revoked": {nil, map[string][]says{who: {none}, look: {ok(deadLease)}, revoke: {stuck}}, lease.Failed, "2BP01",
+		"a lease that cannot be revoked": {nil, map[string][]says{who: {none}, look: {ok(deadLease)}, revoke: {stuck}}, backend.Failed, "2BP01",
 			[]string{who, look, revoke, look}},
 		"a lease that went while it was being revoked": {nil, map[string][]says{who: {none}, look: {ok(deadLease), gone}, revoke: {stuck}}, "", "", []string{who, look, revoke, look}},
-		"done and still there is not done":             {nil, map[string][]says{who: {none}, look: {ok(deadLease)}, revoke: {nothing()}}, lease.Failed, "still has it", []string{who, look, revoke, look}},
+		"done and still there is not done":             {nil, map[string][]says{who: {none}, look: {ok(deadLease)}, revoke: {nothing()}}, backend.Failed, "still has it", []string{who, look, revoke, look}},
 		"a token that is gone proves nothing":          {nil, map[string][]says{who: {none}, look: {gone}}, "", "", []string{who, look}},
 		"a record without an id ends with its token":   {func(r *v1alpha1.LeaseRecord) { r.ID = "" }, map[string][]says{who: {ok(shopToken)}, end: {nothing()}}, "", "", []string{who, end}},
 		"without an id and without the token":          {func(r *v1alpha1.LeaseRecord) { r.ID = "" }, map[string][]says{who: {none}}, "", "", []string{who}},
 		"without an accessor":                          {func(r *v1alpha1.LeaseRecord) { r.TokenAccessor = "" }, map[string][]says{look: {gone}}, "", "", []string{look}},
-		"another namespace's token is left alone":      {nil, map[string][]says{who: {ok(strings.Replace(shopToken, "shop", "bank", 1))}}, lease.Mismatch, "left alone", []string{who}},
-		"another mount's token is left alone":          {nil, map[string][]says{who: {ok(strings.Replace(shopToken, "kubernetes/login", "other/login", 1))}}, lease.Mismatch, "", []string{who}},
-		"a token of another method is left alone":      {nil, map[string][]says{who: {ok(`{"request_id":"1","data":{"path":"auth/token/create","meta":{"leasekeeper_uid":"owner-uid"}}}`)}}, lease.Mismatch, "", []string{who}},
-		"root's token is left alone":                   {nil, map[string][]says{who: {ok(`{"request_id":"1","data":{"path":"auth/token/root","meta":null}}`)}}, lease.Mismatch, "", []string{who}},
-		"a lease of another path is left alone":        {func(r *v1alpha1.LeaseRecord) { r.ID = "database/creds/admin/abc" }, nil, lease.Mismatch, "", nil},
-		"the accessor may not be looked up": {nil, map[string][]says{who: {errs(403, denied)}, "sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["deny"]}}`)}}, lease.Denied, `"auth/token/lookup-accessor"`,
+		"another namespace's token is left alone":      {nil, map[string][]says{who: {ok(strings.Replace(shopToken, "shop", "bank", 1))}}, backend.Mismatch, "left alone", []string{who}},
+		"another mount's token is left alone":          {nil, map[string][]says{who: {ok(strings.Replace(shopToken, "kubernetes/login", "other/login", 1))}}, backend.Mismatch, "", []string{who}},
+		"a token of another method is left alone":      {nil, map[string][]says{who: {ok(`{"request_id":"1","data":{"path":"auth/token/create","meta":{"leasekeeper_uid":"owner-uid"}}}`)}}, backend.Mismatch, "", []string{who}},
+		"root's token is left alone":                   {nil, map[string][]says{who: {ok(`{"request_id":"1","data":{"path":"auth/token/root","meta":null}}`)}}, backend.Mismatch, "", []string{who}},
+		"a lease of another path is left alone":        {func(r *v1alpha1.LeaseRecord) { r.ID = "database/creds/admin/abc" }, nil, backend.Mismatch, "", nil},
+		"the accessor may not be looked up": {nil, map[string][]says{who: {errs(403, denied)}, "sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["deny"]}}`)}}, backend.Denied, `"auth/token/lookup-accessor"`,
 			[]string{who, "sys/capabilities-self"}},
 		"a token that is being ended is gone": {nil, map[string][]says{who: {errs(403, denied)}, "sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`)}, look: {gone}}, "", "",
 			[]string{who, "sys/capabilities-self", look}},
-		"the token may not be ended":   {nil, map[string][]says{who: {ok(shopToken)}, end: {errs(403, denied)}}, lease.Denied, `"auth/token/revoke-accessor"`, []string{who, end}},
-		"the lease may not be revoked": {nil, map[string][]says{who: {none}, look: {ok(aliveLease)}, revoke: {errs(403, denied)}}, lease.Denied, `"sys/leases/revoke"`, []string{who, look, revoke}},
-		"no answer is no end":          {nil, map[string][]says{who: {ok(shopToken)}, end: {{hangUp: true}}}, lease.Unanswered, "", []string{who, end}},
+		"the token may not be ended":   {nil, map[string][]says{who: {ok(shopToken)}, end: {errs(403, denied)}}, backend.Denied, `"auth/token/revoke-accessor"`, []string{who, end}},
+		"the lease may not be revoked": {nil, map[string][]says{who: {none}, look: {ok(aliveLease)}, revoke: {errs(403, denied)}}, backend.Denied, `"sys/leases/revoke"`, []string{who, look, revoke}},
+		"no answer is no end":          {nil, map[string][]says{who: {ok(shopToken)}, end: {{hangUp: true}}}, backend.NoResponse, "", []string{who, end}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -271,7 +272,7 @@ func TestEnding(t *testing.T) {
 			if test.rec != nil {
 				test.rec(&rec)
 			}
-			err := f.End(t.Context(), rec, owner)
+			err := f.Revoke(t.Context(), rec, owner)
 			wantKind(t, err, test.kind)
 			if test.kind != "" {
 				wantText(t, err, test.text)
@@ -285,12 +286,12 @@ func TestEnding(t *testing.T) {
 }
 
 func TestTokenAuthVerifiesTheObject(t *testing.T) {
-	for uid, kind := range map[string]lease.ErrorKind{"owner-uid": "", "other": lease.Mismatch, "": lease.Mismatch} {
+	for uid, kind := range map[string]backend.ErrorKind{"owner-uid": "", "other": backend.Mismatch, "": backend.Mismatch} {
 		f := newFixture(t, withTokenAuth)
 		f.server.always("auth/token/lookup-accessor", ok(`{"request_id":"1","data":{"path":"auth/token/create","meta":{"leasekeeper_uid":"`+uid+`"}}}`))
 		f.server.always("auth/token/revoke-accessor", nothing())
 		f.server.always("sys/leases/lookup", errs(400, "invalid lease"))
-		wantKind(t, f.End(t.Context(), record(), owner), kind)
+		wantKind(t, f.Revoke(t.Context(), record(), owner), kind)
 	}
 }
 
@@ -301,7 +302,7 @@ func TestALeaseAndItsTokenAreAskedForInTheirNamespaces(t *testing.T) {
 	f.server.always("sys/leases/lookup", errs(400, "invalid lease"))
 	rec := record()
 	rec.VaultNamespace = "team/b"
-	wantKind(t, f.End(t.Context(), rec, owner), "")
+	wantKind(t, f.Revoke(t.Context(), rec, owner), "")
 	for path, want := range map[string]string{
 		"auth/kubernetes/login": "team", "auth/token/lookup-accessor": "team", "auth/token/revoke-accessor": "team", "sys/leases/lookup": "team/b",
 	} {

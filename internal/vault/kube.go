@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // Kube is what this package needs of the cluster. Errors are those of the API server, so that apierrors tells them
@@ -62,36 +62,36 @@ func (k kube) RequestToken(ctx context.Context, namespace, serviceAccount string
 }
 
 // readFault maps an error of reading an object that the provider's spec names.
-func readFault(err error, kind, namespace, name string) *lease.Error {
+func readFault(err error, kind, namespace, name string) *backend.Error {
 	object := fmt.Sprintf("%s %q in namespace %q", kind, name, namespace)
-	var fault *lease.Error
+	var fault *backend.Error
 	switch {
 	case apierrors.IsNotFound(err):
-		fault = lease.Errorf(lease.Misconfigured, "the provider names %s, which does not exist", object)
+		fault = backend.Errorf(backend.Misconfigured, "the provider names %s, which does not exist", object)
 	case apierrors.IsForbidden(err):
-		fault = lease.Errorf(lease.Misconfigured, "leasekeeper may not read %s: grant its ServiceAccount get on it", object)
+		fault = backend.Errorf(backend.Misconfigured, "leasekeeper may not read %s: grant its ServiceAccount get on it", object)
 	default:
-		fault = lease.Errorf(lease.Unavailable, "the API server did not give %s", object)
+		fault = backend.Errorf(backend.Unavailable, "the API server did not give %s", object)
 	}
 	fault.Err = err
 	return fault
 }
 
 // tokenFault maps an error of asking for a ServiceAccount's token.
-func tokenFault(err error, namespace, name string) *lease.Error {
-	var fault *lease.Error
+func tokenFault(err error, namespace, name string) *backend.Error {
+	var fault *backend.Error
 	switch {
 	case apierrors.IsNotFound(err):
-		fault = lease.Errorf(lease.NoServiceAccount, "ServiceAccount %q does not exist in namespace %q", name, namespace)
+		fault = backend.Errorf(backend.NoServiceAccount, "ServiceAccount %q does not exist in namespace %q", name, namespace)
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		fault = lease.Errorf(lease.NoServiceAccount, "namespace %q is being deleted: its ServiceAccounts get no more tokens", namespace)
+		fault = backend.Errorf(backend.NoServiceAccount, "namespace %q is being deleted: its ServiceAccounts get no more tokens", namespace)
 	case apierrors.IsForbidden(err):
-		fault = lease.Errorf(lease.Misconfigured,
+		fault = backend.Errorf(backend.Misconfigured,
 			"leasekeeper may not ask for a token of ServiceAccount %q in namespace %q: grant its own ServiceAccount create on serviceaccounts/token", name, namespace)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
-		fault = lease.Errorf(lease.Misconfigured, "the API server refuses a token of ServiceAccount %q in namespace %q: look at the audiences", name, namespace)
+		fault = backend.Errorf(backend.Misconfigured, "the API server refuses a token of ServiceAccount %q in namespace %q: look at the audiences", name, namespace)
 	default:
-		fault = lease.Errorf(lease.Unavailable, "the API server did not give a token of ServiceAccount %q in namespace %q", name, namespace)
+		fault = backend.Errorf(backend.Unavailable, "the API server did not give a token of ServiceAccount %q in namespace %q", name, namespace)
 	}
 	fault.Err = err
 	return fault

@@ -7,7 +7,7 @@ import (
 	"net/http"
 	"net/url"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // ListLeases lists the leases of a path in a namespace by one request, as a set of their ids. The set is a hint: an empty
@@ -52,7 +52,7 @@ func (b *Backend) listKeys(ctx context.Context, namespace, path string) ([]strin
 		Keys []string `json:"keys"`
 	}
 	if !ok || json.Unmarshal(a.Data, &data) != nil {
-		return nil, lease.Errorf(lease.BadAnswer, "%s: %s gave an answer that cannot be used", what, r.address)
+		return nil, backend.Errorf(backend.InvalidResponse, "%s: %s gave an answer that cannot be used", what, r.address)
 	}
 	return data.Keys, nil
 }

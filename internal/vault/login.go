@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
@@ -37,33 +38,34 @@ func (b *Backend) workload(namespace, serviceAccount string) *kubernetesMethod {
 	return m
 }
 
-// Login implements lease.Lessor.
-func (b *Backend) Login(ctx context.Context, who lease.Identity) (lease.Session, error) {
+// Login implements backend.Backend.
+func (b *Backend) Login(ctx context.Context, who backend.Identity) (backend.Session, error) {
 	sent := b.clock.Now()
 	auth, hint, err := b.issuer(ctx, who)
 	if err != nil {
-		return lease.Session{}, err
+		return backend.Session{}, err
 	}
 	if err := b.checkIssuer(ctx, auth, hint); err != nil {
-		return lease.Session{}, err
+		return backend.Session{}, err
 	}
-	session := lease.Session{
-		Token: auth.ClientToken, Accessor: auth.Accessor, At: sent, TTL: seconds(auth.LeaseDuration), Renewable: auth.Renewable,
+	session := backend.Session{
+		Token: auth.ClientToken, Handle: auth.Accessor,
+		Term: lease.Term{At: sent, Duration: seconds(auth.LeaseDuration), Renewable: auth.Renewable},
 	}
-	if session.TTL > 0 && session.TTL < who.MinTTL && session.Renewable {
+	if session.Term.Duration > 0 && session.Term.Duration < who.MinTTL && session.Term.Renewable {
 		b.extendSelf(ctx, &session, who.MinTTL)
 	}
 	return session, nil
 }
 
 // issuer gets a token for one issue. hint says where its role is set up.
-func (b *Backend) issuer(ctx context.Context, who lease.Identity) (auth *authAnswer, hint string, err error) {
+func (b *Backend) issuer(ctx context.Context, who backend.Identity) (auth *authAnswer, hint string, err error) {
 	switch {
 	case b.spec.Auth.Token != nil:
 		auth, err = b.childToken(ctx, who.Owner)
 		return auth, "the token in the Secret", err
 	case b.spec.Auth.Kubernetes == nil:
-		return nil, "", lease.Errorf(lease.Misconfigured, "auth names no method")
+		return nil, "", backend.Errorf(backend.Misconfigured, "auth names no method")
 	}
 	k := b.spec.Auth.Kubernetes
 	name := who.ServiceAccount
@@ -71,7 +73,7 @@ func (b *Backend) issuer(ctx context.Context, who lease.Identity) (auth *authAns
 		name = k.ServiceAccountRef.Name
 	}
 	if name == "" {
-		return nil, "", lease.Errorf(lease.NoServiceAccount,
+		return nil, "", backend.Errorf(backend.NoServiceAccount,
 			"no ServiceAccount to log in as: set spec.serviceAccountName, or auth.kubernetes.serviceAccountRef on the provider")
 	}
 	m := b.workload(who.Namespace, name)
@@ -84,10 +86,10 @@ func (b *Backend) issuer(ctx context.Context, who lease.Identity) (auth *authAns
 func (b *Backend) checkIssuer(ctx context.Context, auth *authAnswer, hint string) error {
 	if auth.Accessor == "" {
 		// There is nothing to end: a batch token cannot be revoked.
-		return lease.Errorf(lease.LoginFailed, "the login gave a batch token, which nobody can end: set token_type=service on %s", hint)
+		return backend.Errorf(backend.LoginFailed, "the login gave a batch token, which nobody can end: set token_type=service on %s", hint)
 	}
 	if uses := string(auth.NumUses); uses != "" && uses != "0" {
-		fault := lease.Errorf(lease.LoginFailed, "the login gave a token with limited uses, whose leases end with its last use: set token_num_uses=0 on %s", hint)
+		fault := backend.Errorf(backend.LoginFailed, "the login gave a token with limited uses, whose leases end with its last use: set token_num_uses=0 on %s", hint)
 		fault.Err = b.revokeSelf(ctx, auth.ClientToken)
 		return fault
 	}
@@ -124,19 +126,19 @@ func (b *Backend) loginAnswer(r reply, what, hint string, secrets ...string) (*a
 	a, ok := r.parse()
 	switch {
 	case ok && (r.status == http.StatusBadRequest || r.status == http.StatusForbidden || r.status == http.StatusNotFound):
-		return nil, lease.Errorf(lease.LoginFailed, "%s: Vault refuses it: %s; %s", what, a.quote(secrets...), hint)
+		return nil, backend.Errorf(backend.LoginFailed, "%s: Vault refuses it: %s; %s", what, a.quote(secrets...), hint)
 	case !succeeded(r.status):
 		return nil, b.fault(r, what, "", "", secrets...)
 	case !ok:
-		return nil, lease.Errorf(lease.BadAnswer, "%s: %s answered what is no answer of Vault: is the address right?", what, r.address)
+		return nil, backend.Errorf(backend.InvalidResponse, "%s: %s answered what is no answer of Vault: is the address right?", what, r.address)
 	case a.Auth == nil || a.Auth.ClientToken == "":
-		return nil, lease.Errorf(lease.LoginFailed, "%s: Vault gave no token (does it ask for a second factor?)", what)
+		return nil, backend.Errorf(backend.LoginFailed, "%s: Vault gave no token (does it ask for a second factor?)", what)
 	}
 	return a.Auth, nil
 }
 
 // childToken makes a token below the one in the Secret, so that ending it leaves that one alone.
-func (b *Backend) childToken(ctx context.Context, owner lease.Owner) (*authAnswer, error) {
+func (b *Backend) childToken(ctx context.Context, owner backend.Owner) (*authAnswer, error) {
 	token, err := b.secretToken(ctx, *b.keyOf(b.spec.Auth.Token.SecretRef))
 	if err != nil {
 		return nil, err
@@ -174,13 +176,13 @@ func (b *Backend) secretToken(ctx context.Context, at secretKey) (string, error)
 	}
 	token := trimToken(secret.Data[at.key])
 	if token == "" {
-		return "", lease.Errorf(lease.Misconfigured, "Secret %q in namespace %q has no usable token at key %q", at.name, at.namespace, at.key)
+		return "", backend.Errorf(backend.Misconfigured, "Secret %q in namespace %q has no usable token at key %q", at.name, at.namespace, at.key)
 	}
 	return token, nil
 }
 
 // extendSelf lengthens the session to ttl, as far as it goes; a session that cannot be stays as it is.
-func (b *Backend) extendSelf(ctx context.Context, session *lease.Session, ttl time.Duration) {
+func (b *Backend) extendSelf(ctx context.Context, session *backend.Session, ttl time.Duration) {
 	sent := b.clock.Now()
 	r, err := b.do(ctx, call{
 		method: http.MethodPost, path: "auth/token/renew-self", namespace: b.spec.Namespace, token: session.Token,
@@ -193,7 +195,7 @@ func (b *Backend) extendSelf(ctx context.Context, session *lease.Session, ttl ti
 	if !ok || a.Auth == nil {
 		return
 	}
-	session.At, session.TTL, session.Renewable = sent, seconds(a.Auth.LeaseDuration), a.Auth.Renewable
+	session.Term = lease.Term{At: sent, Duration: seconds(a.Auth.LeaseDuration), Renewable: a.Auth.Renewable}
 }
 
 // trimToken takes off the line end that editors and `echo` put behind a token. A token with anything but printable

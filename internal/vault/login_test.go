@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
@@ -26,9 +27,9 @@ func TestALoginGivesASessionForOneIssue(t *testing.T) {
 	f.server.always("auth/kubernetes/login", loginAnswer("acc", 3600, 0))
 	got, err := f.Login(t.Context(), who)
 	wantKind(t, err, "")
-	want := lease.Session{Token: "hvs.new-token", Accessor: "acc", TTL: time.Hour, At: epoch, Renewable: true}
+	want := backend.Session{Token: "hvs.new-token", Handle: "acc", Term: lease.Term{At: epoch, Duration: time.Hour, Renewable: true}}
 	if got != want {
-		t.Errorf("the session is not as granted: accessor %q, TTL %s, at %s", got.Accessor, got.TTL, got.At)
+		t.Errorf("the session is not as granted: accessor %q, TTL %s, at %s", got.Handle, got.Term.Duration, got.Term.At)
 	}
 	sent := f.server.requests("auth/kubernetes/login")[0]
 	if sent.body["role"] != "app" || sent.body["jwt"] != "jwt-shop-orders-1" || sent.token != "" {
@@ -50,7 +51,7 @@ func TestATokenThatCannotDoIsRefused(t *testing.T) {
 			f := newFixture(t)
 			f.server.always("auth/kubernetes/login", test.answer)
 			_, err := f.Login(t.Context(), who)
-			wantKind(t, err, lease.LoginFailed)
+			wantKind(t, err, backend.LoginFailed)
 			wantText(t, err, test.text)
 			if n := len(f.server.requests("auth/token/revoke-self")); n != test.ended {
 				t.Errorf("%d tokens were ended, want %d", n, test.ended)
@@ -76,8 +77,8 @@ func TestAShortTokenIsExtendedOnce(t *testing.T) {
 			w.MinTTL = 2 * time.Minute
 			got, err := f.Login(t.Context(), w)
 			wantKind(t, err, "")
-			if got.TTL != test.want || len(f.server.requests("auth/token/renew-self")) != 1 {
-				t.Errorf("TTL %s, want %s, from one request", got.TTL, test.want)
+			if got.Term.Duration != test.want || len(f.server.requests("auth/token/renew-self")) != 1 {
+				t.Errorf("TTL %s, want %s, from one request", got.Term.Duration, test.want)
 			}
 		})
 	}
@@ -86,22 +87,22 @@ func TestAShortTokenIsExtendedOnce(t *testing.T) {
 func TestALoginThatFailsSaysWhoAndWhy(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer says
-		kind   lease.ErrorKind
+		kind   backend.ErrorKind
 	}{
-		"refused":             {errs(403, "permission denied"), lease.LoginFailed},
-		"an unknown role":     {errs(400, `invalid role name "app"`), lease.LoginFailed},
-		"Vault's own trouble": {errs(500, "internal error"), lease.Failed},
-		"sealed":              {errs(503, "Vault is sealed"), lease.Unavailable},
-		"a gateway":           {says{status: 502, body: "<html>"}, lease.Unanswered},
-		"another server":      {ok("<html>"), lease.BadAnswer},
-		"a broken connection": {says{hangUp: true}, lease.Unanswered},
+		"refused":             {errs(403, "permission denied"), backend.LoginFailed},
+		"an unknown role":     {errs(400, `invalid role name "app"`), backend.LoginFailed},
+		"Vault's own trouble": {errs(500, "internal error"), backend.Failed},
+		"sealed":              {errs(503, "Vault is sealed"), backend.Unavailable},
+		"a gateway":           {says{status: 502, body: "<html>"}, backend.NoResponse},
+		"another server":      {ok("<html>"), backend.InvalidResponse},
+		"a broken connection": {says{hangUp: true}, backend.NoResponse},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			f.server.always("auth/kubernetes/login", test.answer)
 			_, err := f.Login(t.Context(), who)
 			wantKind(t, err, test.kind)
-			if test.kind == lease.LoginFailed {
+			if test.kind == backend.LoginFailed {
 				wantText(t, err, `role "app"`, "auth/kubernetes", "shop/orders")
 			}
 			if strings.Contains(err.Error(), "jwt-") {
@@ -121,7 +122,7 @@ func TestARefusedTokenFromTheCacheIsAskedForAnewOnce(t *testing.T) {
 	wantKind(t, err, "")
 	f.server.always("auth/kubernetes/login", errs(403, "permission denied"))
 	_, err = f.Login(t.Context(), who)
-	wantKind(t, err, lease.LoginFailed)
+	wantKind(t, err, backend.LoginFailed)
 	if n := len(f.server.requests("auth/kubernetes/login")); n != 1+2+2 {
 		t.Errorf("%d logins, want 5", n)
 	}
@@ -159,15 +160,15 @@ func TestAServiceAccountThatCannotLogIn(t *testing.T) {
 	terminating.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause}}
 	for name, test := range map[string]struct {
 		refuse error
-		who    lease.Identity
-		kind   lease.ErrorKind
+		who    backend.Identity
+		kind   backend.ErrorKind
 		text   string
 	}{
-		"it does not exist":           {apierrors.NewNotFound(resource, "orders"), who, lease.NoServiceAccount, `"orders" does not exist`},
-		"its namespace is going away": {terminating, who, lease.NoServiceAccount, "being deleted"},
-		"leasekeeper may not be it":   {apierrors.NewForbidden(resource, "orders", errors.New("no")), who, lease.Misconfigured, "serviceaccounts/token"},
-		"the API server is away":      {errors.New("connection refused"), who, lease.Unavailable, "API server"},
-		"none is named":               {nil, lease.Identity{Namespace: "shop"}, lease.NoServiceAccount, "spec.serviceAccountName"},
+		"it does not exist":           {apierrors.NewNotFound(resource, "orders"), who, backend.NoServiceAccount, `"orders" does not exist`},
+		"its namespace is going away": {terminating, who, backend.NoServiceAccount, "being deleted"},
+		"leasekeeper may not be it":   {apierrors.NewForbidden(resource, "orders", errors.New("no")), who, backend.Misconfigured, "serviceaccounts/token"},
+		"the API server is away":      {errors.New("connection refused"), who, backend.Unavailable, "API server"},
+		"none is named":               {nil, backend.Identity{Namespace: "shop"}, backend.NoServiceAccount, "spec.serviceAccountName"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -187,7 +188,7 @@ func TestTokenAuthMakesAChild(t *testing.T) {
 	f.server.always("auth/token/create", loginAnswer("acc", 3600, 0))
 	got, err := f.Login(t.Context(), who)
 	wantKind(t, err, "")
-	if got.Accessor != "acc" {
+	if got.Handle != "acc" {
 		t.Error("the session is not the child's")
 	}
 	sent := f.server.requests("auth/token/create")[0]
@@ -197,14 +198,14 @@ func TestTokenAuthMakesAChild(t *testing.T) {
 	}
 	f.server.always("auth/token/create", errs(403, "permission denied hvs.static-secret-token"))
 	_, err = f.Login(t.Context(), who)
-	wantKind(t, err, lease.LoginFailed)
+	wantKind(t, err, backend.LoginFailed)
 	wantText(t, err, "auth/token/create: update")
 	if strings.Contains(err.Error(), "static-secret") {
 		t.Error("the error has the token in it")
 	}
 	f.kube.secrets = nil
 	_, err = f.Login(t.Context(), who)
-	wantKind(t, err, lease.Misconfigured)
+	wantKind(t, err, backend.Misconfigured)
 	wantText(t, err, `Secret "root" in namespace "system"`)
 }
 
@@ -242,6 +243,6 @@ func TestTheEnvironmentChangesNothing(t *testing.T) {
 	}
 	tls := newFixtureAt(t, nil, newTLSServer(t).URL)
 	_, err := tls.Login(t.Context(), who)
-	wantKind(t, err, lease.TLS)
+	wantKind(t, err, backend.TLS)
 	var _ v1alpha1.Provider = f.provider
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // Order is to revoke leases, whoever's they are: those below Prefix, or the one of LeaseID.
@@ -50,7 +50,7 @@ func (o Order) sound() error {
 		target = o.LeaseID
 	}
 	if !isPath(target) || (o.LeaseID != "") == (o.Prefix != "") {
-		return lease.Errorf(lease.Misconfigured, "%q is not what leases can be revoked by", cut(oneLine(target), 128))
+		return backend.Errorf(backend.Misconfigured, "%q is not what leases can be revoked by", cut(oneLine(target), 128))
 	}
 	return nil
 }
@@ -102,7 +102,7 @@ func (o Order) lines() []policyLine {
 // refused makes one error of a refusal, that names every line which the order needs and the keeper lacks, so that they can be
 // added at once.
 func (b *Backend) refused(ctx context.Context, o Order, err error) error {
-	if lease.KindOf(err) != lease.Denied || or(o.Namespace, b.spec.Namespace) != b.spec.Namespace {
+	if backend.KindOf(err) != backend.Denied || or(o.Namespace, b.spec.Namespace) != b.spec.Namespace {
 		return err // what it may do in another namespace is not known here
 	}
 	needed := o.lines()
@@ -123,7 +123,7 @@ func (b *Backend) refused(ctx context.Context, o Order, err error) error {
 	if len(missing) == 0 { // by a policy of another kind, which nobody can ask about
 		return err
 	}
-	fault := lease.Errorf(lease.Denied, "revoking %s: policy of %s lacks %s", o, b.keeperName(), strings.Join(missing, " and "))
+	fault := backend.Errorf(backend.Denied, "revoking %s: policy of %s lacks %s", o, b.keeperName(), strings.Join(missing, " and "))
 	fault.Err = err
 	return fault
 }
@@ -160,7 +160,7 @@ func (b *Backend) listBelow(ctx context.Context, o Order) ([]string, error) {
 	folders := []string{o.folder()}
 	for i := 0; i < len(folders); i++ {
 		if len(folders) > maxFolders {
-			return nil, lease.Errorf(lease.BadAnswer, "listing the %s: more than %d paths", o, maxFolders)
+			return nil, backend.Errorf(backend.InvalidResponse, "listing the %s: more than %d paths", o, maxFolders)
 		}
 		keys, err := b.listKeys(ctx, o.Namespace, folders[i])
 		if err != nil {
@@ -179,13 +179,13 @@ func (b *Backend) listBelow(ctx context.Context, o Order) ([]string, error) {
 	return ids, nil
 }
 
-// Revoke gives Vault the order, and does not wait for what comes of it: Vault marks every lease as expired before it answers,
+// RevokeAll gives Vault the order, and does not wait for what comes of it: Vault marks every lease as expired before it answers,
 // so that none can be renewed or is found alive any more, and ends them in the background, many at a time, again and again
 // where that fails (six times in about ten minutes). Asked to wait it would take them one by one, and stop at the first that
 // fails, leaving those behind it alive.
 //
 // It is safe to repeat, but takes what was leased since.
-func (b *Backend) Revoke(ctx context.Context, o Order) error {
+func (b *Backend) RevokeAll(ctx context.Context, o Order) error {
 	if err := o.sound(); err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
@@ -57,14 +57,14 @@ func TestAPrefixGoesByWholeSegmentsWithASlashOrWithout(t *testing.T) {
 	for _, slash := range []string{"", "/"} {
 		rec, _ := issue(t, b, ours)
 		// The ids begin with it, and do not lie below it.
-		must(t, b.Revoke(t.Context(), vault.Order{Prefix: ours.Path[:len(ours.Path)-1] + slash}))
+		must(t, b.RevokeAll(t.Context(), vault.Order{Prefix: ours.Path[:len(ours.Path)-1] + slash}))
 		must(t, b.Lookup(t.Context(), rec))
 		o := vault.Order{Prefix: ours.Path + slash}
 		if ids, err := b.Matching(t.Context(), o); err != nil || !slices.Equal(ids, []string{rec.ID}) {
 			t.Errorf("%q matches %v (%v), want %s", o.Prefix, ids, err, rec.ID)
 		}
-		must(t, b.Revoke(t.Context(), o))
-		wantKind(t, b.Lookup(t.Context(), rec), lease.Gone) // at once, whether it is ended already or not
+		must(t, b.RevokeAll(t.Context(), o))
+		wantKind(t, b.Lookup(t.Context(), rec), backend.Gone) // at once, whether it is ended already or not
 		untilGone(t, b, o)
 	}
 	// Without a slash a prefix may be a whole id, and is that one lease then.
@@ -74,7 +74,7 @@ func TestAPrefixGoesByWholeSegmentsWithASlashOrWithout(t *testing.T) {
 	if ids, err := b.Matching(t.Context(), o); err != nil || !slices.Equal(ids, []string{one.ID}) {
 		t.Errorf("%q matches %v (%v)", o.Prefix, ids, err)
 	}
-	must(t, b.Revoke(t.Context(), o))
+	must(t, b.RevokeAll(t.Context(), o))
 	untilGone(t, b, o)
 	must(t, b.Lookup(t.Context(), another))
 	must(t, b.Lookup(t.Context(), bystander))
@@ -108,7 +108,7 @@ func TestVaultThatIsToWaitStopsAtTheFirstLeaseThatCannotBeRevoked(t *testing.T) 
 	}
 	must(t, bed.postgres.Exec(t.Context(), `DROP SCHEMA first CASCADE`))
 	o := vault.Order{Prefix: request.Path}
-	must(t, b.Revoke(t.Context(), o))
+	must(t, b.RevokeAll(t.Context(), o))
 	untilGone(t, b, o)
 }
 
@@ -131,9 +131,9 @@ func TestALeaseThatCannotBeRevokedDoesNotSaveTheOthers(t *testing.T) {
 			must(t, bed.postgres.Exec(context.WithoutCancel(t.Context()), fmt.Sprintf(`DROP SCHEMA IF EXISTS kept%d CASCADE`, i)))
 		}
 	})
-	must(t, b.Revoke(t.Context(), o))
+	must(t, b.RevokeAll(t.Context(), o))
 	for _, rec := range records {
-		wantKind(t, b.Lookup(t.Context(), rec), lease.Gone)
+		wantKind(t, b.Lookup(t.Context(), rec), backend.Gone)
 	}
 	eventually(t, "only that one is left", func() error {
 		ids, err := b.Matching(t.Context(), o)
@@ -142,7 +142,7 @@ func TestALeaseThatCannotBeRevokedDoesNotSaveTheOthers(t *testing.T) {
 		}
 		return err
 	})
-	wantKind(t, b.RevokeOne(t.Context(), o, records[2].ID), lease.Failed, "failed to revoke entry", "2BP01")
+	wantKind(t, b.RevokeOne(t.Context(), o, records[2].ID), backend.Failed, "failed to revoke entry", "2BP01")
 	fresh, _ := issue(t, b, request)
 	o.Force = true
 	must(t, b.RevokeOne(t.Context(), o, records[2].ID))
@@ -165,7 +165,7 @@ func TestWhatVaultSaysToAnOrderWhileTheDatabaseIsDown(t *testing.T) {
 	rec, _ := issue(t, b, request)
 	forgotten, _ := issue(t, b, request)
 	start := stopPostgres(t)
-	must(t, b.Revoke(t.Context(), o))
+	must(t, b.RevokeAll(t.Context(), o))
 	ids, err := b.Matching(t.Context(), o)
 	if must(t, err); len(ids) != 2 {
 		t.Errorf("there are %v", ids)
@@ -177,8 +177,8 @@ func TestWhatVaultSaysToAnOrderWhileTheDatabaseIsDown(t *testing.T) {
 		}
 	}
 	_, err = b.Renew(t.Context(), rec, time.Hour)
-	wantKind(t, err, lease.Gone, "lease expired")
-	wantKind(t, b.RevokeOne(t.Context(), o, rec.ID), lease.Failed, "400")
+	wantKind(t, err, backend.Gone, "lease expired")
+	wantKind(t, b.RevokeOne(t.Context(), o, rec.ID), backend.Failed, "400")
 	o.Force = true
 	must(t, b.RevokeOne(t.Context(), o, forgotten.ID))
 	if ids, err = b.Matching(t.Context(), o); err != nil || !slices.Equal(ids, []string{rec.ID}) {
@@ -196,9 +196,9 @@ func TestOneLeaseIsRevokedByItsIDWithTheKeepersOwnLines(t *testing.T) {
 	rec, _ := issue(t, b, request)
 	other, _ := issue(t, b, request)
 	o := vault.Order{LeaseID: rec.ID}
-	must(t, b.Revoke(t.Context(), o))
+	must(t, b.RevokeAll(t.Context(), o))
 	untilGone(t, b, o)
-	must(t, b.Revoke(t.Context(), o)) // it is gone, which is no error
+	must(t, b.RevokeAll(t.Context(), o)) // it is gone, which is no error
 	must(t, b.Lookup(t.Context(), other))
 }
 
@@ -218,13 +218,13 @@ func TestAnOrderThatThePolicyRefusesNamesTheLinesAndWorksWithThem(t *testing.T) 
 		`path "sys/leases/revoke-force/` + request.Path + `/*" { capabilities = ["update", "sudo"] }`,
 	}
 	_, err := b.Matching(t.Context(), o)
-	wantKind(t, err, lease.Denied, append(lines, role)...)
-	wantKind(t, b.Revoke(t.Context(), o), lease.Denied, lines...)
+	wantKind(t, err, backend.Denied, append(lines, role)...)
+	wantKind(t, b.RevokeAll(t.Context(), o), backend.Denied, lines...)
 	must(t, b.Lookup(t.Context(), rec))
 	// A line without sudo is not enough.
 	must(t, bed.vault.WritePolicy(t.Context(), role, keeperPolicy+lines[0]+"\n"+strings.Replace(lines[1], `, "sudo"`, "", 1)))
-	err = b.Revoke(t.Context(), o)
-	wantKind(t, err, lease.Denied, lines[1:]...)
+	err = b.RevokeAll(t.Context(), o)
+	wantKind(t, err, backend.Denied, lines[1:]...)
 	if strings.Contains(err.Error(), "lookup") {
 		t.Errorf("%q names a line that is there", err)
 	}
@@ -234,10 +234,10 @@ func TestAnOrderThatThePolicyRefusesNamesTheLinesAndWorksWithThem(t *testing.T) 
 	if must(t, err); !slices.Equal(ids, []string{rec.ID}) {
 		t.Errorf("there are %v", ids)
 	}
-	must(t, b.Revoke(t.Context(), o))
+	must(t, b.RevokeAll(t.Context(), o))
 	must(t, b.RevokeOne(t.Context(), o, rec.ID))
 	untilGone(t, b, o)
-	if err := b.Lookup(t.Context(), rec); !errors.As(err, new(*lease.Error)) {
+	if err := b.Lookup(t.Context(), rec); !errors.As(err, new(*backend.Error)) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 const (
@@ -51,9 +51,9 @@ func TestWhatWouldEndLoginsIsNotSent(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%+v", o), func(t *testing.T) {
 			f := newFixture(t)
-			wantKind(t, f.Revoke(t.Context(), o), lease.Misconfigured)
+			wantKind(t, f.RevokeAll(t.Context(), o), backend.Misconfigured)
 			_, err := f.Matching(t.Context(), o)
-			wantKind(t, err, lease.Misconfigured)
+			wantKind(t, err, backend.Misconfigured)
 			if paths := f.server.paths(); paths != "" {
 				t.Errorf("asked %s", paths)
 			}
@@ -100,7 +100,7 @@ func TestMatchingGivesUpAListWithoutEnd(t *testing.T) {
 	}
 	b := newScripted(&script{answers: []says{keys(many...)}})
 	_, err := b.Matching(t.Context(), below)
-	wantKind(t, err, lease.BadAnswer)
+	wantKind(t, err, backend.InvalidResponse)
 }
 
 func TestMatchingOfOneLease(t *testing.T) {
@@ -108,13 +108,13 @@ func TestMatchingOfOneLease(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer says
 		want   int
-		kind   lease.ErrorKind
+		kind   backend.ErrorKind
 	}{
 		"alive":                        {ok(aliveLease), 1, ""},
 		"dead, and Vault still has it": {ok(deadLease), 1, ""},
 		"unknown":                      {errs(400, "invalid lease"), 0, ""},
-		"trouble":                      {errs(500, "internal error"), 0, lease.Failed},
-		"another's":                    {ok(strings.ReplaceAll(aliveLease, "abc", "def")), 0, lease.BadAnswer},
+		"trouble":                      {errs(500, "internal error"), 0, backend.Failed},
+		"another's":                    {ok(strings.ReplaceAll(aliveLease, "abc", "def")), 0, backend.InvalidResponse},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -143,7 +143,7 @@ func TestAnOrderIsOneRequestThatIsNotWaitedFor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			f.server.always(test.path, says{status: 202})
-			wantKind(t, f.Revoke(t.Context(), test.order), "")
+			wantKind(t, f.RevokeAll(t.Context(), test.order), "")
 			sent := f.server.requests(test.path)
 			if len(sent) != 1 || sent[0].method != "PUT" || fmt.Sprint(sent[0].body) != test.body || sent[0].namespace != test.order.Namespace {
 				t.Errorf("sent %+v", sent)
@@ -181,8 +181,8 @@ func TestARefusalNamesEveryLineThatTheOrderNeeds(t *testing.T) {
 			f := newFixture(t)
 			f.server.always(askSelf, test.self)
 			f.server.always(test.order.path(), errs(403, denied))
-			err := f.Revoke(t.Context(), test.order)
-			wantKind(t, err, lease.Denied)
+			err := f.RevokeAll(t.Context(), test.order)
+			wantKind(t, err, backend.Denied)
 			wantText(t, err, append(test.lacks, `role "keeper"`)...)
 			for _, line := range test.has {
 				if strings.Contains(err.Error(), line) {
@@ -198,26 +198,26 @@ func TestAListThatIsRefusedNamesTheLinesOfTheOrder(t *testing.T) {
 	f.server.always(askSelf, ok(`{"request_id":"1","data":{}}`))
 	f.server.always(lookupBelow, errs(403, denied))
 	_, err := f.Matching(t.Context(), below)
-	wantKind(t, err, lease.Denied)
+	wantKind(t, err, backend.Denied)
 	wantText(t, err, `"sys/leases/lookup/database/creds/*"`, `"sys/leases/revoke-prefix/database/creds"`)
 }
 
 func TestWhatBecomesOfAnOrder(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer says
-		kind   lease.ErrorKind
+		kind   backend.ErrorKind
 	}{
 		"taken":               {says{status: 202}, ""},
 		"done":                {nothing(), ""},
-		"a broken storage":    {errs(500, `failed to revoke "x" (1 / 2): storage`), lease.Failed},
-		"sealed":              {errs(503, "Vault is sealed"), lease.Unavailable},
-		"a gateway":           {says{status: 504, body: "late"}, lease.Unanswered},
-		"a broken connection": {says{hangUp: true}, lease.Unanswered},
+		"a broken storage":    {errs(500, `failed to revoke "x" (1 / 2): storage`), backend.Failed},
+		"sealed":              {errs(503, "Vault is sealed"), backend.Unavailable},
+		"a gateway":           {says{status: 504, body: "late"}, backend.NoResponse},
+		"a broken connection": {says{hangUp: true}, backend.NoResponse},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			f.server.always(revokeBelow, test.answer)
-			wantKind(t, f.Revoke(t.Context(), below), test.kind)
+			wantKind(t, f.RevokeAll(t.Context(), below), test.kind)
 		})
 	}
 }
@@ -228,17 +228,17 @@ func TestOneLeaseOfAnOrder(t *testing.T) {
 		order   Order
 		id      string
 		answers map[string]says
-		kind    lease.ErrorKind
+		kind    backend.ErrorKind
 		text    string
 	}{
 		"it is revoked":            {below, record().ID, map[string]says{"sys/leases/revoke": nothing(), "sys/leases/lookup": errs(400, "invalid lease")}, "", ""},
-		"Vault says why not":       {below, record().ID, map[string]says{"sys/leases/revoke": errs(400, "failed to revoke entry: the database is away"), "sys/leases/lookup": ok(deadLease)}, lease.Failed, "the database is away"},
+		"Vault says why not":       {below, record().ID, map[string]says{"sys/leases/revoke": errs(400, "failed to revoke entry: the database is away"), "sys/leases/lookup": ok(deadLease)}, backend.Failed, "the database is away"},
 		"by force":                 {Order{Prefix: "database/creds", Force: true}, record().ID, map[string]says{forced: nothing()}, "", ""},
 		"one lease by force":       {Order{LeaseID: record().ID, Force: true}, record().ID, map[string]says{forced: nothing()}, "", ""},
-		"force is refused":         {Order{Prefix: "database/creds", Force: true}, record().ID, map[string]says{forced: errs(403, denied)}, lease.Denied, `"sys/leases/revoke-force/database/creds/*"`},
-		"another's":                {below, "database/roles/orders/abc", nil, lease.Mismatch, ""},
-		"another's, by force":      {Order{Prefix: "database/creds", Force: true}, "auth/token/create/abc", nil, lease.Mismatch, ""},
-		"what is no id of Vault's": {Order{Prefix: "database/creds", Force: true}, "database/creds/a b", nil, lease.Mismatch, ""},
+		"force is refused":         {Order{Prefix: "database/creds", Force: true}, record().ID, map[string]says{forced: errs(403, denied)}, backend.Denied, `"sys/leases/revoke-force/database/creds/*"`},
+		"another's":                {below, "database/roles/orders/abc", nil, backend.Mismatch, ""},
+		"another's, by force":      {Order{Prefix: "database/creds", Force: true}, "auth/token/create/abc", nil, backend.Mismatch, ""},
+		"what is no id of Vault's": {Order{Prefix: "database/creds", Force: true}, "database/creds/a b", nil, backend.Mismatch, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -251,7 +251,7 @@ func TestOneLeaseOfAnOrder(t *testing.T) {
 			if test.text != "" {
 				wantText(t, err, test.text)
 			}
-			if test.kind == lease.Mismatch && f.server.paths() != "" {
+			if test.kind == backend.Mismatch && f.server.paths() != "" {
 				t.Errorf("asked %s", f.server.paths())
 			}
 		})
@@ -263,12 +263,12 @@ func TestALeaseThatExpiredDoesNotLive(t *testing.T) {
 		id     string
 		answer says
 		lives  bool
-		kind   lease.ErrorKind
+		kind   backend.ErrorKind
 	}{
 		"alive":                    {record().ID, ok(aliveLease), true, ""},
 		"expired":                  {record().ID, ok(deadLease), false, ""},
 		"unknown":                  {record().ID, errs(400, "invalid lease"), false, ""},
-		"trouble":                  {record().ID, errs(500, "internal error"), false, lease.Failed},
+		"trouble":                  {record().ID, errs(500, "internal error"), false, backend.Failed},
 		"what is no id of Vault's": {"database/creds/a b", says{}, true, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

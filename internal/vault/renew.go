@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
@@ -22,7 +23,7 @@ var leaseGone = []string{"lease not found", "lease expired", "invalid lease"}
 // tokenGone are the texts that say that a token is no more. Those of a lease are about the lease that every token has.
 var tokenGone = []string{"invalid accessor", "token not found", "invalid lease ID", "lease not found", "lease expired"}
 
-// Renew implements lease.Lessor.
+// Renew implements backend.Backend.
 func (b *Backend) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (lease.Term, error) {
 	r, err := b.leaseCall(ctx, "renew", rec, map[string]any{"increment": wholeSeconds(increment)})
 	if err != nil {
@@ -32,24 +33,24 @@ func (b *Backend) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment
 	a, ok := r.parse()
 	switch {
 	case r.status == http.StatusBadRequest && a.says(leaseGone...):
-		return lease.Term{}, lease.Errorf(lease.Gone, "%s: Vault no longer has it: %s", what, a.quote())
+		return lease.Term{}, backend.Errorf(backend.Gone, "%s: Vault no longer has it: %s", what, a.quote())
 	case !succeeded(r.status):
 		return lease.Term{}, b.keeperFault(r, what, "sys/leases/renew")
 	case !ok || a.LeaseID != rec.ID || seconds(a.LeaseDuration) == 0:
 		// A renewal for no time would end a lease that lives.
-		return lease.Term{}, lease.Errorf(lease.BadAnswer, "%s: %s gave an answer that cannot be used", what, r.address)
+		return lease.Term{}, backend.Errorf(backend.InvalidResponse, "%s: %s gave an answer that cannot be used", what, r.address)
 	}
 	return lease.Term{At: r.at, Duration: seconds(a.LeaseDuration), Renewable: a.Renewable, Capped: a.capped()}, nil
 }
 
-// ExtendToken implements lease.Lessor.
-func (b *Backend) ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) (lease.Term, error) {
+// ExtendToken implements backend.Backend.
+func (b *Backend) ExtendSession(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) (lease.Term, error) {
 	known, err := b.identify(ctx, rec, owner)
 	if err != nil {
 		return lease.Term{}, err
 	}
 	if !known {
-		return lease.Term{}, lease.Errorf(lease.Gone, "extending the issuing token: Vault no longer has it")
+		return lease.Term{}, backend.Errorf(backend.Gone, "extending the issuing token: Vault no longer has it")
 	}
 	r, err := b.accessorCall(ctx, "renew-accessor", rec, map[string]any{"increment": wholeSeconds(asFarAsItGoes)})
 	if err != nil {
@@ -59,25 +60,25 @@ func (b *Backend) ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord, own
 	a, ok := r.parse()
 	switch {
 	case clientError(r.status) && a.says(tokenGone...):
-		return lease.Term{}, lease.Errorf(lease.Gone, "%s: Vault no longer has it: %s", what, a.quote())
+		return lease.Term{}, backend.Errorf(backend.Gone, "%s: Vault no longer has it: %s", what, a.quote())
 	case r.status == http.StatusBadRequest && ok:
-		return lease.Term{}, lease.Errorf(lease.Refused, "%s: Vault refuses it, it may not be renewable: %s", what, a.quote())
+		return lease.Term{}, backend.Errorf(backend.Refused, "%s: Vault refuses it, it may not be renewable: %s", what, a.quote())
 	case !succeeded(r.status):
 		return lease.Term{}, b.keeperFault(r, what, "auth/token/renew-accessor")
 	case !ok || a.Auth == nil:
-		return lease.Term{}, lease.Errorf(lease.BadAnswer, "%s: %s gave an answer that cannot be used", what, r.address)
+		return lease.Term{}, backend.Errorf(backend.InvalidResponse, "%s: %s gave an answer that cannot be used", what, r.address)
 	}
 	return lease.Term{At: r.at, Duration: seconds(a.Auth.LeaseDuration), Renewable: a.Auth.Renewable, Capped: a.capped()}, nil
 }
 
-// Lookup implements lease.Lessor. A lease that ran out and whose revocation fails stays listed; it is dead.
+// Lookup implements backend.Backend. A lease that ran out and whose revocation fails stays listed; it is dead.
 func (b *Backend) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
 	found, err := b.lookup(ctx, rec)
 	if err != nil {
 		return err
 	}
 	if found != leaseAlive {
-		return lease.Errorf(lease.Gone, "looking up a lease of %s: it is no more", rec.Path)
+		return backend.Errorf(backend.Gone, "looking up a lease of %s: it is no more", rec.Path)
 	}
 	return nil
 }
@@ -108,7 +109,7 @@ func (b *Backend) lookup(ctx context.Context, rec v1alpha1.LeaseRecord) (leaseSt
 	var id string
 	var ttl float64
 	if !ok || readString(fields["id"], &id) != nil || id != rec.ID {
-		return 0, lease.Errorf(lease.BadAnswer, "%s: %s gave an answer that cannot be used", what, r.address)
+		return 0, backend.Errorf(backend.InvalidResponse, "%s: %s gave an answer that cannot be used", what, r.address)
 	}
 	// A lease without an end has no expire_time, and a ttl of 0.
 	if isNull(fields["expire_time"]) {
@@ -116,7 +117,7 @@ func (b *Backend) lookup(ctx context.Context, rec v1alpha1.LeaseRecord) (leaseSt
 	}
 	// A ttl that is not told is no proof of an end.
 	if isNull(fields["ttl"]) || json.Unmarshal(fields["ttl"], &ttl) != nil {
-		return 0, lease.Errorf(lease.BadAnswer, "%s: %s does not say how long it lives", what, r.address)
+		return 0, backend.Errorf(backend.InvalidResponse, "%s: %s does not say how long it lives", what, r.address)
 	}
 	if ttl <= 0 {
 		return leaseDead, nil
@@ -142,7 +143,7 @@ func (b *Backend) leaseCall(ctx context.Context, verb string, rec v1alpha1.Lease
 func (b *Backend) accessorCall(ctx context.Context, verb string, rec v1alpha1.LeaseRecord, more map[string]any) (reply, error) {
 	if !utf8.ValidString(rec.TokenAccessor) {
 		// JSON would make another accessor of it.
-		return reply{}, lease.Errorf(lease.Mismatch, "the record's accessor is not one of Vault's: it is left alone, and so is the record's lease")
+		return reply{}, backend.Errorf(backend.Mismatch, "the record's accessor is not one of Vault's: it is left alone, and so is the record's lease")
 	}
 	body := map[string]any{"accessor": rec.TokenAccessor}
 	for key, value := range more {
@@ -151,7 +152,7 @@ func (b *Backend) accessorCall(ctx context.Context, verb string, rec v1alpha1.Le
 	return b.asKeeper(ctx, call{method: http.MethodPost, path: "auth/token/" + verb, namespace: b.spec.Namespace, body: body})
 }
 
-func (b *Backend) keeperFault(r reply, what, path string) *lease.Error {
+func (b *Backend) keeperFault(r reply, what, path string) *backend.Error {
 	return b.fault(r, what, b.keeperName(), keeperLine(path))
 }
 

@@ -18,7 +18,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // What the fuzz targets stand on: a Vault without a network, that answers whatever it is told to.
@@ -136,10 +136,10 @@ func turns(text string) []says {
 const maxMessage = 8 << 10
 
 // kinds are all there are.
-var kinds = map[lease.ErrorKind]bool{
-	lease.Unanswered: true, lease.Unavailable: true, lease.Failed: true, lease.Denied: true, lease.LoginFailed: true, lease.NotFound: true,
-	lease.Refused: true, lease.BadAnswer: true, lease.Gone: true, lease.Mismatch: true, lease.Disputed: true, lease.TLS: true,
-	lease.NoServiceAccount: true, lease.Misconfigured: true,
+var kinds = map[backend.ErrorKind]bool{
+	backend.NoResponse: true, backend.Unavailable: true, backend.Failed: true, backend.Denied: true, backend.LoginFailed: true, backend.NotFound: true,
+	backend.Refused: true, backend.InvalidResponse: true, backend.Gone: true, backend.Mismatch: true, backend.Disputed: true, backend.TLS: true,
+	backend.NoServiceAccount: true, backend.Misconfigured: true,
 }
 
 // fit fails unless err is nil or an error of the Lessor's that may be shown to people: of a kind, in one bounded line,
@@ -149,7 +149,7 @@ func fit(t *testing.T, err error, secrets ...string) {
 	if err == nil {
 		return
 	}
-	var ours *lease.Error
+	var ours *backend.Error
 	if !errors.As(err, &ours) {
 		t.Fatalf("an error of type %T: %v", err, err)
 	}

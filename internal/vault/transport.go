@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // newHTTPClient makes the client for one provider. Nothing of it comes from VAULT_* in the environment. HTTPS_PROXY,
@@ -75,7 +75,7 @@ func readMaterial(ctx context.Context, k Kube, spec *v1alpha1.TLSConfig, namespa
 func (m *material) trust(pem []byte, where string) error {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return lease.Errorf(lease.TLS, "%s holds no certificate in PEM form", where)
+		return backend.Errorf(backend.TLS, "%s holds no certificate in PEM form", where)
 	}
 	m.config.RootCAs = pool
 	return nil
@@ -101,7 +101,7 @@ func (m *material) readCA(ctx context.Context, k Kube, ref v1alpha1.CAReference,
 		m.version += string(object.UID) + object.ResourceVersion + "/"
 	}
 	if len(pem) == 0 {
-		return lease.Errorf(lease.Misconfigured, "tls.caRef: %s %q in namespace %q has no key %q", kind, ref.Name, namespace, key)
+		return backend.Errorf(backend.Misconfigured, "tls.caRef: %s %q in namespace %q has no key %q", kind, ref.Name, namespace, key)
 	}
 	return m.trust(pem, "tls.caRef: key "+key+" of "+kind+" "+ref.Name)
 }
@@ -114,14 +114,14 @@ func (m *material) readClientCert(ctx context.Context, k Kube, ref v1alpha1.Secr
 	}
 	for _, key := range []string{"tls.crt", "tls.key"} {
 		if len(secret.Data[key]) == 0 {
-			return lease.Errorf(lease.Misconfigured,
+			return backend.Errorf(backend.Misconfigured,
 				"tls.clientCertRef: Secret %q in namespace %q has no key %q; it must be of type kubernetes.io/tls", ref.Name, namespace, key)
 		}
 	}
 	pair, err := tls.X509KeyPair(secret.Data["tls.crt"], secret.Data["tls.key"])
 	if err != nil {
 		// The cause is not kept: it is not known to leave the key out.
-		return lease.Errorf(lease.TLS, "tls.clientCertRef: Secret %q in namespace %q holds no usable certificate and key", ref.Name, namespace)
+		return backend.Errorf(backend.TLS, "tls.clientCertRef: Secret %q in namespace %q holds no usable certificate and key", ref.Name, namespace)
 	}
 	m.config.Certificates = []tls.Certificate{pair}
 	m.version += string(secret.UID) + secret.ResourceVersion + "/"

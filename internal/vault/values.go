@@ -4,14 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // maxDataBytes is what a Secret can hold. Which keys and values are fit for one is looked at elsewhere.
 const maxDataBytes = 1 << 20
 
 // secretData makes the answer's data into that of a Secret.
-func secretData(a answer, req lease.Request) (map[string][]byte, error) {
+func secretData(a answer, req backend.Request) (map[string][]byte, error) {
 	fields := object(a.Data)
 	if v, ok := kv2(a); ok {
 		if isNull(v.data) {
@@ -24,7 +24,7 @@ func secretData(a answer, req lease.Request) (map[string][]byte, error) {
 		if a.Auth != nil {
 			why = "is a login, not a credential: a token is not given out"
 		}
-		return nil, lease.Errorf(lease.BadAnswer, "the answer for %q %s", req.Path, why)
+		return nil, backend.Errorf(backend.InvalidResponse, "the answer for %q %s", req.Path, why)
 	}
 	data, total := make(map[string][]byte, len(fields)), 0
 	for key, raw := range fields {
@@ -32,7 +32,7 @@ func secretData(a answer, req lease.Request) (map[string][]byte, error) {
 		total += len(key) + len(data[key])
 	}
 	if total > maxDataBytes {
-		return nil, lease.Errorf(lease.BadAnswer, "the answer for %q has more than 1 MiB of data, which no Secret holds", req.Path)
+		return nil, backend.Errorf(backend.InvalidResponse, "the answer for %q has more than 1 MiB of data, which no Secret holds", req.Path)
 	}
 	return data, nil
 }
@@ -88,10 +88,10 @@ func kv2(a answer) (v version, ok bool) {
 // maxNumberRunes is more than a number of Vault's has: JSON's may have any length, and a condition takes 32 KiB.
 const maxNumberRunes = 32
 
-func (v version) gone(path string) *lease.Error {
+func (v version) gone(path string) *backend.Error {
 	what := "deleted"
 	if v.metadata.Destroyed {
 		what = "destroyed"
 	}
-	return lease.Errorf(lease.NotFound, "version %s of %q is %s: write a new version or undelete it", cut(string(v.metadata.Version), maxNumberRunes), path, what)
+	return backend.Errorf(backend.NotFound, "version %s of %q is %s: write a new version or undelete it", cut(string(v.metadata.Version), maxNumberRunes), path, what)
 }

@@ -6,7 +6,7 @@ import (
 	"reflect"
 	"testing"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 func TestDataBecomesTheBytesOfASecret(t *testing.T) {
@@ -48,7 +48,7 @@ func TestDataBecomesTheBytesOfASecret(t *testing.T) {
 			if !ok {
 				t.Fatal("the answer is not taken for Vault's")
 			}
-			data, err := secretData(a, lease.Request{Path: "p"})
+			data, err := secretData(a, backend.Request{Path: "p"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,7 +66,7 @@ func TestDataBecomesTheBytesOfASecret(t *testing.T) {
 func TestKVHasNoLeaseWhateverItsDurationSays(t *testing.T) {
 	f := newFixture(t)
 	f.server.always("kv/orders", ok(`{"request_id":"1","lease_id":"","lease_duration":2764800,"renewable":false,"data":{"a":"b"}}`))
-	got, err := f.Issue(t.Context(), at, lease.Request{Path: "kv/orders"})
+	got, err := f.Issue(t.Context(), at, backend.Request{Path: "kv/orders"})
 	wantKind(t, err, "")
 	if got.LeaseID != "" || string(got.Data["a"]) != "b" {
 		t.Errorf("got lease %q and data of %d keys", got.LeaseID, len(got.Data))
@@ -76,8 +76,8 @@ func TestKVHasNoLeaseWhateverItsDurationSays(t *testing.T) {
 func TestADestroyedVersionIsNotFoundEvenWithA200(t *testing.T) {
 	f := newFixture(t)
 	f.server.always("kv/data/orders", ok(`{"request_id":"1","data":{"data":null,"metadata":{"version":1,"created_time":"x","destroyed":true}}}`))
-	_, err := f.Issue(t.Context(), at, lease.Request{Path: "kv/data/orders"})
-	wantKind(t, err, lease.NotFound)
+	_, err := f.Issue(t.Context(), at, backend.Request{Path: "kv/data/orders"})
+	wantKind(t, err, backend.NotFound)
 	wantText(t, err, "destroyed")
 }
 

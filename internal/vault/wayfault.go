@@ -11,38 +11,38 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // wayKind tells what an error of the network means, in words that are the same for the same fault: Go's own texts
 // name local ports, which change with each try.
-func wayKind(ctx context.Context, err error, sent bool) (lease.ErrorKind, string) {
+func wayKind(ctx context.Context, err error, sent bool) (backend.ErrorKind, string) {
 	if text, ok := tlsText(err, sent); ok {
-		return lease.TLS, text
+		return backend.TLS, text
 	}
 	stopped := errors.Is(ctx.Err(), context.Canceled) || errors.Is(err, context.Canceled)
 	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || isTimeout(err)
 	if sent {
 		switch {
 		case stopped:
-			return lease.Unanswered, "the request was given up before an answer came"
+			return backend.NoResponse, "the request was given up before an answer came"
 		case late:
-			return lease.Unanswered, "no answer in time"
+			return backend.NoResponse, "no answer in time"
 		}
-		return lease.Unanswered, "the connection broke before an answer came"
+		return backend.NoResponse, "the connection broke before an answer came"
 	}
 	var dns *net.DNSError
 	switch {
 	case errors.As(err, &dns):
-		return lease.Unavailable, fmt.Sprintf("the name %q cannot be resolved", dns.Name)
+		return backend.Unavailable, fmt.Sprintf("the name %q cannot be resolved", dns.Name)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return lease.Unavailable, "connection refused"
+		return backend.Unavailable, "connection refused"
 	case stopped:
-		return lease.Unavailable, "the request was given up before it was sent"
+		return backend.Unavailable, "the request was given up before it was sent"
 	case late:
-		return lease.Unavailable, "no connection in time"
+		return backend.Unavailable, "no connection in time"
 	}
-	return lease.Unavailable, "no connection can be made"
+	return backend.Unavailable, "no connection can be made"
 }
 
 func isTimeout(err error) bool {

@@ -6,9 +6,9 @@ import (
 
 	testclock "k8s.io/utils/clock/testing"
 
-	"github.com/leasekeeper/leasekeeper/internal/lease"
-	"github.com/leasekeeper/leasekeeper/internal/lease/contract"
-	"github.com/leasekeeper/leasekeeper/internal/lease/fake"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/backend/contract"
+	"github.com/leasekeeper/leasekeeper/internal/backend/fake"
 )
 
 func TestTheFakeKeepsTheContract(t *testing.T) {
@@ -18,11 +18,11 @@ func TestTheFakeKeepsTheContract(t *testing.T) {
 		b.TTL, b.MaxTTL, b.Unleased = shape.TTL, shape.MaxTTL, shape.Unleased
 		b.TokenTTL, b.TokenMaxTTL = time.Hour, 768*time.Hour
 		return contract.Subject{
-			Lessor:   b,
-			Who:      lease.Identity{Namespace: "shop", Owner: lease.Owner{Namespace: "shop", Name: "orders", UID: "1"}},
-			Stranger: lease.Owner{Namespace: "bank", Name: "orders", UID: "2"},
-			Request:  lease.Request{Path: "database/creds/orders"},
-			Revoke:   func(_ *testing.T, id string) { b.Revoke(id) },
+			Backend:  b,
+			Who:      backend.Identity{Namespace: "shop", Owner: backend.Owner{Namespace: "shop", Name: "orders", UID: "1"}},
+			Stranger: backend.Owner{Namespace: "bank", Name: "orders", UID: "2"},
+			Request:  backend.Request{Path: "database/creds/orders"},
+			Revoke:   func(_ *testing.T, id string) { b.RevokeBehind(id) },
 			Live:     func(*testing.T) int { return len(b.Live()) },
 			Wait:     func(_ *testing.T, d time.Duration) { clock.Step(d) },
 		}

@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"maps"
@@ -87,7 +87,7 @@ func (w *world) actions(t *rapid.T) map[string]func(*rapid.T) {
 		"outage": func(*rapid.T) { w.down = !w.down },
 		"revoke behind its back": func(t *rapid.T) {
 			if ids := slices.Sorted(maps.Keys(w.backend.Live())); len(ids) > 0 {
-				w.backend.Revoke(rapid.SampledFrom(ids).Draw(t, "lease"))
+				w.backend.RevokeBehind(rapid.SampledFrom(ids).Draw(t, "lease"))
 			}
 		},
 		"tamper with the Secret": func(*rapid.T) { w.tamper() },

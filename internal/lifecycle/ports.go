@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 	"github.com/leasekeeper/leasekeeper/internal/rollout"
 )
@@ -35,8 +36,8 @@ type secrets interface {
 type sources interface {
 	// Resolve looks at what the spec names. What speaks against issuing is in the source's Block, not an error.
 	Resolve(ctx context.Context, d *v1alpha1.DynamicSecret) (*source, error)
-	// LessorFor finds the backend that a record lives in, whatever the spec says by now.
-	LessorFor(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (lease.Lessor, error)
+	// BackendFor finds the backend that a record lives in, whatever the spec says by now.
+	BackendFor(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (backend.Backend, error)
 	// Disputed refuses a record that another object's ledger names too: one of the two was written by somebody else.
 	Disputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) error
 }
@@ -52,22 +53,22 @@ type rollouts interface {
 type source struct {
 	// Block says why nothing can be issued; nil: nothing speaks against it.
 	Block *lease.Block
-	// Lessor to ask; nil where there is a Block.
-	Lessor lease.Lessor
+	// Backend to ask; nil where there is a Block.
+	Backend backend.Backend
 	// Where is a record with all that is known before the issue.
 	Where v1alpha1.LeaseRecord
 	// Identity to ask as.
-	Identity lease.Identity
+	Identity backend.Identity
 	// Request to make.
-	Request lease.Request
+	Request backend.Request
 	// ProviderGeneration tells one spec of the provider from another.
 	ProviderGeneration int64
 	// Recoveries counts how often the provider's backend came back after it had been away.
 	Recoveries int64
 }
 
-// announcer tells people what happened.
-type announcer interface {
+// Announcer tells people what happened.
+type Announcer interface {
 	// Event on the object.
 	Event(d *v1alpha1.DynamicSecret, kind, reason, message string)
 	// Abandoned says, wherever it can still be said, that a record was given up.

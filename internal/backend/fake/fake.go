@@ -1,4 +1,4 @@
-// Package fake is a lease.Lessor in memory, on a clock of the test's. It exists for faults that a real backend cannot be
+// Package fake is a backend.Backend in memory, on a clock of the test's. It exists for faults that a real backend cannot be
 // told to have: an answer that is lost at a chosen instant, a credential that is minted long after everybody stopped
 // waiting. The contract suite that runs against Vault runs against it too, so that it cannot drift.
 package fake
@@ -13,6 +13,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
@@ -135,18 +136,18 @@ func (b *Backend) alive(l *leased, now time.Time) bool {
 	return t == nil || t.revoked || t.expires.IsZero() || now.Before(t.expires) || l.issuedAt.After(t.expires)
 }
 
-var errDown = lease.Errorf(lease.Unavailable, "the backend is down")
+var errDown = backend.Errorf(backend.Unavailable, "the backend is down")
 
 // Login makes a token.
-func (b *Backend) Login(_ context.Context, who lease.Identity) (lease.Session, error) {
+func (b *Backend) Login(_ context.Context, who backend.Identity) (backend.Session, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f, now := b.begin("login")
 	switch f {
 	case Down:
-		return lease.Session{}, errDown
+		return backend.Session{}, errDown
 	case Error:
-		return lease.Session{}, lease.Errorf(lease.LoginFailed, "login refused")
+		return backend.Session{}, backend.Errorf(backend.LoginFailed, "login refused")
 	}
 	b.serial++
 	t := &token{accessor: fmt.Sprintf("accessor-%d", b.serial), namespace: who.Namespace, issuedAt: now}
@@ -157,35 +158,35 @@ func (b *Backend) Login(_ context.Context, who lease.Identity) (lease.Session, e
 	}
 	b.tokens[t.accessor] = t
 	if f != None {
-		return lease.Session{}, lease.Errorf(lease.Unanswered, "the answer was lost")
+		return backend.Session{}, backend.Errorf(backend.NoResponse, "the answer was lost")
 	}
-	return lease.Session{Token: t.accessor, Accessor: t.accessor, TTL: ttl, At: now, Renewable: ttl > 0}, nil
+	return backend.Session{Token: t.accessor, Handle: t.accessor, Term: lease.Term{At: now, Duration: ttl, Renewable: ttl > 0}}, nil
 }
 
 // Issue mints a credential.
-func (b *Backend) Issue(_ context.Context, s lease.Session, req lease.Request) (lease.Answer, error) {
+func (b *Backend) Issue(_ context.Context, s backend.Session, req backend.Request) (backend.Response, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f, now := b.begin("issue")
-	unanswered := lease.Errorf(lease.Unanswered, "the answer was lost")
+	unanswered := backend.Errorf(backend.NoResponse, "the answer was lost")
 	switch {
 	case f == Down:
-		return lease.Answer{}, unanswered
-	case !b.tokenAlive(s.Accessor, now):
-		return lease.Answer{}, lease.Errorf(lease.Denied, "permission denied")
+		return backend.Response{}, unanswered
+	case !b.tokenAlive(s.Handle, now):
+		return backend.Response{}, backend.Errorf(backend.Denied, "permission denied")
 	case f == Error:
-		return lease.Answer{}, lease.Errorf(lease.Failed, "the database is down")
+		return backend.Response{}, backend.Errorf(backend.Failed, "the database is down")
 	case b.Unleased:
-		return lease.Answer{Term: lease.Term{At: now, Duration: 768 * time.Hour}, Data: map[string][]byte{"value": []byte("same")}}, nil
+		return backend.Response{Term: lease.Term{At: now, Duration: 768 * time.Hour}, Data: map[string][]byte{"value": []byte("same")}}, nil
 	case f == Late:
-		b.late = append(b.late, lateIssue{at: now.Add(b.Delay), accessor: s.Accessor, path: req.Path})
-		return lease.Answer{}, unanswered
+		b.late = append(b.late, lateIssue{at: now.Add(b.Delay), accessor: s.Handle, path: req.Path})
+		return backend.Response{}, unanswered
 	}
-	l := b.mint(s.Accessor, req.Path, now)
+	l := b.mint(s.Handle, req.Path, now)
 	if f == Lost {
-		return lease.Answer{}, unanswered
+		return backend.Response{}, unanswered
 	}
-	return lease.Answer{
+	return backend.Response{
 		LeaseID: l.id,
 		Term:    lease.Term{At: now, Duration: b.TTL, Renewable: b.Renewable},
 		Data:    map[string][]byte{"username": []byte(l.id)},
@@ -201,16 +202,16 @@ func (b *Backend) Renew(_ context.Context, rec v1alpha1.LeaseRecord, increment t
 		return lease.Term{}, errDown
 	}
 	if f == Error {
-		return lease.Term{}, lease.Errorf(lease.Failed, "the database is down")
+		return lease.Term{}, backend.Errorf(backend.Failed, "the database is down")
 	}
 	l := b.leases[rec.ID]
 	if !b.alive(l, now) {
-		return lease.Term{}, lease.Errorf(lease.Gone, "lease not found")
+		return lease.Term{}, backend.Errorf(backend.Gone, "lease not found")
 	}
 	end, capped := capAt(now.Add(increment), l.issuedAt.Add(b.MaxTTL))
 	l.expires = end
 	if f != None {
-		return lease.Term{}, lease.Errorf(lease.Unanswered, "the answer was lost")
+		return lease.Term{}, backend.Errorf(backend.NoResponse, "the answer was lost")
 	}
 	return lease.Term{At: now, Duration: end.Sub(now), Renewable: b.Renewable, Capped: capped}, nil
 }
@@ -223,7 +224,7 @@ func capAt(t, limit time.Time) (time.Time, bool) {
 }
 
 // ExtendToken extends a token, to its maximum or by its period.
-func (b *Backend) ExtendToken(_ context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) (lease.Term, error) {
+func (b *Backend) ExtendSession(_ context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) (lease.Term, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f, now := b.begin("extend")
@@ -231,7 +232,7 @@ func (b *Backend) ExtendToken(_ context.Context, rec v1alpha1.LeaseRecord, owner
 		return lease.Term{}, errDown
 	}
 	if !b.tokenAlive(rec.TokenAccessor, now) {
-		return lease.Term{}, lease.Errorf(lease.Gone, "invalid accessor")
+		return lease.Term{}, backend.Errorf(backend.Gone, "invalid accessor")
 	}
 	t := b.tokens[rec.TokenAccessor]
 	if t.namespace != owner.Namespace {
@@ -246,11 +247,11 @@ func (b *Backend) ExtendToken(_ context.Context, rec v1alpha1.LeaseRecord, owner
 }
 
 func strangers(t *token) error {
-	return lease.Errorf(lease.Mismatch, "the token came from namespace %s", t.namespace)
+	return backend.Errorf(backend.Mismatch, "the token came from namespace %s", t.namespace)
 }
 
 // End ends a token and its leases, then the lease of the id.
-func (b *Backend) End(_ context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) error {
+func (b *Backend) Revoke(_ context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f, now := b.begin("end")
@@ -267,7 +268,7 @@ func (b *Backend) End(_ context.Context, rec v1alpha1.LeaseRecord, owner lease.O
 		l.revoked = true
 	}
 	if f != None {
-		return lease.Errorf(lease.Unanswered, "the answer was lost")
+		return backend.Errorf(backend.NoResponse, "the answer was lost")
 	}
 	return nil
 }
@@ -290,7 +291,7 @@ func (b *Backend) Lookup(_ context.Context, rec v1alpha1.LeaseRecord) error {
 		return errDown
 	}
 	if !b.alive(b.leases[rec.ID], now) {
-		return lease.Errorf(lease.Gone, "invalid lease")
+		return backend.Errorf(backend.Gone, "invalid lease")
 	}
 	return nil
 }
@@ -310,8 +311,8 @@ func (b *Backend) Live() map[string]string {
 	return live
 }
 
-// Revoke revokes a lease behind everybody's back.
-func (b *Backend) Revoke(id string) {
+// RevokeBehind revokes a lease as an administrator would, without leasekeeper.
+func (b *Backend) RevokeBehind(id string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if l := b.leases[id]; l != nil {
@@ -338,7 +339,7 @@ func (b *Backend) Calls() []string {
 	return out
 }
 
-var _ lease.Lessor = (*Backend)(nil)
+var _ backend.Backend = (*Backend)(nil)
 
 // Expiry of a lease as the backend has it; false: no such lease.
 func (b *Backend) Expiry(id string) (time.Time, bool) {

@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"context"
@@ -13,12 +13,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
-	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
-// Announcer tells people what happened, by events and metrics.
-type Announcer struct {
+// Recorder tells people what happened, by events and metrics.
+type Recorder struct {
 	recorder  events.EventRecorder
 	cache     client.Reader
 	results   *prometheus.CounterVec
@@ -26,9 +26,9 @@ type Announcer struct {
 	revoked   *prometheus.CounterVec
 }
 
-// NewAnnouncer registers the metrics. The reader is the manager's cache.
-func NewAnnouncer(recorder events.EventRecorder, cache client.Reader, registry prometheus.Registerer) *Announcer {
-	a := &Announcer{
+// NewRecorder registers the metrics. The reader is the manager's cache.
+func NewRecorder(recorder events.EventRecorder, cache client.Reader, registry prometheus.Registerer) *Recorder {
+	a := &Recorder{
 		recorder: recorder,
 		cache:    cache,
 		results: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -49,24 +49,24 @@ func NewAnnouncer(recorder events.EventRecorder, cache client.Reader, registry p
 }
 
 // Event on the object.
-func (a *Announcer) Event(d *v1alpha1.DynamicSecret, kind, reason, message string) {
+func (a *Recorder) Event(d *v1alpha1.DynamicSecret, kind, reason, message string) {
 	a.emit(d, nil, kind, reason, message)
 }
 
 // ProviderEvent is an event on a provider.
-func (a *Announcer) ProviderEvent(p v1alpha1.Provider, kind, reason, message string) {
+func (a *Recorder) ProviderEvent(p v1alpha1.Provider, kind, reason, message string) {
 	a.emit(p.(runtime.Object), nil, kind, reason, message)
 }
 
 // RevocationEvent is an event on a LeaseRevocation.
-func (a *Announcer) RevocationEvent(r *v1alpha1.LeaseRevocation, kind, reason, message string) {
+func (a *Recorder) RevocationEvent(r *v1alpha1.LeaseRevocation, kind, reason, message string) {
 	a.emit(r, nil, kind, reason, message)
 }
 
 // CountRevocation by its result.
-func (a *Announcer) CountRevocation(result string) { a.revoked.WithLabelValues(result).Inc() }
+func (a *Recorder) CountRevocation(result string) { a.revoked.WithLabelValues(result).Inc() }
 
-func (a *Announcer) emit(about, related runtime.Object, kind, reason, message string) {
+func (a *Recorder) emit(about, related runtime.Object, kind, reason, message string) {
 	message = shortened(message)
 	a.recorder.Eventf(about, related, kind, reason, "Reconcile", "%s", message)
 }
@@ -82,7 +82,7 @@ func shortened(message string) string {
 
 // Abandoned says it on the object; and, because the events of a namespace that is going away are refused, on a cluster
 // provider too.
-func (a *Announcer) Abandoned(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord, why string) {
+func (a *Recorder) Abandoned(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord, why string) {
 	a.abandoned.WithLabelValues(d.Namespace).Inc()
 	what := "lease " + rec.ID
 	if rec.ID == "" {
@@ -93,14 +93,14 @@ func (a *Announcer) Abandoned(ctx context.Context, d *v1alpha1.DynamicSecret, re
 	if rec.Provider.Kind != v1alpha1.ProviderKindCluster {
 		return
 	}
-	if p, err := getProvider(ctx, a.cache, rec.Provider.Kind, rec.Provider.Name, ""); err == nil {
+	if p, err := GetProvider(ctx, a.cache, rec.Provider.Kind, rec.Provider.Name, ""); err == nil {
 		a.ProviderEvent(p, corev1.EventTypeWarning, v1alpha1.ReasonAbandoned,
 			"DynamicSecret "+d.Namespace+"/"+d.Name+": "+message)
 	}
 }
 
 // Count an operation by its result.
-func (a *Announcer) Count(what, result string) { a.results.WithLabelValues(what, result).Inc() }
+func (a *Recorder) Count(what, result string) { a.results.WithLabelValues(what, result).Inc() }
 
 // leaseCollector reads the ledgers from the cache at each scrape, so that its series come and go with the objects and
 // are whole right after a restart.
@@ -151,10 +151,10 @@ func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, p := range c.providers() {
 		is := 0.0
-		if ready(p).Status == metav1.ConditionTrue {
+		if Ready(p).Status == metav1.ConditionTrue {
 			is = 1
 		}
-		ch <- prometheus.MustNewConstMetric(descReady, prometheus.GaugeValue, is, p.Kind(), vault.MetricName(p))
+		ch <- prometheus.MustNewConstMetric(descReady, prometheus.GaugeValue, is, p.Kind(), backend.MetricName(p))
 	}
 }
 
@@ -171,4 +171,12 @@ func (c *leaseCollector) providers() (all []v1alpha1.Provider) {
 		all = append(all, &namespaced.Items[i])
 	}
 	return all
+}
+
+// Ready is the provider's Ready condition; the zero value where it has none yet.
+func Ready(p v1alpha1.Provider) metav1.Condition {
+	if c := meta.FindStatusCondition(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition); c != nil {
+		return *c
+	}
+	return metav1.Condition{}
 }

@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"context"
@@ -11,8 +11,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// fieldOwner names leasekeeper in managedFields.
-const fieldOwner = client.FieldOwner("leasekeeper")
+// FieldOwner names leasekeeper in managedFields.
+const FieldOwner = client.FieldOwner("leasekeeper")
 
 // apiObjects are the DynamicSecrets of the API server.
 type apiObjects struct {
@@ -26,7 +26,7 @@ func (a apiObjects) Get(ctx context.Context, key types.NamespacedName) (*v1alpha
 }
 
 func (a apiObjects) UpdateStatus(ctx context.Context, d *v1alpha1.DynamicSecret) error {
-	return a.writer.Status().Update(ctx, d, fieldOwner)
+	return a.writer.Status().Update(ctx, d, FieldOwner)
 }
 
 func (a apiObjects) SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecret, present bool) error {
@@ -37,7 +37,7 @@ func (a apiObjects) SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecret,
 		controllerutil.RemoveFinalizer(d, v1alpha1.Finalizer)
 	}
 	lock := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	return a.writer.Patch(ctx, d, lock, fieldOwner)
+	return a.writer.Patch(ctx, d, lock, FieldOwner)
 }
 
 // apiSecrets are the Secrets of the API server.
@@ -52,7 +52,7 @@ func (a apiSecrets) Get(ctx context.Context, key types.NamespacedName) (*corev1.
 }
 
 func (a apiSecrets) Create(ctx context.Context, s *corev1.Secret, dryRun bool) error {
-	opts := []client.CreateOption{fieldOwner}
+	opts := []client.CreateOption{FieldOwner}
 	if dryRun {
 		opts = append(opts, client.DryRunAll)
 	}
@@ -61,7 +61,7 @@ func (a apiSecrets) Create(ctx context.Context, s *corev1.Secret, dryRun bool) e
 
 // Update is locked: the Secret carries its uid and resource version.
 func (a apiSecrets) Update(ctx context.Context, s *corev1.Secret, dryRun bool) error {
-	opts := []client.UpdateOption{fieldOwner}
+	opts := []client.UpdateOption{FieldOwner}
 	if dryRun {
 		opts = append(opts, client.DryRunAll)
 	}

@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"context"
@@ -10,12 +10,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 	"github.com/leasekeeper/leasekeeper/internal/rollout"
 )
 
 // keepRetiring renews a lease that consumers may still use, or extends its token.
-func (l *lifecycle) keepRetiring(ctx context.Context, o *observation, s lease.Step) error {
+func (l *Lifecycle) keepRetiring(ctx context.Context, o *observation, s lease.Step) error {
 	rec := o.d.Status.Retiring[s.Record]
 	keep := l.renewRecord
 	if s.Action == lease.ExtendRetiring {
@@ -26,10 +27,10 @@ func (l *lifecycle) keepRetiring(ctx context.Context, o *observation, s lease.St
 	switch {
 	case err == nil:
 		delete(o.mem.tries.Keep, key)
-		return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { change(&d.Status.Retiring[s.Record]) }))
-	case lease.KindOf(err) == lease.Gone:
+		return IgnoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { change(&d.Status.Retiring[s.Record]) }))
+	case backend.KindOf(err) == backend.Gone:
 		delete(o.mem.tries.Keep, key)
-		return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.RetiringLost(d, s.Record, l.clock.Now()) }))
+		return IgnoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.RetiringLost(d, s.Record, l.clock.Now()) }))
 	}
 	f := o.mem.tries.Keep[key]
 	l.renewFailed(&f, o, &rec, err)
@@ -38,7 +39,7 @@ func (l *lifecycle) keepRetiring(ctx context.Context, o *observation, s lease.St
 }
 
 // followRollout takes the consumers one look further.
-func (l *lifecycle) followRollout(ctx context.Context, o *observation, s lease.Step) error {
+func (l *Lifecycle) followRollout(ctx context.Context, o *observation, s lease.Step) error {
 	now := l.clock.Now()
 	if l.rollouts == nil {
 		o.mem.rolloutLook = now.Add(slowestLook)
@@ -54,7 +55,7 @@ func (l *lifecycle) followRollout(ctx context.Context, o *observation, s lease.S
 	}
 	if progress.Done {
 		o.mem.rolloutLook = time.Time{}
-		return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.RolledOut(&d.Status, l.clock.Now()) }))
+		return IgnoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.RolledOut(&d.Status, l.clock.Now()) }))
 	}
 	o.mem.rolloutLook = now.Add(lookAfter(now.Sub(h.PublishedAt.Time)))
 	if progress.Reason != h.Reason && (progress.Reason == v1alpha1.ReasonRolloutPaused || progress.Reason == v1alpha1.ReasonRolloutStuck) {
@@ -63,7 +64,7 @@ func (l *lifecycle) followRollout(ctx context.Context, o *observation, s lease.S
 	if progress.Reason == h.Reason && equality.Semantic.DeepEqual(progress.Waiting, h.Waiting) && (progress.Stamped == 0 || h.StampedAt != nil) {
 		return nil
 	}
-	return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
+	return IgnoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
 		lease.Rolling(&d.Status, progress.Reason, progress.Waiting, progress.Stamped > 0, now)
 	}))
 }
@@ -108,7 +109,7 @@ func consumer(d *v1alpha1.DynamicSecret) rollout.Consumer {
 func writtenAt(s *corev1.Secret) time.Time {
 	at := s.CreationTimestamp.Time
 	for _, f := range s.ManagedFields {
-		if f.Manager == string(fieldOwner) && f.Time != nil && f.Time.After(at) {
+		if f.Manager == string(FieldOwner) && f.Time != nil && f.Time.After(at) {
 			at = f.Time.Time
 		}
 	}

@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"bytes"
@@ -19,26 +19,27 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
 // Indexes of the cache.
 const (
-	// indexTarget finds DynamicSecrets by the name of their Secret.
-	indexTarget = "target"
-	// indexProvider finds DynamicSecrets by every provider that their spec or their ledger names.
-	indexProvider = "provider"
+	// IndexTarget finds DynamicSecrets by the name of their Secret.
+	IndexTarget = "target"
+	// IndexProvider finds DynamicSecrets by every provider that their spec or their ledger names.
+	IndexProvider = "provider"
 	// indexLedger finds DynamicSecrets by the accessors and lease ids in their ledger.
 	indexLedger = "ledger"
 )
 
-// LessorFunc finds the backend of a provider.
-type LessorFunc func(ctx context.Context, p v1alpha1.Provider) (lease.Lessor, error)
+// BackendFunc finds the backend of a provider.
+type BackendFunc func(ctx context.Context, p v1alpha1.Provider) (backend.Backend, error)
 
 // providerSources finds backends through the providers in the cache.
 type providerSources struct {
 	cache        client.Reader
-	lessors      LessorFunc
+	backends     BackendFunc
 	recoveries   func(p v1alpha1.Provider) int64
 	requestLimit time.Duration
 	sealKey      []byte
@@ -47,7 +48,7 @@ type providerSources struct {
 // Resolve looks at what the spec names.
 func (s *providerSources) Resolve(ctx context.Context, d *v1alpha1.DynamicSecret) (*source, error) {
 	ref := d.Spec.ProviderRef
-	p, err := getProvider(ctx, s.cache, ref.Kind, ref.Name, d.Namespace)
+	p, err := GetProvider(ctx, s.cache, ref.Kind, ref.Name, d.Namespace)
 	if apierrors.IsNotFound(err) {
 		return &source{Block: &lease.Block{Reason: v1alpha1.ReasonProviderNotFound, Stalled: true,
 			Message: fmt.Sprintf("%s %s does not exist: create it, or correct spec.providerRef.", ref.Kind, ref.Name)}}, nil
@@ -60,8 +61,8 @@ func (s *providerSources) Resolve(ctx context.Context, d *v1alpha1.DynamicSecret
 	if src.Block, err = s.block(ctx, d, p); err != nil || src.Block != nil {
 		return src, err
 	}
-	if src.Lessor, err = s.lessors(ctx, p); err != nil {
-		b := lease.BlockFor(err)
+	if src.Backend, err = s.backends(ctx, p); err != nil {
+		b := backend.BlockFor(err)
 		src.Block = &b
 	}
 	return src, nil
@@ -89,8 +90,8 @@ func describe(d *v1alpha1.DynamicSecret, p v1alpha1.Provider) *source {
 			VaultNamespace: namespace,
 			Path:           req.Path,
 		},
-		Identity:           lease.Identity{Namespace: d.Namespace, ServiceAccount: account, Owner: owner(d)},
-		Request:            lease.Request{Namespace: namespace, Path: req.Path, Write: req.Method == v1alpha1.MethodWrite, Parameters: params},
+		Identity:           backend.Identity{Namespace: d.Namespace, ServiceAccount: account, Owner: owner(d)},
+		Request:            backend.Request{Namespace: namespace, Path: req.Path, Write: req.Method == v1alpha1.MethodWrite, Parameters: params},
 		ProviderGeneration: p.GetGeneration(),
 	}
 	src.Where.RequestDigest = requestDigest(src)
@@ -138,13 +139,13 @@ func (s *providerSources) block(ctx context.Context, d *v1alpha1.DynamicSecret, 
 		return &lease.Block{Reason: v1alpha1.ReasonServiceAccountNotFound, Stalled: true,
 			Message: "No ServiceAccount is named: set spec.serviceAccountName, or auth.kubernetes.serviceAccountRef on " + name + "."}, nil
 	}
-	if b := notReady(p, name); b != nil {
+	if b := NotReady(p, name); b != nil {
 		return b, nil
 	}
 	return s.rival(ctx, d)
 }
 
-func notReady(p v1alpha1.Provider, name string) *lease.Block {
+func NotReady(p v1alpha1.Provider, name string) *lease.Block {
 	st := p.ProviderStatus()
 	ready := meta.FindStatusCondition(st.Conditions, v1alpha1.ReadyCondition)
 	switch {
@@ -182,7 +183,7 @@ func (s *providerSources) rival(ctx context.Context, d *v1alpha1.DynamicSecret) 
 		return nil, nil
 	}
 	var list v1alpha1.DynamicSecretList
-	if err := s.cache.List(ctx, &list, client.InNamespace(d.Namespace), client.MatchingFields{indexTarget: d.TargetName()}); err != nil {
+	if err := s.cache.List(ctx, &list, client.InNamespace(d.Namespace), client.MatchingFields{IndexTarget: d.TargetName()}); err != nil {
 		return nil, err
 	}
 	for i := range list.Items {
@@ -209,21 +210,21 @@ func older(a, b *v1alpha1.DynamicSecret) bool {
 	return a.CreationTimestamp.Before(&b.CreationTimestamp)
 }
 
-// LessorFor finds the backend that a record lives in.
-func (s *providerSources) LessorFor(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (lease.Lessor, error) {
-	p, err := getProvider(ctx, s.cache, rec.Provider.Kind, rec.Provider.Name, d.Namespace)
+// BackendFor finds the backend that a record lives in.
+func (s *providerSources) BackendFor(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (backend.Backend, error) {
+	p, err := GetProvider(ctx, s.cache, rec.Provider.Kind, rec.Provider.Name, d.Namespace)
 	if apierrors.IsNotFound(err) {
-		return nil, lease.Errorf(lease.Unavailable, "%s %s, which the lease came from, does not exist: create it again with address %s",
+		return nil, backend.Errorf(backend.Unavailable, "%s %s, which the lease came from, does not exist: create it again with address %s",
 			rec.Provider.Kind, rec.Provider.Name, rec.Address)
 	}
 	if err != nil {
-		return nil, lease.Errorf(lease.Unavailable, "%s %s cannot be read: %v", rec.Provider.Kind, rec.Provider.Name, err)
+		return nil, backend.Errorf(backend.Unavailable, "%s %s cannot be read: %v", rec.Provider.Kind, rec.Provider.Name, err)
 	}
 	if p.ProviderSpec().Vault.Address != rec.Address {
-		return nil, lease.Errorf(lease.Misconfigured, "%s %s has another address than the lease, which lives at %s: create it again with that address",
+		return nil, backend.Errorf(backend.Misconfigured, "%s %s has another address than the lease, which lives at %s: create it again with that address",
 			rec.Provider.Kind, rec.Provider.Name, rec.Address)
 	}
-	return s.lessors(ctx, p)
+	return s.backends(ctx, p)
 }
 
 // Disputed refuses to act on a token or lease that another object's ledger names too, unless this record has its seal and
@@ -233,14 +234,14 @@ func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecre
 	for _, key := range ledgerKeys(rec) {
 		var list v1alpha1.DynamicSecretList
 		if err := s.cache.List(ctx, &list, client.MatchingFields{indexLedger: key}, client.UnsafeDisableDeepCopy); err != nil {
-			return lease.Errorf(lease.Unavailable, "the cache cannot be read: %v", err)
+			return backend.Errorf(backend.Unavailable, "the cache cannot be read: %v", err)
 		}
 		for i := range list.Items {
 			other := &list.Items[i]
 			if other.UID == d.UID || mine && !s.sealedFor(other, key) {
 				continue
 			}
-			return lease.Errorf(lease.Disputed, "DynamicSecret %s/%s names the same lease or token in its status: nothing is done to it until one of the two no longer does",
+			return backend.Errorf(backend.Disputed, "DynamicSecret %s/%s names the same lease or token in its status: nothing is done to it until one of the two no longer does",
 				other.Namespace, other.Name)
 		}
 	}
@@ -268,8 +269,8 @@ func ledgerKeys(rec *v1alpha1.LeaseRecord) []string {
 	return keys
 }
 
-// getProvider reads a provider of either kind.
-func getProvider(ctx context.Context, c client.Reader, kind, name, namespace string) (v1alpha1.Provider, error) {
+// GetProvider reads a provider of either kind.
+func GetProvider(ctx context.Context, c client.Reader, kind, name, namespace string) (v1alpha1.Provider, error) {
 	if kind == v1alpha1.ProviderKindCluster {
 		p := &v1alpha1.ClusterSecretProvider{}
 		return p, c.Get(ctx, types.NamespacedName{Name: name}, p)
@@ -278,22 +279,22 @@ func getProvider(ctx context.Context, c client.Reader, kind, name, namespace str
 	return p, c.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, p)
 }
 
-// providerKey names a provider in indexProvider.
-func providerKey(kind, name, namespace string) string {
+// ProviderKey names a provider in IndexProvider.
+func ProviderKey(kind, name, namespace string) string {
 	if kind == v1alpha1.ProviderKindCluster {
 		namespace = ""
 	}
 	return kind + "/" + namespace + "/" + name
 }
 
-// addIndexes teaches the cache to find DynamicSecrets.
-func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+// AddIndexes teaches the cache to find DynamicSecrets.
+func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	indexes := map[string]func(*v1alpha1.DynamicSecret) []string{
-		indexTarget: func(d *v1alpha1.DynamicSecret) []string { return []string{d.TargetName()} },
-		indexProvider: func(d *v1alpha1.DynamicSecret) []string {
-			keys := []string{providerKey(d.Spec.ProviderRef.Kind, d.Spec.ProviderRef.Name, d.Namespace)}
+		IndexTarget: func(d *v1alpha1.DynamicSecret) []string { return []string{d.TargetName()} },
+		IndexProvider: func(d *v1alpha1.DynamicSecret) []string {
+			keys := []string{ProviderKey(d.Spec.ProviderRef.Kind, d.Spec.ProviderRef.Name, d.Namespace)}
 			for _, rec := range lease.Records(&d.Status) {
-				keys = append(keys, providerKey(rec.Provider.Kind, rec.Provider.Name, d.Namespace))
+				keys = append(keys, ProviderKey(rec.Provider.Kind, rec.Provider.Name, d.Namespace))
 			}
 			return keys
 		},

@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"fmt"
@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
@@ -51,7 +52,7 @@ type attemptKey struct {
 type held struct {
 	lease.Held
 	rec    v1alpha1.LeaseRecord
-	answer lease.Answer
+	answer backend.Response
 	salt   string
 	cause  string
 }
@@ -156,8 +157,8 @@ func (r *remembered) failEnd(rec *v1alpha1.LeaseRecord, err error, now time.Time
 		r.tries.End = map[string]lease.Failure{}
 	}
 	f := r.tries.End[lease.TryKey(rec)]
-	fail(&f, lease.BlockFor(err), now, pause)
-	f.Final = lease.KindOf(err) == lease.Mismatch
+	fail(&f, backend.BlockFor(err), now, pause)
+	f.Final = backend.KindOf(err) == backend.Mismatch
 	r.tries.End[lease.TryKey(rec)] = f
 }
 

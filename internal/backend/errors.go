@@ -1,17 +1,17 @@
-package lease
+package backend
 
 import (
 	"errors"
 	"fmt"
 )
 
-// ErrorKind says what an error of a Lessor means for what happens next.
+// ErrorKind says what an error of a Backend means for what happens next.
 type ErrorKind string
 
 const (
-	// Unanswered: no answer of the backend itself came back (time-out, reset, an error of a gateway). It may still be
+	// NoResponse: no answer of the backend itself came back (time-out, reset, an error of a gateway). It may still be
 	// acting on the request.
-	Unanswered ErrorKind = "Unanswered"
+	NoResponse ErrorKind = "NoResponse"
 	// Unavailable: the request did not reach the backend (connection refused), or the backend answered that it does
 	// not serve now: sealed, standby, rate-limited.
 	Unavailable ErrorKind = "Unavailable"
@@ -25,8 +25,8 @@ const (
 	NotFound ErrorKind = "NotFound"
 	// Refused: the backend answered that the request is wrong.
 	Refused ErrorKind = "Refused"
-	// BadAnswer: the backend's answer cannot be used: unreadable, empty, or of another shape.
-	BadAnswer ErrorKind = "BadAnswer"
+	// InvalidResponse: the backend's answer cannot be used: unreadable, empty, or of another shape.
+	InvalidResponse ErrorKind = "InvalidResponse"
 	// Gone: the lease or the token is no more.
 	Gone ErrorKind = "Gone"
 	// Mismatch: the token or lease that a record names is not its owner's.
@@ -41,7 +41,7 @@ const (
 	Misconfigured ErrorKind = "Misconfigured"
 )
 
-// Error is an error of a Lessor. Message is for people: what was tried, on what, and what they can do. It holds no
+// Error is an error of a Backend. Message is for people: what was tried, on what, and what they can do. It holds no
 // credential and is the same for the same fault, so that a condition which shows it does not change at each try.
 type Error struct {
 	Kind    ErrorKind
@@ -59,12 +59,12 @@ func Errorf(kind ErrorKind, format string, args ...any) *Error {
 	return &Error{Kind: kind, Message: fmt.Sprintf(format, args...)}
 }
 
-// KindOf is the kind of a Lessor's error. An error of an unknown sort counts as Unanswered, the kind that assumes the
+// KindOf is the kind of a Backend's error. An error of an unknown sort counts as NoResponse, the kind that assumes the
 // least.
 func KindOf(err error) ErrorKind {
 	var e *Error
 	if errors.As(err, &e) {
 		return e.Kind
 	}
-	return Unanswered
+	return NoResponse
 }

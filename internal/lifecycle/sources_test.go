@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"context"
@@ -8,19 +8,42 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	clientfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
+
+var checkedAt = metav1.NewTime(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+
+func clusterProvider(modifiers ...func(*v1alpha1.ClusterSecretProvider)) *v1alpha1.ClusterSecretProvider {
+	p := &v1alpha1.ClusterSecretProvider{ObjectMeta: metav1.ObjectMeta{Name: "vault", UID: "provider-1", Generation: 4}}
+	p.Spec.Vault = &v1alpha1.VaultProvider{Address: "https://vault.test:8200", KeeperAuth: &v1alpha1.VaultKeeperAuth{}}
+	for _, m := range modifiers {
+		m(p)
+	}
+	return p
+}
+
+// say sets the conditions of a provider.
+func say(p v1alpha1.Provider, at metav1.Time, ready metav1.ConditionStatus, reason, message string, stalled bool) {
+	set := func(kind string, status metav1.ConditionStatus) {
+		meta.SetStatusCondition(&p.ProviderStatus().Conditions, metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message, LastTransitionTime: at})
+	}
+	set(v1alpha1.ReadyCondition, ready)
+	if stalled {
+		set(v1alpha1.StalledCondition, metav1.ConditionTrue)
+	}
+}
 
 // wanting is a DynamicSecret that asks for database/creds/orders from cluster provider vault.
 func wanting(modifiers ...func(*v1alpha1.DynamicSecret)) *v1alpha1.DynamicSecret {
 	d := &v1alpha1.DynamicSecret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "orders", UID: "uid-1", CreationTimestamp: judged},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "orders", UID: "uid-1", CreationTimestamp: checkedAt},
 		Spec: v1alpha1.DynamicSecretSpec{
 			ProviderRef: v1alpha1.ProviderReference{Kind: v1alpha1.ProviderKindCluster, Name: "vault"},
 			Vault:       &v1alpha1.VaultRequest{Path: "database/creds/orders", Method: v1alpha1.MethodRead},
@@ -39,7 +62,7 @@ func usableProvider(modifiers ...func(*v1alpha1.ClusterSecretProvider)) *v1alpha
 		p.Spec.Vault.Auth.Kubernetes = &v1alpha1.VaultKubernetesAuth{Mount: "kubernetes", Role: "app",
 			ServiceAccountRef: &v1alpha1.WorkloadServiceAccount{Name: "app"}}
 		p.Status.ObservedGeneration = p.Generation
-		say(p, judged, metav1.ConditionTrue, v1alpha1.ReasonReachable, "it answers", false)
+		say(p, checkedAt, metav1.ConditionTrue, v1alpha1.ReasonReachable, "it answers", false)
 	}}, modifiers...)...)
 }
 
@@ -103,7 +126,7 @@ func TestDescribeRecordsWhereTheCredentialWillLive(t *testing.T) {
 	if !s.Request.Write || string(s.Request.Parameters["ttl"]) != `"1h"` || s.Request.Path != "database/creds/orders" {
 		t.Errorf("the request is %+v", s.Request)
 	}
-	if want := (lease.Owner{Namespace: "shop", Name: "orders", UID: "uid-1"}); s.Identity.Owner != want || s.Identity.Namespace != "shop" {
+	if want := (backend.Owner{Namespace: "shop", Name: "orders", UID: "uid-1"}); s.Identity.Owner != want || s.Identity.Namespace != "shop" {
 		t.Errorf("asked as %+v, wanted owner %+v", s.Identity, want)
 	}
 	if s.ProviderGeneration != 4 {
@@ -193,7 +216,9 @@ func TestTheKeysOfAnObjectParameterHaveNoOrder(t *testing.T) {
 
 func TestOlderIsAnOrder(t *testing.T) {
 	made := func(after time.Duration, uid types.UID) *v1alpha1.DynamicSecret {
-		return wanting(func(d *v1alpha1.DynamicSecret) { d.CreationTimestamp, d.UID = metav1.NewTime(judged.Add(after)), uid })
+		return wanting(func(d *v1alpha1.DynamicSecret) {
+			d.CreationTimestamp, d.UID = metav1.NewTime(checkedAt.Add(after)), uid
+		})
 	}
 	for _, c := range []struct {
 		name         string
@@ -215,10 +240,10 @@ func TestOlderIsAnOrder(t *testing.T) {
 
 func TestNotReadyTakesAProviderAtItsPresentWord(t *testing.T) {
 	notYet := func(p *v1alpha1.ClusterSecretProvider) {
-		say(p, judged, metav1.ConditionFalse, v1alpha1.ReasonBackendUnavailable, "it is away", false)
+		say(p, checkedAt, metav1.ConditionFalse, v1alpha1.ReasonBackendUnavailable, "it is away", false)
 	}
 	stuck := func(p *v1alpha1.ClusterSecretProvider) {
-		say(p, judged, metav1.ConditionFalse, v1alpha1.ReasonLoginFailed, "correct the role", true)
+		say(p, checkedAt, metav1.ConditionFalse, v1alpha1.ReasonLoginFailed, "correct the role", true)
 	}
 	for _, c := range []struct {
 		name, why string
@@ -233,7 +258,7 @@ func TestNotReadyTakesAProviderAtItsPresentWord(t *testing.T) {
 		{"one that is stalled stalls its objects", "somebody must change something", usableProvider(stuck), "is not ready: correct the role", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			b := notReady(c.p, "ClusterSecretProvider vault")
+			b := NotReady(c.p, "ClusterSecretProvider vault")
 			if (b == nil) != (c.says == "") {
 				t.Fatalf("because %s: %+v, wanted %q", c.why, b, c.says)
 			}
@@ -244,7 +269,7 @@ func TestNotReadyTakesAProviderAtItsPresentWord(t *testing.T) {
 	}
 }
 
-// indexing teaches a fake API server what addIndexes teaches the cache.
+// indexing teaches a fake API server what AddIndexes teaches the cache.
 type indexing struct{ *clientfake.ClientBuilder }
 
 func (i indexing) IndexField(_ context.Context, o client.Object, field string, of client.IndexerFunc) error {
@@ -252,15 +277,15 @@ func (i indexing) IndexField(_ context.Context, o client.Object, field string, o
 	return nil
 }
 
-// asking is providerSources on a fake API server; its lessors are nil.
+// asking is providerSources on a fake API server; its backends are nil.
 func asking(t *testing.T, stored ...client.Object) *providerSources {
 	t.Helper()
 	b := apiServer(t, stored...)
-	if err := addIndexes(context.Background(), indexing{b}); err != nil {
+	if err := AddIndexes(context.Background(), indexing{b}); err != nil {
 		t.Fatal(err)
 	}
 	return &providerSources{cache: b.Build(), requestLimit: time.Minute, recoveries: func(v1alpha1.Provider) int64 { return 0 },
-		lessors: func(context.Context, v1alpha1.Provider) (lease.Lessor, error) { return nil, nil }}
+		backends: func(context.Context, v1alpha1.Provider) (backend.Backend, error) { return nil, nil }}
 }
 
 func TestResolveSaysTheFirstThingInTheWay(t *testing.T) {
@@ -271,7 +296,7 @@ func TestResolveSaysTheFirstThingInTheWay(t *testing.T) {
 		}
 	}
 	going := func(p *v1alpha1.ClusterSecretProvider) {
-		p.Finalizers, p.DeletionTimestamp = []string{v1alpha1.ProviderFinalizer}, &judged
+		p.Finalizers, p.DeletionTimestamp = []string{v1alpha1.ProviderFinalizer}, &checkedAt
 	}
 	nameless := func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.Auth.Kubernetes.ServiceAccountRef = nil }
 	unchecked := func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }
@@ -284,8 +309,8 @@ func TestResolveSaysTheFirstThingInTheWay(t *testing.T) {
 	}
 	written := func(d *v1alpha1.DynamicSecret) { d.Status.Secret = &v1alpha1.SecretStatus{Name: "orders", UID: "s"} }
 	intended := func(d *v1alpha1.DynamicSecret) { d.Status.Secret = &v1alpha1.SecretStatus{Name: "orders"} }
-	earlier := func(d *v1alpha1.DynamicSecret) { d.CreationTimestamp = metav1.NewTime(judged.Add(-time.Hour)) }
-	later := func(d *v1alpha1.DynamicSecret) { d.CreationTimestamp = metav1.NewTime(judged.Add(time.Hour)) }
+	earlier := func(d *v1alpha1.DynamicSecret) { d.CreationTimestamp = metav1.NewTime(checkedAt.Add(-time.Hour)) }
+	later := func(d *v1alpha1.DynamicSecret) { d.CreationTimestamp = metav1.NewTime(checkedAt.Add(time.Hour)) }
 	for _, c := range []struct {
 		name, why string
 		d         *v1alpha1.DynamicSecret
@@ -344,18 +369,18 @@ func TestARecordIsEndedOnlyWhereItLives(t *testing.T) {
 	for _, c := range []struct {
 		name, why string
 		rec       *v1alpha1.LeaseRecord
-		want      lease.ErrorKind
+		want      backend.ErrorKind
 	}{
 		{"at its provider", "it is there", rec(func(*v1alpha1.LeaseRecord) {}), ""},
 		{"at a provider that was restored", "its name and address say where", rec(func(r *v1alpha1.LeaseRecord) { r.Provider.UID = "before" }), ""},
-		{"not without a provider", "it may be made again", rec(func(r *v1alpha1.LeaseRecord) { r.Provider.Name = "gone" }), lease.Unavailable},
-		{"not at another address", "another server does not know it, which would pass for its end", rec(func(r *v1alpha1.LeaseRecord) { r.Address = "https://old.test:8200" }), lease.Misconfigured},
+		{"not without a provider", "it may be made again", rec(func(r *v1alpha1.LeaseRecord) { r.Provider.Name = "gone" }), backend.Unavailable},
+		{"not at another address", "another server does not know it, which would pass for its end", rec(func(r *v1alpha1.LeaseRecord) { r.Address = "https://old.test:8200" }), backend.Misconfigured},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := asking(t, usableProvider()).LessorFor(context.Background(), wanting(), c.rec)
-			got := lease.ErrorKind("")
+			_, err := asking(t, usableProvider()).BackendFor(context.Background(), wanting(), c.rec)
+			got := backend.ErrorKind("")
 			if err != nil {
-				got = lease.KindOf(err)
+				got = backend.KindOf(err)
 			}
 			if got != c.want {
 				t.Errorf("because %s: %v of kind %q, wanted %q", c.why, err, got, c.want)
@@ -390,7 +415,7 @@ func TestWhatTwoLedgersNameIsDisputed(t *testing.T) {
 			other.Namespace, other.UID = "bank", "uid-2"
 			d := wanting(func(d *v1alpha1.DynamicSecret) { d.Status.Retiring = []v1alpha1.LeaseRecord{mine} })
 			err := asking(t, d, other).Disputed(context.Background(), d, &mine)
-			if (err != nil) != c.disputed || (err != nil && (lease.KindOf(err) != lease.Disputed || !strings.Contains(err.Error(), "bank/other"))) {
+			if (err != nil) != c.disputed || (err != nil && (backend.KindOf(err) != backend.Disputed || !strings.Contains(err.Error(), "bank/other"))) {
 				t.Errorf("because %s: %v, wanted a dispute with bank/other: %v", c.why, err, c.disputed)
 			}
 		})

@@ -1,4 +1,4 @@
-package vault
+package backend
 
 import (
 	"context"
@@ -36,7 +36,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 }
 
 // Wrap counts what goes through the Lessor of a provider.
-func (m *Metrics) Wrap(l lease.Lessor, p v1alpha1.Provider) lease.Lessor {
+func (m *Metrics) Wrap(l Backend, p v1alpha1.Provider) Backend {
 	return measured{next: l, metrics: m, kind: p.Kind(), provider: MetricName(p)}
 }
 
@@ -56,7 +56,7 @@ func MetricName(p v1alpha1.Provider) string {
 }
 
 type measured struct {
-	next           lease.Lessor
+	next           Backend
 	metrics        *Metrics
 	kind, provider string
 }
@@ -68,30 +68,30 @@ func measure[T any](m measured, operation string, do func() (T, error)) (T, erro
 	timer.ObserveDuration()
 	outcome := "success"
 	if err != nil {
-		outcome = string(lease.KindOf(err))
+		outcome = string(KindOf(err))
 	}
 	m.metrics.requests.WithLabelValues(outcome, m.kind, m.provider, operation).Inc()
 	return result, err
 }
 
-func (m measured) Login(ctx context.Context, who lease.Identity) (lease.Session, error) {
-	return measure(m, "login", func() (lease.Session, error) { return m.next.Login(ctx, who) })
+func (m measured) Login(ctx context.Context, who Identity) (Session, error) {
+	return measure(m, "login", func() (Session, error) { return m.next.Login(ctx, who) })
 }
 
-func (m measured) Issue(ctx context.Context, s lease.Session, req lease.Request) (lease.Answer, error) {
-	return measure(m, "issue", func() (lease.Answer, error) { return m.next.Issue(ctx, s, req) })
+func (m measured) Issue(ctx context.Context, s Session, req Request) (Response, error) {
+	return measure(m, "issue", func() (Response, error) { return m.next.Issue(ctx, s, req) })
 }
 
 func (m measured) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (lease.Term, error) {
 	return measure(m, "renew", func() (lease.Term, error) { return m.next.Renew(ctx, rec, increment) })
 }
 
-func (m measured) ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) (lease.Term, error) {
-	return measure(m, "extend_token", func() (lease.Term, error) { return m.next.ExtendToken(ctx, rec, owner) })
+func (m measured) ExtendSession(ctx context.Context, rec v1alpha1.LeaseRecord, owner Owner) (lease.Term, error) {
+	return measure(m, "extend_session", func() (lease.Term, error) { return m.next.ExtendSession(ctx, rec, owner) })
 }
 
-func (m measured) End(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) error {
-	_, err := measure(m, "end", func() (struct{}, error) { return struct{}{}, m.next.End(ctx, rec, owner) })
+func (m measured) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner Owner) error {
+	_, err := measure(m, "revoke", func() (struct{}, error) { return struct{}{}, m.next.Revoke(ctx, rec, owner) })
 	return err
 }
 

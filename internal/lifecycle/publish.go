@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"context"
@@ -8,12 +8,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
 // publish writes the held credential and notes what was written.
-func (l *lifecycle) publish(ctx context.Context, o *observation) error {
+func (l *Lifecycle) publish(ctx context.Context, o *observation) error {
 	h := o.mem.held
 	// Somebody may have taken it out of the status since the lease was recorded.
 	known := o.d.Status.Secret
@@ -53,7 +54,7 @@ func issuedMessage(d *v1alpha1.DynamicSecret, cause string) string {
 
 // write creates or updates the Secret of the wanted name, and deletes one of ours that had another name. What it wrote
 // becomes the observation's Secret.
-func (l *lifecycle) write(ctx context.Context, o *observation, data map[string][]byte, salt string) error {
+func (l *Lifecycle) write(ctx context.Context, o *observation, data map[string][]byte, salt string) error {
 	switch {
 	case o.secret != nil && o.secret.Type == secret.Type(o.d):
 		s := o.secret.DeepCopy()
@@ -84,14 +85,14 @@ func (l *lifecycle) write(ctx context.Context, o *observation, data map[string][
 }
 
 // notePublished notes what was written. existed says that there was a Secret before, which somebody may use.
-func (l *lifecycle) notePublished(ctx context.Context, o *observation, existed bool) error {
+func (l *Lifecycle) notePublished(ctx context.Context, o *observation, existed bool) error {
 	s := o.secret
 	written := v1alpha1.SecretStatus{Name: s.Name, UID: s.UID, ResourceVersion: s.ResourceVersion, Digest: secret.DigestOf(s)}
-	return ignoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Publish(d, written, existed, l.clock.Now()) }))
+	return IgnoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Publish(d, written, existed, l.clock.Now()) }))
 }
 
 // publishFailed: the credential stays in memory and the same one is tried again.
-func (l *lifecycle) publishFailed(o *observation, err error) error {
+func (l *Lifecycle) publishFailed(o *observation, err error) error {
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		return nil
 	}
@@ -105,7 +106,7 @@ func (l *lifecycle) publishFailed(o *observation, err error) error {
 
 // syncSecret brings the Secret in line with the spec, with the data that it has. The digest has vouched for them, so no
 // new credential is needed.
-func (l *lifecycle) syncSecret(ctx context.Context, o *observation) error {
+func (l *Lifecycle) syncSecret(ctx context.Context, o *observation) error {
 	from := o.secret
 	if from == nil || secret.DigestOf(from) != o.d.Status.Secret.Digest {
 		from = o.recorded
@@ -117,7 +118,7 @@ func (l *lifecycle) syncSecret(ctx context.Context, o *observation) error {
 		o.mem.held = &held{
 			Held:   lease.Held{Accessor: rec.TokenAccessor, Outcome: lease.OutcomeIssued},
 			rec:    rec,
-			answer: lease.Answer{LeaseID: rec.ID, Data: from.Data},
+			answer: backend.Response{LeaseID: rec.ID, Data: from.Data},
 			salt:   salt,
 		}
 	}
@@ -133,19 +134,19 @@ func (l *lifecycle) syncSecret(ctx context.Context, o *observation) error {
 
 // deleteSecret deletes the Secret that the status names, and one of the wanted name where a move was cut short; both
 // only if they are ours.
-func (l *lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.Step) error {
+func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.Step) error {
 	for _, found := range []*corev1.Secret{o.secret, o.recorded} {
 		if found == nil || !ours(o.d, found) {
 			continue
 		}
 		if err := l.secrets.Delete(ctx, found); err != nil && !apierrors.IsNotFound(err) {
-			return ignoreConflict(err)
+			return IgnoreConflict(err)
 		}
 	}
 	name := o.d.Status.Secret.Name
 	o.secret, o.recorded = nil, nil
 	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.SecretDeleted(&d.Status) }); err != nil {
-		return ignoreConflict(err)
+		return IgnoreConflict(err)
 	}
 	if s.Reason == v1alpha1.ReasonExpired {
 		l.announce.Event(o.d, corev1.EventTypeWarning, "SecretDeleted", "Secret "+name+" is deleted: its lease is over and no new one could be had.")

@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
@@ -25,9 +26,9 @@ const (
 	lookupRounds = 10
 )
 
-// verifier notices leases that were revoked behind our back. It asks for one list a path, so its cost grows with roles
+// Verifier notices leases that were revoked behind our back. It asks for one list a path, so its cost grows with roles
 // and not with leases. What is missing from a list is only suspect: the object's own reconciliation asks about it.
-type verifier struct {
+type Verifier struct {
 	clock    clock.WithTicker
 	cache    client.Reader
 	list     ListFunc
@@ -42,9 +43,13 @@ type verifier struct {
 	refused map[string][]string
 }
 
-func newVerifier(c clock.WithTicker, list ListFunc, interval time.Duration) *verifier {
-	return &verifier{clock: c, list: list, interval: interval, found: make(chan event.GenericEvent), refused: map[string][]string{}}
+// NewVerifier makes the verifier of the lifecycle's objects.
+func NewVerifier(l *Lifecycle, c clock.WithTicker, list ListFunc, interval time.Duration) *Verifier {
+	return &Verifier{clock: c, cache: l.cache, memory: l.memory, list: list, interval: interval, found: make(chan event.GenericEvent), refused: map[string][]string{}}
 }
+
+// Found are the objects with a suspect lease.
+func (v *Verifier) Found() <-chan event.GenericEvent { return v.found }
 
 // role is what one list is about.
 type role struct {
@@ -53,7 +58,7 @@ type role struct {
 }
 
 // Start looks once an interval, on the leader only.
-func (v *verifier) Start(ctx context.Context) error {
+func (v *Verifier) Start(ctx context.Context) error {
 	ticker := v.clock.NewTicker(v.interval)
 	defer ticker.Stop()
 	for {
@@ -67,7 +72,7 @@ func (v *verifier) Start(ctx context.Context) error {
 }
 
 // look lists every path that has leases.
-func (v *verifier) look(ctx context.Context) {
+func (v *Verifier) look(ctx context.Context) {
 	var list v1alpha1.DynamicSecretList
 	if err := v.cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil { // they are only looked at
 		log.FromContext(ctx).Error(err, "listing DynamicSecrets in the cache")
@@ -88,7 +93,7 @@ func (v *verifier) look(ctx context.Context) {
 	}
 	refused := map[string][]string{}
 	for k, users := range roles {
-		key := providerKey(k.kind, k.name, k.namespace)
+		key := ProviderKey(k.kind, k.name, k.namespace)
 		if v.compare(ctx, k, users) {
 			refused[key] = append(refused[key], k.path)
 		}
@@ -101,26 +106,26 @@ func (v *verifier) look(ctx context.Context) {
 	v.refused = refused
 }
 
-// advice names the policy lines that would let the keeper of a provider list leases.
-func (v *verifier) advice(p v1alpha1.Provider) []string {
+// Advice names the policy lines that would let the keeper of a provider list leases.
+func (v *Verifier) Advice(p v1alpha1.Provider) []string {
 	const most = 32
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var lines []string
-	for _, path := range slices.Compact(slices.Clone(v.refused[providerKey(p.Kind(), p.GetName(), p.GetNamespace())])) {
+	for _, path := range slices.Compact(slices.Clone(v.refused[ProviderKey(p.Kind(), p.GetName(), p.GetNamespace())])) {
 		lines = append(lines, "sys/leases/lookup/"+path+": list, sudo")
 	}
 	return lines[:min(most, len(lines))]
 }
 
 // compare the recorded leases of one path with the backend's. It says whether listing them is denied.
-func (v *verifier) compare(ctx context.Context, k role, users []*v1alpha1.DynamicSecret) (denied bool) {
-	p, err := getProvider(ctx, v.cache, k.kind, k.name, k.namespace)
+func (v *Verifier) compare(ctx context.Context, k role, users []*v1alpha1.DynamicSecret) (denied bool) {
+	p, err := GetProvider(ctx, v.cache, k.kind, k.name, k.namespace)
 	if err != nil {
 		return false // its reconciliation says so
 	}
 	live, err := v.list(ctx, p, k.vaultNamespace, k.path)
-	denied = err != nil && lease.KindOf(err) == lease.Denied
+	denied = err != nil && backend.KindOf(err) == backend.Denied
 	if err != nil && !denied {
 		log.FromContext(ctx).V(1).Info("leases cannot be listed", "path", k.path, "error", err.Error())
 		return false
@@ -128,24 +133,24 @@ func (v *verifier) compare(ctx context.Context, k role, users []*v1alpha1.Dynami
 	for i, d := range users {
 		// Where listing is denied each lease is asked about by itself, a few in each round.
 		if missing := !live[d.Status.Lease.ID]; (denied && i%lookupRounds == v.round%lookupRounds) || (!denied && missing) {
-			v.raise(ctx, d)
+			v.Raise(ctx, d)
 		}
 	}
 	return denied
 }
 
-func (v *verifier) raise(ctx context.Context, d *v1alpha1.DynamicSecret) {
+func (v *Verifier) Raise(ctx context.Context, d *v1alpha1.DynamicSecret) {
 	v.memory.suspect(client.ObjectKeyFromObject(d), d.Status.Lease.ID)
 	v.tell(ctx, d)
 }
 
-// raiseLost is raise for a lease that the backend has said to be dead.
-func (v *verifier) raiseLost(ctx context.Context, d *v1alpha1.DynamicSecret) {
+// RaiseLost is raise for a lease that the backend has said to be dead.
+func (v *Verifier) RaiseLost(ctx context.Context, d *v1alpha1.DynamicSecret) {
 	v.memory.lose(client.ObjectKeyFromObject(d), d.Status.Lease.ID)
 	v.tell(ctx, d)
 }
 
-func (v *verifier) tell(ctx context.Context, d *v1alpha1.DynamicSecret) {
+func (v *Verifier) tell(ctx context.Context, d *v1alpha1.DynamicSecret) {
 	select {
 	case v.found <- event.GenericEvent{Object: d}:
 	case <-ctx.Done():

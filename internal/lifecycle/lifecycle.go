@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"context"
@@ -14,7 +14,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/rollout"
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
@@ -25,13 +27,14 @@ const maxSteps = 32
 // Secret is as it should be.
 const ReasonEndFailed = "EndFailed"
 
-// lifecycle carries out what lease.Plan decides: observe, plan, execute one step, write the status once, again.
-type lifecycle struct {
+// Lifecycle carries out what lease.Plan decides: observe, plan, execute one step, write the status once, again.
+type Lifecycle struct {
 	clock    clock.PassiveClock
+	cache    client.Reader
 	objects  objects
 	secrets  secrets
 	sources  sources
-	announce announcer
+	announce Announcer
 	memory   *memory
 	// requestLimit is how long a backend may go on with a request that nobody waits for.
 	requestLimit time.Duration
@@ -44,6 +47,50 @@ type lifecycle struct {
 	rolloutWindow time.Duration
 	// sealKey seals records; empty: none is sealed.
 	sealKey []byte
+}
+
+// Config is what a Lifecycle needs.
+type Config struct {
+	// Clock of the operator.
+	Clock clock.PassiveClock
+	// Cache and Writer are the manager's client; Reader reads from the API server.
+	Cache, Writer client.Client
+	Reader        client.Reader
+	// Backends finds the backend of a provider.
+	Backends BackendFunc
+	// Recoveries counts how often a provider's backend became available again.
+	Recoveries func(p v1alpha1.Provider) int64
+	// RequestLimit is how long a backend may continue with a request that nobody waits for: at least one and a half
+	// times Vault's max_request_duration.
+	RequestLimit time.Duration
+	// SealKey seals ledger records; empty: none is sealed.
+	SealKey []byte
+	// Rollout lets workloads be rolled out; RolloutWindow is how long that may wait for their other Secrets.
+	Rollout       bool
+	RolloutWindow time.Duration
+	// Announce reports what happened.
+	Announce Announcer
+}
+
+// New makes a Lifecycle for the manager.
+func New(c Config) *Lifecycle {
+	l := &Lifecycle{
+		clock:         c.Clock,
+		cache:         c.Cache,
+		objects:       apiObjects{reader: c.Reader, writer: c.Writer},
+		secrets:       apiSecrets{reader: c.Reader, writer: c.Writer},
+		sources:       &providerSources{cache: c.Cache, backends: c.Backends, recoveries: c.Recoveries, requestLimit: c.RequestLimit, sealKey: c.SealKey},
+		announce:      c.Announce,
+		memory:        newMemory(),
+		requestLimit:  c.RequestLimit,
+		sendWithin:    c.RequestLimit / 8,
+		sealKey:       c.SealKey,
+		rolloutWindow: c.RolloutWindow,
+	}
+	if c.Rollout {
+		l.rollouts = apiRollouts{&rollout.Rollouts{Reader: c.Reader, Writer: c.Writer}, c.Cache}
+	}
+	return l
 }
 
 // observation is what one look has seen.
@@ -62,7 +109,7 @@ type observation struct {
 
 // run takes steps until there is nothing to do but wait, and returns when to come back (zero: when something changes).
 // d is brought up to date.
-func (l *lifecycle) run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Time, error) {
+func (l *Lifecycle) run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Time, error) {
 	var o *observation
 	for range maxSteps {
 		if o == nil || !l.asGoodAsRead(o) {
@@ -95,7 +142,7 @@ const freshFor = time.Second
 
 // asGoodAsRead says whether the last step has just written the object, so that there is nothing newer to read: a locked write
 // that was taken tells as much as a read, and the Secret was read before it, or written by us. After a pause nothing is known.
-func (l *lifecycle) asGoodAsRead(o *observation) bool {
+func (l *Lifecycle) asGoodAsRead(o *observation) bool {
 	since := l.clock.Now().Sub(o.writtenAt)
 	if o.writtenAt.IsZero() || since < 0 || since > freshFor {
 		return false
@@ -105,7 +152,7 @@ func (l *lifecycle) asGoodAsRead(o *observation) bool {
 }
 
 // keep takes one step that keeps a lease alive, from a glance. It is done when nothing is left to do but wait.
-func (l *lifecycle) keep(ctx context.Context, o *observation, step lease.Step) (at time.Time, done bool, err error) {
+func (l *Lifecycle) keep(ctx context.Context, o *observation, step lease.Step) (at time.Time, done bool, err error) {
 	log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
 	if err := l.execute(ctx, o, step); err != nil {
 		return time.Time{}, false, err
@@ -121,7 +168,7 @@ func (l *lifecycle) keep(ctx context.Context, o *observation, step lease.Step) (
 // observe reads everything anew. The Secret is read before the object: whoever publishes has written the object first,
 // so a Secret that was read earlier than an object which still names our lease cannot be a later one's, and an update
 // that is locked to it cannot overwrite a later one's.
-func (l *lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*observation, error) {
+func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*observation, error) {
 	o := &observation{}
 	var err error
 	name := d.TargetName()
@@ -151,7 +198,7 @@ func (l *lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*ob
 	return o, nil
 }
 
-func (l *lifecycle) read(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+func (l *Lifecycle) read(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	s, err := l.secrets.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name})
 	// A 404 that is not in the API server's words comes from something that stands before it.
 	if apierrors.IsNotFound(err) && !apierrors.IsUnexpectedServerError(err) {
@@ -161,7 +208,7 @@ func (l *lifecycle) read(ctx context.Context, namespace, name string) (*corev1.S
 }
 
 // refreshInput makes the input from the observation as it stands now.
-func (l *lifecycle) refreshInput(o *observation) {
+func (l *Lifecycle) refreshInput(o *observation) {
 	o.mem.freshen(attemptKey{o.d.Generation, o.source.Where.Provider.UID, o.source.ProviderGeneration, o.source.Recoveries}, o.d.Status.Lease)
 	state, outOfSync := lease.TargetCurrent, false
 	if !o.glanced {
@@ -190,7 +237,7 @@ func (l *lifecycle) refreshInput(o *observation) {
 }
 
 // lostID is the lease that is known to be gone: by an answer to this object's own question, or by an order.
-func (l *lifecycle) lostID(o *observation) string {
+func (l *Lifecycle) lostID(o *observation) string {
 	id := l.memory.lostOf(client.ObjectKeyFromObject(o.d))
 	if rec := o.d.Status.Lease; rec != nil && id != "" && id == rec.ID {
 		return id
@@ -231,7 +278,7 @@ func ours(d *v1alpha1.DynamicSecret, s *corev1.Secret) bool {
 	return true
 }
 
-func (l *lifecycle) execute(ctx context.Context, o *observation, s lease.Step) error {
+func (l *Lifecycle) execute(ctx context.Context, o *observation, s lease.Step) error {
 	switch s.Action {
 	case lease.AddFinalizer:
 		return l.objects.SetFinalizer(ctx, o.d, true)
@@ -275,7 +322,7 @@ func (l *lifecycle) execute(ctx context.Context, o *observation, s lease.Step) e
 
 // commit makes one transition durable: the ledger and the conditions that follow from it, in one locked write. On an
 // error nothing that depends on the transition may be done; the next observation says whether it was stored.
-func (l *lifecycle) commit(ctx context.Context, o *observation, transition func(*v1alpha1.DynamicSecret)) error {
+func (l *Lifecycle) commit(ctx context.Context, o *observation, transition func(*v1alpha1.DynamicSecret)) error {
 	d := o.d.DeepCopy()
 	transition(d)
 	before := o.d
@@ -292,7 +339,7 @@ func (l *lifecycle) commit(ctx context.Context, o *observation, transition func(
 }
 
 // rest writes the status if waiting means something else than what it says already.
-func (l *lifecycle) rest(ctx context.Context, o *observation, s lease.Step) error {
+func (l *Lifecycle) rest(ctx context.Context, o *observation, s lease.Step) error {
 	if o.mem.held != nil && o.in.Held.Outcome == lease.OutcomeIssued && o.d.Status.Lease != nil &&
 		o.d.Status.Lease.TokenAccessor == o.in.Held.Accessor && o.in.Target == lease.TargetCurrent {
 		o.mem.held = nil // published, or unchanged: nobody needs it any more
@@ -310,7 +357,7 @@ func (l *lifecycle) rest(ctx context.Context, o *observation, s lease.Step) erro
 }
 
 // tellFailure says once, as an event, what does not go as it should.
-func (l *lifecycle) tellFailure(o *observation) {
+func (l *Lifecycle) tellFailure(o *observation) {
 	reason, message := "", ""
 	for i := range o.d.Status.Retiring {
 		if f := o.mem.tries.End[lease.TryKey(&o.d.Status.Retiring[i])]; f.Count > 0 {
@@ -349,6 +396,6 @@ func (r *remembered) failing() bool {
 // backoff is the pause after a failure of this object.
 func (o *observation) backoff(count int) time.Duration { return lease.Backoff(count, o.d.UID) }
 
-func owner(d *v1alpha1.DynamicSecret) lease.Owner {
-	return lease.Owner{Namespace: d.Namespace, Name: d.Name, UID: string(d.UID)}
+func owner(d *v1alpha1.DynamicSecret) backend.Owner {
+	return backend.Owner{Namespace: d.Namespace, Name: d.Name, UID: string(d.UID)}
 }

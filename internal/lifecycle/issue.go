@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"context"
@@ -9,38 +9,39 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
 // issue checks what can be checked, logs in, journals, and asks. What comes back is held in memory, for the next step to
 // record; what did not come back is left to the journal.
-func (l *lifecycle) issue(ctx context.Context, o *observation, s lease.Step) error {
+func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) error {
 	if err := l.rehearse(ctx, o); err != nil {
 		return l.targetRejected(o, &o.mem.tries.Issue, err, true)
 	}
-	session, err := o.source.Lessor.Login(ctx, o.source.Identity)
+	session, err := o.source.Backend.Login(ctx, o.source.Identity)
 	if err != nil {
 		l.issueFailed(o, err)
 		return nil
 	}
-	o.mem.held = &held{Held: lease.Held{Accessor: session.Accessor}, cause: s.Reason}
+	o.mem.held = &held{Held: lease.Held{Accessor: session.Handle}, cause: s.Reason}
 	if err := l.journal(ctx, o, session); err != nil {
-		return ignoreConflict(err)
+		return IgnoreConflict(err)
 	}
 	if l.clock.Now().Sub(o.d.Status.Attempt.StartedAt.Time) > l.sendWithin {
 		o.mem.held.Outcome = lease.OutcomeRefused
 		return nil
 	}
 	// A shutdown waits for the answer: without it the token could only be ended after the request limit.
-	answer, err := o.source.Lessor.Issue(context.WithoutCancel(ctx), session, o.source.Request)
+	answer, err := o.source.Backend.Issue(context.WithoutCancel(ctx), session, o.source.Request)
 	l.answered(o, answer, err)
 	return nil
 }
 
 // rehearse asks the API server whether it would take the Secret, so that no credential is minted for one that it would
 // not.
-func (l *lifecycle) rehearse(ctx context.Context, o *observation) error {
+func (l *Lifecycle) rehearse(ctx context.Context, o *observation) error {
 	if o.secret == nil || o.secret.Type != secret.Type(o.d) {
 		s := secret.New(o.d, secret.Placeholder(secret.Type(o.d)), "")
 		if o.secret != nil {
@@ -55,7 +56,7 @@ func (l *lifecycle) rehearse(ctx context.Context, o *observation) error {
 }
 
 // targetRejected tells an API server that does not take the Secret from one that cannot be asked.
-func (l *lifecycle) targetRejected(o *observation, f *lease.Failure, err error, placeholders bool) error {
+func (l *Lifecycle) targetRejected(o *observation, f *lease.Failure, err error, placeholders bool) error {
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 		return nil // seen anew by the next observation
 	}
@@ -99,24 +100,24 @@ func reasonOf(err error, placeholders bool) string {
 }
 
 // journal writes the attempt. When that fails the token was not used, so it is ended at once.
-func (l *lifecycle) journal(ctx context.Context, o *observation, session lease.Session) error {
+func (l *Lifecycle) journal(ctx context.Context, o *observation, session backend.Session) error {
 	err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
-		lease.Journal(&d.Status, o.source.Where, session, l.clock.Now())
+		lease.Journal(&d.Status, o.source.Where, session.Handle, session.Term, l.clock.Now())
 	})
 	if err == nil {
 		return nil
 	}
 	o.mem.held = nil
 	rec := o.source.Where
-	rec.TokenAccessor = session.Accessor
-	if endErr := o.source.Lessor.End(context.WithoutCancel(ctx), rec, owner(o.d)); endErr != nil {
-		log.FromContext(ctx).Info("an unused token could not be ended; it expires by itself", "accessor", session.Accessor, "error", endErr.Error())
+	rec.TokenAccessor = session.Handle
+	if endErr := o.source.Backend.Revoke(context.WithoutCancel(ctx), rec, owner(o.d)); endErr != nil {
+		log.FromContext(ctx).Info("an unused token could not be ended; it expires by itself", "accessor", session.Handle, "error", endErr.Error())
 	}
 	return err
 }
 
 // answered sorts what came back.
-func (l *lifecycle) answered(o *observation, answer lease.Answer, err error) {
+func (l *Lifecycle) answered(o *observation, answer backend.Response, err error) {
 	if err == nil {
 		err = usable(o.d, answer)
 	}
@@ -128,7 +129,7 @@ func (l *lifecycle) answered(o *observation, answer lease.Answer, err error) {
 		h.Outcome = lease.OutcomeIssued
 		o.mem.tries.Issue = lease.Failure{}
 		l.announce.Count("issue", "success")
-	case lease.KindOf(err) == lease.Unanswered:
+	case backend.KindOf(err) == backend.NoResponse:
 		h.Outcome = lease.OutcomeUnanswered
 		l.issueFailed(o, err)
 	default:
@@ -138,23 +139,23 @@ func (l *lifecycle) answered(o *observation, answer lease.Answer, err error) {
 }
 
 // usable says whether the answer can become the Secret.
-func usable(d *v1alpha1.DynamicSecret, a lease.Answer) error {
+func usable(d *v1alpha1.DynamicSecret, a backend.Response) error {
 	if a.LeaseID != "" && a.Term.Duration <= 0 {
-		return lease.Errorf(lease.BadAnswer, "%s was answered with a lease of no duration: give its role a TTL", d.Spec.Vault.Path)
+		return backend.Errorf(backend.InvalidResponse, "%s was answered with a lease of no duration: give its role a TTL", d.Spec.Vault.Path)
 	}
 	if err := secret.Check(secret.Type(d), a.Data); err != nil {
-		return lease.Errorf(lease.BadAnswer, "%s: %v", d.Spec.Vault.Path, err)
+		return backend.Errorf(backend.InvalidResponse, "%s: %v", d.Spec.Vault.Path, err)
 	}
 	return nil
 }
 
-func (l *lifecycle) issueFailed(o *observation, err error) {
-	fail(&o.mem.tries.Issue, lease.BlockFor(err), l.clock.Now(), o.backoff)
-	l.announce.Count("issue", string(lease.KindOf(err)))
+func (l *Lifecycle) issueFailed(o *observation, err error) {
+	fail(&o.mem.tries.Issue, backend.BlockFor(err), l.clock.Now(), o.backoff)
+	l.announce.Count("issue", string(backend.KindOf(err)))
 }
 
 // record makes the held answer the lease.
-func (l *lifecycle) record(ctx context.Context, o *observation) error {
+func (l *Lifecycle) record(ctx context.Context, o *observation) error {
 	h := o.mem.held
 	if h.salt == "" {
 		h.salt = secret.NewSalt()
@@ -164,10 +165,10 @@ func (l *lifecycle) record(ctx context.Context, o *observation) error {
 	}
 	digest := secret.Digest(h.answer.Data, h.salt)
 	err := l.commit(context.WithoutCancel(ctx), o, func(d *v1alpha1.DynamicSecret) {
-		lease.Record(d, h.answer, digest, l.clock.Now())
+		lease.Record(d, h.answer.LeaseID, h.answer.Term, digest, l.clock.Now())
 	})
 	if err != nil {
-		return ignoreConflict(err)
+		return IgnoreConflict(err)
 	}
 	o.mem.lostID = ""
 	return nil
@@ -183,7 +184,7 @@ func (o *observation) carrier() *corev1.Secret {
 	return nil
 }
 
-func (l *lifecycle) dropAttempt(ctx context.Context, o *observation, s lease.Step) error {
+func (l *Lifecycle) dropAttempt(ctx context.Context, o *observation, s lease.Step) error {
 	id := ""
 	if h := o.mem.held; h != nil && h.Accessor == o.d.Status.Attempt.TokenAccessor {
 		id = h.answer.LeaseID
@@ -194,11 +195,11 @@ func (l *lifecycle) dropAttempt(ctx context.Context, o *observation, s lease.Ste
 	if err == nil {
 		o.mem.held = nil
 	}
-	return ignoreConflict(err)
+	return IgnoreConflict(err)
 }
 
 // resolveHeld: the answer is here, the attempt is not.
-func (l *lifecycle) resolveHeld(ctx context.Context, o *observation) error {
+func (l *Lifecycle) resolveHeld(ctx context.Context, o *observation) error {
 	h := o.mem.held
 	for i := range o.d.Status.Retiring {
 		rec := &o.d.Status.Retiring[i]
@@ -210,14 +211,14 @@ func (l *lifecycle) resolveHeld(ctx context.Context, o *observation) error {
 				lease.Resolve(&d.Status, h.Accessor, h.answer.LeaseID, l.clock.Now())
 			})
 			if err != nil {
-				return ignoreConflict(err)
+				return IgnoreConflict(err)
 			}
 		}
 		o.mem.held = nil
 		return nil
 	}
 	if err := l.endHeld(ctx, o.d, h); err != nil {
-		fail(&o.mem.tries.Settle, lease.BlockFor(err), l.clock.Now(), o.backoff)
+		fail(&o.mem.tries.Settle, backend.BlockFor(err), l.clock.Now(), o.backoff)
 		return nil
 	}
 	o.mem.held = nil
@@ -225,16 +226,16 @@ func (l *lifecycle) resolveHeld(ctx context.Context, o *observation) error {
 }
 
 // endHeld ends a credential that only this process knows of.
-func (l *lifecycle) endHeld(ctx context.Context, d *v1alpha1.DynamicSecret, h *held) error {
-	lessor, err := l.sources.LessorFor(ctx, d, &h.rec)
+func (l *Lifecycle) endHeld(ctx context.Context, d *v1alpha1.DynamicSecret, h *held) error {
+	server, err := l.sources.BackendFor(ctx, d, &h.rec)
 	if err != nil {
 		return err
 	}
-	return lessor.End(context.WithoutCancel(ctx), h.rec, owner(d))
+	return server.Revoke(context.WithoutCancel(ctx), h.rec, owner(d))
 }
 
-// ignoreConflict: somebody else has written; the next observation sees what.
-func ignoreConflict(err error) error {
+// IgnoreConflict: somebody else has written; the next observation sees what.
+func IgnoreConflict(err error) error {
 	if apierrors.IsConflict(err) {
 		return nil
 	}

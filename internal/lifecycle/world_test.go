@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"context"
@@ -17,8 +17,9 @@ import (
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/backend/fake"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
-	"github.com/leasekeeper/leasekeeper/internal/lease/fake"
 	"github.com/leasekeeper/leasekeeper/internal/rollout"
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
@@ -49,7 +50,7 @@ type process struct {
 	w    *world
 	name string
 	skew time.Duration
-	life *lifecycle
+	life *Lifecycle
 }
 
 // fault strikes one effect of a run.
@@ -105,7 +106,7 @@ func newWorld(processes int) *world {
 
 // restart forgets everything that was only in memory.
 func (p *process) restart() {
-	p.life = &lifecycle{
+	p.life = &Lifecycle{
 		clock: skewedClock{p}, objects: worldObjects{p}, secrets: worldSecrets{p}, sources: worldSources{p},
 		announce: worldAnnouncer{p.w}, memory: newMemory(), requestLimit: testRequestLimit, sendWithin: testRequestLimit / 8,
 		rollouts: worldRollouts{p},
@@ -327,23 +328,23 @@ func (s worldSources) Resolve(_ context.Context, d *v1alpha1.DynamicSecret) (*so
 	p.Spec.Vault = &v1alpha1.VaultProvider{Address: "https://vault.test:8200"}
 	src := describe(d, p)
 	src.Identity.MinTTL = testRequestLimit
-	src.Lessor = worldLessor(s)
+	src.Backend = worldBackend(s)
 	return src, nil
 }
 
-func (s worldSources) LessorFor(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord) (lease.Lessor, error) {
-	return worldLessor(s), nil
+func (s worldSources) BackendFor(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord) (backend.Backend, error) {
+	return worldBackend(s), nil
 }
 
 func (s worldSources) Disputed(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord) error {
 	return nil
 }
 
-// worldLessor is the backend as the process sees it, through faults.
-type worldLessor struct{ p *process }
+// worldBackend is the backend as the process sees it, through faults.
+type worldBackend struct{ p *process }
 
 // call makes one request. A fault after it loses the answer; a late one lets the backend act when nobody waits.
-func (l worldLessor) call(op string, act func() error) error {
+func (l worldBackend) call(op string, act func() error) error {
 	w := l.p.w
 	w.backend.Next = func(string) fake.Fault {
 		if w.down {
@@ -356,36 +357,36 @@ func (l worldLessor) call(op string, act func() error) error {
 	}
 	err := l.p.do(op, act)
 	if errors.Is(err, errUnreachable) {
-		return lease.Errorf(lease.Unanswered, "%s was not answered", op)
+		return backend.Errorf(backend.NoResponse, "%s was not answered", op)
 	}
 	return err
 }
 
-func (l worldLessor) Login(ctx context.Context, who lease.Identity) (s lease.Session, err error) {
+func (l worldBackend) Login(ctx context.Context, who backend.Identity) (s backend.Session, err error) {
 	err = l.call("login", func() (err error) { s, err = l.p.w.backend.Login(ctx, who); return err })
 	return s, err
 }
 
-func (l worldLessor) Issue(ctx context.Context, s lease.Session, req lease.Request) (a lease.Answer, err error) {
+func (l worldBackend) Issue(ctx context.Context, s backend.Session, req backend.Request) (a backend.Response, err error) {
 	err = l.call("issue", func() (err error) { a, err = l.p.w.backend.Issue(ctx, s, req); return err })
 	return a, err
 }
 
-func (l worldLessor) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (t lease.Term, err error) {
+func (l worldBackend) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (t lease.Term, err error) {
 	err = l.call("renew", func() (err error) { t, err = l.p.w.backend.Renew(ctx, rec, increment); return err })
 	return t, err
 }
 
-func (l worldLessor) ExtendToken(ctx context.Context, rec v1alpha1.LeaseRecord, who lease.Owner) (t lease.Term, err error) {
-	err = l.call("extend", func() (err error) { t, err = l.p.w.backend.ExtendToken(ctx, rec, who); return err })
+func (l worldBackend) ExtendSession(ctx context.Context, rec v1alpha1.LeaseRecord, who backend.Owner) (t lease.Term, err error) {
+	err = l.call("extend", func() (err error) { t, err = l.p.w.backend.ExtendSession(ctx, rec, who); return err })
 	return t, err
 }
 
-func (l worldLessor) End(ctx context.Context, rec v1alpha1.LeaseRecord, owner lease.Owner) error {
-	return l.call("end", func() error { return l.p.w.backend.End(ctx, rec, owner) })
+func (l worldBackend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) error {
+	return l.call("end", func() error { return l.p.w.backend.Revoke(ctx, rec, owner) })
 }
 
-func (l worldLessor) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
+func (l worldBackend) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
 	return l.call("lookup", func() error { return l.p.w.backend.Lookup(ctx, rec) })
 }
 

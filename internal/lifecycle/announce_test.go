@@ -1,4 +1,4 @@
-package controllers
+package lifecycle
 
 import (
 	"context"
@@ -105,7 +105,7 @@ func TestTheCollectorTellsWhatTheLedgersHold(t *testing.T) {
 	}
 	cache := apiServer(t, stored...).Build()
 	registry := prometheus.NewPedanticRegistry()
-	NewAnnouncer(&listener{}, cache, registry)
+	NewRecorder(&listener{}, cache, registry)
 
 	wantSeries(t, "an end for each lease, the earlier of its own and its token's; none for an answer without a lease", scrape(t, registry),
 		map[string]float64{
@@ -137,7 +137,7 @@ func TestTheCollectorTellsWhichProvidersAreReady(t *testing.T) {
 	up := &v1alpha1.ClusterSecretProvider{ObjectMeta: metav1.ObjectMeta{Name: "up"}, Status: is(metav1.ConditionTrue)}
 	down := &v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Name: "down", Namespace: "shop"}, Status: is(metav1.ConditionFalse)}
 	registry := prometheus.NewPedanticRegistry()
-	NewAnnouncer(&listener{}, apiServer(t, up, down).Build(), registry)
+	NewRecorder(&listener{}, apiServer(t, up, down).Build(), registry)
 	got := scrape(t, registry)
 	maps.DeleteFunc(got, func(name string, _ float64) bool { return !strings.HasPrefix(name, "leasekeeper_provider_ready") })
 	wantSeries(t, "one series a provider", got, map[string]float64{
@@ -153,13 +153,13 @@ func TestAScrapeBeforeTheCacheHasStartedTellsNothing(t *testing.T) {
 		},
 	}).Build()
 	registry := prometheus.NewPedanticRegistry()
-	NewAnnouncer(&listener{}, cache, registry)
+	NewRecorder(&listener{}, cache, registry)
 	wantSeries(t, "zeros would be a lie", scrape(t, registry), map[string]float64{})
 }
 
 func TestOperationsAreCountedByResult(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
-	a := NewAnnouncer(&listener{}, apiServer(t).Build(), registry)
+	a := NewRecorder(&listener{}, apiServer(t).Build(), registry)
 	a.Count("issue", "success")
 	a.Count("issue", "success")
 	a.Count("issue", "Denied")
@@ -208,7 +208,7 @@ func TestAnAbandonedRecordIsToldWhereItCanBeHeard(t *testing.T) {
 	}} {
 		t.Run(c.name, func(t *testing.T) {
 			heard, registry := &listener{}, prometheus.NewPedanticRegistry()
-			a := NewAnnouncer(heard, apiServer(t, provider.DeepCopy()).Build(), registry)
+			a := NewRecorder(heard, apiServer(t, provider.DeepCopy()).Build(), registry)
 			d := ledgerOf("orders", v1alpha1.DynamicSecretStatus{})
 			a.Abandoned(context.Background(), d, &c.rec, "the backend does not answer")
 
@@ -240,7 +240,7 @@ func TestAnAbandonedRecordIsToldWhereItCanBeHeard(t *testing.T) {
 
 func TestALongMessageFitsAnEvent(t *testing.T) {
 	heard := &listener{}
-	a := NewAnnouncer(heard, apiServer(t).Build(), prometheus.NewPedanticRegistry())
+	a := NewRecorder(heard, apiServer(t).Build(), prometheus.NewPedanticRegistry())
 	for _, n := range []int{1000, 1001, 5000} {
 		a.Event(ledgerOf("orders", v1alpha1.DynamicSecretStatus{}), corev1.EventTypeNormal, "Issued", strings.Repeat("x", n))
 	}
