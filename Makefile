@@ -1,5 +1,5 @@
-# `make help` says what there is. Tools are pinned here, built with `go install`
-# into bin/, and carry their version in the name, so that a new pin is a new file.
+# `make help` lists the targets. Tools are pinned here and built with `go install` into bin/. Their file names contain
+# the version, so that a new pin is a new file.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -13,67 +13,72 @@ HELM := $(BIN)/helm-v3.22.0
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-# -p 2: packages with real servers share the machine with their servers.
+# -p 2: tests with real servers share the machine with those servers.
 GO_TEST := go test -race -p 2
-# Most of the time servers and clocks are waited for, so more tests than processors run at once.
+# Tests mostly wait for servers and clocks, so run more tests than there are processors.
 INTEGRATION := $(GO_TEST) -tags integration -count=1 -parallel 6 -timeout 40m
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml charts/leasekeeper/crds charts/leasekeeper/files
 
 ##@ Everyday
 
 .PHONY: help
-help: ## Show the targets
+help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: build servers postgres-if-any ## Tell the story of a lease on real servers; exits 0 only if all of it was seen
+demo: build servers postgres-if-any ## Show the life of a lease on real servers; exits 0 only if every step was observed
 	go run ./hack/demo
 
 .PHONY: demo-up
-demo-up: build servers postgres-if-any ## Leave the demo's servers and the manager running, until Ctrl-C
+demo-up: build servers postgres-if-any ## Start the demo's servers and the manager, and keep them running until Ctrl-C
 	go run ./hack/demo -up
 
 .PHONY: test-unit
-test-unit: ## Tests that need no servers
+test-unit: ## Run the tests that need no servers
 	$(GO_TEST) ./...
 
 .PHONY: test-api
-test-api: servers postgres ## The manager on a real API server, Vault and PostgreSQL
+test-api: servers postgres ## Test the manager on a real API server, Vault and PostgreSQL
 	$(INTEGRATION) ./internal/e2e/...
 
 .PHONY: test-vault
-test-vault: servers postgres ## The Vault side and the testbed on real servers
+test-vault: servers postgres ## Test the Vault backend and the testbed on real servers
 	$(INTEGRATION) ./internal/vault/... ./internal/testbed/...
 
 .PHONY: test
-test: servers postgres ## All tests, with all that they need
+test: servers postgres ## Run all tests, and set up everything they need
 	$(INTEGRATION) ./...
 
-# An input that is merely new is made small for up to a minute, unless told otherwise; that would take most of the time.
+# Go minimizes each new input for up to a minute by default. That would use most of the time.
 FUZZTIME ?= 10m
 .PHONY: fuzz
-fuzz: ## Fuzz every target in turn, each for FUZZTIME (10m)
+fuzz: ## Run every fuzz target for FUZZTIME (10m)
 	@for package in $$(go list ./...); do
 	  targets=$$(go test -list '^Fuzz' $$package)
 	  for target in $$targets; do
 	    [[ $$target = Fuzz* ]] || continue
-	    echo "$$target of $$package, for $(FUZZTIME)"
+	    echo "$$target in $$package, for $(FUZZTIME)"
 	    go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=2s $$package
 	  done
 	done
 
-# What happens in a storm is drawn from SEED; without one the time is.
+# SEED determines the events of a storm. 0: use the current time.
 SEED ?= 0
 FOR ?= 10m
 OBJECTS ?= 100
 LEASES ?= 2000
 
 .PHONY: chaos
-chaos: servers postgres build ## Let everything fail at once for FOR=10m, by SEED; then failovers, outages, many leases
+chaos: servers postgres build ## Inject all faults at once for FOR=10m, by SEED; then failovers, outages, many leases
 	go build -race -o $(BIN)/manager-race .
 	go run ./hack/chaos -scenario storm,failover -seed $(SEED) -for $(FOR) -objects $(OBJECTS) -manager $(BIN)/manager-race
 	go run ./hack/chaos -scenario scale -leases $(LEASES) -manager $(BIN)/manager
-	LEASEKEEPER_OBJECTS=$(OBJECTS) $(INTEGRATION) -v -run '^TestAnOutageShorterThanLifeChangesNothing$$' ./internal/e2e
+	LEASEKEEPER_OBJECTS=$(OBJECTS) $(INTEGRATION) -v -run '^TestShortOutageChangesNothing$$' ./internal/e2e
+
+.PHONY: bench
+bench: OBJECTS = 300 2000
+bench: servers build ## Measure OBJECTS="300 2000" on real servers: time, requests, CPU, memory
+	go run ./hack/bench -objects "$(OBJECTS)" -manager $(BIN)/manager -json $(BIN)/bench.json
 
 ##@ Code
 
@@ -82,7 +87,7 @@ generate: $(CONTROLLER_GEN) ## Generate the DeepCopy methods
 	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt paths=./api/...
 
 .PHONY: manifests
-manifests: $(CONTROLLER_GEN) ## Generate CRDs and RBAC, for config/ and for the chart
+manifests: $(CONTROLLER_GEN) ## Generate CRDs and RBAC for config/ and the chart
 	$(CONTROLLER_GEN) crd paths=./api/... output:crd:dir=config/crd/bases
 	$(CONTROLLER_GEN) rbac:roleName=leasekeeper paths=. paths=./controllers/... output:rbac:dir=config/rbac
 	mkdir -p charts/leasekeeper/crds
@@ -95,25 +100,25 @@ fmt: ## Format the Go code
 	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
 
 .PHONY: vet
-vet: ## Run go vet, over the integration tests too
+vet: ## Run go vet, including integration tests
 	go vet -tags integration ./...
 
 .PHONY: lint
-lint: $(GOLANGCI_LINT) $(HELM) ## Run the linters over Go code and chart
+lint: $(GOLANGCI_LINT) $(HELM) ## Lint the Go code and the chart
 	$(GOLANGCI_LINT) run
 	cd hack/image && $(GOLANGCI_LINT) run --config ../../.golangci.yml && cd ../..
 	if [ -f charts/leasekeeper/Chart.yaml ]; then $(HELM) lint --quiet charts/leasekeeper; fi
 
 .PHONY: verify
-verify: ## Fail where generated files, go.mod or the formatting are not up to date
+verify: ## Fail if generated files, go.mod or formatting are out of date
 	@snapshot() { (find $(GENERATED) -type f 2>/dev/null || true) | sort | xargs -r sha256sum; }
 	before=$$(snapshot)
 	$(MAKE) --no-print-directory generate manifests
-	diff <(echo "$$before") <(snapshot) || { echo "These were out of date; they are regenerated now: commit them."; exit 1; }
+	diff <(echo "$$before") <(snapshot) || { echo "These files were out of date and have been regenerated. Commit them."; exit 1; }
 	go mod tidy -diff
 	go -C hack/image mod tidy -diff
 	files=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))
-	[ -z "$$files" ] || { echo "Not formatted, run make fmt: $$files"; exit 1; }
+	[ -z "$$files" ] || { echo "Not formatted; run make fmt: $$files"; exit 1; }
 	echo "Generated files, go.mod and formatting are up to date."
 
 ##@ The manager
@@ -123,24 +128,24 @@ build: ## Build bin/manager
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/manager .
 
 .PHONY: run
-run: ## Run the manager here, with the current kubeconfig
+run: ## Run the manager locally with the current kubeconfig
 	go run . --leader-elect=false
 
 .PHONY: image
-image: build ## Write a small image as an OCI layout, bin/image.tar, without Docker
+image: build ## Write a small image to bin/image.tar (OCI layout), without Docker
 	go -C hack/image run . -binary $(BIN)/manager -output $(BIN)/image.tar
 
-##@ What the others need
+##@ Prerequisites
 
 .PHONY: servers
-servers: ## Build the real servers, once, into a cache outside this folder
+servers: ## Build the real servers once, into a cache outside this folder
 	go run ./hack/servers
 
 .PHONY: postgres
-postgres: ## Find PostgreSQL, or install Debian's
+postgres: ## Find PostgreSQL, or install it on Debian
 	hack/postgres.sh
 
-# The demo can do without PostgreSQL, and says so; code 3 is "not to be had".
+# The demo works without PostgreSQL and reports that. Exit code 3: PostgreSQL is not available.
 .PHONY: postgres-if-any
 postgres-if-any:
 	hack/postgres.sh || [ $$? = 3 ]
@@ -148,7 +153,7 @@ postgres-if-any:
 .PHONY: tools
 tools: $(CONTROLLER_GEN) $(GOLANGCI_LINT) $(HELM) ## Build the pinned tools into bin/
 
-# install builds a tool under its versioned name, and never half of it.
+# install builds a tool under its versioned name. An interrupted build leaves no partial file.
 define install
 	mkdir -p $(BIN)
 	echo "installing $(notdir $@)"

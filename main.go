@@ -9,7 +9,7 @@ import (
 	"os"
 	"strings"
 	"time"
-	_ "time/tzdata" // the image has no time zones, and spec.rotation.windows names them
+	_ "time/tzdata" // spec.rotation.windows names time zones, and the image has none
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,6 +29,7 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/controllers"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/bounded"
 	"github.com/leasekeeper/leasekeeper/internal/lifecycle"
 	"github.com/leasekeeper/leasekeeper/internal/offsetclock"
@@ -64,25 +65,41 @@ type flags struct {
 
 func parse() flags {
 	var f flags
-	flag.StringVar(&f.metricsAddress, "metrics-bind-address", ":8080", "Address of the metrics endpoint; 0 turns it off.")
-	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081", "Address of the health and readiness endpoints.")
+	flag.StringVar(&f.metricsAddress, "metrics-bind-address", ":8080", "Address of the metrics endpoint; 0 disables it.")
+	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081",
+		"Address of the health and readiness endpoints.")
 	flag.BoolVar(&f.leaderElect, "leader-elect", true, "Elect a leader, so that one replica works at a time.")
-	flag.StringVar(&f.leaderElectNamespace, "leader-election-namespace", "", "Namespace of the leader election lease; empty: the one that the manager runs in.")
-	flag.DurationVar(&f.leaseDuration, "leader-election-lease-duration", 15*time.Second, "How long a leader that is silent stays leader.")
-	flag.DurationVar(&f.renewDeadline, "leader-election-renew-deadline", 10*time.Second, "How long a leader tries to stay leader before it stops.")
-	flag.DurationVar(&f.retryPeriod, "leader-election-retry-period", 2*time.Second, "Pause between tries at the leader election lease.")
-	flag.IntVar(&f.concurrency, "concurrency", 32, "How many DynamicSecrets are worked on at the same time.")
-	flag.Float64Var(&f.qps, "kube-api-qps", 300, "Requests a second to the API server.")
-	flag.IntVar(&f.burst, "kube-api-burst", 600, "Requests to the API server that may be made at once.")
-	flag.DurationVar(&f.kubeTimeout, "kube-api-timeout", 30*time.Second, "Time-out of a request to the API server, but for watches.")
-	flag.DurationVar(&f.requestLimit, "request-limit", 150*time.Second, "How long a backend may go on with an issue that nobody waits for. Must be above Vault's max_request_duration (90s) by half at least: clocks of replicas may differ by a fifth of it.")
-	flag.DurationVar(&f.backendTimeout, "backend-timeout", 10*time.Second, "Time-out of a request to a backend, but for issues.")
-	flag.DurationVar(&f.issueTimeout, "issue-timeout", time.Minute, "Time-out of an issue.")
-	flag.DurationVar(&f.providerInterval, "provider-interval", time.Minute, "Pause between looks at a provider that is ready.")
-	flag.DurationVar(&f.providerRetry, "provider-retry-interval", 2*time.Second, "Pause between looks at a provider that is not ready.")
-	flag.DurationVar(&f.verifyInterval, "verify-interval", 30*time.Second, "Pause between lists of a backend's leases, by which revocations behind our back are noticed.")
-	flag.BoolVar(&f.rollout, "rollout", false, "Roll workloads out as spec.rollout says. It needs the right to list and patch them: rollout.enabled in the chart.")
-	flag.DurationVar(&f.rolloutWindow, "rollout-window", 30*time.Second, "How long a workload that uses several Secrets waits for the others to be replaced too, so that it rolls out once. Less where the old lease ends before.")
+	flag.StringVar(&f.leaderElectNamespace, "leader-election-namespace", "",
+		"Namespace of the leader election lease; empty: the manager's own.")
+	flag.DurationVar(&f.leaseDuration, "leader-election-lease-duration", 15*time.Second,
+		"How long other replicas wait before they replace a leader that does not respond.")
+	flag.DurationVar(&f.renewDeadline, "leader-election-renew-deadline", 10*time.Second,
+		"How long a leader tries to renew the leader election lease before it stops.")
+	flag.DurationVar(&f.retryPeriod, "leader-election-retry-period", 2*time.Second,
+		"Pause between attempts to get the leader election lease.")
+	flag.IntVar(&f.concurrency, "concurrency", 32, "Number of DynamicSecrets that are processed at the same time.")
+	flag.Float64Var(&f.qps, "kube-api-qps", 300, "Requests per second to the API server.")
+	flag.IntVar(&f.burst, "kube-api-burst", 600, "Burst of requests to the API server.")
+	flag.DurationVar(&f.kubeTimeout, "kube-api-timeout", 30*time.Second,
+		"Time-out of a request to the API server, except watches.")
+	flag.DurationVar(&f.requestLimit, "request-limit", 150*time.Second,
+		"How long a backend may continue with an issuance after leasekeeper has stopped waiting. It must be at least one "+
+			"and a half times Vault's max_request_duration (90s): the clocks of replicas may differ by a fifth of it.")
+	flag.DurationVar(&f.backendTimeout, "backend-timeout", 10*time.Second,
+		"Time-out of a request to a backend, except issuances.")
+	flag.DurationVar(&f.issueTimeout, "issue-timeout", time.Minute, "Time-out of an issuance.")
+	flag.DurationVar(&f.providerInterval, "provider-interval", time.Minute,
+		"Pause between inspections of a provider that is ready.")
+	flag.DurationVar(&f.providerRetry, "provider-retry-interval", 2*time.Second,
+		"Pause between inspections of a provider that is not ready.")
+	flag.DurationVar(&f.verifyInterval, "verify-interval", 30*time.Second,
+		"Pause between two checks of all leases, which detect leases that somebody else revoked.")
+	flag.BoolVar(&f.rollout, "rollout", false,
+		"Restart workloads as spec.rollout requests. It requires permission to list and patch them: rollout.enabled in the "+
+			"chart.")
+	flag.DurationVar(&f.rolloutWindow, "rollout-window", 30*time.Second,
+		"How long a workload that uses several Secrets waits until the others are replaced too, so that it restarts once. "+
+			"It waits less if the old lease ends earlier.")
 	flag.BoolVar(&f.printVersion, "version", false, "Print the version and exit.")
 	f.log.BindFlags(flag.CommandLine)
 	flag.Parse()
@@ -97,7 +114,7 @@ func main() {
 	}
 	logger := zap.New(zap.UseFlagOptions(&f.log))
 	ctrl.SetLogger(logger)
-	klog.SetLogger(logger) // client-go's own, such as the leader election's
+	klog.SetLogger(logger) // client-go logs there, such as the leader election
 	if err := run(ctrl.SetupSignalHandler(), f); err != nil {
 		ctrl.Log.Error(err, "leasekeeper stopped")
 		os.Exit(1)
@@ -118,13 +135,14 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	changes := controllers.NewProviderChanges()
-	backends := vault.NewBackends(vault.Options{
+	backends := backend.NewRegistry(backend.NewMetrics(metrics.Registry))
+	backends.Register("vault", vault.NewDriver(vault.Options{
 		Changed:      changes.Note,
 		Clock:        now,
 		Timeout:      f.backendTimeout,
 		IssueTimeout: f.issueTimeout,
 		Kube:         vault.NewKube(mgr.GetAPIReader(), mgr.GetClient()),
-	})
+	}))
 	setup := controllers.Setup{
 		Clock:                 now,
 		Backends:              backends,
@@ -134,6 +152,7 @@ func run(ctx context.Context, f flags) error {
 		Concurrency:           f.concurrency,
 		ProviderInterval:      f.providerInterval,
 		ProviderRetryInterval: f.providerRetry,
+		ProbeDelay:            vault.FirstProbe,
 		VerifyInterval:        f.verifyInterval,
 		SealKey:               sealKey,
 		Rollout:               f.rollout,
@@ -149,19 +168,19 @@ func run(ctx context.Context, f flags) error {
 	return errors.Join(err, backends.Close(closing))
 }
 
-// loadSealKey from the manager's namespace: the one of the leader election, or that of its pod. Outside of a cluster there
-// may be none; then records are not sealed.
+// loadSealKey reads the key from the manager's namespace: that of the leader election, or that of its pod. Outside a
+// cluster there may be none; then records are not sealed.
 func loadSealKey(ctx context.Context, mgr ctrl.Manager, f flags) ([]byte, error) {
 	namespace := f.leaderElectNamespace
 	if namespace == "" {
 		text, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 		if err != nil {
-			ctrl.Log.Info("the manager's namespace is not known: ledger records are not sealed; set --leader-election-namespace")
+			ctrl.Log.Info("ledger records are not sealed: the manager's namespace is unknown; set --leader-election-namespace")
 			return nil, nil
 		}
 		namespace = strings.TrimSpace(string(text))
 	}
-	// An API server that is away for a moment is no reason to end: a container that ends is started ever later.
+	// Wait for an API server that is unavailable for a moment: each restart of the container takes longer than the last.
 	var key []byte
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, time.Second, 30*time.Second, true, func(ctx context.Context) (bool, error) {
@@ -190,7 +209,7 @@ func newManager(f flags) (ctrl.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A shutdown waits for the answers of issues that are under way.
+	// A shutdown waits for the responses of issuances in progress.
 	grace := f.issueTimeout + 10*time.Second
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		GracefulShutdownTimeout:       &grace,
@@ -215,8 +234,7 @@ func newManager(f flags) (ctrl.Manager, error) {
 	return mgr, mgr.AddReadyzCheck("ping", healthz.Ping)
 }
 
-// cacheOptions: of Secrets only those that leasekeeper wrote are watched, and of those only the metadata; no credential
-// stays in the cache.
+// cacheOptions limit the cache of Secrets to the metadata of those that leasekeeper wrote: it contains no credential.
 func cacheOptions() (cache.Options, error) {
 	written, err := labels.NewRequirement(v1alpha1.OwnerLabel, selection.Exists, nil)
 	if err != nil {

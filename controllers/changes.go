@@ -8,16 +8,16 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// ProviderChanges takes word of a provider whose backend went down or serves again to the reconcilers: the provider's own,
-// so that its status says so at once, and when it serves again those of its users, so that what is due is done.
+// ProviderChanges notifies reconcilers that the backend of a provider became unavailable or available: the provider's
+// own reconciler, so that its status is current, and after a recovery that of its users, so that they continue.
 type ProviderChanges struct {
 	providers map[string]chan event.GenericEvent
 	users     chan event.GenericEvent
 }
 
-// NewProviderChanges makes one, for vault.Options and Setup.
+// NewProviderChanges makes the queues. A driver fills them through Note, and Setup reads them.
 func NewProviderChanges() *ProviderChanges {
-	// Full queues drop: each reconciler looks again in its own time.
+	// A full queue drops changes: each reconciler checks again after its interval.
 	const room = 1024
 	return &ProviderChanges{
 		providers: map[string]chan event.GenericEvent{
@@ -28,9 +28,10 @@ func NewProviderChanges() *ProviderChanges {
 	}
 }
 
-// Note takes the word. It does not block.
+// Note queues a change. It does not block.
 func (c *ProviderChanges) Note(p v1alpha1.Provider, up, recovered bool) {
-	log.Log.WithName("backend").Info("it turned", "providerKind", p.Kind(), "provider", p.GetNamespace()+"/"+p.GetName(), "serves", up, "recovered", recovered)
+	log.Log.WithName("backend").Info("availability of the backend changed", "providerKind", p.Kind(),
+		"provider", p.GetNamespace()+"/"+p.GetName(), "available", up, "recovered", recovered)
 	e := event.GenericEvent{Object: p.(client.Object)}
 	send := func(to chan event.GenericEvent) {
 		select {

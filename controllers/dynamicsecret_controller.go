@@ -1,8 +1,5 @@
-// Package controllers has one reconciler for each kind.
-//
-// The life of a lease is in lifecycle.go (observe, plan, execute one step, write the status once) with one file for
-// each group of actions; ports.go has the interfaces between it and the API server and the backends. What to do is
-// decided in internal/lease.
+// Package controllers has one reconciler for each kind: watches, queues and wiring. Packages lifecycle, revocation and
+// provider do the work.
 package controllers
 
 import (
@@ -34,12 +31,12 @@ import (
 // +kubebuilder:rbac:groups=leasekeeper.io,resources=dynamicsecrets,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=leasekeeper.io,resources=dynamicsecrets/status,verbs=update
 // +kubebuilder:rbac:groups=leasekeeper.io,resources=dynamicsecrets/finalizers,verbs=update
-// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;update;delete
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=serviceaccounts/token,verbs=create
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// DynamicSecretReconciler keeps each DynamicSecret's credential leased, and its Secret written.
+// DynamicSecretReconciler runs the lifecycle of each DynamicSecret.
 type DynamicSecretReconciler struct {
 	// Clock of the operator.
 	Clock clock.PassiveClock
@@ -55,7 +52,7 @@ type DynamicSecretReconciler struct {
 	cache client.Client
 }
 
-// Reconcile takes the object as far as it can be taken now.
+// Reconcile does everything that is due for the object.
 func (r *DynamicSecretReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	d := &v1alpha1.DynamicSecret{}
 	if err := r.cache.Get(ctx, req.NamespacedName, d); err != nil {
@@ -65,10 +62,10 @@ func (r *DynamicSecretReconciler) Reconcile(ctx context.Context, req reconcile.R
 		}
 		return reconcile.Result{}, err
 	}
-	at, err := r.Lifecycle.Work(ctx, d)
+	at, err := r.Lifecycle.Run(ctx, d)
 	switch {
 	case apierrors.IsNotFound(err):
-		return reconcile.Result{RequeueAfter: time.Second}, nil // the object went; look once more
+		return reconcile.Result{RequeueAfter: time.Second}, nil // the object was deleted, but the cache still has it
 	case apierrors.IsConflict(err):
 		return reconcile.Result{RequeueAfter: 100 * time.Millisecond}, nil
 	case err != nil || at.IsZero():
@@ -78,19 +75,19 @@ func (r *DynamicSecretReconciler) Reconcile(ctx context.Context, req reconcile.R
 	return reconcile.Result{RequeueAfter: max(at.Sub(now), 50*time.Millisecond), Priority: new(urgency(d, now))}, nil
 }
 
-// SetupWithManager wires the reconciler to a manager.
+// SetupWithManager wires the reconciler to a manager. The indexes are those of lifecycle.AddIndexes.
 func (r *DynamicSecretReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.cache = mgr.GetClient()
 	if err := mgr.Add(r.Verifier); err != nil {
 		return fmt.Errorf("adding the verifier: %w", err)
 	}
-	to := func(about func(context.Context, client.Object) []v1alpha1.DynamicSecret) byUrgency {
-		return byUrgency{clock: r.Clock, about: about}
+	to := func(affected func(context.Context, client.Object) []v1alpha1.DynamicSecret) byUrgency {
+		return byUrgency{clock: r.Clock, affected: affected}
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("dynamicsecret").
 		Watches(&v1alpha1.DynamicSecret{}, to(itself), builder.WithPredicates(predicate.Or(
-			predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, deletionBegan))).
+			r.observed(), predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, deletionBegan))).
 		WatchesMetadata(&corev1.Secret{}, to(r.writersOf)).
 		WatchesMetadata(&corev1.Namespace{}, to(r.inNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(&v1alpha1.SecretProvider{}, to(r.usersOf), builder.WithPredicates(readinessChanged)).
@@ -99,17 +96,26 @@ func (r *DynamicSecretReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		WatchesRawSource(ctrlsource.Channel(r.Recovered, to(r.usersOf))).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: r.Concurrency,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](200*time.Millisecond, 30*time.Second),
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](
+				200*time.Millisecond, 30*time.Second),
 		}).
 		Complete(r)
 }
 
-// deletionBegan lets the update pass that sets the deletion timestamp; it changes no generation in every case.
+// observed filters out every update. It only notes that the cache has caught up with leasekeeper's own writes.
+func (r *DynamicSecretReconciler) observed() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		r.Lifecycle.Observed(e.ObjectNew)
+		return false
+	}}
+}
+
+// deletionBegan passes the update that sets the deletion timestamp. That update does not always change the generation.
 var deletionBegan = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	return e.ObjectOld.GetDeletionTimestamp().IsZero() != e.ObjectNew.GetDeletionTimestamp().IsZero()
 }}
 
-// readinessChanged lets pass what changes whether, or with what, a provider can be asked.
+// readinessChanged passes updates that change whether a provider can be used, or why not.
 var readinessChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	before, ok1 := e.ObjectOld.(v1alpha1.Provider)
 	after, ok2 := e.ObjectNew.(v1alpha1.Provider)
@@ -121,34 +127,37 @@ var readinessChanged = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) boo
 		!equality.Semantic.DeepEqual(lifecycle.NotReady(before, ""), lifecycle.NotReady(after, ""))
 }}
 
-// usersOf lists who uses a provider.
+// usersOf lists the objects whose spec or ledger names the provider.
 func (r *DynamicSecretReconciler) usersOf(ctx context.Context, o client.Object) []v1alpha1.DynamicSecret {
 	p, ok := o.(v1alpha1.Provider)
 	if !ok {
 		return nil
 	}
-	return r.list(ctx, client.MatchingFields{lifecycle.IndexProvider: lifecycle.ProviderKey(p.Kind(), p.GetName(), p.GetNamespace())})
+	key := lifecycle.ProviderKey(p.Kind(), p.GetName(), p.GetNamespace())
+	return r.list(ctx, client.MatchingFields{lifecycle.IndexProvider: key})
 }
 
-// writersOf lists who writes, or wants to write, a Secret.
+// writersOf lists the objects that have this Secret as their target, and the one that controls it.
 func (r *DynamicSecretReconciler) writersOf(ctx context.Context, o client.Object) []v1alpha1.DynamicSecret {
-	users := r.list(ctx, client.InNamespace(o.GetNamespace()), client.MatchingFields{lifecycle.IndexTarget: o.GetName()})
+	namespace := client.InNamespace(o.GetNamespace())
+	writers := r.list(ctx, namespace, client.MatchingFields{lifecycle.IndexTarget: o.GetName()})
 	if c := metav1.GetControllerOf(o); c != nil && c.Kind == "DynamicSecret" {
 		d := v1alpha1.DynamicSecret{}
 		if err := r.cache.Get(ctx, types.NamespacedName{Namespace: o.GetNamespace(), Name: c.Name}, &d); err == nil {
-			users = append(users, d)
+			writers = append(writers, d)
 		}
 	}
-	return users
+	return writers
 }
 
+// inNamespace lists the objects of a namespace.
 func (r *DynamicSecretReconciler) inNamespace(ctx context.Context, o client.Object) []v1alpha1.DynamicSecret {
 	return r.list(ctx, client.InNamespace(o.GetName()))
 }
 
 func (r *DynamicSecretReconciler) list(ctx context.Context, opts ...client.ListOption) []v1alpha1.DynamicSecret {
 	var list v1alpha1.DynamicSecretList
-	// What is listed is only looked at.
+	// Callers only read the items.
 	if err := r.cache.List(ctx, &list, append(opts, client.UnsafeDisableDeepCopy)...); err != nil {
 		log.FromContext(ctx).Error(err, "listing DynamicSecrets in the cache")
 		return nil

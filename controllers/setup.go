@@ -8,126 +8,105 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lifecycle"
-	"github.com/leasekeeper/leasekeeper/internal/vault"
+	"github.com/leasekeeper/leasekeeper/internal/provider"
+	"github.com/leasekeeper/leasekeeper/internal/revocation"
 )
 
-// Setup is what the reconcilers need besides a manager.
+// Setup has everything that the reconcilers need besides a manager.
 type Setup struct {
 	// Clock of the operator.
 	Clock clock.WithTicker
 	// Backends finds the backend of a provider.
-	Backends *vault.Backends
-	// Changes is what Backends tell of providers that go down or come back.
+	Backends *backend.Registry
+	// Changes reports providers whose backend became unavailable or available.
 	Changes *ProviderChanges
 	// Registry of the metrics.
 	Registry prometheus.Registerer
-	// RequestLimit is how long a backend may go on with a request that nobody waits for.
+	// RequestLimit is how long a backend may continue with a request after its client has stopped waiting.
 	RequestLimit time.Duration
 	// Concurrency is how many DynamicSecrets are worked on at the same time.
 	Concurrency int
-	// ProviderInterval and ProviderRetryInterval are the pauses between looks at a provider that is ready, and at
-	// one that is not.
+	// ProviderInterval is the pause between inspections of a provider that is ready, ProviderRetryInterval of one that
+	// is not.
 	ProviderInterval, ProviderRetryInterval time.Duration
-	// VerifyInterval is the pause between lists of the backends' leases.
+	// ProbeDelay is the pause between a change of a backend's availability and the inspection of its provider.
+	ProbeDelay time.Duration
+	// VerifyInterval is the pause between two checks of all leases.
 	VerifyInterval time.Duration
-	// SealKey seals ledger records; see LoadSealKey.
+	// SealKey seals ledger records; see lifecycle.LoadSealKey.
 	SealKey []byte
-	// Rollout lets workloads be rolled out; it needs rights of its own.
+	// Rollout enables spec.rollout. It requires permission to list and patch workloads.
 	Rollout bool
-	// RolloutWindow is how long a roll-out may wait for the other Secrets of its workloads.
+	// RolloutWindow is how long a workload waits until its other Secrets are replaced too.
 	RolloutWindow time.Duration
-
-	metrics *backend.Metrics
 }
 
 // WithManager wires every reconciler to the manager.
 func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
-	s.metrics = backend.NewMetrics(s.Registry)
 	if err := lifecycle.AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return fmt.Errorf("indexing: %w", err)
 	}
-	announcer := lifecycle.NewRecorder(mgr.GetEventRecorder("leasekeeper"), mgr.GetClient(), s.Registry)
+	owned := client.WithFieldOwner(mgr.GetClient(), string(lifecycle.FieldOwner))
+	recorder := lifecycle.NewRecorder(mgr.GetEventRecorder("leasekeeper"), mgr.GetClient(), s.Registry)
 	life := lifecycle.New(lifecycle.Config{
 		Clock: s.Clock,
 		Cache: mgr.GetClient(), Writer: mgr.GetClient(), Reader: mgr.GetAPIReader(),
-		Backends:     s.backend,
-		Recoveries:   s.Backends.Recoveries,
+		Backends:     s.Backends,
 		RequestLimit: s.RequestLimit,
 		SealKey:      s.SealKey,
 		Rollout:      s.Rollout, RolloutWindow: s.RolloutWindow,
-		Announce: announcer,
+		Announce: recorder,
 	})
-	v := lifecycle.NewVerifier(life, s.Clock, s.list, s.VerifyInterval)
+	verifier := lifecycle.NewVerifier(life, s.Clock, s.Backends, s.VerifyInterval)
 	secrets := &DynamicSecretReconciler{
-		Clock: s.Clock, Lifecycle: life, Verifier: v, Recovered: s.Changes.users, Concurrency: s.Concurrency,
+		Clock: s.Clock, Lifecycle: life, Verifier: verifier, Recovered: s.Changes.users, Concurrency: s.Concurrency,
 	}
 	if err := secrets.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("DynamicSecret: %w", err)
 	}
-	for kind, empty := range map[string]func() ProviderObject{
-		v1alpha1.ProviderKindNamespaced: func() ProviderObject { return &v1alpha1.SecretProvider{} },
-		v1alpha1.ProviderKindCluster:    func() ProviderObject { return &v1alpha1.ClusterSecretProvider{} },
-	} {
-		providers := &ProviderReconciler{
-			Clock:         s.Clock,
-			Inspect:       s.inspect,
-			Advice:        v.Advice,
-			Announce:      announcer.ProviderEvent,
-			Forget:        func(p v1alpha1.Provider) { s.Backends.Forget(p); s.metrics.Forget(p) },
-			Interval:      s.ProviderInterval,
-			RetryInterval: s.ProviderRetryInterval,
-			New:           empty,
-		}
-		if err := providers.SetupWithManager(mgr, s.Changes.providers[kind]); err != nil {
-			return fmt.Errorf("%s: %w", kind, err)
-		}
+	if err := s.providers(mgr, recorder, verifier); err != nil {
+		return err
 	}
-	revocations := &LeaseRevocationReconciler{
-		Clock:    s.Clock,
-		Revoker:  s.revoker,
-		Suspect:  v.Raise,
-		Lost:     v.RaiseLost,
-		Announce: announcer.RevocationEvent,
-		Count:    announcer.CountRevocation,
-	}
+	revocations := &LeaseRevocationReconciler{Runner: revocation.New(revocation.Config{
+		Clock:  s.Clock,
+		Client: owned, Reader: mgr.GetAPIReader(),
+		Provider: func(ctx context.Context, kind, name, namespace string) (v1alpha1.Provider, error) {
+			return lifecycle.GetProvider(ctx, mgr.GetClient(), kind, name, namespace)
+		},
+		Backend:  s.Backends.Backend,
+		Verifier: verifier,
+		Recorder: recorder,
+	})}
 	if err := revocations.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("LeaseRevocation: %w", err)
 	}
 	return nil
 }
 
-func (s *Setup) backend(ctx context.Context, p v1alpha1.Provider) (backend.Backend, error) {
-	b, err := s.Backends.For(ctx, p)
-	if err != nil {
-		return nil, err
+// providers wires the reconcilers of both kinds of providers.
+func (s *Setup) providers(mgr ctrl.Manager, recorder *lifecycle.Recorder, verifier *lifecycle.Verifier) error {
+	runner := provider.New(provider.Config{
+		Clock:  s.Clock,
+		Client: client.WithFieldOwner(mgr.GetClient(), string(lifecycle.FieldOwner)), Reader: mgr.GetAPIReader(),
+		Backends: s.Backends,
+		Advice:   verifier.Advice,
+		Announce: recorder.ProviderEvent,
+		Users:    lifecycle.IndexProvider, Key: lifecycle.ProviderKey,
+		Interval: s.ProviderInterval, RetryInterval: s.ProviderRetryInterval,
+	})
+	for kind, empty := range map[string]func() provider.Object{
+		v1alpha1.ProviderKindNamespaced: func() provider.Object { return &v1alpha1.SecretProvider{} },
+		v1alpha1.ProviderKindCluster:    func() provider.Object { return &v1alpha1.ClusterSecretProvider{} },
+	} {
+		r := &ProviderReconciler{Runner: runner, New: empty, ProbeDelay: s.ProbeDelay}
+		if err := r.SetupWithManager(mgr, s.Changes.providers[kind]); err != nil {
+			return fmt.Errorf("%s: %w", kind, err)
+		}
 	}
-	return s.metrics.Wrap(b, p), nil
-}
-
-func (s *Setup) list(ctx context.Context, p v1alpha1.Provider, namespace, path string) (map[string]bool, error) {
-	backend, err := s.Backends.For(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	return backend.ListLeases(ctx, namespace, path)
-}
-
-func (s *Setup) revoker(ctx context.Context, p v1alpha1.Provider) (revoker, error) {
-	backend, err := s.Backends.For(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	return backend, nil
-}
-
-func (s *Setup) inspect(ctx context.Context, p v1alpha1.Provider) (vault.Report, error) {
-	backend, err := s.Backends.For(ctx, p)
-	if err != nil {
-		return vault.Report{}, err
-	}
-	return backend.Inspect(ctx)
+	return nil
 }

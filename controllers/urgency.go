@@ -16,33 +16,33 @@ import (
 )
 
 const (
-	// noHurry is for how soon an object without a lease wants to be looked at: after leases that end before that.
-	noHurry = time.Minute
-	// tooLate is the same for an object whose lease is over. A new one costs many times what a renewal does; those that
-	// can still be saved by one are not to be lost to it.
-	tooLate = 10 * time.Second
+	// unleasedDeadline is the assumed deadline of an object without an expiry. Leases that expire earlier go first.
+	unleasedDeadline = time.Minute
+	// expiredDeadline is the assumed deadline of an object whose lease has expired. An issuance is much slower than a
+	// renewal, so leases that a renewal can still save go first.
+	expiredDeadline = 10 * time.Second
 )
 
 // urgencyEpoch keeps urgencies small enough for an int of 32 bits.
 var urgencyEpoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// urgency is an object's priority in the work queue: the sooner its lease ends, the higher. When thousands are due at
-// once, after an outage or a restart, those that can still be saved are not lost behind those that have time.
+// urgency is an object's priority in the work queue: the sooner a lease expires, the higher. After an outage or a
+// restart thousands of objects are due at once. Leases that are about to expire then do not wait behind the others.
 func urgency(d *v1alpha1.DynamicSecret, now time.Time) int {
-	by := now.Add(noHurry)
-	if end, ok := lease.LifeEnd(d.Status.Lease); ok && d.DeletionTimestamp.IsZero() {
+	by := now.Add(unleasedDeadline)
+	if end, ok := lease.SetEnd(d.Status.Leases); ok && d.DeletionTimestamp.IsZero() {
 		by = end
 		if !end.After(now) {
-			by = now.Add(tooLate)
+			by = now.Add(expiredDeadline)
 		}
 	}
 	return int(urgencyEpoch.Sub(by) / time.Second)
 }
 
-// byUrgency enqueues the DynamicSecrets that an event is about, each with its urgency.
+// byUrgency enqueues the DynamicSecrets that an event affects, each with its urgency.
 type byUrgency struct {
-	clock clock.PassiveClock
-	about func(ctx context.Context, o client.Object) []v1alpha1.DynamicSecret
+	clock    clock.PassiveClock
+	affected func(ctx context.Context, o client.Object) []v1alpha1.DynamicSecret
 }
 
 type requestQueue = workqueue.TypedRateLimitingInterface[reconcile.Request]
@@ -69,7 +69,7 @@ func (h byUrgency) Generic(ctx context.Context, e event.GenericEvent, q requestQ
 
 func (h byUrgency) add(ctx context.Context, o client.Object, q requestQueue) {
 	now := h.clock.Now()
-	for _, d := range h.about(ctx, o) {
+	for _, d := range h.affected(ctx, o) {
 		request := reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&d)}
 		if ordered, ok := q.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
 			ordered.AddWithOpts(priorityqueue.AddOpts{Priority: new(urgency(&d, now))}, request)
@@ -79,7 +79,7 @@ func (h byUrgency) add(ctx context.Context, o client.Object, q requestQueue) {
 	}
 }
 
-// itself is for events about DynamicSecrets.
+// itself is for events of DynamicSecrets.
 func itself(_ context.Context, o client.Object) []v1alpha1.DynamicSecret {
 	if d, ok := o.(*v1alpha1.DynamicSecret); ok {
 		return []v1alpha1.DynamicSecret{*d}

@@ -15,28 +15,78 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-func TestOfManyThatAreDueTheNearestExpiryComesFirst(t *testing.T) {
-	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-	ending := func(name string, in time.Duration) v1alpha1.DynamicSecret {
-		end := metav1.NewTime(now.Add(in))
-		d := v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		d.Status.Lease = &v1alpha1.LeaseRecord{ID: "l/" + name, ExpiresAt: &end}
-		return d
+var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+// expiring is a DynamicSecret whose leases expire after these times.
+func expiring(name string, in ...time.Duration) v1alpha1.DynamicSecret {
+	d := v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	for _, after := range in {
+		d.Status.Leases = append(d.Status.Leases, v1alpha1.LeaseRecord{ID: "l/" + name, Kind: v1alpha1.ResponseLeased,
+			ExpiresAt: &metav1.Time{Time: now.Add(after)}})
 	}
-	going := ending("going", time.Second)
-	going.DeletionTimestamp = &metav1.Time{Time: now}
+	return d
+}
+
+func TestQueueIsOrderedByExpiry(t *testing.T) {
+	deleting := expiring("being deleted", time.Second)
+	deleting.DeletionTimestamp = &metav1.Time{Time: now}
+	static := expiring("static")
+	static.Status.Leases = []v1alpha1.LeaseRecord{{Kind: v1alpha1.ResponseStatic}}
+	certificate := expiring("certificate", 20*time.Second)
+	certificate.Status.Leases[0].ID, certificate.Status.Leases[0].Kind = "", v1alpha1.ResponseExpiring
+	session := expiring("session", 2*time.Hour)
+	session.Status.Leases[0].Session = &v1alpha1.SessionTerm{ExpiresAt: metav1.NewTime(now.Add(40 * time.Second))}
 	q := priorityqueue.New[reconcile.Request]("test")
 	defer q.ShutDown()
-	h := byUrgency{clock: testclock.NewFakePassiveClock(now), about: func(context.Context, client.Object) []v1alpha1.DynamicSecret {
-		return []v1alpha1.DynamicSecret{
-			ending("in an hour", time.Hour), {ObjectMeta: metav1.ObjectMeta{Name: "without a lease"}}, going,
-			ending("in a second", time.Second), ending("in eleven seconds", 11*time.Second), ending("in half a minute", 30*time.Second), ending("over", -time.Second),
-		}
-	}}
+	h := byUrgency{
+		clock: testclock.NewFakePassiveClock(now),
+		affected: func(context.Context, client.Object) []v1alpha1.DynamicSecret {
+			return []v1alpha1.DynamicSecret{
+				expiring("in an hour", time.Hour), static, expiring("new"), deleting, session, certificate,
+				expiring("in a second", time.Second), expiring("in eleven seconds", 11*time.Second),
+				expiring("a set", 2*time.Hour, 30*time.Second, time.Hour), expiring("expired", -time.Second),
+			}
+		},
+	}
 	h.Generic(t.Context(), event.GenericEvent{Object: &v1alpha1.DynamicSecret{}}, q)
-	for _, want := range []string{"in a second", "over", "in eleven seconds", "in half a minute", "without a lease", "going", "in an hour"} {
+	for _, want := range []string{
+		"in a second", "expired", "in eleven seconds", "certificate", "a set", "session",
+		"static", "new", "being deleted", "in an hour",
+	} {
 		if got, _ := q.Get(); got.Name != want {
-			t.Errorf("%q came, where %q should have", got.Name, want)
+			t.Errorf("got %q, want %q", got.Name, want)
 		}
+	}
+}
+
+// The queue's priority is an int, which has 32 bits on some machines.
+func TestUrgencyFitsIntoThirtyTwoBits(t *testing.T) {
+	for _, in := range []time.Duration{-20 * 365 * 24 * time.Hour, 50 * 365 * 24 * time.Hour} {
+		d := expiring("orders", in)
+		if u := urgency(&d, now); int(int32(u)) != u {
+			t.Errorf("a lease that expires in %s has urgency %d", in, u)
+		}
+	}
+}
+
+func TestEveryEventEnqueuesTheAffectedObjects(t *testing.T) {
+	about := func(name string) *v1alpha1.DynamicSecret {
+		return &v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}}
+	}
+	h := byUrgency{clock: testclock.NewFakePassiveClock(now), affected: itself}
+	q := priorityqueue.New[reconcile.Request]("test")
+	defer q.ShutDown()
+	h.Create(t.Context(), event.CreateEvent{Object: about("created")}, q)
+	h.Update(t.Context(), event.UpdateEvent{ObjectOld: about("before"), ObjectNew: about("updated")}, q)
+	h.Delete(t.Context(), event.DeleteEvent{Object: about("deleted")}, q)
+	h.Generic(t.Context(), event.GenericEvent{Object: about("raised")}, q)
+	h.Generic(t.Context(), event.GenericEvent{Object: &v1alpha1.SecretProvider{}}, q) // affects nothing
+	for _, want := range []string{"created", "updated", "deleted", "raised"} {
+		if got, _ := q.Get(); got.Name != want || got.Namespace != "shop" {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	if q.Len() != 0 {
+		t.Errorf("%d more objects are queued", q.Len())
 	}
 }

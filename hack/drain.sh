@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Deletes all DynamicSecrets and waits until their leases are ended; tells how many are left, what they wait for, what comes
-# back, and what was abandoned. Arguments are kubectl's, such as --context=staging.
+# Deletes all DynamicSecrets and waits until their leases are revoked. It reports how many are left and why, which
+# objects are created again, and which leases were abandoned. Arguments are passed to kubectl, such as
+# --context=staging.
 #
-# Ends with 0 when every lease was revoked; 1 when some were abandoned, which are named; 2 when objects are left after
-# DRAIN_TIMEOUT seconds (5400: the usual revocationDeadline of an hour, and room).
+# Exit code 0: all leases were revoked. 1: some leases were abandoned; they are listed. 2: objects are left after
+# DRAIN_TIMEOUT seconds (default 5400, the default revocationDeadline of an hour plus half an hour).
 set -euo pipefail
 
 deadline=$((SECONDS + ${DRAIN_TIMEOUT:-5400}))
@@ -11,58 +12,58 @@ flags=("$@")
 
 kubectl() { command "${KUBECTL:-kubectl}" "$@" ${flags[@]+"${flags[@]}"}; }
 
-# One line each: namespace/name, uid, since when it is being deleted, what it waits for.
+# One line per object: namespace/name, uid, deletionTimestamp, and the message of its Ready condition.
 objects() {
   kubectl get dynamicsecrets.leasekeeper.io --all-namespaces -o jsonpath='{range .items[*]}{.metadata.namespace}/{.metadata.name}{"\t"}{.metadata.uid}{"\t"}{.metadata.deletionTimestamp}{"\t"}{.status.conditions[?(@.type=="Ready")].message}{"\n"}{end}'
 }
 
-# Events live for an hour, so they are collected on the way.
+# Collect events during the drain, because they expire after an hour.
 abandoned() {
   kubectl get events --all-namespaces --field-selector reason=LeaseAbandoned -o jsonpath='{range .items[*]}{.metadata.uid}{"\t"}{.involvedObject.kind} {.involvedObject.namespace}/{.involvedObject.name}: {.message}{"\n"}{end}'
 }
 
-say() { echo "$(date +%T) $*"; }
-waiting() { awk -F'\t' '{print "         " $1 ": " $4}' <<<"$left"; }
+log() { echo "$(date +%T) $*"; }
+print_left() { awk -F'\t' '{print "         " $1 ": " $4}' <<<"$left"; }
 
 before=$(abandoned)
-told='' seen='' left='' count='' last='' spoke=0
+events='' seen='' left='' count='' last_count='' logged_at=0
 while true; do
-  # A look that fails says nothing: neither that all are gone nor that any is left.
-  if look=$(objects) && events=$(abandoned); then
-    left=$look told+=$events$'\n'
+  # If a request fails, nothing is known about the objects.
+  if current=$(objects) && new_events=$(abandoned); then
+    left=$current events+=$new_events$'\n'
     [ -n "$left" ] || break
     for name in $(awk -F'\t' 'NR == FNR {uid[$1] = $2; next} $1 in uid && uid[$1] != $2 {print $1}' <(echo "$seen") <(echo "$left")); do
-      say "$name was made again: suspend what applies it (GitOps), or it comes back for ever"
+      log "$name was created again: suspend the GitOps tool that applies it"
     done
     seen+=$left$'\n'
     count=$(wc -l <<<"$left")
-    if [ "$count" != "$last" ]; then
-      say "$((count)) left"
-      last=$count spoke=$SECONDS
-    elif ((SECONDS - spoke >= 20)); then
-      say "$((count)) left still:"
-      waiting | head -10
-      spoke=$SECONDS
+    if [ "$count" != "$last_count" ]; then
+      log "$((count)) left"
+      last_count=$count logged_at=$SECONDS
+    elif ((SECONDS - logged_at >= 20)); then
+      log "$((count)) still left:"
+      print_left | head -10
+      logged_at=$SECONDS
     fi
     if awk -F'\t' '$3 == "" {found = 1} END {exit !found}' <<<"$left"; then
       kubectl delete dynamicsecrets.leasekeeper.io --all --all-namespaces --wait=false >/dev/null || true
     fi
   fi
   if ((SECONDS >= deadline)); then
-    say "gave up waiting for:"
-    waiting
+    log "timed out waiting for:"
+    print_left
     exit 2
   fi
   sleep 2
 done
 
-# The last events are on their way when the last object is gone.
+# The API server may store the last events after the last object is gone.
 sleep 3
-told+=$(abandoned)
-new=$(awk -F'\t' 'NR == FNR {old[$1]; next} $1 != "" && !($1 in old) && !($1 in new) {new[$1]; print "         " $2}' <(echo "$before") <(echo "$told"))
+events+=$(abandoned)
+new=$(awk -F'\t' 'NR == FNR {old[$1]; next} $1 != "" && !($1 in old) && !($1 in new) {new[$1]; print "         " $2}' <(echo "$before") <(echo "$events"))
 if [ -n "$new" ]; then
-  say "no DynamicSecret is left, but leases were abandoned, which end by themselves or by your hand:"
+  log "no DynamicSecret is left, but these leases were abandoned; they expire, or you can revoke them:"
   echo "$new"
   exit 1
 fi
-say "no DynamicSecret is left, and no lease was abandoned"
+log "no DynamicSecret is left, and no lease was abandoned"

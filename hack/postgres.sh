@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that PostgreSQL's server programs are there, and prints their
-# folder. Exit code 3: PostgreSQL is missing and cannot be installed here.
+# Prints the directory of PostgreSQL's server programs, after installing them if necessary. Exit code 3: PostgreSQL is
+# not installed and cannot be installed.
 set -euo pipefail
 
 find_postgres() {
@@ -16,25 +16,25 @@ find_postgres() {
 
 install_postgres() {
   command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 1
-  # Debian's package would start a server of its own on the fixed port 5432.
+  # Keep Debian's package from starting a server on port 5432.
   mkdir -p /etc/postgresql-common
   [ -e /etc/postgresql-common/createcluster.conf ] ||
     echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
   export DEBIAN_FRONTEND=noninteractive UCF_FORCE_CONFFOLD=1
-  local try
-  for try in 1 2 3; do
-    echo "installing PostgreSQL with apt-get (try $try)" >&2
+  local attempt
+  for attempt in 1 2 3; do
+    echo "installing PostgreSQL with apt-get (attempt $attempt)" >&2
     if apt-get update -q >&2 && apt-get install -q -y --no-install-recommends postgresql >&2; then
       return 0
     fi
-    sleep $((try * 5))
+    sleep $((attempt * 5))
   done
   return 1
 }
 
 if ! find_postgres && ! { install_postgres && find_postgres; }; then
-  echo "PostgreSQL is missing and could not be installed here." >&2
+  echo "PostgreSQL is not installed and could not be installed." >&2
   echo "On Debian, as root: apt-get update && apt-get install postgresql" >&2
-  echo "Elsewhere: set POSTGRES_BIN to the folder that holds initdb and postgres." >&2
+  echo "Otherwise, set POSTGRES_BIN to the directory of initdb and postgres." >&2
   exit 3
 fi

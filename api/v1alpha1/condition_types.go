@@ -1,150 +1,170 @@
 package v1alpha1
 
-// Conditions of a DynamicSecret, a provider and a LeaseRevocation. Ready is always there. Reconciling and Stalled are there only while
-// they are True, as kstatus wants them.
+// Conditions of a DynamicSecret, a provider and a LeaseRevocation. Ready is always present. Reconciling and Stalled are
+// present only while they are True, as kstatus expects. A DynamicSecret can be Ready and also Reconciling or Stalled:
+// its credential is valid, and the next one is being prepared or cannot be issued.
 const (
-	// ReadyCondition is True while the Secret holds a credential that is known to be good; while a provider can be asked;
-	// once a LeaseRevocation is finished.
+	// ReadyCondition is True while the Secret contains a credential that is known to be valid, while a provider can be
+	// used, or once a LeaseRevocation is complete.
 	ReadyCondition = "Ready"
 	// ReconcilingCondition is True while leasekeeper works towards the spec, or waits to try again.
 	ReconcilingCondition = "Reconciling"
-	// StalledCondition is True when nothing will get better until a person changes something; the message says what.
+	// StalledCondition is True if nothing improves until a person changes something; the message says what.
 	StalledCondition = "Stalled"
-	// LeasedCondition is True while the Secret's credential has a live lease.
+	// LeasedCondition is True while a credential in the Secret has a live lease. It is False with reason NotLeased if no
+	// response has a lease. It is present after the first issuance.
 	LeasedCondition = "Leased"
-	// RotatedCondition is True when the last hand-over from one credential to the next is complete: the consumers have
-	// moved, and the old lease was ended only then. It is there once a credential was replaced.
+	// RotatedCondition is True once the last hand-over is complete: the consumers use the new credential, and the old
+	// lease was revoked only after that. It is present after the first replacement.
 	RotatedCondition = "Rotated"
 )
 
-// Reasons of a DynamicSecret's conditions.
+// Reasons of a DynamicSecret's conditions: its state.
 const (
-	// ReasonLeased: the Secret holds a credential with a live lease.
+	// ReasonLeased: the Secret contains a credential with a live lease.
 	ReasonLeased = "Leased"
-	// ReasonSynced: the Secret holds an answer that has no lease (KV, for one); it is read again every refreshInterval.
+	// ReasonSynced: the Secret contains responses without a lease. A static response is read again every
+	// spec.refreshInterval, a scheduled one after each change by the backend; an expiring one is replaced before it
+	// expires.
 	ReasonSynced = "Synced"
-	// ReasonNotLeased: the backend gave this answer without a lease, so there is nothing to renew or to revoke.
+	// ReasonNotLeased: no response has a lease, so there is nothing to renew or verify. The message says how each
+	// response is kept valid, whether it can be revoked, and whether its expiry is unknown.
 	ReasonNotLeased = "NotLeased"
-	// ReasonIssuing: a credential is being asked for.
+	// ReasonIssuing: leasekeeper is requesting a credential.
 	ReasonIssuing = "Issuing"
-	// ReasonPublishing: the credential is leased and its Secret is being written.
+	// ReasonPublishing: the credential is issued, and leasekeeper is writing the Secret.
 	ReasonPublishing = "Publishing"
-	// ReasonPublishFailed: the API server did not take the Secret; the same credential is tried again.
+	// ReasonPublishFailed: the API server did not store the Secret; leasekeeper retries with the same credential.
 	ReasonPublishFailed = "PublishFailed"
-	// ReasonReplacing: a new credential is due (the old one cannot be renewed any further, its Secret was lost or
-	// edited, its request changed, or somebody asked).
+	// ReasonReplacing: a new credential is due, because the old one cannot be renewed further, its Secret was deleted or
+	// edited, its request has changed, or somebody requested a rotation.
 	ReasonReplacing = "Replacing"
-	// ReasonRenewing: the lease is due for renewal and the renewal has not succeeded yet.
+	// ReasonRenewing: a lease, or the session that issued it, is due for renewal, and the renewal has failed so far.
 	ReasonRenewing = "Renewing"
-	// ReasonExpired: the lease came to its end and no new one could be had.
+	// ReasonExpired: a lease expired before a new credential could be issued.
 	ReasonExpired = "LeaseExpired"
-	// ReasonLeaseLost: the backend no longer knows the lease; somebody revoked it.
+	// ReasonLeaseLost: the backend no longer knows the lease; somebody revoked it, or the token that issued it.
 	ReasonLeaseLost = "LeaseLost"
-	// ReasonGrantEnded: reissue is Never and the life of the one lease is over.
+	// ReasonGrantEnded: spec.lease.reissue is Never, and the only lease has ended.
 	ReasonGrantEnded = "GrantEnded"
-	// ReasonRevoked: spec.revoked is true; the lease is revoked and the Secret deleted.
-	ReasonRevoked = "Revoked"
-	// ReasonRevoking: spec.revoked is true and the lease is being revoked.
+	// ReasonRevoking: spec.revoked is true, and the leases are being revoked.
 	ReasonRevoking = "Revoking"
-	// ReasonDeleting: the object is being deleted; the lease is being revoked.
+	// ReasonRevoked: spec.revoked is true; the leases are revoked and the Secret is deleted.
+	ReasonRevoked = "Revoked"
+	// ReasonDeleting: the object is being deleted, and its leases are being revoked.
 	ReasonDeleting = "Deleting"
-	// ReasonSuspended: spec.suspend is true; nothing is issued or replaced.
+	// ReasonSuspended: spec.suspend is true, so nothing is issued or replaced.
 	ReasonSuspended = "Suspended"
-	// ReasonRetiringFull: status.retiring is full; nothing planned is issued until the backend ends some of it.
-	ReasonRetiringFull = "RetiringFull"
+	// ReasonAbandoned is the reason of an event: leasekeeper gave up a lease that it could not revoke in time.
+	ReasonAbandoned = "LeaseAbandoned"
+)
 
+// Reasons of the condition Rotated: the progress of a hand-over. The old lease is kept until the hand-over is complete.
+const (
+	// ReasonRotated: the consumers use the new credential, and the old lease is revoked.
+	ReasonRotated = "Rotated"
+	// ReasonRollingOut: the Secret contains the new credential, and workloads are moving to it.
+	ReasonRollingOut = "RollingOut"
+	// ReasonRolloutPaused: a workload is paused, or it replaces pods only when somebody deletes them.
+	ReasonRolloutPaused = "RolloutPaused"
+	// ReasonRolloutStuck: a workload does not complete its roll-out.
+	ReasonRolloutStuck = "RolloutStuck"
+	// ReasonRolloutTargetNotFound: spec.rollout.targets names a workload that does not exist.
+	ReasonRolloutTargetNotFound = "RolloutTargetNotFound"
+	// ReasonRolloutForbidden: the API server does not permit leasekeeper to inspect or stamp workloads.
+	ReasonRolloutForbidden = "RolloutForbidden"
+	// ReasonRolloutDisabled: spec.rollout requires a permission that leasekeeper was installed without.
+	ReasonRolloutDisabled = "RolloutDisabled"
+	// ReasonOverlap: the consumers use the new credential; the old one remains valid for spec.rotation.overlap.
+	ReasonOverlap = "Overlap"
+	// ReasonHandoverCutShort: the old lease ended, or will end, before the hand-over is complete, because the backend
+	// refuses to extend it or somebody revoked it.
+	ReasonHandoverCutShort = "HandoverCutShort"
+)
+
+// Reasons of a DynamicSecret's conditions: problems. Those of the backend are also reasons of a provider and of a
+// LeaseRevocation.
+const (
 	// ReasonProviderNotFound: providerRef names a provider that does not exist.
 	ReasonProviderNotFound = "ProviderNotFound"
-	// ReasonProviderNotReady: the provider's own Ready condition is not True.
+	// ReasonProviderNotReady: the provider is not Ready, or has not been checked yet.
 	ReasonProviderNotReady = "ProviderNotReady"
-	// ReasonNamespaceNotAllowed: the ClusterSecretProvider's allowedNamespaces leaves this namespace out.
-	ReasonNamespaceNotAllowed = "NamespaceNotAllowed"
-	// ReasonProviderDeleting: the provider is being deleted and takes no new leases.
+	// ReasonProviderDeleting: the provider is being deleted and accepts no new leases.
 	ReasonProviderDeleting = "ProviderDeleting"
-	// ReasonServiceAccountNotFound: the ServiceAccount to log in as does not exist, or none is named.
+	// ReasonNamespaceNotAllowed: allowedNamespaces of the ClusterSecretProvider does not match this namespace.
+	ReasonNamespaceNotAllowed = "NamespaceNotAllowed"
+	// ReasonServiceAccountNotFound: the ServiceAccount for the login does not exist, or none is set.
 	ReasonServiceAccountNotFound = "ServiceAccountNotFound"
-	// ReasonTargetConflict: the target Secret belongs to somebody else, or another DynamicSecret has the same target.
+	// ReasonTargetConflict: the target Secret does not belong to this object, or an older DynamicSecret has the same
+	// target.
 	ReasonTargetConflict = "TargetConflict"
-	// ReasonTargetRejected: the API server would not take the Secret (a server-side dry run said so).
+	// ReasonTargetRejected: the API server rejected the Secret, in the dry run before an issuance or in the write.
 	ReasonTargetRejected = "TargetRejected"
+	// ReasonRetiringFull: status.retiring is full; nothing is issued until the backend has revoked some of it.
+	ReasonRetiringFull = "RetiringFull"
+	// ReasonInvalidWindow: spec.rotation.windows has an invalid schedule or time zone. It blocks the first issuance only.
+	ReasonInvalidWindow = "InvalidWindow"
+	// ReasonLedgerMismatch: the ledger names a session or lease that is not this object's; leasekeeper does not act on it.
+	ReasonLedgerMismatch = "LedgerMismatch"
 
 	// ReasonPathNotFound: the backend has nothing at the path.
 	ReasonPathNotFound = "PathNotFound"
-	// ReasonAccessDenied: the backend's policy refuses the request; the message names the line that is missing.
+	// ReasonAccessDenied: the backend's policy denies the request; the message names the missing permission.
 	ReasonAccessDenied = "AccessDenied"
-	// ReasonLoginFailed: the backend refuses the login.
+	// ReasonLoginFailed: the backend rejects the login, or grants a session that cannot be used.
 	ReasonLoginFailed = "LoginFailed"
-	// ReasonRequestRefused: the backend answered that the request is wrong.
+	// ReasonRequestRefused: the backend reports that the request is wrong.
 	ReasonRequestRefused = "RequestRefused"
-	// ReasonInvalidResponse: the backend's answer cannot become a Secret: empty, not readable, a key that is no Secret
-	// key, or more than 1 MiB.
+	// ReasonInvalidResponse: the response cannot become a Secret: it is empty or unreadable, it exceeds 1 MiB, a key is
+	// invalid or missing, two sources produce the same key, or a lease has no duration.
 	ReasonInvalidResponse = "InvalidResponse"
-	// ReasonBackendUnavailable: the backend cannot be reached, does not answer, is sealed, or says to come back later.
+	// ReasonBackendUnavailable: the backend cannot be reached, does not respond, is sealed, or asks to retry later.
 	ReasonBackendUnavailable = "BackendUnavailable"
-	// ReasonBackendError: the backend answered with an error of its own (its database may be down).
+	// ReasonBackendError: the backend returned an error of its own; its database may be down.
 	ReasonBackendError = "BackendError"
-	// ReasonTLSFailed: the backend's certificate does not verify, or the provider's TLS material cannot be used.
+	// ReasonTLSFailed: the backend's certificate cannot be verified, or the provider's TLS material cannot be used.
 	ReasonTLSFailed = "TLSFailed"
-	// ReasonRotated: the consumers have moved to the new credential, and the old lease is ended.
-	ReasonRotated = "Rotated"
-	// ReasonRollingOut: the new credential is in the Secret, and workloads are moving to it.
-	ReasonRollingOut = "RollingOut"
-	// ReasonRolloutPaused: a workload is paused, or replaces pods only when somebody deletes them; the old lease is held.
-	ReasonRolloutPaused = "RolloutPaused"
-	// ReasonRolloutStuck: a workload does not come to the end of its roll-out; the old lease is held.
-	ReasonRolloutStuck = "RolloutStuck"
-	// ReasonRolloutTargetNotFound: spec.rollout.targets names a workload that does not exist; the old lease is held.
-	ReasonRolloutTargetNotFound = "RolloutTargetNotFound"
-	// ReasonRolloutForbidden: the API server does not let leasekeeper look at workloads, or stamp them; the old lease is
-	// held.
-	ReasonRolloutForbidden = "RolloutForbidden"
-	// ReasonRolloutDisabled: spec.rollout needs a right that leasekeeper was installed without.
-	ReasonRolloutDisabled = "RolloutDisabled"
-	// ReasonOverlap: the consumers have moved; the old credential lives on for spec.rotation.overlap.
-	ReasonOverlap = "Overlap"
-	// ReasonHandoverCutShort: the old lease ended before the consumers had moved, or before spec.rotation.overlap was
-	// over, because the backend would not extend it.
-	ReasonHandoverCutShort = "HandoverCutShort"
-	// ReasonInvalidWindow: spec.rotation.windows has a schedule or time zone that nobody understands.
-	ReasonInvalidWindow = "InvalidWindow"
-	// ReasonAbandoned: a lease was given up that could not be ended in time.
-	ReasonAbandoned = "LeaseAbandoned"
-	// ReasonLedgerMismatch: the ledger names a token or lease that is not this object's; it is not acted on.
-	ReasonLedgerMismatch = "LedgerMismatch"
-)
-
-// Reasons of a provider's conditions.
-const (
-	// ReasonReachable: the backend answers and takes the keeper's login.
-	ReasonReachable = "Reachable"
-	// ReasonNoKeeper: the backend answers; no keeperAuth is named, so what needs the keeper's rights depends on
-	// the rights of auth, and ends with this namespace.
-	ReasonNoKeeper = "ReachableWithoutKeeper"
-	// ReasonKeeperPolicyIncomplete: the keeper's policy lacks lines; status.missingCapabilities names them.
-	ReasonKeeperPolicyIncomplete = "KeeperPolicyIncomplete"
-	// ReasonInUse: the provider is being deleted and waits for the leases that it still has to end.
-	ReasonInUse = "InUse"
-	// ReasonInvalidSpec: something that the spec names does not exist or cannot be used; the message says what.
+	// ReasonInvalidSpec: the provider's spec names something that does not exist or cannot be used.
 	ReasonInvalidSpec = "InvalidSpec"
 )
 
-// Reasons of a LeaseRevocation's conditions, besides those of a DynamicSecret that say what stands in the way:
-// ProviderNotFound, AccessDenied, LoginFailed, BackendUnavailable, BackendError, TLSFailed and so on.
+// Reasons of a provider's conditions, besides the problems above.
 const (
-	// ReasonRevokingLeases: the leases are counted, revoked, or the backend is still ending what they stand for.
+	// ReasonReachable: the backend responds and accepts the keeper's login, and the keeper has all permissions.
+	ReasonReachable = "Reachable"
+	// ReasonNoKeeper: the backend responds. keeperAuth is not set, so auth does the keeper's work, as far as its policy
+	// permits and until its namespace is deleted.
+	ReasonNoKeeper = "ReachableWithoutKeeper"
+	// ReasonKeeperPolicyIncomplete: the keeper lacks the permissions in status.missingCapabilities.
+	ReasonKeeperPolicyIncomplete = "KeeperPolicyIncomplete"
+	// ReasonInUse: the provider is being deleted and waits for leases that must still be revoked through it.
+	ReasonInUse = "InUse"
+)
+
+// Reasons of a LeaseRevocation's conditions, besides ProviderNotFound and the problems of the backend above.
+const (
+	// ReasonRevokingLeases: leasekeeper is counting or revoking the leases, or the backend has not finished yet.
 	ReasonRevokingLeases = "RevokingLeases"
-	// ReasonLeasesRevoked: the order is finished; the backend has none of these leases any more.
+	// ReasonLeasesRevoked: the LeaseRevocation is complete; the backend no longer has any of these leases.
 	ReasonLeasesRevoked = "LeasesRevoked"
 )
 
-// What leasekeeper means to do next, in status.nextAction.
+// Values of status.nextAction: what leasekeeper does next.
 const (
-	NextIssue   = "Issue"
-	NextRenew   = "Renew"
+	// NextIssue issues the first credential.
+	NextIssue = "Issue"
+	// NextRenew renews a lease, or extends the session that issued it.
+	NextRenew = "Renew"
+	// NextReplace issues a new credential while the old one is still valid.
 	NextReplace = "Replace"
+	// NextRefresh reads a static or scheduled response again.
 	NextRefresh = "Refresh"
+	// NextPublish writes the Secret.
 	NextPublish = "Publish"
-	NextEnd     = "End"
-	NextExpire  = "Expire"
+	// NextRollout stamps or inspects the consumers.
 	NextRollout = "Rollout"
+	// NextRevoke revokes a retiring record.
+	NextRevoke = "Revoke"
+	// NextExpire deletes the Secret or replaces its credential, unless the lease is renewed before.
+	NextExpire = "Expire"
 )

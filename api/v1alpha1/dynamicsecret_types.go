@@ -3,70 +3,154 @@ package v1alpha1
 import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
-// DynamicSecretSpec says which credential to lease and where to put it.
-//
-// +kubebuilder:validation:XValidation:rule="has(self.vault)",message="name a backend: set spec.vault"
-type DynamicSecretSpec struct {
-	// ProviderRef names the provider that the credential comes from.
-	ProviderRef ProviderReference `json:"providerRef"`
+// The CEL rules of a DynamicSecret stand at its spec, not at the fields: the API server visits each node that has rules
+// on every write, status writes included.
 
-	// ServiceAccountName is the ServiceAccount of this namespace to log in as. It overrides the provider's
-	// auth.kubernetes.serviceAccountRef.name. It has no meaning with token auth.
+// DynamicSecretSpec says which credentials to lease and where to put them. Set either one source (vault) or several
+// (sources).
+//
+// +kubebuilder:validation:XValidation:rule="has(self.vault) != has(self.sources)",message="set either vault, for one source, or sources, for several"
+// +kubebuilder:validation:XValidation:rule="has(self.providerRef) || has(self.sources) && self.sources.all(s, has(s.providerRef))",message="set providerRef, or a providerRef on each source",fieldPath=".providerRef"
+// +kubebuilder:validation:XValidation:rule="!has(self.sources) || self.sources.all(s, has(s.vault))",message="name a backend on each source: set vault",fieldPath=".sources"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !self.vault.path.startsWith('v1/')",message="omit the leading v1/ from path",fieldPath=".vault.path"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !self.vault.path.matches('^(sys|auth)/')",message="path must belong to a secrets engine; sys/ and auth/ do not",fieldPath=".vault.path"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || self.vault.path.matches('^[^/]+(/[^/]+)*$')",message="path has no leading, trailing or double slash: database/creds/orders",fieldPath=".vault.path"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || self.vault.path.matches('^[A-Za-z0-9_.@:~+=,/-]+$') && !self.vault.path.matches('(^|/)[.][.]?(/|$)')",message="path contains a character or a segment that is not allowed; letters, digits and _.@:~+=,- are",fieldPath=".vault.path"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.__namespace__) || self.vault.__namespace__.matches('^([^/]+(/[^/]+)*)?$')",message="namespace has no leading or trailing slash",fieldPath=".vault.namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.sources) || self.sources.all(s, !has(s.vault) || s.vault.path.matches('^[A-Za-z0-9_.@:~+=,-]+(/[A-Za-z0-9_.@:~+=,-]+)*$') && !s.vault.path.matches('(^|/)[.][.]?(/|$)|^(sys|auth|v1)/'))",message="a path is like database/creds/orders: no leading, trailing or double slash, no leading v1/, sys/ or auth/, no dot segments; letters, digits and _.@:~+=,- are allowed",fieldPath=".sources"
+// +kubebuilder:validation:XValidation:rule="!has(self.sources) || self.sources.all(s, !has(s.vault) || !has(s.vault.__namespace__) || s.vault.__namespace__.matches('^([^/]+(/[^/]+)*)?$'))",message="namespace has no leading or trailing slash",fieldPath=".sources"
+// +kubebuilder:validation:XValidation:rule="!has(self.sources) || self.sources.all(a, !has(a.fields) || !has(a.fields.include) || self.sources.all(b, a.name == b.name || !has(b.fields) || !has(b.fields.include) || has(a.fields.prefix) != has(b.fields.prefix) || has(a.fields.prefix) && a.fields.prefix != b.fields.prefix || !a.fields.include.exists(f, f in b.fields.include)))",message="two sources include the same field and have the same prefix, so they produce the same key: set different prefixes",fieldPath=".sources"
+// +kubebuilder:validation:XValidation:rule="!has(self.refreshInterval) || self.refreshInterval.matches('^([0-9.]+(ms|s|m|h))+$') && duration(self.refreshInterval) >= duration('1s')",message="refreshInterval must be at least 1s, such as 30s, 5m or 1h30m",fieldPath=".refreshInterval"
+// +kubebuilder:validation:XValidation:rule="!has(self.lease) || !has(self.lease.increment) || self.lease.increment.matches('^([0-9.]+(ms|s|m|h))+$') && duration(self.lease.increment) >= duration('1s')",message="increment must be at least 1s, such as 30s, 5m or 1h30m",fieldPath=".lease.increment"
+// +kubebuilder:validation:XValidation:rule="!has(self.lease) || !has(self.lease.revocationDeadline) || self.lease.revocationDeadline.matches('^([0-9.]+(ms|s|m|h)|0)+$')",message="revocationDeadline must not be negative: a duration such as 0s, 30m or 1h",fieldPath=".lease.revocationDeadline"
+// +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.rotation.maxAge) || self.rotation.maxAge.matches('^([0-9.]+(ms|s|m|h))+$') && duration(self.rotation.maxAge) >= duration('1s')",message="maxAge must be at least 1s, such as 1h or 24h",fieldPath=".rotation.maxAge"
+// +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.rotation.overlap) || self.rotation.overlap.matches('^([0-9.]+(ms|s|m|h)|0)+$')",message="overlap must not be negative: a duration such as 0s, 2m or 1h",fieldPath=".rotation.overlap"
+// +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.rotation.windows) || self.rotation.windows.all(w, !w.schedule.contains('TZ='))",message="name the time zone in timeZone, not in schedule",fieldPath=".rotation.windows"
+// +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.rotation.windows) || self.rotation.windows.all(w, w.schedule.matches('^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^@ ]+( +[^ ]+){4})$'))",message="schedule has five fields (minute, hour, day of month, month, day of week), or is one of @hourly, @daily, @weekly, @monthly and @yearly",fieldPath=".rotation.windows"
+// +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.rotation.windows) || self.rotation.windows.all(w, !has(w.timeZone) || w.timeZone != 'Local')",message="name a time zone of the IANA database, such as Europe/Vienna",fieldPath=".rotation.windows"
+// +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.rotation.windows) || self.rotation.windows.all(w, w.duration.matches('^([0-9.]+(ms|s|m|h))+$') && duration(w.duration) >= duration('1m'))",message="duration must be at least 1m",fieldPath=".rotation.windows"
+// +kubebuilder:validation:XValidation:rule="!has(self.rollout) || has(self.rollout.discover) && self.rollout.discover || has(self.rollout.targets) && size(self.rollout.targets) > 0",message="name workloads in targets, or set discover to true",fieldPath=".rollout"
+// +kubebuilder:validation:XValidation:rule="!has(self.rollout) || !has(self.rollout.targets) || self.rollout.targets.all(t, has(t.name) != has(t.selector))",message="set either name or selector",fieldPath=".rollout.targets"
+// +kubebuilder:validation:XValidation:rule="!has(self.target) || !has(self.target.name) || size(self.target.name) == 0 || self.target.name.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="name must be a lower-case DNS name",fieldPath=".target.name"
+// +kubebuilder:validation:XValidation:rule="!has(self.target) || !has(self.target.type) || !(self.target.type in ['kubernetes.io/service-account-token', 'bootstrap.kubernetes.io/token'])",message="the cluster grants rights to Secrets of this type; use another",fieldPath=".target.type"
+// +kubebuilder:validation:XValidation:rule="!has(self.target) || !has(self.target.labels) || self.target.labels.all(k, !k.startsWith('leasekeeper.io/'))",message="labels with the prefix leasekeeper.io/ are reserved",fieldPath=".target.labels"
+// +kubebuilder:validation:XValidation:rule="!has(self.target) || !has(self.target.annotations) || self.target.annotations.all(k, !k.startsWith('leasekeeper.io/'))",message="annotations with the prefix leasekeeper.io/ are reserved",fieldPath=".target.annotations"
+type DynamicSecretSpec struct {
+	// ProviderRef names the provider of every source that does not name its own.
+	// +optional
+	ProviderRef *ProviderReference `json:"providerRef,omitempty"`
+
+	// ServiceAccountName is the ServiceAccount of this namespace to log in as. It overrides the one that the provider
+	// names. Token auth does not use it.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	ServiceAccountName string `json:"serviceAccountName,omitempty"`
 
-	// Vault says what to ask Vault or OpenBao for.
+	// Vault is the request to Vault or OpenBao, for an object with one source.
 	// +optional
 	Vault *VaultRequest `json:"vault,omitempty"`
 
-	// Lease says how the lease is kept.
+	// Sources are several requests whose responses are stored in one Secret. They are issued together and replaced
+	// together; each lease is renewed and revoked separately. If one lease is lost, all of them are replaced.
+	// +optional
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=name
+	Sources []SecretSource `json:"sources,omitempty"`
+
+	// Lease configures renewal, expiry and revocation.
 	// +optional
 	// +kubebuilder:default={}
 	Lease LeaseSpec `json:"lease,omitempty"`
 
-	// Rotation says when a credential is replaced although it lives, and how long it lives on after that.
+	// Rotation configures when a live credential is replaced, and how long the old one stays valid after that.
 	// +optional
 	// +kubebuilder:default={}
 	Rotation RotationSpec `json:"rotation,omitempty"`
 
-	// Rollout says which workloads are rolled out anew when the credential was replaced. The old lease is held until
-	// they have moved to the new one. It needs rollout.enabled in leasekeeper's chart. Absent: nothing is rolled out,
-	// which suits workloads that re-read a mounted Secret; set rotation.overlap to the time that they take for it.
+	// Rollout names the workloads to restart after the Secret has changed. The old leases stay valid until these
+	// workloads use the new credential. It requires rollout.enabled in the chart. Without it nothing is restarted,
+	// which suits workloads that re-read a mounted Secret; then set rotation.overlap to the time they need for that.
 	// +optional
 	Rollout *RolloutSpec `json:"rollout,omitempty"`
 
-	// RefreshInterval is how often an answer without a lease (KV, for one) is read again. Answers with a lease do not
-	// use it. At least 1s.
+	// RefreshInterval is the time between two reads of a response that neither has a lease nor expires, such as a KV
+	// secret. A response that states a shorter duration is read again after that. At least 1s.
 	// +optional
-	// +kubebuilder:default="1h"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="refreshInterval must be at least 1s"
-	RefreshInterval metav1.Duration `json:"refreshInterval,omitempty"`
+	// +kubebuilder:default="1h0m0s"
+	RefreshInterval *metav1.Duration `json:"refreshInterval,omitempty"`
 
-	// Target describes the Secret. It belongs to this object: a Secret of that name that somebody else made is
+	// Target describes the Secret. It belongs to this object: a Secret of that name that something else created is
 	// refused before anything is issued.
 	// +optional
 	// +kubebuilder:default={}
 	Target TargetSpec `json:"target,omitempty"`
 
-	// Suspend stops issuing and replacing. Renewing, expiring and deleting go on.
+	// Suspend stops issuance and replacement. Renewal, expiry, verification and deletion continue.
 	// +optional
 	Suspend bool `json:"suspend,omitempty"`
 
-	// Revoked, set to true, revokes the lease and deletes the Secret; the object stays as a tombstone. Setting it
-	// back to false issues anew.
+	// Revoked, when true, revokes the leases and deletes the Secret; the object remains. Set it back to false to issue
+	// again.
 	// +optional
 	Revoked bool `json:"revoked,omitempty"`
 }
 
+// SecretSource is one of several requests of a DynamicSecret.
+type SecretSource struct {
+	// Name of the source, unique in this object.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	Name string `json:"name"`
+
+	// ProviderRef names the provider of this source. Defaults to spec.providerRef.
+	// +optional
+	ProviderRef *ProviderReference `json:"providerRef,omitempty"`
+
+	// Vault is the request to Vault or OpenBao.
+	// +optional
+	Vault *VaultRequest `json:"vault,omitempty"`
+
+	// Fields selects the fields of the response that become keys of the Secret. Two sources must not produce the same
+	// key; a prefix keeps them apart. target.fields applies afterwards.
+	// +optional
+	Fields *FieldSelection `json:"fields,omitempty"`
+}
+
+// FieldSelection selects the fields of a response that become keys of the Secret. A change of the selection replaces
+// the credential.
+type FieldSelection struct {
+	// Include lists the fields to keep. Empty: all.
+	// +optional
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=128
+	// +listType=set
+	Include []string `json:"include,omitempty"`
+
+	// Exclude lists the fields to omit. It is applied after include.
+	// +optional
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=128
+	// +listType=set
+	Exclude []string `json:"exclude,omitempty"`
+
+	// Prefix is put before the name of each field, such as DB_.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[-._a-zA-Z0-9]*$`
+	Prefix string `json:"prefix,omitempty"`
+}
+
 // ProviderReference names a provider.
 type ProviderReference struct {
-	// Kind is SecretProvider (in this namespace) or ClusterSecretProvider.
+	// Kind is SecretProvider (in this namespace), the default, or ClusterSecretProvider.
 	// +optional
-	// +kubebuilder:default=SecretProvider
 	// +kubebuilder:validation:Enum=SecretProvider;ClusterSecretProvider
 	Kind string `json:"kind,omitempty"`
 
@@ -76,7 +160,7 @@ type ProviderReference struct {
 	Name string `json:"name"`
 }
 
-// RequestMethod is how a path is asked.
+// RequestMethod is the method of a request.
 // +kubebuilder:validation:Enum=Read;Write
 type RequestMethod string
 
@@ -89,159 +173,146 @@ const (
 
 // VaultRequest is one request to Vault or OpenBao.
 type VaultRequest struct {
-	// Path to ask, mount included and "v1/" left out, such as database/creds/orders, or secret/data/orders for KV
-	// version 2.
+	// Path of the request, with the mount and without "v1/", such as database/creds/orders, or secret/data/orders for
+	// KV version 2.
 	// +kubebuilder:validation:MinLength=3
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('/') && !self.endsWith('/') && !self.contains('//')",message="path has no leading, trailing or double slash: database/creds/orders"
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('v1/')",message="leave the leading v1/ out of path"
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('sys/') && !self.startsWith('auth/')",message="path must be that of a secrets engine; sys/ and auth/ are not"
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9_.@:~+=,/-]+$') && !self.matches('(^|/)[.][.]?(/|$)')",message="path has a character or a segment that is not allowed; letters, digits and _.@:~+=,- are"
 	Path string `json:"path"`
 
-	// Method is Read for most engines, Write for those that want a request body, such as pki/issue or
+	// Method is Read, the default, for most engines, and Write for those that need a request body, such as pki/issue or
 	// kubernetes/creds.
 	// +optional
-	// +kubebuilder:default=Read
 	Method RequestMethod `json:"method,omitempty"`
 
-	// Parameters of the request: the JSON body of a Write, the query of a Read (plain values only). They are kept in
-	// this object, readable by whoever may read it: put no secret here.
+	// Parameters of the request: the JSON body of a Write, the query of a Read (plain values only). Everyone who can
+	// read this object can read them: do not put a secret here.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=64
 	Parameters map[string]apiextensionsv1.JSON `json:"parameters,omitempty"`
 
-	// Namespace of Vault Enterprise or OpenBao to ask in. Defaults to the provider's.
+	// Namespace of Vault Enterprise or OpenBao. Defaults to the provider's.
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('/') && !self.endsWith('/')",message="namespace has no leading or trailing slash"
 	Namespace string `json:"namespace,omitempty"`
 }
 
-// OnExpiry is what becomes of a Secret whose lease died.
+// OnExpiry is what happens to a Secret whose lease has expired.
 // +kubebuilder:validation:Enum=Delete;Retain
 type OnExpiry string
 
 const (
 	// OnExpiryDelete deletes the Secret.
 	OnExpiryDelete OnExpiry = "Delete"
-	// OnExpiryRetain leaves the dead credential in the Secret.
+	// OnExpiryRetain leaves the expired credential in the Secret.
 	OnExpiryRetain OnExpiry = "Retain"
 )
 
-// Reissue says whether a lease that is over is followed by another.
+// Reissue says whether a credential is replaced when its lease has ended.
 // +kubebuilder:validation:Enum=Always;Never
 type Reissue string
 
 const (
-	// ReissueAlways follows a lease by the next.
+	// ReissueAlways replaces it.
 	ReissueAlways Reissue = "Always"
-	// ReissueNever makes the one lease a temporary grant.
+	// ReissueNever makes the first credential a temporary grant.
 	ReissueNever Reissue = "Never"
 )
 
-// OnDelete is what becomes of the lease when the object is deleted.
+// OnDelete is what happens to the leases when the object is deleted.
 // +kubebuilder:validation:Enum=Revoke;Abandon
 type OnDelete string
 
 const (
-	// OnDeleteRevoke revokes the lease.
+	// OnDeleteRevoke revokes the leases.
 	OnDeleteRevoke OnDelete = "Revoke"
-	// OnDeleteAbandon leaves it to run out.
+	// OnDeleteAbandon lets them expire.
 	OnDeleteAbandon OnDelete = "Abandon"
 )
 
-// LeaseSpec says how the lease is kept.
+// LeaseSpec configures renewal, expiry and revocation.
 type LeaseSpec struct {
-	// Increment is the duration asked for at each renewal. It is a wish: the backend may grant less. It never
-	// shortens a lease. Defaults to the duration that the lease was issued with.
+	// Increment is the duration requested at each renewal. The backend may grant less. It never shortens a lease.
+	// Defaults to the duration that the lease was issued with. At least 1s.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="increment must be at least 1s"
 	Increment *metav1.Duration `json:"increment,omitempty"`
 
-	// RenewAtPercent is how much of the granted duration may pass before the lease is renewed, in percent.
+	// RenewAtPercent is the share of the granted duration after which a lease is renewed, in percent. A credential that
+	// expires and cannot be renewed is replaced after the same share of its life.
 	// +optional
 	// +kubebuilder:default=67
 	// +kubebuilder:validation:Minimum=10
 	// +kubebuilder:validation:Maximum=90
 	RenewAtPercent int32 `json:"renewAtPercent,omitempty"`
 
-	// OnExpiry is what becomes of the Secret when its lease died and no new one can be had: Delete (so that nobody
-	// uses a dead credential) or Retain.
+	// OnExpiry is what happens to the Secret when a lease has expired and no new credential can be issued: Delete (so
+	// that nothing uses an expired credential) or Retain.
 	// +optional
 	// +kubebuilder:default=Delete
 	OnExpiry OnExpiry `json:"onExpiry,omitempty"`
 
-	// Reissue is Always (a lease that is over is followed by another) or Never (a temporary grant: when its life is
-	// over the Secret is deleted and stays away).
+	// Reissue is Always (a credential whose lease has ended is replaced) or Never (a temporary grant: when the lease
+	// ends, the Secret is deleted and not created again).
 	// +optional
 	// +kubebuilder:default=Always
 	Reissue Reissue `json:"reissue,omitempty"`
 
-	// OnDelete is what becomes of the lease when this object is deleted: Revoke, or Abandon (the Secret goes, the
-	// lease runs out by itself).
+	// OnDelete is what happens to the leases when this object is deleted: Revoke, or Abandon (the Secret is deleted and
+	// the leases expire by themselves).
 	// +optional
 	// +kubebuilder:default=Revoke
 	OnDelete OnDelete `json:"onDelete,omitempty"`
 
-	// RevocationDeadline is how long a deletion waits for a backend that is away or refuses to revoke. After it the
-	// object goes and the lease is abandoned, with an event and a metric that say so.
+	// RevocationDeadline is how long a deletion waits for a backend that is unavailable or refuses to revoke. After
+	// that the object is removed and the leases are abandoned, with an event and a metric. It must not be negative.
 	// +optional
-	// +kubebuilder:default="1h"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="revocationDeadline must not be negative"
-	RevocationDeadline metav1.Duration `json:"revocationDeadline,omitempty"`
+	// +kubebuilder:default="1h0m0s"
+	RevocationDeadline *metav1.Duration `json:"revocationDeadline,omitempty"`
 }
 
-// RotationSpec says when a credential is replaced although it lives, and how long it lives on after that.
+// RotationSpec configures when a live credential is replaced, and how long the old one stays valid after that.
 type RotationSpec struct {
-	// MaxAge is how old a credential may become. When it is that old, or a little younger (up to a tenth, so that
-	// objects which were made together do not rotate together), it is replaced, even if its lease could be renewed
-	// further. Absent: as old as the backend lets it become.
+	// MaxAge is the maximum age of a credential. It is replaced at that age or up to a tenth earlier (so that objects
+	// created together are not replaced together), even if its lease could be renewed further. Absent: the maximum of
+	// the backend. At least 1s.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s')",message="maxAge must be at least 1s"
 	MaxAge *metav1.Duration `json:"maxAge,omitempty"`
 
-	// Overlap is how long the old credential lives on after the new one is in the Secret and, where spec.rollout
-	// names workloads, all of them have moved to it. Then its lease is revoked. The backend's maximum may cut it short,
-	// which the condition Rotated says.
+	// Overlap is how long the old credential stays valid after the new one is in the Secret and all workloads of
+	// spec.rollout use it. Then its lease is revoked. The backend's maximum may cut it short; the condition Rotated
+	// reports that. It must not be negative.
 	// +optional
-	// +kubebuilder:default="2m"
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('0s')",message="overlap must not be negative"
+	// +kubebuilder:default="2m0s"
 	Overlap *metav1.Duration `json:"overlap,omitempty"`
 
-	// Windows are the times in which a credential may be replaced by plan: by maxAge, or because the backend's maximum
-	// comes near. A lease that would end before the next window opens is replaced all the same. What is ordered, or
-	// follows from a change or a loss, does not wait for a window. Absent: always.
+	// Windows are the times in which a planned replacement may start: one because of maxAge, or because the backend's
+	// maximum is near. A lease that would expire before the next window opens is replaced anyway. A replacement that
+	// somebody requested, or that follows a change or a loss, does not wait for a window. Absent: always.
 	// +optional
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=atomic
 	Windows []RotationWindow `json:"windows,omitempty"`
 }
 
-// RotationWindow opens again and again.
+// RotationWindow is a recurring period.
 type RotationWindow struct {
-	// Schedule says when it opens, in the five fields of cron: minute, hour, day of month, month, day of week, such as
-	// "0 2 * * 1-5". Names (MON, JAN) and @daily, @weekly and the like are understood too.
+	// Schedule says when the window opens, in the five fields of cron: minute, hour, day of month, month, day of week,
+	// such as "0 2 * * 1-5". Names (MON, JAN) and @daily, @weekly and the like are supported.
 	// +kubebuilder:validation:MinLength=5
 	// +kubebuilder:validation:MaxLength=128
-	// +kubebuilder:validation:XValidation:rule="!self.contains('TZ=')",message="name the time zone in timeZone, not in schedule"
-	// +kubebuilder:validation:XValidation:rule="self.matches('^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^@ ]+( +[^ ]+){4})$')",message="schedule has five fields (minute, hour, day of month, month, day of week), or is one of @hourly, @daily, @weekly, @monthly and @yearly"
 	Schedule string `json:"schedule"`
 
-	// TimeZone that the schedule is meant in, by its name in the IANA database, such as Europe/Vienna. Defaults to UTC.
+	// TimeZone of the schedule, by its name in the IANA database, such as Europe/Vienna. Absent: UTC.
 	// +optional
 	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule="self != 'Local'",message="name a time zone of the IANA database, such as Europe/Vienna"
 	TimeZone string `json:"timeZone,omitempty"`
 
-	// Duration is for how long it is open.
-	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1m')",message="duration must be at least 1m"
+	// Duration that the window stays open. At least 1m.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
 	Duration metav1.Duration `json:"duration"`
 }
 
-// RolloutSpec says which workloads are rolled out anew when the credential was replaced.
-//
-// +kubebuilder:validation:XValidation:rule="has(self.discover) && self.discover || has(self.targets) && size(self.targets) > 0",message="name workloads in targets, or set discover to true"
+// RolloutSpec names the workloads to restart after the Secret has changed.
 type RolloutSpec struct {
 	// Targets are workloads of this namespace.
 	// +optional
@@ -249,13 +320,13 @@ type RolloutSpec struct {
 	// +listType=atomic
 	Targets []RolloutTarget `json:"targets,omitempty"`
 
-	// Discover finds the workloads of this namespace whose pod template uses the Secret: as a volume, also a projected
-	// one, in env or envFrom, or as an image pull secret. They are listed when a credential was replaced, not watched.
+	// Discover finds the workloads of this namespace whose pod template uses the Secret: as a volume (projected volumes
+	// included), in env or envFrom, or as an image pull secret. They are listed after each replacement, not watched.
 	// +optional
 	Discover bool `json:"discover,omitempty"`
 }
 
-// WorkloadKind is a kind of workload that can be rolled out.
+// WorkloadKind is a kind of workload that can be restarted.
 // +kubebuilder:validation:Enum=Deployment;StatefulSet;DaemonSet;Rollout
 type WorkloadKind string
 
@@ -267,268 +338,53 @@ const (
 	KindRollout     WorkloadKind = "Rollout"
 )
 
-// RolloutTarget names a workload, or selects some.
-//
-// +kubebuilder:validation:XValidation:rule="has(self.name) != has(self.selector)",message="set either name or selector"
+// RolloutTarget names a workload, or selects several.
 type RolloutTarget struct {
-	// Kind of the workload: Deployment, StatefulSet, DaemonSet, or Rollout (of Argo Rollouts).
+	// Kind of the workload: Deployment, the default, StatefulSet, DaemonSet, or Rollout (of Argo Rollouts).
 	// +optional
-	// +kubebuilder:default=Deployment
 	Kind WorkloadKind `json:"kind,omitempty"`
 
-	// Name of the workload. One that does not exist holds the old lease, for it may be a slip of the pen.
+	// Name of the workload. A missing workload keeps the old lease alive; the name may be a typo.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name,omitempty"`
 
-	// Selector chooses workloads by their labels. It may choose none.
+	// Selector selects workloads by their labels. It may match none.
 	// +optional
 	Selector *metav1.LabelSelector `json:"selector,omitempty"`
 }
 
-// TargetSpec describes the Secret that is written.
+// TargetSpec describes the Secret.
 type TargetSpec struct {
 	// Name of the Secret. Defaults to the name of this object.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="self == '' || self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",message="name must be a lower-case DNS name"
 	Name string `json:"name,omitempty"`
 
-	// Type of the Secret. A change deletes and re-creates it with the same credential.
+	// Type of the Secret. A change deletes the Secret and creates it again with the same credential.
 	// +optional
 	// +kubebuilder:default=Opaque
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="self != 'kubernetes.io/service-account-token' && self != 'bootstrap.kubernetes.io/token'",message="this type makes the cluster give out rights of its own; use another"
 	Type string `json:"type,omitempty"`
 
-	// Labels to put on the Secret. Those with the prefix leasekeeper.io/ are leasekeeper's own.
+	// Labels of the Secret. The prefix leasekeeper.io/ is reserved.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32
-	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('leasekeeper.io/'))",message="labels with the prefix leasekeeper.io/ are reserved"
 	Labels map[string]string `json:"labels,omitempty"`
 
-	// Annotations to put on the Secret. Those with the prefix leasekeeper.io/ are leasekeeper's own.
+	// Annotations of the Secret. The prefix leasekeeper.io/ is reserved.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32
-	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('leasekeeper.io/'))",message="annotations with the prefix leasekeeper.io/ are reserved"
 	Annotations map[string]string `json:"annotations,omitempty"`
+
+	// Fields selects the fields that become keys of the Secret, over all sources.
+	// +optional
+	Fields *FieldSelection `json:"fields,omitempty"`
 }
 
-// DynamicSecretStatus is what leasekeeper knows. Attempt, lease and retiring together are the ledger: everything that
-// may be alive in the backend because of this object.
-type DynamicSecretStatus struct {
-	// ObservedGeneration is the generation of the spec that this status speaks of.
-	// +optional
-	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-
-	// Conditions: Ready always, Leased once something was issued, Rotated once a credential was replaced, Reconciling and
-	// Stalled only while they are true.
-	// +optional
-	// +listType=map
-	// +listMapKey=type
-	Conditions []metav1.Condition `json:"conditions,omitempty"`
-
-	// Attempt is an issue that is under way: its token exists, its credential may.
-	// +optional
-	Attempt *LeaseRecord `json:"attempt,omitempty"`
-
-	// Lease is the record of the credential that the Secret holds, or is about to hold.
-	// +optional
-	Lease *LeaseRecord `json:"lease,omitempty"`
-
-	// Retiring lists records that are still owed an end in the backend.
-	// +optional
-	// +kubebuilder:validation:MaxItems=32
-	// +listType=atomic
-	Retiring []LeaseRecord `json:"retiring,omitempty"`
-
-	// Secret is what was written last, or is being written.
-	// +optional
-	Secret *SecretStatus `json:"secret,omitempty"`
-
-	// Handover is how far the consumers have come with the credential that the Secret holds.
-	// +optional
-	Handover *HandoverStatus `json:"handover,omitempty"`
-
-	// GrantEndedAt is when the one lease of a grant with reissue: Never came to its end.
-	// +optional
-	GrantEndedAt *metav1.Time `json:"grantEndedAt,omitempty"`
-
-	// NextAction is what leasekeeper means to do next, such as Renew or Replace.
-	// +optional
-	NextAction string `json:"nextAction,omitempty"`
-
-	// NextActionAt is when it means to.
-	// +optional
-	NextActionAt *metav1.Time `json:"nextActionAt,omitempty"`
-
-	// LastHandledRenewAt is the last value of the annotation leasekeeper.io/renew-requested-at that was handled.
-	// +optional
-	LastHandledRenewAt string `json:"lastHandledRenewAt,omitempty"`
-
-	// LastHandledForceSync is the last value of the annotation force-sync that was handled.
-	// +optional
-	LastHandledForceSync string `json:"lastHandledForceSync,omitempty"`
-
-	// LastHandledRotateAt is the last value of the annotation leasekeeper.io/rotate-requested-at that was handled.
-	// +optional
-	LastHandledRotateAt string `json:"lastHandledRotateAt,omitempty"`
-}
-
-// HandoverStatus is how far the consumers have come with the credential that was published last.
-type HandoverStatus struct {
-	// Stamp is the value that the pod templates of the consumers carry once they are to have this credential. It is made
-	// from the digest of the Secret.
-	Stamp string `json:"stamp"`
-
-	// PublishedAt is when the Secret began to hold the credential.
-	PublishedAt metav1.Time `json:"publishedAt"`
-
-	// StampedAt is when the first consumer was told to roll out. Absent: none was yet.
-	// +optional
-	StampedAt *metav1.Time `json:"stampedAt,omitempty"`
-
-	// RolledOutAt is when all consumers had moved to it. Absent: they have not yet.
-	// +optional
-	RolledOutAt *metav1.Time `json:"rolledOutAt,omitempty"`
-
-	// Reason why they have not, such as RollingOut, RolloutPaused or RolloutTargetNotFound.
-	// +optional
-	Reason string `json:"reason,omitempty"`
-
-	// Waiting says what is waited for, by workload.
-	// +optional
-	// +kubebuilder:validation:MaxItems=16
-	// +listType=atomic
-	Waiting []string `json:"waiting,omitempty"`
-
-	// CutShortAt is when an old lease ended that was still to be held. Absent: none did.
-	// +optional
-	CutShortAt *metav1.Time `json:"cutShortAt,omitempty"`
-
-	// RolloutSeconds is how long the last roll-out took. The next hand-over is begun early enough for twice of it.
-	// +optional
-	RolloutSeconds int64 `json:"rolloutSeconds,omitempty"`
-}
-
-// LeaseRecord says where a credential lives, by what it can be ended, and how long it lives. It holds no secret: an
-// accessor or a lease id gives access to nothing.
-type LeaseRecord struct {
-	// Provider that the credential came from.
-	Provider ProviderIdentity `json:"provider"`
-
-	// Address of the backend.
-	Address string `json:"address"`
-
-	// VaultNamespace is the namespace of Vault Enterprise or OpenBao.
-	// +optional
-	VaultNamespace string `json:"vaultNamespace,omitempty"`
-
-	// Path that was asked.
-	Path string `json:"path"`
-
-	// RequestDigest tells one request from another: where it went, what it asked, and as whom.
-	RequestDigest string `json:"requestDigest"`
-
-	// ID of the lease; empty while it is not known, and for an answer without a lease.
-	// +optional
-	ID string `json:"id,omitempty"`
-
-	// TokenAccessor of the token that issued the credential. The token itself is forgotten.
-	// +optional
-	TokenAccessor string `json:"tokenAccessor,omitempty"`
-
-	// StartedAt is when the issue began.
-	StartedAt metav1.Time `json:"startedAt"`
-
-	// IssuedAt is when the answer came.
-	// +optional
-	IssuedAt *metav1.Time `json:"issuedAt,omitempty"`
-
-	// RenewedAt is when the lease was renewed last.
-	// +optional
-	RenewedAt *metav1.Time `json:"renewedAt,omitempty"`
-
-	// ExpiresAt is when the lease ends unless it is renewed.
-	// +optional
-	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
-
-	// DurationSeconds is what the backend granted last, in seconds.
-	// +optional
-	DurationSeconds int64 `json:"durationSeconds,omitempty"`
-
-	// Renewable is what the backend says of the lease.
-	// +optional
-	Renewable bool `json:"renewable,omitempty"`
-
-	// Renewals counts the renewals of this lease.
-	// +optional
-	Renewals int64 `json:"renewals,omitempty"`
-
-	// MaxTTLReached is true once the backend will not extend the lease any further.
-	// +optional
-	MaxTTLReached bool `json:"maxTTLReached,omitempty"`
-
-	// MaxTTLSeconds is how long a lease of this request lives at most, as the last one that reached it has shown. Absent:
-	// not known.
-	// +optional
-	MaxTTLSeconds int64 `json:"maxTTLSeconds,omitempty"`
-
-	// TokenExpiresAt is when the issuing token ends, and its leases with it. Absent: never.
-	// +optional
-	TokenExpiresAt *metav1.Time `json:"tokenExpiresAt,omitempty"`
-
-	// TokenDurationSeconds is what was granted to the token last, in seconds.
-	// +optional
-	TokenDurationSeconds int64 `json:"tokenDurationSeconds,omitempty"`
-
-	// TokenRenewable is true while the issuing token can be extended further.
-	// +optional
-	TokenRenewable bool `json:"tokenRenewable,omitempty"`
-
-	// EndAfter is when a retiring record may be ended, at the earliest.
-	// +optional
-	EndAfter *metav1.Time `json:"endAfter,omitempty"`
-
-	// Reason why the record retires.
-	// +optional
-	Reason string `json:"reason,omitempty"`
-
-	// Seal shows that leasekeeper itself wrote this record. It is no secret. Where two objects name the same lease or
-	// token, only the one whose record has its seal is acted on.
-	// +optional
-	Seal string `json:"seal,omitempty"`
-}
-
-// ProviderIdentity tells which provider a record belongs to.
-type ProviderIdentity struct {
-	// Kind of the provider.
-	Kind string `json:"kind"`
-	// Name of the provider.
-	Name string `json:"name"`
-	// UID of the provider.
-	// +optional
-	UID types.UID `json:"uid,omitempty"`
-}
-
-// SecretStatus is the Secret that was written last, or is being written.
-type SecretStatus struct {
-	// Name of the Secret.
-	Name string `json:"name"`
-	// UID of the Secret; empty until it is written for the first time.
-	// +optional
-	UID types.UID `json:"uid,omitempty"`
-	// ResourceVersion of the Secret as it was written last; empty while the data of Digest are still to be written.
-	// +optional
-	ResourceVersion string `json:"resourceVersion,omitempty"`
-	// Digest of the data, salted with bytes that only the Secret holds.
-	// +optional
-	Digest string `json:"digest,omitempty"`
-}
-
-// DynamicSecret is one leased credential, kept in one Secret. leasekeeper issues it, renews its lease, replaces it
-// before it dies, and revokes it when it is no longer needed.
+// DynamicSecret leases credentials and keeps them in one Secret. leasekeeper issues them, renews their leases, replaces
+// them before they expire, and revokes them when they are no longer needed.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -536,18 +392,18 @@ type SecretStatus struct {
 // +kubebuilder:printcolumn:name="Provider",type=string,JSONPath=`.spec.providerRef.name`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
-// +kubebuilder:printcolumn:name="Expires",type=string,format=date-time,JSONPath=`.status.lease.expiresAt`
+// +kubebuilder:printcolumn:name="Expires",type=string,format=date-time,JSONPath=`.status.expiresAt`
 // +kubebuilder:printcolumn:name="Renews",type=string,format=date-time,JSONPath=`.status.nextActionAt`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
-// +kubebuilder:printcolumn:name="Lease",type=string,priority=1,JSONPath=`.status.lease.id`
+// +kubebuilder:printcolumn:name="Lease",type=string,priority=1,JSONPath=`.status.leases[*].id`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 type DynamicSecret struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec says which credential to lease and where to put it.
+	// Spec says which credentials to lease and where to put them.
 	Spec DynamicSecretSpec `json:"spec"`
-	// Status is written by leasekeeper; it is the ledger that tells what is alive.
+	// Status is written by leasekeeper. It is the ledger of everything that may be alive in the backends.
 	// +optional
 	Status DynamicSecretStatus `json:"status,omitempty"`
 }
@@ -558,6 +414,29 @@ func (d *DynamicSecret) TargetName() string {
 		return d.Spec.Target.Name
 	}
 	return d.Name
+}
+
+// AllSources lists the sources: spec.sources, or one without a name for the short form.
+func (d *DynamicSecret) AllSources() []SecretSource {
+	if len(d.Spec.Sources) > 0 {
+		return d.Spec.Sources
+	}
+	return []SecretSource{{Vault: d.Spec.Vault}}
+}
+
+// ProviderOf is the provider of a source. The name is empty if neither the source nor the object names one.
+func (d *DynamicSecret) ProviderOf(s *SecretSource) ProviderReference {
+	var ref ProviderReference
+	switch {
+	case s.ProviderRef != nil:
+		ref = *s.ProviderRef
+	case d.Spec.ProviderRef != nil:
+		ref = *d.Spec.ProviderRef
+	}
+	if ref.Kind == "" {
+		ref.Kind = ProviderKindNamespaced
+	}
+	return ref
 }
 
 // DynamicSecretList is a list of DynamicSecrets.

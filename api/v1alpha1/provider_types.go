@@ -4,7 +4,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// ProviderSpec says where credentials come from, and who to be when asking.
+// ProviderSpec says where credentials come from, and which identities request and keep them.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.vault)",message="name a backend: set spec.vault"
 type ProviderSpec struct {
@@ -13,44 +13,54 @@ type ProviderSpec struct {
 	Vault *VaultProvider `json:"vault,omitempty"`
 }
 
+// Backend is the name of the backend block that is set; empty: none.
+func (s *ProviderSpec) Backend() string {
+	if s.Vault != nil {
+		return "vault"
+	}
+	return ""
+}
+
 // VaultProvider is a Vault or OpenBao server and how to log in to it. Address, namespace, and the method and mount of
-// auth cannot be changed: leases that are recorded with them must be ended there. Make another provider instead, and
-// point the DynamicSecrets to it.
+// auth are immutable: the leases that were issued with them must be revoked with them. Create another provider instead,
+// and point the DynamicSecrets to it.
 //
-// +kubebuilder:validation:XValidation:rule="self.address == oldSelf.address",message="address cannot be changed, leases live there; make another provider and point the DynamicSecrets to it"
-// +kubebuilder:validation:XValidation:rule="has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)",message="namespace cannot be changed, leases live there; make another provider and point the DynamicSecrets to it"
-// +kubebuilder:validation:XValidation:rule="has(self.auth.kubernetes) == has(oldSelf.auth.kubernetes) && (!has(self.auth.kubernetes) || self.auth.kubernetes.mount == oldSelf.auth.kubernetes.mount)",message="the method and mount of auth cannot be changed, leases are told by them; make another provider and point the DynamicSecrets to it"
+// +kubebuilder:validation:XValidation:rule="self.address == oldSelf.address",message="address is immutable, because leases live there: create another provider and point the DynamicSecrets to it"
+// +kubebuilder:validation:XValidation:rule="has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)",message="namespace is immutable, because leases live there: create another provider and point the DynamicSecrets to it"
+// +kubebuilder:validation:XValidation:rule="has(self.auth.kubernetes) == has(oldSelf.auth.kubernetes) && (!has(self.auth.kubernetes) || self.auth.kubernetes.mount == oldSelf.auth.kubernetes.mount)",message="the method and mount of auth are immutable, because leases are recognised by them: create another provider and point the DynamicSecrets to it"
+// +kubebuilder:validation:XValidation:rule="!has(self.auth.kubernetes) || !has(self.auth.kubernetes.serviceAccountRef) || !has(self.auth.kubernetes.serviceAccountRef.__namespace__)",message="omit auth.kubernetes.serviceAccountRef.namespace: each DynamicSecret uses a ServiceAccount of its own namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperAuth.kubernetes) || has(self.keeperAuth.kubernetes.serviceAccountRef)",message="set keeperAuth.kubernetes.serviceAccountRef: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
 type VaultProvider struct {
 	// Address of the server, such as https://vault.example:8200, without a path.
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' && url(self).getEscapedPath() in ['', '/'] && !self.contains('@') && !self.contains('?')",message="address must look like https://vault.example:8200: a scheme, a host, no path and no user"
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' && url(self).getEscapedPath() in ['', '/'] && !self.contains('@') && !self.contains('?')",message="address must be like https://vault.example:8200: a scheme, a host, no path and no user"
 	Address string `json:"address"`
 
-	// Namespace of Vault Enterprise or OpenBao to log in to and to ask in.
+	// Namespace of Vault Enterprise or OpenBao, for logins and for requests that do not set their own.
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:XValidation:rule="!self.startsWith('/') && !self.endsWith('/')",message="namespace has no leading or trailing slash"
 	Namespace string `json:"namespace,omitempty"`
 
-	// TLS says how the server is verified. Absent: by the system's certificate authorities.
+	// TLS says how the server is verified. Absent: with the certificate authorities of the system.
 	// +optional
 	TLS *TLSConfig `json:"tls,omitempty"`
 
-	// Auth is who issues: the workload. Each issue logs in anew; its token owns the lease.
+	// Auth is the identity that issues: the workload. Each issuance logs in for itself; its token owns the lease.
 	Auth VaultAuth `json:"auth"`
 
-	// KeeperAuth is who renews, looks up and ends leases: leasekeeper itself. Required on a ClusterSecretProvider. A
-	// SecretProvider may leave it out; then auth does that work too, as far as its policy lets it, and no longer once
-	// its namespace is being deleted.
+	// KeeperAuth is the identity that renews, looks up and revokes leases: leasekeeper itself. Required on a
+	// ClusterSecretProvider. A SecretProvider may omit it. Then leasekeeper uses auth, as far as its policy permits, and
+	// only until the namespace is deleted.
 	// +optional
-	KeeperAuth *VaultKeeperAuth `json:"keeperAuth,omitempty"`
+	KeeperAuth *VaultAuth `json:"keeperAuth,omitempty"`
 }
 
 // TLSConfig says how a server is verified.
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.caBundle) && has(self.caRef))",message="set caBundle or caRef, not both"
 type TLSConfig struct {
-	// ServerName to verify the certificate against, where it is not the address's host.
+	// ServerName that the certificate must be valid for. Absent: the host of address.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	ServerName string `json:"serverName,omitempty"`
@@ -60,7 +70,7 @@ type TLSConfig struct {
 	// +kubebuilder:validation:MaxLength=1048576
 	CABundle []byte `json:"caBundle,omitempty"`
 
-	// CARef names a Secret or ConfigMap that holds a PEM bundle of certificate authorities.
+	// CARef names a Secret or ConfigMap that contains a PEM bundle of certificate authorities.
 	// +optional
 	CARef *CAReference `json:"caRef,omitempty"`
 
@@ -80,11 +90,11 @@ type CAReference struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
-	// Namespace of it. Required on a ClusterSecretProvider; must be left out on a SecretProvider.
+	// Namespace of that object. Required on a ClusterSecretProvider; must be omitted on a SecretProvider.
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace,omitempty"`
-	// Key of the bundle.
+	// Key that contains the bundle.
 	// +optional
 	// +kubebuilder:default="ca.crt"
 	// +kubebuilder:validation:MaxLength=253
@@ -97,7 +107,7 @@ type SecretReference struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
-	// Namespace of it. Required on a ClusterSecretProvider; must be left out on a SecretProvider.
+	// Namespace of that object. Required on a ClusterSecretProvider; must be omitted on a SecretProvider.
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace,omitempty"`
@@ -106,28 +116,29 @@ type SecretReference struct {
 // SecretKeyReference names a key of a Secret.
 type SecretKeyReference struct {
 	SecretReference `json:",inline"`
-	// Key of the value.
+
+	// Key that contains the value.
 	// +optional
 	// +kubebuilder:default=token
 	// +kubebuilder:validation:MaxLength=253
 	Key string `json:"key,omitempty"`
 }
 
-// VaultAuth is how the workload logs in.
+// VaultAuth is a way to log in to Vault or OpenBao. Set exactly one method.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.kubernetes) != has(self.token)",message="set exactly one of kubernetes and token"
 type VaultAuth struct {
-	// Kubernetes logs in with a token of a ServiceAccount in the DynamicSecret's namespace.
+	// Kubernetes logs in with a token of a ServiceAccount.
 	// +optional
 	Kubernetes *VaultKubernetesAuth `json:"kubernetes,omitempty"`
 
-	// Token makes a child of a token that is kept in a Secret, for each issue. For development: whoever reads that
-	// Secret has the token's rights.
+	// Token uses a token that is stored in a Secret; as auth, each issuance creates a child of it. For development:
+	// everyone who can read that Secret has the token's rights.
 	// +optional
 	Token *VaultTokenAuth `json:"token,omitempty"`
 }
 
-// VaultKubernetesAuth logs in by Vault's Kubernetes auth method.
+// VaultKubernetesAuth logs in with Vault's Kubernetes auth method.
 type VaultKubernetesAuth struct {
 	// Mount of the auth method, without "auth/".
 	// +optional
@@ -137,24 +148,32 @@ type VaultKubernetesAuth struct {
 	// +kubebuilder:validation:XValidation:rule="!self.startsWith('/') && !self.endsWith('/') && !self.startsWith('auth/') && self.matches('^[A-Za-z0-9_./-]+$') && !self.matches('(^|/)[.][.]?(/|$)')",message="mount has no leading or trailing slash and no auth/: kubernetes"
 	Mount string `json:"mount,omitempty"`
 
-	// Role to log in as. It must give service tokens (Vault's default), not batch tokens.
+	// Role to log in as. For auth it must issue service tokens (Vault's default), not batch tokens. The README has the
+	// policy that the role of keeperAuth needs.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Role string `json:"role"`
 
-	// ServiceAccountRef is the ServiceAccount, always of the DynamicSecret's own namespace, unless the DynamicSecret
-	// names another.
+	// ServiceAccountRef names the ServiceAccount. For auth it belongs to the namespace of each DynamicSecret, which may
+	// name another one. keeperAuth requires it.
 	// +optional
-	ServiceAccountRef *WorkloadServiceAccount `json:"serviceAccountRef,omitempty"`
+	ServiceAccountRef *ServiceAccountReference `json:"serviceAccountRef,omitempty"`
 }
 
-// WorkloadServiceAccount names a ServiceAccount of the DynamicSecret's namespace.
-type WorkloadServiceAccount struct {
+// ServiceAccountReference names a ServiceAccount.
+type ServiceAccountReference struct {
 	// Name of the ServiceAccount.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
-	// Audiences of its token. Empty: the API server's own.
+
+	// Namespace of the ServiceAccount. Required in keeperAuth of a ClusterSecretProvider; must be omitted everywhere
+	// else.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace,omitempty"`
+
+	// Audiences of its token. Empty: those of the API server.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=16
@@ -162,65 +181,15 @@ type WorkloadServiceAccount struct {
 	Audiences []string `json:"audiences,omitempty"`
 }
 
-// VaultTokenAuth takes a token from a Secret.
+// VaultTokenAuth uses a token from a Secret.
 type VaultTokenAuth struct {
 	// SecretRef names the Secret and the key (default "token").
 	SecretRef SecretKeyReference `json:"secretRef"`
 }
 
-// VaultKeeperAuth is how leasekeeper itself logs in.
-//
-// +kubebuilder:validation:XValidation:rule="has(self.kubernetes) != has(self.token)",message="set exactly one of kubernetes and token"
-type VaultKeeperAuth struct {
-	// Kubernetes logs in with a token of a ServiceAccount, on a ClusterSecretProvider commonly leasekeeper's own.
-	// +optional
-	Kubernetes *VaultKeeperKubernetesAuth `json:"kubernetes,omitempty"`
-
-	// Token takes a token that is kept in a Secret. For development: whoever reads that Secret has the token's rights.
-	// +optional
-	Token *VaultTokenAuth `json:"token,omitempty"`
-}
-
-// VaultKeeperKubernetesAuth logs in by Vault's Kubernetes auth method.
-type VaultKeeperKubernetesAuth struct {
-	// Mount of the auth method, without "auth/".
-	// +optional
-	// +kubebuilder:default=kubernetes
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('/') && !self.endsWith('/') && !self.startsWith('auth/') && self.matches('^[A-Za-z0-9_./-]+$') && !self.matches('(^|/)[.][.]?(/|$)')",message="mount has no leading or trailing slash and no auth/: kubernetes"
-	Mount string `json:"mount,omitempty"`
-
-	// Role to log in as; the README has its policy.
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	Role string `json:"role"`
-
-	// ServiceAccountRef is the ServiceAccount to be.
-	ServiceAccountRef KeeperServiceAccount `json:"serviceAccountRef"`
-}
-
-// KeeperServiceAccount names a ServiceAccount.
-type KeeperServiceAccount struct {
-	// Name of the ServiceAccount.
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	Name string `json:"name"`
-	// Namespace of it. Required on a ClusterSecretProvider; must be left out on a SecretProvider.
-	// +optional
-	// +kubebuilder:validation:MaxLength=63
-	Namespace string `json:"namespace,omitempty"`
-	// Audiences of its token. Empty: the API server's own.
-	// +optional
-	// +listType=set
-	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:items:MaxLength=512
-	Audiences []string `json:"audiences,omitempty"`
-}
-
-// ProviderStatus is what leasekeeper knows of a provider.
+// ProviderStatus is what leasekeeper knows about a provider.
 type ProviderStatus struct {
-	// ObservedGeneration is the generation of the spec that this status speaks of.
+	// ObservedGeneration is the generation of the spec that this status describes.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
@@ -230,46 +199,46 @@ type ProviderStatus struct {
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// Server is what answers at the address.
+	// Server that responds at the address.
 	// +optional
 	Server *ServerStatus `json:"server,omitempty"`
 
-	// MissingCapabilities are the policy lines that the keeper lacks, such as
+	// MissingCapabilities are the policy lines that the keeper needs and lacks, such as
 	// `auth/token/revoke-accessor: update`.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=32
 	MissingCapabilities []string `json:"missingCapabilities,omitempty"`
 
-	// AdvisedCapabilities are policy lines that the keeper can do without and would be better with, such as
-	// `sys/leases/lookup/database/creds/orders: list, sudo`. With it, a lease that was revoked behind leasekeeper's back
-	// is noticed within one --verify-interval; without it leases are looked up one by one, and it takes up to ten.
+	// AdvisedCapabilities are policy lines that the keeper does not need but should have, such as
+	// `sys/leases/lookup/database/creds/orders: list, sudo`. With it, a lease that was revoked directly in Vault is
+	// detected within one --verify-interval. Without it, leases are looked up one by one, which takes up to ten.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=32
 	AdvisedCapabilities []string `json:"advisedCapabilities,omitempty"`
 }
 
-// ServerStatus is what answers at a provider's address.
+// ServerStatus is the server at a provider's address.
 type ServerStatus struct {
 	// Kind is Vault or OpenBao.
 	Kind string `json:"kind"`
-	// Version as the server tells it.
+	// Version as the server reports it.
 	Version string `json:"version"`
 }
 
 // SecretProviderSpec is ProviderSpec for one namespace.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth) || has(self.vault.auth.token) || has(self.vault.auth.kubernetes.serviceAccountRef)",message="without keeperAuth, auth.kubernetes.serviceAccountRef is needed: it does the keeper's work"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)",message="a SecretProvider uses its own namespace: leave keeperAuth.kubernetes.serviceAccountRef.namespace out"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.token) || !has(self.vault.keeperAuth.token.secretRef.__namespace__)",message="a SecretProvider uses its own namespace: leave keeperAuth.token.secretRef.namespace out"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.auth.token) || !has(self.vault.auth.token.secretRef.__namespace__)",message="a SecretProvider uses its own namespace: leave auth.token.secretRef.namespace out"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.tls) || ((!has(self.vault.tls.caRef) || !has(self.vault.tls.caRef.__namespace__)) && (!has(self.vault.tls.clientCertRef) || !has(self.vault.tls.clientCertRef.__namespace__)))",message="a SecretProvider uses its own namespace: leave namespace out of tls.caRef and tls.clientCertRef"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth) || has(self.vault.auth.token) || !has(self.vault.auth.kubernetes) || has(self.vault.auth.kubernetes.serviceAccountRef)",message="set keeperAuth, or auth.kubernetes.serviceAccountRef: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)",message="a SecretProvider uses its own namespace: omit keeperAuth.kubernetes.serviceAccountRef.namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.token) || !has(self.vault.keeperAuth.token.secretRef.__namespace__)",message="a SecretProvider uses its own namespace: omit keeperAuth.token.secretRef.namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.auth.token) || !has(self.vault.auth.token.secretRef.__namespace__)",message="a SecretProvider uses its own namespace: omit auth.token.secretRef.namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.tls) || ((!has(self.vault.tls.caRef) || !has(self.vault.tls.caRef.__namespace__)) && (!has(self.vault.tls.clientCertRef) || !has(self.vault.tls.clientCertRef.__namespace__)))",message="a SecretProvider uses its own namespace: omit namespace in tls.caRef and tls.clientCertRef"
 type SecretProviderSpec struct {
 	ProviderSpec `json:",inline"`
 }
 
-// SecretProvider says where the credentials of one namespace come from, and who to be when asking.
+// SecretProvider says where the credentials of one namespace come from, and which identities request and keep them.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -285,7 +254,7 @@ type SecretProvider struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec says where credentials come from, and who to be when asking.
+	// Spec says where credentials come from, and which identities request and keep them.
 	Spec SecretProviderSpec `json:"spec"`
 	// Status is written by leasekeeper.
 	// +optional
@@ -303,8 +272,8 @@ type SecretProviderList struct {
 
 // ClusterSecretProviderSpec is ProviderSpec for all namespaces.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth)",message="a ClusterSecretProvider needs vault.keeperAuth: who renews and revokes when a namespace is gone"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.kubernetes) || has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)",message="set keeperAuth.kubernetes.serviceAccountRef.namespace: a ClusterSecretProvider has none of its own"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth)",message="a ClusterSecretProvider needs vault.keeperAuth: the identity that renews and revokes leases when a namespace is gone"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef) || has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)",message="set keeperAuth.kubernetes.serviceAccountRef.namespace: a ClusterSecretProvider has none of its own"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.token) || has(self.vault.keeperAuth.token.secretRef.__namespace__)",message="set keeperAuth.token.secretRef.namespace: a ClusterSecretProvider has none of its own"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.auth.token) || has(self.vault.auth.token.secretRef.__namespace__)",message="set auth.token.secretRef.namespace: a ClusterSecretProvider has none of its own"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.tls) || ((!has(self.vault.tls.caRef) || has(self.vault.tls.caRef.__namespace__)) && (!has(self.vault.tls.clientCertRef) || has(self.vault.tls.clientCertRef.__namespace__)))",message="set namespace in tls.caRef and tls.clientCertRef: a ClusterSecretProvider has none of its own"
@@ -322,8 +291,8 @@ type AllowedNamespaces struct {
 	Selector metav1.LabelSelector `json:"selector"`
 }
 
-// ClusterSecretProvider says where credentials come from, for all namespaces or those that it allows, and who to be
-// when asking.
+// ClusterSecretProvider says where credentials come from, for all namespaces or those that it allows, and which
+// identities request and keep them.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -339,7 +308,7 @@ type ClusterSecretProvider struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec says where credentials come from, and who to be when asking.
+	// Spec says where credentials come from, and which identities request and keep them.
 	Spec ClusterSecretProviderSpec `json:"spec"`
 	// Status is written by leasekeeper.
 	// +optional
@@ -355,7 +324,7 @@ type ClusterSecretProviderList struct {
 	Items           []ClusterSecretProvider `json:"items"`
 }
 
-// Provider is what both kinds of provider have in common.
+// Provider is either kind of provider.
 //
 // +kubebuilder:object:generate=false
 type Provider interface {

@@ -1,35 +1,35 @@
 package v1alpha1
 
 const (
-	// Finalizer keeps a DynamicSecret until its Secret is gone and every record of its ledger has ended.
+	// Finalizer keeps a DynamicSecret until its Secret is deleted and every record of its ledger is revoked or abandoned.
 	Finalizer = "leasekeeper.io/lease"
 	// ProviderFinalizer keeps a provider until no ledger names it.
 	ProviderFinalizer = "leasekeeper.io/in-use"
 
-	// OwnerLabel is set on every Secret that leasekeeper writes; its value is the name of the DynamicSecret, or,
-	// where that is longer than a label may be, a prefix and a hash of it.
+	// OwnerLabel is set on every Secret that leasekeeper writes. Its value is the name of the DynamicSecret; if that is
+	// too long for a label, a prefix and a hash of it.
 	OwnerLabel = "leasekeeper.io/dynamic-secret"
 
-	// DigestSaltAnnotation is set on the Secret: random bytes that go into status.secret.digest, so that who may
-	// read the status but not the Secret cannot guess at values.
+	// DigestSaltAnnotation is set on the Secret. It contains the random salt of status.secret.digest, so that somebody who
+	// can read the status, but not the Secret, cannot guess values.
 	DigestSaltAnnotation = "leasekeeper.io/digest-salt"
-	// AppliedMetadataAnnotation is set on the Secret: which labels and annotations came from spec.target, so that
-	// one that is taken out of the spec is taken off the Secret and those of others stay.
-	AppliedMetadataAnnotation = "leasekeeper.io/applied-metadata"
+	// AppliedAnnotation is set on the Secret. It lists the keys, labels and annotations that leasekeeper wrote, so that
+	// leasekeeper removes those that it no longer writes and keeps those of others.
+	AppliedAnnotation = "leasekeeper.io/applied"
 
-	// RenewRequestedAtAnnotation asks for a renewal now; any value that was not handled before counts.
+	// RenewRequestedAtAnnotation requests a renewal. Every value that was not handled before counts.
 	RenewRequestedAtAnnotation = "leasekeeper.io/renew-requested-at"
-	// ForceSyncAnnotation is External Secrets' order to read anew; here it asks for a renewal, or for another look where
-	// there is no lease. It never costs a credential.
+	// ForceSyncAnnotation requests the same. External Secrets Operator uses the same annotation. A response without a
+	// lease is read again if it is static or scheduled. It never issues a credential.
 	ForceSyncAnnotation = "force-sync"
-	// RotateRequestedAtAnnotation asks for a new credential now; any value that was not handled before counts.
+	// RotateRequestedAtAnnotation requests a new credential. Every value that was not handled before counts.
 	RotateRequestedAtAnnotation = "leasekeeper.io/rotate-requested-at"
-	// AbandonLeaseAnnotation, set to "true", lets a deletion go on without revoking.
+	// AbandonLeaseAnnotation, set to "true", completes a deletion without waiting for revocations.
 	AbandonLeaseAnnotation = "leasekeeper.io/abandon-lease"
 
-	// StampAnnotationPrefix begins the key of the annotation that is put on the pod templates of a Secret's consumers;
-	// the name of the Secret, or a prefix and a hash of it, follows. Its value is status.handover.stamp, so that the
-	// template changes once for each credential.
+	// StampAnnotationPrefix is the prefix of the annotation that restarts a Secret's consumers: leasekeeper sets it on
+	// their pod templates. The name of the Secret follows, or a prefix and a hash of it. The value is
+	// status.handover.stamp, so the template changes once for each credential.
 	StampAnnotationPrefix = "rollout.leasekeeper.io/"
 )
 
@@ -39,6 +39,7 @@ const (
 	// ProviderKindCluster is the kind of a provider for all namespaces.
 	ProviderKindCluster = "ClusterSecretProvider"
 
-	// MaxRetiring is how many records status.retiring may hold; when it is full nothing planned is issued.
+	// MaxRetiring is the number of records in status.retiring from which on nothing is issued. An object with more than
+	// eight sources may have twice as many records as sources.
 	MaxRetiring = 16
 )

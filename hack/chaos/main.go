@@ -1,5 +1,5 @@
-// Command chaos lets everything fail at once, on real servers, and prints what came of it: `make chaos`. It ends with exit
-// code 0 only if every promise was kept. A run can be had again by its seed, as far as the weather goes.
+// Command chaos injects faults on real servers, prints a report, and exits with 0 only if leasekeeper kept all
+// promises: `make chaos`. The same seed injects the same faults.
 package main
 
 import (
@@ -17,13 +17,13 @@ import (
 )
 
 func main() {
-	seed := flag.Uint64("seed", 0, "seed of all that is random; 0: the time")
-	storm := flag.Duration("for", 10*time.Minute, "how long everything fails")
-	objects := flag.Int("objects", 100, "how many objects live through it")
-	scenario := flag.String("scenario", "storm,failover,scale", "which of these, separated by commas")
-	leases := flag.Int("leases", 2000, "how many leases scale makes")
-	manager := flag.String("manager", "bin/manager", "the manager's binary")
-	log := flag.String("log", "", "a file to keep the manager's log in")
+	seed := flag.Uint64("seed", 0, "random seed; 0 uses the current time")
+	storm := flag.Duration("for", 10*time.Minute, "duration of the storm")
+	objects := flag.Int("objects", 100, "number of objects in the storm")
+	scenario := flag.String("scenario", "storm,failover,scale", "comma-separated scenarios to run")
+	leases := flag.Int("leases", 2000, "number of leases in the scale scenario")
+	manager := flag.String("manager", "bin/manager", "path of the manager binary")
+	log := flag.String("log", "", "path for a copy of the manager's log")
 	flag.Parse()
 	opts := chaos.Options{Seed: *seed, Objects: *objects, Manager: *manager, Root: ".", Progress: os.Stdout, Log: *log}
 	if opts.Seed == 0 {
@@ -38,12 +38,12 @@ func main() {
 		case "scale":
 			opts.Scale = *leases
 		default:
-			fmt.Fprintf(os.Stderr, "-scenario %q is not one of storm, failover and scale\n", name)
+			fmt.Fprintf(os.Stderr, "-scenario %q is not one of storm, failover, scale\n", name)
 			os.Exit(2)
 		}
 	}
 	if err := run(opts); err != nil {
-		fmt.Fprintln(os.Stderr, "\nNot as promised:", err)
+		fmt.Fprintln(os.Stderr, "\nchaos failed:", err)
 		os.Exit(1)
 	}
 }
@@ -53,6 +53,6 @@ func run(opts chaos.Options) error {
 	defer stop()
 	report, err := chaos.Run(ctx, opts)
 	fmt.Printf("\n%s", report)
-	// Whatever else went wrong in a run that was interrupted, that it was comes first.
+	// Report an interrupt first; it may have caused the other errors.
 	return errors.Join(context.Cause(ctx), err)
 }

@@ -1,6 +1,5 @@
-// Command demo tells the story of one lease on real servers, in a terminal:
-// `make demo`. It ends with exit code 0 only if it saw all of it happen. With
-// -up it leaves the servers running for a person to try things: `make demo-up`.
+// Command demo shows the life of a lease on real servers: `make demo`. It exits with 0 only if every step succeeded.
+// With -up it keeps the servers running for experiments: `make demo-up`.
 package main
 
 import (
@@ -15,8 +14,8 @@ import (
 )
 
 func main() {
-	up := flag.Bool("up", false, "leave everything running until Ctrl-C, instead of telling the story")
-	manager := flag.String("manager", "bin/manager", "the manager's binary")
+	up := flag.Bool("up", false, "keep the servers running until Ctrl-C, and skip the demo")
+	manager := flag.String("manager", "bin/manager", "path of the manager binary")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -27,29 +26,29 @@ func main() {
 }
 
 func run(ctx context.Context, up bool, manager string) (err error) {
-	s := &stage{}
+	e := &environment{}
 	defer func() {
-		err = errors.Join(err, s.Close())
+		err = errors.Join(err, e.Close())
 	}()
-	setting, act := shortLeases, tell
+	settings, scenario := shortLeases, runStory
 	if up {
-		setting, act = longLeases, stayUp
+		settings, scenario = longLeases, keepRunning
 	}
 	start := time.Now()
-	if err := s.open(ctx, setting, manager); err != nil {
+	if err := e.start(ctx, settings, manager); err != nil {
 		return err
 	}
-	say("Everything is up, after %s.", seconds(time.Since(start)))
-	if err := act(ctx, s); err != nil {
-		return errors.Join(err, s.lastWords())
+	printf("All servers are running after %s.", seconds(time.Since(start)))
+	if err := scenario(ctx, e); err != nil {
+		return errors.Join(err, e.managerLog())
 	}
 	return nil
 }
 
-// say prints a paragraph of the story.
-func say(format string, args ...any) { fmt.Printf("\n"+format+"\n", args...) }
+// printf prints a paragraph of the story.
+func printf(format string, args ...any) { fmt.Printf("\n"+format+"\n", args...) }
 
-// note prints a detail below it.
-func note(format string, args ...any) { fmt.Printf("  "+format+"\n", args...) }
+// detailf prints a detail of the paragraph.
+func detailf(format string, args ...any) { fmt.Printf("  "+format+"\n", args...) }
 
 func seconds(d time.Duration) time.Duration { return d.Round(100 * time.Millisecond) }

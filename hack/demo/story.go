@@ -18,8 +18,7 @@ import (
 	leasekeeperv1alpha1 "github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// manifest is what a platform team (the provider) and an application team (the
-// DynamicSecret) apply.
+// manifest is applied by a platform team (the provider) and an application team (the DynamicSecret).
 const manifest = `apiVersion: leasekeeper.io/v1alpha1
 kind: ClusterSecretProvider
 metadata: {name: vault}
@@ -29,7 +28,9 @@ spec:
     auth:          # who issues: the workload
       kubernetes: {role: app, serviceAccountRef: {name: orders, audiences: [vault]}}
     keeperAuth:    # who renews and revokes: leasekeeper
-      kubernetes: {role: keeper, serviceAccountRef: {name: leasekeeper, namespace: leasekeeper-system, audiences: [vault]}}
+      kubernetes:
+        role: keeper
+        serviceAccountRef: {name: leasekeeper, namespace: leasekeeper-system, audiences: [vault]}
 ---
 apiVersion: leasekeeper.io/v1alpha1
 kind: DynamicSecret
@@ -37,67 +38,67 @@ metadata: {name: orders-db, namespace: shop}
 spec:
   providerRef: {kind: ClusterSecretProvider, name: vault}
   vault: REQUEST
-  rotation: {overlap: 5s}   # for so long the old credential outlives the new one's arrival; 2m if left out
+  rotation: {overlap: 5s}   # time that the old credential stays valid; default 2m
 `
 
-// credential is what the Secret held when it was looked at, and by which lease.
+// credential is the content of the Secret and its lease id.
 type credential struct {
 	data  map[string][]byte
 	lease string
 }
 
-// tell plays the story. Each chapter ends when it was seen, or with an error
-// that says what was waited for.
-func tell(ctx context.Context, s *stage) error {
-	first, err := s.appears(ctx)
+// runStory runs the chapters. Each waits for its outcome, or returns an error that says what is missing.
+func runStory(ctx context.Context, e *environment) error {
+	first, err := e.issue(ctx)
 	if err != nil {
 		return err
 	}
-	second, err := s.livesItsLife(ctx, first)
+	second, err := e.renewAndReplace(ctx, first)
 	if err != nil {
 		return err
 	}
-	third, err := s.isRevokedBehindOurBack(ctx, second)
+	third, err := e.revokeOutOfBand(ctx, second)
 	if err != nil {
 		return err
 	}
-	if err := s.isDeleted(ctx, third); err != nil {
+	if err := e.deleteObject(ctx, third); err != nil {
 		return err
 	}
-	say("All of it was seen. The end.")
+	printf("All steps succeeded.")
 	return nil
 }
 
-// appears: a provider and a DynamicSecret are applied; the Secret works.
-func (s *stage) appears(ctx context.Context) (credential, error) {
-	say("1. A team applies a provider and a DynamicSecret.")
-	text := strings.NewReplacer("ADDRESS", s.vault.Address, "REQUEST", s.backend.request()).Replace(manifest)
+// issue applies a provider and a DynamicSecret and logs in with the Secret.
+func (e *environment) issue(ctx context.Context) (credential, error) {
+	printf("1. A team applies a provider and a DynamicSecret.")
+	text := strings.NewReplacer("ADDRESS", e.vault.Address, "REQUEST", e.backend.request()).Replace(manifest)
 	fmt.Printf("\n%s\n", indent(text))
-	if err := s.apply(ctx, text); err != nil {
+	if err := e.apply(ctx, text); err != nil {
 		return credential{}, err
 	}
 	var now credential
-	err := s.await(ctx, "the DynamicSecret to be Ready and its Secret to appear", 30*time.Second, func(ctx context.Context) (err error) {
-		now, err = s.ready(ctx)
-		return err
-	})
+	err := e.await(ctx, "the DynamicSecret to be Ready and its Secret to appear", 30*time.Second,
+		func(ctx context.Context) (err error) {
+			now, err = e.readyCredential(ctx)
+			return err
+		})
 	if err != nil {
 		return now, err
 	}
-	s.show(ctx)
-	return now, s.works(ctx, now)
+	e.printObjects(ctx)
+	return now, e.verifyLogin(ctx, now)
 }
 
-// livesItsLife: the short lease is renewed, and replaced at its max TTL.
-func (s *stage) livesItsLife(ctx context.Context, old credential) (credential, error) {
-	if s.backend.renewable() {
-		say("2. The lease is short. leasekeeper renews it: the same user stays.")
-		err := s.await(ctx, "the same lease to be renewed", time.Minute, func(ctx context.Context) error {
-			now, err := s.object(ctx)
+// renewAndReplace waits until the lease is renewed and then replaced near its maximum TTL.
+func (e *environment) renewAndReplace(ctx context.Context, old credential) (credential, error) {
+	if e.backend.renewable() {
+		printf("2. The lease is short. leasekeeper renews it and keeps the user.")
+		err := e.await(ctx, "the same lease to be renewed", time.Minute, func(ctx context.Context) error {
+			now, err := e.object(ctx)
 			if err != nil {
 				return err
 			}
-			if now.Status.Lease == nil || now.Status.Lease.ID != old.lease || now.Status.Lease.Renewals == 0 {
+			if len(now.Status.Leases) == 0 || now.Status.Leases[0].ID != old.lease || now.Status.Leases[0].Renewals == 0 {
 				return errors.New("status.lease.renewals is still 0")
 			}
 			return nil
@@ -106,55 +107,56 @@ func (s *stage) livesItsLife(ctx context.Context, old credential) (credential, e
 			return old, err
 		}
 	} else {
-		say("2. Leases of this engine cannot be renewed; that chapter needs PostgreSQL.")
+		printf("2. Leases of this engine cannot be renewed. This step needs PostgreSQL.")
 	}
-	s.show(ctx)
-	say("3. Vault lets a lease live no longer than its max TTL. leasekeeper replaces it before that, and lets the old one live on for the overlap.")
-	return s.replaced(ctx, old, 2*time.Minute)
+	e.printObjects(ctx)
+	printf("3. A lease cannot outlive its maximum TTL. leasekeeper replaces it before that,\n" +
+		"   and keeps the old one for the overlap.")
+	return e.awaitReplacement(ctx, old, 2*time.Minute)
 }
 
-// isRevokedBehindOurBack: an administrator revokes the lease; nobody tells us.
-func (s *stage) isRevokedBehindOurBack(ctx context.Context, old credential) (credential, error) {
-	say("4. Somebody revokes the lease in Vault, and tells nobody.\n\n  $ vault lease revoke %s", old.lease)
-	cmd := exec.CommandContext(ctx, s.plane.Binaries.Vault, "lease", "revoke", old.lease)
-	cmd.Env = []string{"VAULT_ADDR=" + s.vault.Address, "VAULT_TOKEN=" + s.vault.Root.Token(), "HOME=" + os.TempDir()}
+// revokeOutOfBand revokes the lease as an administrator would.
+func (e *environment) revokeOutOfBand(ctx context.Context, old credential) (credential, error) {
+	printf("4. An administrator revokes the lease in Vault.\n\n  $ vault lease revoke %s", old.lease)
+	cmd := exec.CommandContext(ctx, e.plane.Binaries.Vault, "lease", "revoke", old.lease)
+	cmd.Env = []string{"VAULT_ADDR=" + e.vault.Address, "VAULT_TOKEN=" + e.vault.Root.Token(), "HOME=" + os.TempDir()}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return old, fmt.Errorf("vault lease revoke: %w: %s", err, out)
 	}
 	fmt.Print(indent(string(out)))
-	// The lease was young: only the revocation can be why it is replaced now.
-	return s.replaced(ctx, old, time.Minute)
+	// The lease is not due yet, so only the revocation can cause the replacement.
+	return e.awaitReplacement(ctx, old, time.Minute)
 }
 
-// isDeleted: with the object goes everything that was made for it.
-func (s *stage) isDeleted(ctx context.Context, last credential) error {
-	say("5. The team deletes the DynamicSecret.\n\n  $ kubectl delete dynamicsecret -n %s %s", namespace, object)
-	out, err := s.plane.Kubectl(ctx, "delete", "dynamicsecret", "-n", namespace, object, "--timeout=60s")
+// deleteObject deletes the DynamicSecret and waits until its Secret, lease and account are gone.
+func (e *environment) deleteObject(ctx context.Context, last credential) error {
+	printf("5. The team deletes the DynamicSecret.\n\n  $ kubectl delete dynamicsecret -n %s %s", namespace, object)
+	out, err := e.plane.Kubectl(ctx, "delete", "dynamicsecret", "-n", namespace, object, "--timeout=60s")
 	if err != nil {
 		return err
 	}
 	fmt.Print(indent(out))
-	if err := s.await(ctx, "the Secret to be gone", 30*time.Second, func(ctx context.Context) error {
-		err := s.kube.Get(ctx, client.ObjectKey{Namespace: namespace, Name: object}, &corev1.Secret{})
+	if err := e.await(ctx, "the Secret to be gone", 30*time.Second, func(ctx context.Context) error {
+		err := e.kube.Get(ctx, client.ObjectKey{Namespace: namespace, Name: object}, &corev1.Secret{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return errors.Join(errors.New("it is still there"), err)
+		return errors.Join(errors.New("the Secret still exists"), err)
 	}); err != nil {
 		return err
 	}
-	if err := s.refused(ctx, last); err != nil {
+	if err := e.awaitLoginFailure(ctx, last); err != nil {
 		return err
 	}
-	if err := s.await(ctx, "no lease to be left in Vault", 30*time.Second, func(ctx context.Context) error {
-		leases, err := s.vault.Leases(ctx, s.backend.mount())
+	if err := e.await(ctx, "no lease to be left in Vault", 30*time.Second, func(ctx context.Context) error {
+		leases, err := e.vault.Leases(ctx, e.backend.mount())
 		return errors.Join(none("leases", leases), err)
 	}); err != nil {
 		return err
 	}
-	return s.await(ctx, "no leased account to be left", 30*time.Second, func(ctx context.Context) error {
-		accounts, err := s.backend.accounts(ctx)
+	return e.await(ctx, "no leased account to be left", 30*time.Second, func(ctx context.Context) error {
+		accounts, err := e.backend.accounts(ctx)
 		return errors.Join(none("accounts", accounts), err)
 	})
 }
@@ -163,104 +165,106 @@ func none(what string, left []string) error {
 	if len(left) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d %s are left: %v", len(left), what, left)
+	return fmt.Errorf("%d %s left: %v", len(left), what, left)
 }
 
-// replaced waits for another lease in the Secret; the new account works and
-// the old one is refused.
-func (s *stage) replaced(ctx context.Context, old credential, within time.Duration) (credential, error) {
+// awaitReplacement waits until the Secret holds another lease, the new account works, and the old login fails.
+func (e *environment) awaitReplacement(ctx context.Context, old credential, within time.Duration) (credential, error) {
 	var now credential
-	err := s.await(ctx, "the Secret to hold another user, by another lease", within, func(ctx context.Context) (err error) {
-		now, err = s.ready(ctx)
-		if err == nil && (now.lease == old.lease || s.backend.who(now.data) == s.backend.who(old.data)) {
-			err = errors.New("it holds " + s.backend.who(old.data) + " still")
+	err := e.await(ctx, "the Secret to hold another user and lease", within, func(ctx context.Context) (err error) {
+		now, err = e.readyCredential(ctx)
+		if err == nil &&
+			(now.lease == old.lease || e.backend.accountName(now.data) == e.backend.accountName(old.data)) {
+			err = errors.New("the Secret still holds " + e.backend.accountName(old.data))
 		}
 		return err
 	})
 	if err != nil {
 		return now, err
 	}
-	s.show(ctx)
-	return now, errors.Join(s.works(ctx, now), s.refused(ctx, old))
+	e.printObjects(ctx)
+	return now, errors.Join(e.verifyLogin(ctx, now), e.awaitLoginFailure(ctx, old))
 }
 
-// ready answers with what the Secret holds, once the object says it is Ready
-// and the lease in its status is one that Vault knows.
-func (s *stage) ready(ctx context.Context) (credential, error) {
-	now, err := s.object(ctx)
+// readyCredential returns the content of the Secret once the object is Ready.
+func (e *environment) readyCredential(ctx context.Context) (credential, error) {
+	now, err := e.object(ctx)
 	if err != nil {
 		return credential{}, err
 	}
 	condition := meta.FindStatusCondition(now.Status.Conditions, leasekeeperv1alpha1.ReadyCondition)
 	if condition == nil {
-		return credential{}, errors.New("it has no Ready condition yet")
+		return credential{}, errors.New("the object has no Ready condition yet")
 	}
-	if condition.Status != "True" || now.Status.Lease == nil {
-		return credential{}, fmt.Errorf("it is not Ready: %s: %s", condition.Reason, condition.Message)
+	if condition.Status != "True" || len(now.Status.Leases) == 0 {
+		return credential{}, fmt.Errorf("the object is not Ready: %s: %s", condition.Reason, condition.Message)
 	}
 	secret := &corev1.Secret{}
-	if err := s.kube.Get(ctx, client.ObjectKey{Namespace: namespace, Name: object}, secret); err != nil {
+	if err := e.kube.Get(ctx, client.ObjectKey{Namespace: namespace, Name: object}, secret); err != nil {
 		return credential{}, err
 	}
-	return credential{data: secret.Data, lease: now.Status.Lease.ID}, nil
+	return credential{data: secret.Data, lease: now.Status.Leases[0].ID}, nil
 }
 
-func (s *stage) object(ctx context.Context) (*leasekeeperv1alpha1.DynamicSecret, error) {
+func (e *environment) object(ctx context.Context) (*leasekeeperv1alpha1.DynamicSecret, error) {
 	now := &leasekeeperv1alpha1.DynamicSecret{}
-	return now, s.kube.Get(ctx, client.ObjectKey{Namespace: namespace, Name: object}, now)
+	return now, e.kube.Get(ctx, client.ObjectKey{Namespace: namespace, Name: object}, now)
 }
 
-func (s *stage) works(ctx context.Context, c credential) error {
-	answer, err := s.backend.login(ctx, c.data)
+func (e *environment) verifyLogin(ctx context.Context, c credential) error {
+	greeting, err := e.backend.login(ctx, c.data)
 	if err != nil {
 		return fmt.Errorf("the login with the Secret failed: %w", err)
 	}
-	note("Logging in with the Secret works. %s", answer)
+	detailf("The login with the Secret succeeded. %s", greeting)
 	return nil
 }
 
-func (s *stage) refused(ctx context.Context, c credential) error {
-	return s.await(ctx, "the login of "+s.backend.who(c.data)+" to be refused", 30*time.Second, func(ctx context.Context) error {
-		if _, err := s.backend.login(ctx, c.data); err == nil {
-			return errors.New("it still works")
-		}
-		return nil
-	})
+func (e *environment) awaitLoginFailure(ctx context.Context, c credential) error {
+	return e.await(ctx, "the login of "+e.backend.accountName(c.data)+" to fail", 30*time.Second,
+		func(ctx context.Context) error {
+			if _, err := e.backend.login(ctx, c.data); err == nil {
+				return errors.New("the login still succeeds")
+			}
+			return nil
+		})
 }
 
-// await polls until see answers nil.
-func (s *stage) await(ctx context.Context, what string, within time.Duration, see func(context.Context) error) error {
+// await polls until check returns nil.
+func (e *environment) await(
+	ctx context.Context, what string, within time.Duration, check func(context.Context) error,
+) error {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for {
-		err := see(ctx)
+		err := check(ctx)
 		if err == nil {
-			note("Seen after %s: %s.", seconds(time.Since(start)), what)
+			detailf("Waited %s for %s.", seconds(time.Since(start)), what)
 			return nil
 		}
-		if !s.manager.Running() {
-			return fmt.Errorf("waited for %s, and the manager ended (%w)", what, err)
+		if !e.manager.Running() {
+			return fmt.Errorf("the manager exited while waiting for %s: %w", what, err)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waited %s for %s: %w", seconds(time.Since(start)), what, err)
+			return fmt.Errorf("timed out after %s waiting for %s: %w", seconds(time.Since(start)), what, err)
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }
 
-// show prints what a person sees.
-func (s *stage) show(ctx context.Context) {
-	out, err := s.plane.Kubectl(ctx, "get", "dynamicsecrets", "-n", namespace)
+// printObjects prints what a user sees.
+func (e *environment) printObjects(ctx context.Context) {
+	out, err := e.plane.Kubectl(ctx, "get", "dynamicsecrets", "-n", namespace)
 	if err != nil {
 		out = err.Error()
 	}
 	fmt.Printf("\n  $ kubectl get dynamicsecrets -n %s\n%s\n", namespace, indent(out))
 }
 
-func (s *stage) apply(ctx context.Context, text string) error {
-	cmd := exec.CommandContext(ctx, s.plane.Binaries.Kubectl, "--kubeconfig", s.plane.Kubeconfig, "apply", "-f", "-")
+func (e *environment) apply(ctx context.Context, text string) error {
+	cmd := exec.CommandContext(ctx, e.plane.Binaries.Kubectl, "--kubeconfig", e.plane.Kubeconfig, "apply", "-f", "-")
 	cmd.Stdin = strings.NewReader(text)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

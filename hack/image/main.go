@@ -1,6 +1,5 @@
-// Command image packs a static binary into an OCI image, with nothing else in
-// it but CA certificates and a user that is not root. It needs no engine and
-// no registry: an image is two JSON files and a tarball.
+// Command image packs a static binary, CA certificates and a non-root user into an OCI image. It needs neither a
+// container engine nor a registry.
 package main
 
 import (
@@ -25,18 +24,19 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
-// user is distroless' nonroot; Kubernetes' runAsNonRoot wants it as a number.
+// user is the nonroot user of distroless. Kubernetes' runAsNonRoot needs a numeric user.
 const user = 65532
 
-// epoch dates every file, so that the same binary gives the same digest.
+// epoch is the modification time of every file, so that the same binary yields the same digest.
 var epoch = time.Unix(0, 0).UTC()
 
 func main() {
-	binary := flag.String("binary", "", "the static binary that the image runs")
-	output := flag.String("output", "", "the tarball to write, an OCI image layout")
-	name := flag.String("name", "localhost/leasekeeper:dev", "the image's name inside the layout")
-	arch := flag.String("arch", runtime.GOARCH, "the architecture that the binary was built for")
-	cas := flag.String("ca-certificates", "/etc/ssl/certs/ca-certificates.crt", "CA certificates to put in, if the file exists")
+	binary := flag.String("binary", "", "path of the static binary")
+	output := flag.String("output", "", "path of the OCI archive to write")
+	name := flag.String("name", "localhost/leasekeeper:dev", "image name in the archive")
+	arch := flag.String("arch", runtime.GOARCH, "architecture of the binary")
+	cas := flag.String("ca-certificates", "/etc/ssl/certs/ca-certificates.crt",
+		"CA certificates to include, if the file exists")
 	flag.Parse()
 	if err := run(*binary, *output, *name, *arch, *cas); err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
@@ -86,7 +86,7 @@ func build(binary, arch, cas string) (v1.Image, error) {
 	return mutate.ConfigFile(image, runnable(config, arch))
 }
 
-// runnable keeps what the layers say and adds how to run them.
+// runnable adds the platform and entry point to the config of the layers.
 func runnable(layers *v1.ConfigFile, arch string) *v1.ConfigFile {
 	config := layers.DeepCopy()
 	config.OS, config.Architecture, config.Created = "linux", arch, v1.Time{Time: epoch}
@@ -110,7 +110,7 @@ type file struct {
 	text []byte
 }
 
-// pack makes the one layer.
+// pack creates the only layer.
 func pack(binary, cas string) ([]byte, error) {
 	program, err := os.ReadFile(binary)
 	if err != nil {
@@ -135,7 +135,8 @@ func pack(binary, cas string) ([]byte, error) {
 func writeTar(out io.Writer, files []file) error {
 	w := tar.NewWriter(out)
 	for _, f := range files {
-		header := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.text)), ModTime: epoch, Format: tar.FormatPAX}
+		header := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.text)), ModTime: epoch,
+			Format: tar.FormatPAX}
 		if err := w.WriteHeader(header); err != nil {
 			return err
 		}
@@ -146,8 +147,7 @@ func writeTar(out io.Writer, files []file) error {
 	return w.Close()
 }
 
-// write lays the image out in a folder and packs that into one file, which
-// `ctr image import`, `podman load` and `skopeo copy oci-archive:` read.
+// write creates an OCI archive for `ctr image import`, `podman load` and `skopeo copy oci-archive:`.
 func write(image v1.Image, name, output string) error {
 	dir, err := os.MkdirTemp("", "leasekeeper-image-")
 	if err != nil {
@@ -162,7 +162,7 @@ func write(image v1.Image, name, output string) error {
 	if err := path.AppendImage(image, layout.WithAnnotations(annotations)); err != nil {
 		return err
 	}
-	// What was written is what others will read: check that.
+	// Validate the layout as written.
 	written, err := path.ImageIndex()
 	if err != nil {
 		return err
@@ -177,7 +177,7 @@ func write(image v1.Image, name, output string) error {
 	return os.Rename(partial, output)
 }
 
-// archive reads the whole image into memory: it is a few dozen MiB.
+// archive reads the whole image into memory, a few dozen MiB.
 func archive(dir, output string) error {
 	var files []file
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {

@@ -1,6 +1,5 @@
-// Command servers builds the real servers of the tests into the cache, each
-// once: `go run ./hack/servers` builds all, with names only those, and
-// `go run ./hack/servers path NAME` prints where a binary is.
+// Command servers builds the test servers into the cache. `go run ./hack/servers` builds all, arguments select servers
+// by name, and `go run ./hack/servers path NAME` prints the path of a binary.
 package main
 
 import (
@@ -66,11 +65,11 @@ func printPath(root, name string) error {
 	return nil
 }
 
-// ensure leaves the server's binary in the cache. Two runs that race build it
-// once: the second waits for the lock and finds the first one's work.
+// ensure builds the server's binary unless it is cached. A second run waits for the lock and then uses the binary of
+// the first.
 func ensure(root string, server servers.Server) error {
 	if path, ok := server.Override(); ok {
-		say("%s: taken from the environment: %s", server.Name, path)
+		printf("%s: using %s from the environment", server.Name, path)
 		return nil
 	}
 	path, err := server.CachePath(root)
@@ -78,7 +77,7 @@ func ensure(root string, server servers.Server) error {
 		return err
 	}
 	if _, err := os.Stat(path); err == nil {
-		say("%s: already built", filepath.Base(filepath.Dir(path)))
+		printf("%s: already built", filepath.Base(filepath.Dir(path)))
 		return nil
 	}
 	unlock, err := lock(filepath.Dir(path) + ".lock")
@@ -87,14 +86,13 @@ func ensure(root string, server servers.Server) error {
 	}
 	defer unlock()
 	if _, err := os.Stat(path); err == nil {
-		say("%s: built by another run meanwhile", filepath.Base(filepath.Dir(path)))
+		printf("%s: built by another run", filepath.Base(filepath.Dir(path)))
 		return nil
 	}
 	return build(root, server, path)
 }
 
-// lock waits for the file's exclusive lock, which the kernel drops when this
-// process ends, however it ends.
+// lock waits for an exclusive lock on the file. The kernel releases it when this process ends.
 func lock(path string) (unlock func(), err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
@@ -105,7 +103,7 @@ func lock(path string) (unlock func(), err error) {
 	}
 	fd := int(file.Fd())
 	if err := syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		say("%s: waiting for another run that builds it", strings.TrimSuffix(filepath.Base(path), ".lock"))
+		printf("%s: waiting for another run to build it", strings.TrimSuffix(filepath.Base(path), ".lock"))
 		if err := syscall.Flock(fd, syscall.LOCK_EX); err != nil {
 			return nil, err
 		}
@@ -113,8 +111,7 @@ func lock(path string) (unlock func(), err error) {
 	return func() { _ = file.Close() }, nil
 }
 
-// build compiles next to the final place and renames, so that a binary in the
-// cache is always a whole one.
+// build compiles to a temporary path and renames, so that the cache never contains a partial binary.
 func build(root string, server servers.Server, path string) error {
 	version, err := server.Version(root)
 	if err != nil {
@@ -124,14 +121,15 @@ func build(root string, server servers.Server, path string) error {
 		return err
 	}
 	partial := path + ".partial"
-	cmd := exec.Command("go", "build", "-v", "-trimpath", "-ldflags", server.Flags(version), "-o", partial, server.Package)
+	cmd := exec.Command("go", "build", "-v", "-trimpath", "-ldflags", server.Flags(version), "-o", partial,
+		server.Package)
 	cmd.Dir = server.ModuleDir(root)
 	cmd.Env = append(os.Environ(), "GOWORK=off")
 	packages, err := cmd.StderrPipe()
 	if err != nil {
 		return err
 	}
-	say("%s %s: building", server.Name, version)
+	printf("%s %s: building", server.Name, version)
 	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		return err
@@ -147,19 +145,18 @@ func build(root string, server servers.Server, path string) error {
 	if err := os.Rename(partial, path); err != nil {
 		return err
 	}
-	say("%s %s: built in %s", server.Name, version, since(start))
+	printf("%s %s: built in %s", server.Name, version, since(start))
 	return nil
 }
 
-// progress tells a person who waits minutes that something still moves.
+// progress reports that a long build continues.
 type progress struct {
 	name     string
 	start    time.Time
 	compiled atomic.Int64
 }
 
-// follow counts the packages that `go build -v` names as it compiles them and
-// returns everything else that it said.
+// follow counts the packages that `go build -v` prints, and returns all other output.
 func (p *progress) follow(r io.Reader) string {
 	var rest bytes.Buffer
 	lines := bufio.NewScanner(r)
@@ -182,7 +179,7 @@ func (p *progress) report(every time.Duration) (stop func()) {
 		for {
 			select {
 			case <-ticker.C:
-				say("%s: %s, %d packages compiled", p.name, since(p.start), p.compiled.Load())
+				printf("%s: %s, %d packages compiled", p.name, since(p.start), p.compiled.Load())
 			case <-done:
 				return
 			}
@@ -193,4 +190,4 @@ func (p *progress) report(every time.Duration) (stop func()) {
 
 func since(start time.Time) time.Duration { return time.Since(start).Round(time.Second) }
 
-func say(format string, args ...any) { fmt.Printf(format+"\n", args...) }
+func printf(format string, args ...any) { fmt.Printf(format+"\n", args...) }

@@ -26,7 +26,7 @@ type Backend interface {
 	// Issue requests the credential. NoResponse means that the server may still be minting. Every other error means
 	// that the server has responded and that nothing outlives the session. A session whose response is not leased owns
 	// nothing; Issue closes it.
-	Issue(ctx context.Context, s Session, req Request) (Response, error)
+	Issue(ctx context.Context, s Session, src v1alpha1.SecretSource) (Response, error)
 
 	// Renew extends the lease of the record by its id. The increment replaces the remaining time, so the caller must
 	// not request less than what remains. Gone means that the server does not know the lease, or that it has expired;
@@ -76,24 +76,25 @@ type Session struct {
 	Term lease.Term
 }
 
-// Request is what to request.
-type Request struct {
-	// Namespace of Vault Enterprise or OpenBao, provider's default applied.
-	Namespace string
-	// Path with its mount.
-	Path string
-	// Write sends parameters as a body instead of a query.
-	Write bool
-	// Parameters: raw JSON by name.
-	Parameters map[string][]byte
-}
-
 // Response is what the server gave.
 type Response struct {
-	// LeaseID is empty for a response without a lease, whatever its duration says.
+	// Kind says how the response is kept valid.
+	Kind v1alpha1.ResponseKind
+	// LeaseID of a leased response; empty for every other kind.
 	LeaseID string
-	// Term of the lease; meaningless without one.
+	// Term of the response. Leased: of the lease. Expiring: until it expires. Scheduled: until the server changes it.
+	// Static: until it should be read again; a Duration of 0 means that the server did not say.
 	Term lease.Term
-	// Data becomes the data of the Secret: unwrapped (KV version 2), every value as bytes.
+	// Data are the fields: unwrapped (KV version 2), every value as bytes, null values omitted.
 	Data map[string][]byte
+	// Volatile names the fields that differ in every response, such as a ttl that counts down. They are published, but a
+	// difference in them is no change.
+	Volatile []string
+	// UnknownExpiry is true for a static response whose path is not known to be static: it may expire, and nothing in it
+	// says when.
+	UnknownExpiry bool
+	// Identify adds to the record what Revoke needs besides the id, such as a serial number; nil: nothing.
+	Identify func(rec *v1alpha1.LeaseRecord)
+	// Revocable is true if Revoke can revoke a response without a lease.
+	Revocable bool
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
-// Metrics counts what is asked of backends.
+// Metrics measures the operations on backends.
 type Metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
@@ -23,11 +23,11 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leasekeeper_backend_requests_total",
-			Help: "Operations asked of a backend, by result: success, or the kind of error.",
+			Help: "Operations on a backend, by result: success, or the kind of error.",
 		}, append([]string{"result"}, metricLabels...)),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "leasekeeper_backend_request_duration_seconds",
-			Help:    "How long operations asked of a backend took.",
+			Help:    "Duration of the operations on a backend.",
 			Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}, metricLabels),
 	}
@@ -35,7 +35,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	return m
 }
 
-// Wrap counts what goes through the Lessor of a provider.
+// Wrap measures the backend of a provider.
 func (m *Metrics) Wrap(l Backend, p v1alpha1.Provider) Backend {
 	return measured{next: l, metrics: m, kind: p.Kind(), provider: MetricName(p)}
 }
@@ -47,7 +47,7 @@ func (m *Metrics) Forget(p v1alpha1.Provider) {
 	m.duration.DeletePartialMatch(labels)
 }
 
-// MetricName is what metrics call a provider: its name, with its namespace where it has one.
+// MetricName is the name of a provider in metrics: its name, after its namespace if it has one.
 func MetricName(p v1alpha1.Provider) string {
 	if p.GetNamespace() == "" {
 		return p.GetName()
@@ -74,12 +74,15 @@ func measure[T any](m measured, operation string, do func() (T, error)) (T, erro
 	return result, err
 }
 
+// Unwrap returns the backend that is measured.
+func (m measured) Unwrap() Backend { return m.next }
+
 func (m measured) Login(ctx context.Context, who Identity) (Session, error) {
 	return measure(m, "login", func() (Session, error) { return m.next.Login(ctx, who) })
 }
 
-func (m measured) Issue(ctx context.Context, s Session, req Request) (Response, error) {
-	return measure(m, "issue", func() (Response, error) { return m.next.Issue(ctx, s, req) })
+func (m measured) Issue(ctx context.Context, s Session, src v1alpha1.SecretSource) (Response, error) {
+	return measure(m, "issue", func() (Response, error) { return m.next.Issue(ctx, s, src) })
 }
 
 func (m measured) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (lease.Term, error) {

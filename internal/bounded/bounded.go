@@ -1,4 +1,4 @@
-// Package bounded gives up requests to the API server that take too long.
+// Package bounded limits the duration of requests to the API server.
 package bounded
 
 import (
@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Wrap gives up requests after a time-out, unless they are watches. client-go has no such bound of its own, and an object
-// whose request is never answered would be worked on for ever, while its lease runs out.
+// Wrap cancels requests after a timeout, except watches. client-go has no such limit: a request without a response
+// would block the reconciliation of an object while its lease expires.
 func Wrap(timeout time.Duration) func(http.RoundTripper) http.RoundTripper {
 	return func(next http.RoundTripper) http.RoundTripper { return bounded{next, timeout} }
 }
@@ -25,19 +25,19 @@ func (b bounded) RoundTrip(r *http.Request) (*http.Response, error) {
 		return b.next.RoundTrip(r)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), b.timeout)
-	answer, err := b.next.RoundTrip(r.WithContext(ctx))
+	response, err := b.next.RoundTrip(r.WithContext(ctx))
 	if err != nil {
 		cancel()
 		return nil, err
 	}
-	answer.Body = cancelling{answer.Body, cancel}
-	return answer, nil
+	response.Body = cancelling{response.Body, cancel}
+	return response, nil
 }
 
-// WrappedRoundTripper lets client-go look for what it knows below.
+// WrappedRoundTripper lets client-go find the wrapped transport.
 func (b bounded) WrappedRoundTripper() http.RoundTripper { return b.next }
 
-// cancelling is a body that lets go of the time-out when it is closed.
+// cancelling is a response body that releases the timeout when closed.
 type cancelling struct {
 	io.ReadCloser
 	cancel context.CancelFunc

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A server that begins an answer and does not end it while the client is there.
-func TestARequestThatIsNotAnsweredIsGivenUpAndAWatchIsNot(t *testing.T) {
+// The server starts a response but does not finish it.
+func TestCancelsRequestsButNotWatches(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).Flush()
 		<-r.Context().Done()
@@ -22,20 +22,20 @@ func TestARequestThatIsNotAnsweredIsGivenUpAndAWatchIsNot(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		answer, err := client.Do(request)
+		response, err := client.Do(request)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = answer.Body.Close() }()
-		_, err = answer.Body.Read(make([]byte, 1))
+		defer func() { _ = response.Body.Close() }()
+		_, err = response.Body.Read(make([]byte, 1))
 		return err
 	}
 	if err := read(t.Context(), ""); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a read ended with %v", err)
+		t.Errorf("read: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(500*time.Millisecond, cancel) // long after the bound
+	time.AfterFunc(500*time.Millisecond, cancel) // long after the timeout
 	if err := read(ctx, "?watch=true"); !errors.Is(err, context.Canceled) {
-		t.Errorf("a watch ended with %v", err)
+		t.Errorf("watch: %v", err)
 	}
 }

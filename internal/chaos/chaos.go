@@ -1,6 +1,8 @@
-// Package chaos lets everything fail at once, on real servers, and judges what is left: `make chaos`, and a shorter run of
-// the same in the end-to-end tests. What happens is drawn from a seed that is printed; when exactly it meets a request is
-// for the machine to say, so a seed brings back the same weather and not the same run.
+// Package chaos injects many kinds of faults at once on real servers and verifies that leasekeeper keeps its promises.
+// `make chaos` runs it, and the end-to-end tests run a shorter version.
+//
+// A seed determines the faults and mutations. It does not determine which requests they affect, so two runs with the
+// same seed differ.
 package chaos
 
 import (
@@ -14,41 +16,43 @@ import (
 )
 
 const (
-	// vaultLimit is Vault's max_request_duration, requestLimit the manager's --request-limit above it. A request that takes
-	// Vault longer is given up half way and may leave a user without a lease, which is Vault's own doing: so there is room
-	// for a machine that is busy with other things.
-	vaultLimit   = 20 * time.Second
+	// vaultLimit is Vault's max_request_duration. Vault aborts a request that takes longer, which can leave a user
+	// without a lease. The limit leaves room for a busy machine.
+	vaultLimit = 20 * time.Second
+	// requestLimit is the manager's --request-limit. It exceeds vaultLimit.
 	requestLimit = 30 * time.Second
 	// backendTimeout is the manager's --backend-timeout.
 	backendTimeout = 5 * time.Second
 
-	// patience bounds every wait, and only decides when a run gives up. What was left unanswered is ended after the
-	// request limit, and Vault tries again what the database refused it after 10, 20, 40 and 80 seconds.
-	patience = 5 * time.Minute
+	// waitTimeout bounds every wait. It exceeds the request limit, and Vault's retries of a failed revocation after
+	// 10, 20, 40 and 80 seconds.
+	waitTimeout = 5 * time.Minute
 )
 
 // Options of a run.
 type Options struct {
-	// Seed of all that is random.
+	// Seed of the random sources.
 	Seed uint64
-	// Storm is how long everything fails; 0: there is no storm.
+	// Storm is the duration of the storm; 0 skips it.
 	Storm time.Duration
-	// Objects in the storm; a hundred when 0.
+	// Objects in the storm; 100 if 0.
 	Objects int
-	// Failover plays what happens to two replicas, after the storm.
+	// Failover makes leaders of two replicas fail, after the storm.
 	Failover bool
-	// Scale is how many leases are made to outlive an outage and to be watched, at the end; 0: none.
+	// Scale is the number of leases in the scale run, at the end; 0 skips it.
 	Scale int
-	// Manager is the manager's binary, Root the repository's folder.
-	Manager, Root string
-	// Progress gets a line now and then; nil: nobody is told.
+	// Manager is the path of the manager binary.
+	Manager string
+	// Root is the root directory of the repository.
+	Root string
+	// Progress receives log lines; may be nil.
 	Progress io.Writer
-	// Log is a file that the manager's log of the storm is copied to; empty: none.
+	// Log is the path of a copy of the manager's log; empty for no copy.
 	Log string
 }
 
-// Run starts servers of its own, lets the storm loose on them, judges, and takes everything down. The error names every
-// promise that was broken, with the ledgers of the objects concerned. The report is good as far as the run came.
+// Run starts its own servers, runs the requested scenarios, and stops the servers. The error names each broken promise
+// and shows the ledgers of the affected objects. After an error the report covers the completed part of the run.
 func Run(ctx context.Context, opts Options) (report Report, err error) {
 	if opts.Objects == 0 {
 		opts.Objects = 100
@@ -57,31 +61,31 @@ func Run(ctx context.Context, opts Options) (report Report, err error) {
 		opts.Progress = io.Discard
 	}
 	report = Report{Seed: opts.Seed, Failover: opts.Failover}
-	say(opts, "seed %d", opts.Seed)
-	s, err := newSite(ctx, opts)
+	logf(opts, "seed %d", opts.Seed)
+	e, err := newEnvironment(ctx, opts)
 	if err != nil {
 		return report, err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
+	defer func() { err = errors.Join(err, e.close()) }()
 	if opts.Storm > 0 {
-		if err := s.storm(ctx, &report); err != nil {
+		if err := e.storm(ctx, &report); err != nil {
 			return report, err
 		}
 	}
 	if opts.Failover {
-		if err := s.failover(ctx, &report); err != nil {
+		if err := e.failover(ctx, &report); err != nil {
 			return report, err
 		}
 	}
 	if opts.Scale > 0 {
-		if err := s.scale(ctx, &report); err != nil {
+		if err := e.scale(ctx, &report); err != nil {
 			return report, err
 		}
 	}
 	return report, nil
 }
 
-// managerFlags make the run short; there is one replica in the storm.
+// managerFlags shorten intervals for a short run with one replica.
 var managerFlags = []string{
 	"--leader-elect=false",
 	"--request-limit=" + requestLimit.String(),
@@ -91,7 +95,7 @@ var managerFlags = []string{
 }
 
 func startBed(ctx context.Context, opts Options) (*testbed.Bed, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
 	defer cancel()
 	return testbed.StartBed(ctx, testbed.BedOptions{
 		Root: opts.Root, Manager: opts.Manager, Flags: managerFlags, APIProxy: true,
@@ -99,12 +103,12 @@ func startBed(ctx context.Context, opts Options) (*testbed.Bed, error) {
 	})
 }
 
-func say(opts Options, format string, args ...any) {
+func logf(opts Options, format string, args ...any) {
 	_, _ = fmt.Fprintf(opts.Progress, time.Now().Format("15:04:05 ")+format+"\n", args...)
 }
 
-// nap sleeps, and says whether ctx lasted until the end of it.
-func nap(ctx context.Context, d time.Duration) bool {
+// sleep returns false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
 		return false
@@ -113,22 +117,23 @@ func nap(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// eventually polls until ok says nothing any more. The error says what it said last.
-func eventually(ctx context.Context, what string, ok func() (string, error)) error {
-	return eventuallyBy(ctx, 200*time.Millisecond, what, ok)
+// eventually polls until pending returns an empty string. Its timeout error contains the last string.
+func eventually(ctx context.Context, what string, pending func() (string, error)) error {
+	return pollEvery(ctx, 200*time.Millisecond, what, pending)
 }
 
-// eventuallyBy is eventually with looks that are further apart.
-func eventuallyBy(ctx context.Context, pause time.Duration, what string, ok func() (string, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+// pollEvery is eventually with its own interval.
+func pollEvery(ctx context.Context, interval time.Duration, what string, pending func() (string, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, waitTimeout)
 	defer cancel()
 	for {
-		still, err := ok()
-		if err == nil && still == "" {
+		reason, err := pending()
+		if err == nil && reason == "" {
 			return nil
 		}
-		if !nap(ctx, pause) {
-			return fmt.Errorf("waited in vain for %s: %w", what, errors.Join(context.Cause(ctx), err, asError(still)))
+		if !sleep(ctx, interval) {
+			return fmt.Errorf("timed out waiting for %s: %w", what,
+				errors.Join(context.Cause(ctx), err, asError(reason)))
 		}
 	}
 }

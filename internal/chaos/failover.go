@@ -15,38 +15,40 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// failoverObjects are Ready while leaders fall.
+// failoverObjects is the number of objects that are Ready while leaders fail.
 const failoverObjects = 50
 
-// Takeover is what happened when a leader fell.
+// Takeover is the outcome of one leader failure.
 type Takeover struct {
-	// Fall is how.
-	Fall string
-	// Elected and Acted are how long after that another replica held the Lease of the election, and had renewed what
-	// was ordered at the moment of the fall.
-	Elected, Acted time.Duration
-	// Issued credentials, Secrets that changed and leases that were lost meanwhile.
+	// Failure of the leader.
+	Failure string
+	// Elected is the time until the other replica held the election Lease.
+	Elected time.Duration
+	// Acted is the time until it had renewed a lease whose renewal was requested at the failure.
+	Acted time.Duration
+	// Issued credentials, Changed Secrets and Lost leases during the failover. All must be 0.
 	Issued, Changed, Lost int
 }
 
 func (t Takeover) rows(row func(string, any)) {
-	row("leader "+t.Fall, fmt.Sprintf("another elected after %s, had renewed after %s; %d issued, %d Secrets changed, %d leases lost",
+	const format = "new leader after %s, requested renewal after %s; %d issued, %d Secrets changed, %d leases lost"
+	row("leader "+t.Failure, fmt.Sprintf(format,
 		t.Elected.Round(100*time.Millisecond), t.Acted.Round(100*time.Millisecond), t.Issued, t.Changed, t.Lost))
 }
 
-// replica has a way of its own to the API server.
+// replica is a manager with its own proxy to the API server.
 type replica struct {
 	*testbed.Manager
 	api *testbed.Proxy
 }
 
-func (s *site) newReplica(ctx context.Context) (*replica, error) {
-	api, err := testbed.StartProxy(s.bed.Plane.Config.Host, testbed.ProxyOptions{CA: s.bed.Plane.CA, TLS: true})
+func (e *environment) newReplica(ctx context.Context) (*replica, error) {
+	api, err := testbed.StartProxy(e.bed.Plane.Config.Host, testbed.ProxyOptions{CA: e.bed.Plane.CA, TLS: true})
 	if err != nil {
 		return nil, err
 	}
-	m, err := s.bed.NewManagerVia(ctx, api, "--leader-elect=true",
-		"--leader-election-lease-duration=15s", "--leader-election-renew-deadline=10s", "--leader-election-retry-period=2s")
+	m, err := e.bed.NewManagerVia(ctx, api, "--leader-elect=true", "--leader-election-lease-duration=15s",
+		"--leader-election-renew-deadline=10s", "--leader-election-retry-period=2s")
 	return &replica{m, api}, err
 }
 
@@ -57,62 +59,64 @@ func (r *replica) close() error {
 	return errors.Join(r.Raced(), r.Manager.Close(), r.api.Close())
 }
 
-// fall is a way in which a leader falls.
-type fall struct {
-	how string
-	// strike makes it fall. recover undoes that once another has taken over, and waits until it knows that it leads no more.
-	strike, recover func(ctx context.Context, leader *replica) error
+// leaderFailure is one way to make a leader fail.
+type leaderFailure struct {
+	name string
+	// inject makes the leader fail. undo runs after another replica took over, and waits until the old leader has
+	// exited.
+	inject, undo func(ctx context.Context, leader *replica) error
 }
 
-var falls = []fall{
+var leaderFailures = []leaderFailure{
 	{"killed", func(_ context.Context, r *replica) error { return r.Kill() },
 		func(context.Context, *replica) error { return nil }},
-	{"paused, then woken", func(_ context.Context, r *replica) error { return r.Pause() },
-		func(ctx context.Context, r *replica) error { return errors.Join(r.Resume(), r.ends(ctx)) }},
+	{"paused, then resumed", func(_ context.Context, r *replica) error { return r.Pause() },
+		func(ctx context.Context, r *replica) error { return errors.Join(r.Resume(), r.awaitExit(ctx)) }},
 	{"cut off from the API server", func(_ context.Context, r *replica) error { return r.api.RefuseConnections() },
-		func(ctx context.Context, r *replica) error { return errors.Join(r.ends(ctx), r.api.Accept()) }},
+		func(ctx context.Context, r *replica) error { return errors.Join(r.awaitExit(ctx), r.api.Accept()) }},
 }
 
-// ends waits until the process has: one that has lost the election does.
-func (r *replica) ends(ctx context.Context) error {
-	return eventually(ctx, "a former leader to end", func() (string, error) {
+// awaitExit waits until the manager has exited, as it does after it lost the election.
+func (r *replica) awaitExit(ctx context.Context) error {
+	return eventually(ctx, "the old leader to exit", func() (string, error) {
 		if r.Running() {
-			return "it runs", nil
+			return "it is still running", nil
 		}
 		return "", nil
 	})
 }
 
-// failover lets leaders fall, one after the other, while objects are Ready.
-func (s *site) failover(ctx context.Context, report *Report) (err error) {
-	if err := s.bed.Manager.Stop(); err != nil {
+// failover makes one leader after the other fail while objects are Ready.
+func (e *environment) failover(ctx context.Context, report *Report) (err error) {
+	if err := e.bed.Manager.Stop(); err != nil {
 		return err
 	}
-	say(s.opts, "failover: two replicas, %d objects", failoverObjects)
+	logf(e.opts, "failover: two replicas, %d objects", failoverObjects)
 	var leader, standby *replica
 	defer func() { err = errors.Join(err, leader.close(), standby.close()) }()
 	for _, r := range []**replica{&leader, &standby} {
-		if *r, err = s.newReplica(ctx); err != nil {
+		if *r, err = e.newReplica(ctx); err != nil {
 			return err
 		}
 		if err := (*r).Run(ctx); err != nil {
 			return err
 		}
-		// The first leads before there is a second.
-		if err := eventually(ctx, "a leader", func() (string, error) { return s.emptyIf(ctx, func(holder string) bool { return holder != "" }) }); err != nil {
+		// The first replica leads before the second starts.
+		elected := func(id string) bool { return id != "" }
+		if err := eventually(ctx, "a leader", func() (string, error) { return e.leaderIs(ctx, elected) }); err != nil {
 			return err
 		}
 	}
-	if err := s.plantForFailover(ctx); err != nil {
+	if err := e.createFailoverObjects(ctx); err != nil {
 		return err
 	}
 	var broken []error
-	for _, f := range falls {
-		t, err := s.takeOver(ctx, f, leader)
+	for _, f := range leaderFailures {
+		t, err := e.failOver(ctx, f, leader)
 		report.Takeovers = append(report.Takeovers, t)
-		say(s.opts, "leader %s: another elected after %.1f s", f.how, t.Elected.Seconds())
+		logf(e.opts, "leader %s: new leader after %.1f s", f.name, t.Elected.Seconds())
 		if err != nil {
-			err = fmt.Errorf("leader %s: %w\n%s", f.how, err, standby.LastWords(30))
+			err = fmt.Errorf("leader %s: %w\n%s", f.name, err, standby.LastWords(30))
 			broken = append(broken, err)
 		}
 		if err := leader.Run(ctx); err != nil {
@@ -120,7 +124,7 @@ func (s *site) failover(ctx context.Context, report *Report) (err error) {
 		}
 		leader, standby = standby, leader
 	}
-	broken = append(broken, s.deleteAll(ctx), s.nothingLeft(ctx, &Report{}))
+	broken = append(broken, e.deleteAll(ctx), e.awaitNothingLeft(ctx, &Report{}))
 	err = errors.Join(broken...)
 	if err != nil {
 		report.Verdict = Broken
@@ -130,59 +134,59 @@ func (s *site) failover(ctx context.Context, report *Report) (err error) {
 	return err
 }
 
-func (s *site) plantForFailover(ctx context.Context) error {
+func (e *environment) createFailoverObjects(ctx context.Context) error {
 	for i := range failoverObjects {
-		if err := s.kube.Create(ctx, object(fmt.Sprintf("orders-%02d", i), "patient-180", 67)); err != nil {
+		if err := e.kube.Create(ctx, object(fmt.Sprintf("orders-%02d", i), "bystander-180", 67)); err != nil {
 			return err
 		}
 	}
 	return eventually(ctx, "all objects to be Ready", func() (string, error) {
-		objects, err := s.objects(ctx)
+		objects, err := e.objects(ctx)
 		for name, d := range objects {
-			if !atRest(d) {
-				return name + " is not", err
+			if !settled(d) {
+				return name + " is not Ready", err
 			}
 		}
 		return "", err
 	})
 }
 
-// takeOver lets the leader fall and watches what the other does.
-func (s *site) takeOver(ctx context.Context, f fall, leader *replica) (Takeover, error) {
-	t := Takeover{Fall: f.how}
-	before, err1 := s.state(ctx)
-	mark, err2 := s.bed.Vault.Mark()
-	was, err3 := s.holder(ctx)
+// failOver makes the leader fail and measures the takeover.
+func (e *environment) failOver(ctx context.Context, f leaderFailure, leader *replica) (Takeover, error) {
+	t := Takeover{Failure: f.name}
+	before, err1 := e.state(ctx)
+	mark, err2 := e.bed.Vault.Mark()
+	oldID, err3 := e.leaderID(ctx)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return t, err
 	}
-	at := time.Now()
-	if err := f.strike(ctx, leader); err != nil {
+	failed := time.Now()
+	if err := f.inject(ctx, leader); err != nil {
 		return t, err
 	}
-	if err := s.orderRenewal(ctx, f.how); err != nil {
+	if err := e.requestRenewal(ctx, f.name); err != nil {
 		return t, err
 	}
 	err := eventually(ctx, "another leader", func() (string, error) {
-		return s.emptyIf(ctx, func(holder string) bool { return holder != "" && holder != was })
+		return e.leaderIs(ctx, func(id string) bool { return id != "" && id != oldID })
 	})
-	t.Elected = time.Since(at)
+	t.Elected = time.Since(failed)
 	if err != nil {
 		return t, err
 	}
-	err = s.untilRenewed(ctx, f.how)
-	t.Acted = time.Since(at)
-	if err := errors.Join(err, f.recover(ctx, leader)); err != nil {
+	err = e.awaitRenewal(ctx, f.name)
+	t.Acted = time.Since(failed)
+	if err := errors.Join(err, f.undo(ctx, leader)); err != nil {
 		return t, err
 	}
-	return t, s.compare(ctx, &t, before, mark)
+	return t, e.compareState(ctx, &t, before, mark)
 }
 
-// compare what there is now with what there was before a leader fell.
-func (s *site) compare(ctx context.Context, t *Takeover, before state, mark testbed.Mark) error {
-	after, err1 := s.state(ctx)
-	issued, err2 := s.bed.Vault.Requests(mark, "^read "+place+"/creds/")
-	leases, err3 := s.bed.Vault.Leases(ctx, place)
+// compareState compares the current state with the state before the failure.
+func (e *environment) compareState(ctx context.Context, t *Takeover, before state, mark testbed.Mark) error {
+	after, err1 := e.state(ctx)
+	issued, err2 := e.bed.Vault.Requests(mark, "^read "+runName+"/creds/")
+	leases, err3 := e.bed.Vault.Leases(ctx, runName)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return err
 	}
@@ -197,58 +201,60 @@ func (s *site) compare(ctx context.Context, t *Takeover, before state, mark test
 			t.Lost++
 		}
 	}
-	if t.Issued+t.Changed+t.Lost > 0 || !maps.Equal(before.secrets, after.secrets) || len(leases) != len(before.leases) {
-		return fmt.Errorf("%d credentials were issued, %d Secrets changed, %d leases lost; Vault has %d leases for %d objects",
+	same := maps.Equal(before.secrets, after.secrets) && len(leases) == len(before.leases)
+	if t.Issued+t.Changed+t.Lost > 0 || !same {
+		return fmt.Errorf("%d issued, %d Secrets changed, %d leases lost; Vault has %d leases for %d objects",
 			t.Issued, t.Changed, t.Lost, len(leases), len(before.leases))
 	}
 	return nil
 }
 
-// state is the versions of the Secrets and the ids of the leases, by object.
+// state holds Secret versions and lease ids by object.
 type state struct{ secrets, leases map[string]string }
 
-func (s *site) state(ctx context.Context) (state, error) {
-	versions, err1 := s.versions(ctx)
-	objects, err2 := s.objects(ctx)
+func (e *environment) state(ctx context.Context) (state, error) {
+	versions, err1 := e.secretVersions(ctx)
+	objects, err2 := e.objects(ctx)
 	leases := map[string]string{}
 	for name, d := range objects {
-		if d.Status.Lease != nil {
-			leases[name] = d.Status.Lease.ID
+		if onlyLease(d) != nil {
+			leases[name] = onlyLease(d).ID
 		}
 	}
 	return state{versions, leases}, errors.Join(err1, err2)
 }
 
-// emptyIf is for eventually: who leads must be as wanted.
-func (s *site) emptyIf(ctx context.Context, ok func(holder string) bool) (string, error) {
-	holder, err := s.holder(ctx)
-	if err != nil || ok(holder) {
+// leaderIs returns an empty string once the leader's id is ok, for eventually.
+func (e *environment) leaderIs(ctx context.Context, ok func(id string) bool) (string, error) {
+	id, err := e.leaderID(ctx)
+	if err != nil || ok(id) {
 		return "", err
 	}
-	return "it is " + holder, nil
+	return "the leader is " + id, nil
 }
 
-// holder of the Lease of the election; empty: nobody.
-func (s *site) holder(ctx context.Context) (string, error) {
+// leaderID is the holder of the election Lease; empty if there is none.
+func (e *environment) leaderID(ctx context.Context) (string, error) {
 	var l coordinationv1.Lease
-	err := s.kube.Get(ctx, types.NamespacedName{Namespace: testbed.ManagerNamespace, Name: "leasekeeper.leasekeeper.io"}, &l)
+	key := types.NamespacedName{Namespace: testbed.ManagerNamespace, Name: "leasekeeper.leasekeeper.io"}
+	err := e.kube.Get(ctx, key, &l)
 	if err != nil || l.Spec.HolderIdentity == nil {
 		return "", err
 	}
 	return *l.Spec.HolderIdentity, nil
 }
 
-const orderedObject = "orders-00"
+const renewedObject = "orders-00"
 
-func (s *site) orderRenewal(ctx context.Context, value string) error {
-	return s.annotate(ctx, orderedObject, v1alpha1.RenewRequestedAtAnnotation, value)
+func (e *environment) requestRenewal(ctx context.Context, value string) error {
+	return e.annotate(ctx, renewedObject, v1alpha1.RenewRequestedAtAnnotation, value)
 }
 
-func (s *site) untilRenewed(ctx context.Context, value string) error {
-	return eventually(ctx, "the ordered renewal", func() (string, error) {
-		objects, err := s.objects(ctx)
-		if d := objects[orderedObject]; err == nil && d != nil && d.Status.LastHandledRenewAt != value {
-			return "it was not made", nil
+func (e *environment) awaitRenewal(ctx context.Context, value string) error {
+	return eventually(ctx, "the requested renewal", func() (string, error) {
+		objects, err := e.objects(ctx)
+		if d := objects[renewedObject]; err == nil && d != nil && d.Status.LastHandledRenewAt != value {
+			return "the lease was not renewed", nil
 		}
 		return "", err
 	})

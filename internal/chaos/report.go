@@ -12,50 +12,54 @@ import (
 // Report of a run.
 type Report struct {
 	Seed uint64
-	// Storm is how long it lasted; 0: there was none.
+	// Storm is the duration of the storm; 0 if there was none.
 	Storm time.Duration
-	// Held is for how much of it no new fault came, so that a lease could be renewed.
-	Held                time.Duration
+	// Quiet is the time without new faults, so that leases could be renewed.
+	Quiet               time.Duration
 	Objects, Bystanders int
-	// Kills of the manager, KillsAtWork those of one that had begun with its work, and Lives the times between two kills.
+	// KillsAtWork are the kills of a manager that had reconciled an object.
 	Kills, KillsAtWork, Pauses int
-	Lives                      []time.Duration
-	// Longest is how long a server was away at most, by its name.
-	Longest map[string]time.Duration
-	// Faults that were met, and Orders that were given, by what they were.
-	Faults, Orders map[string]int
+	// KillIntervals are the times between kills.
+	KillIntervals []time.Duration
+	// LongestOutage by server.
+	LongestOutage map[string]time.Duration
+	// Faults and Mutations, counted by kind.
+	Faults, Mutations map[string]int
 
-	// Issued and Renewals are what Vault has carried out.
+	// Issued and Renewals are requests that Vault completed.
 	Issued, Renewals int
-	// GivenUp are issues that took Vault longer than it allows a request. What they leave behind is Vault's own doing, so
-	// there should be none.
-	GivenUp int
-	// Credentials that were seen to reach a Secret, Causes that the storm gave, and Uncaused: credentials that had none.
+	// AbandonedByVault are issuances that exceeded Vault's request limit. There should be none, since they can leave
+	// users behind.
+	AbandonedByVault int
+	// Credentials that reached a Secret, Causes for them, and Uncaused credentials.
 	Credentials, Causes, Uncaused int
-	// ChangedBystanders are objects that nobody touched and that changed all the same.
+	// ChangedBystanders are bystanders whose credential was replaced.
 	ChangedBystanders int
-	// ClosestCall is the least life that was left of a bystander's lease when it was renewed; negative: none was.
+	// ClosestCall is the shortest remaining life of a bystander's lease at its renewal; negative if there was no
+	// renewal.
 	ClosestCall time.Duration
 
-	// Leaked are there and not on record, Lost are on record and not there, when all is at rest.
+	// Leaked leases and users exist but are not recorded. Lost ones are recorded but do not exist.
 	LeakedLeases, LeakedUsers, LostLeases, LostUsers int
-	// Left are there when all has been deleted.
+	// Left leases, users and issuing tokens exist after all objects were deleted.
 	LeftLeases, LeftUsers, LeftTokens int
-	// UnusedLogins are tokens that were never used, because the answer to the login was lost.
+	// UnusedLogins are tokens that requested no credential. They expire.
 	UnusedLogins int
-	// Rest is how long after the last fault all was at rest, Gone how long after the deletion of all they were gone.
-	Rest, Gone time.Duration
+	// SettleTime is the time from the last fault until all objects were settled.
+	SettleTime time.Duration
+	// DeleteTime is the time until all deleted objects were gone.
+	DeleteTime time.Duration
 
-	// Failover says that it was played; Takeovers is what happened.
+	// Failover reports whether leaders were made to fail.
 	Failover  bool
 	Takeovers []Takeover
-	// Scale is what was seen of many leases; there were none where it is empty.
+	// Scale is zero if there was no scale run.
 	Scale Scale
-	// Verdict on the promises; empty: the run did not come so far. The error of Run says which one is broken.
+	// Verdict is empty if the run did not finish. The error of Run names the broken promises.
 	Verdict Verdict
 }
 
-// Verdict on the promises.
+// Verdict on leasekeeper's promises.
 type Verdict string
 
 // The verdicts.
@@ -64,7 +68,7 @@ const (
 	Broken Verdict = "BROKEN"
 )
 
-// String is a table for a person.
+// String formats the report as a table.
 func (r Report) String() string {
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -80,7 +84,7 @@ func (r Report) String() string {
 		r.Scale.rows(row)
 	}
 	if r.Verdict == "" {
-		r.Verdict = "not judged: the run broke off"
+		r.Verdict = "unknown: the run did not finish"
 	}
 	row("promises", r.Verdict)
 	_ = t.Flush()
@@ -88,43 +92,45 @@ func (r Report) String() string {
 }
 
 func (r Report) stormRows(row func(string, any)) {
-	row("storm", fmt.Sprintf("%s, of it held back so that leases could be renewed %s", r.Storm.Round(time.Second), r.Held))
-	row("objects", fmt.Sprintf("%d, of them bystanders %d", r.Objects, r.Bystanders))
-	row("manager killed", fmt.Sprintf("%d, at work %d", r.Kills, r.KillsAtWork))
-	if lives := slices.Sorted(slices.Values(r.Lives)); len(lives) > 0 {
-		row("time between kills", fmt.Sprintf("%.1f to %.1f s, half of them up to %.1f s", lives[0].Seconds(), lives[len(lives)-1].Seconds(), lives[len(lives)/2].Seconds()))
+	row("storm", fmt.Sprintf("%s, of which %s without new faults for renewals", r.Storm.Round(time.Second), r.Quiet))
+	row("objects", fmt.Sprintf("%d, of which %d bystanders", r.Objects, r.Bystanders))
+	row("manager killed", fmt.Sprintf("%d, of which %d at work", r.Kills, r.KillsAtWork))
+	if d := slices.Sorted(slices.Values(r.KillIntervals)); len(d) > 0 {
+		row("time between kills", fmt.Sprintf("%.1f to %.1f s, median %.1f s",
+			d[0].Seconds(), d[len(d)-1].Seconds(), d[len(d)/2].Seconds()))
 	}
-	row("manager paused and woken", r.Pauses)
-	for _, server := range slices.Sorted(maps.Keys(r.Longest)) {
-		row("longest outage of "+server, r.Longest[server].Round(100*time.Millisecond))
+	row("manager paused and resumed", r.Pauses)
+	for _, server := range slices.Sorted(maps.Keys(r.LongestOutage)) {
+		row("longest outage of "+server, r.LongestOutage[server].Round(100*time.Millisecond))
 	}
 	for _, counts := range []struct {
-		title string
-		of    map[string]int
-	}{{"faults", r.Faults}, {"orders", r.Orders}} {
+		title  string
+		byKind map[string]int
+	}{{"faults", r.Faults}, {"mutations", r.Mutations}} {
 		total := 0
-		for _, n := range counts.of {
+		for _, n := range counts.byKind {
 			total += n
 		}
 		row(counts.title, total)
-		for _, what := range slices.Sorted(maps.Keys(counts.of)) {
-			row("  "+what, counts.of[what])
+		for _, kind := range slices.Sorted(maps.Keys(counts.byKind)) {
+			row("  "+kind, counts.byKind[kind])
 		}
 	}
 	row("credentials issued", r.Issued)
-	row("issues that Vault gave up half way", r.GivenUp)
+	row("issuances abandoned by Vault", r.AbandonedByVault)
 	row("renewals", r.Renewals)
-	row("credentials that reached a Secret", fmt.Sprintf("%d, for %d causes", r.Credentials, r.Causes))
-	row("credentials changed without a cause", r.Uncaused)
+	row("credentials published", fmt.Sprintf("%d, for %d causes", r.Credentials, r.Causes))
+	row("credentials replaced without a cause", r.Uncaused)
 	row("bystanders changed", r.ChangedBystanders)
 	if r.ClosestCall >= 0 {
-		row("least life left at a bystander's renewal", r.ClosestCall.Round(time.Second))
+		row("shortest remaining life at a bystander's renewal", r.ClosestCall.Round(time.Second))
 	}
-	row("time until at rest", r.Rest.Round(100*time.Millisecond))
+	row("time until settled", r.SettleTime.Round(100*time.Millisecond))
 	row("leaked leases", r.LeakedLeases)
 	row("leaked users", r.LeakedUsers)
 	row("lost leases, users", fmt.Sprintf("%d, %d", r.LostLeases, r.LostUsers))
-	row("time until all was deleted", r.Gone.Round(100*time.Millisecond))
-	row("left after that: leases, users, issuing tokens", fmt.Sprintf("%d, %d, %d", r.LeftLeases, r.LeftUsers, r.LeftTokens))
-	row("logins that were never used, to expire", r.UnusedLogins)
+	row("time until deleted", r.DeleteTime.Round(100*time.Millisecond))
+	row("left after deletion: leases, users, issuing tokens",
+		fmt.Sprintf("%d, %d, %d", r.LeftLeases, r.LeftUsers, r.LeftTokens))
+	row("unused logins, which expire", r.UnusedLogins)
 }

@@ -14,114 +14,117 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// storm is what goes on while everything fails.
+// storm injects faults and mutates objects at the same time.
 type storm struct {
-	*site
-	book *book
+	*environment
+	history *history
 
 	mu     sync.Mutex
 	counts map[string]int
-	// longest is how long a server was away at most.
-	longest map[string]time.Duration
-	// held is for how long the storm held its breath.
-	held time.Duration
-	// lives are the times between two kills.
-	lives []time.Duration
+	// longestOutage by server.
+	longestOutage map[string]time.Duration
+	// quiet is the total length of quiet periods.
+	quiet time.Duration
+	// killIntervals are the times between kills of the manager.
+	killIntervals []time.Duration
 }
 
-// Names of what is counted.
+// Names of counts.
 const (
-	kills         = "manager killed"
-	worked        = "manager killed at work"
-	pauses        = "manager paused and woken"
-	endedByItself = "manager ended by itself, and was started again"
+	kills        = "manager killed"
+	killsAtWork  = "manager killed at work"
+	pauses       = "manager paused and resumed"
+	managerExits = "manager exited by itself and was restarted"
 )
 
-func (s *storm) count(what string) {
+func (s *storm) count(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.counts[what]++
+	s.counts[name]++
 }
 
-func (s *storm) killedAfter(life time.Duration) {
+func (s *storm) countOf(name string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.counts[name]
+}
+
+func (s *storm) recordKill(interval time.Duration) {
 	s.count(kills)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lives = append(s.lives, life)
+	s.killIntervals = append(s.killIntervals, interval)
 }
 
-func (s *storm) counted(what string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.counts[what]
-}
-
-// timed notes how long a server is away, from now until what it returns is called.
-func (s *storm) timed(server string) (back func()) {
+// timeOutage measures the outage of a server until the returned function is called.
+func (s *storm) timeOutage(server string) (stop func()) {
 	began := time.Now()
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.longest[server] = max(s.longest[server], time.Since(began))
+		s.longestOutage[server] = max(s.longestOutage[server], time.Since(began))
 	}
 }
 
-// storm lets everything fail, waits until all is at rest, judges, deletes everything, and judges again.
-func (s *site) storm(ctx context.Context, report *Report) error {
-	st := &storm{site: s, book: newBook(), counts: map[string]int{}, longest: map[string]time.Duration{}}
-	following, stop := context.WithCancel(ctx)
-	var followers sync.WaitGroup
-	defer followers.Wait()
+// storm runs a storm, waits until all objects are settled, verifies the promises, deletes everything, and verifies that
+// nothing is left.
+func (e *environment) storm(ctx context.Context, report *Report) error {
+	s := &storm{
+		environment: e, history: newHistory(), counts: map[string]int{}, longestOutage: map[string]time.Duration{},
+	}
+	watchCtx, stop := context.WithCancel(ctx)
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
 	defer stop()
-	followers.Go(func() { follow(following, s.kube, &corev1.SecretList{}, st.book.seeSecret) })
-	followers.Go(func() { follow(following, s.kube, &v1alpha1.DynamicSecretList{}, st.book.seeObject) })
-	if err := st.plant(ctx); err != nil {
+	watchers.Go(func() { watchAll(watchCtx, e.kube, &corev1.SecretList{}, s.history.observeSecret) })
+	watchers.Go(func() { watchAll(watchCtx, e.kube, &v1alpha1.DynamicSecretList{}, s.history.observeObject) })
+	if err := s.createInitialObjects(ctx); err != nil {
 		return err
 	}
-	before, err := s.versions(ctx)
+	before, err := e.secretVersions(ctx)
 	if err != nil {
 		return err
 	}
-	say(s.opts, "the storm begins: %d objects, for %s", s.opts.Objects, s.opts.Storm)
+	logf(e.opts, "storm started: %d objects, %s", e.opts.Objects, e.opts.Storm)
 	began := time.Now()
-	if err := st.rage(ctx); err != nil {
-		return fmt.Errorf("the storm itself failed: %w\n%s", err, s.bed.Manager.LastWords(20))
+	if err := s.runTracks(ctx); err != nil {
+		return fmt.Errorf("the storm could not inject a fault: %w\n%s", err, e.bed.Manager.LastWords(20))
 	}
-	report.Storm, report.Held = time.Since(began), st.held
-	say(s.opts, "the storm is over")
-	return st.judge(ctx, report, before)
+	report.Storm, report.Quiet = time.Since(began), s.quiet
+	logf(e.opts, "storm finished")
+	return s.verify(ctx, report, before)
 }
 
-// plant creates the bystanders and half of the others; the rest is for the storm to create.
-func (s *storm) plant(ctx context.Context) error {
+// createInitialObjects creates the bystanders and half of the other objects. The storm creates the rest.
+func (s *storm) createInitialObjects(ctx context.Context) error {
 	for i := range s.opts.Objects {
-		name := nameOf(i)
-		s.book.open(name, kindOf(i), object(name, roleOf(i), renewAtOf(i)))
+		name := objectName(i)
+		s.history.addObject(name, kindOf(i), object(name, roleOf(i), renewAtPercentOf(i)))
 		if kindOf(i) == bystander || i%2 == 0 {
-			if err := s.make(ctx, name); err != nil {
+			if err := s.create(ctx, name); err != nil {
 				return err
 			}
 		}
 	}
 	return eventually(ctx, "all bystanders to be Ready", func() (string, error) {
 		objects, err := s.objects(ctx)
-		for _, name := range s.book.names(bystander) {
-			if !atRest(objects[name]) {
-				return name + " is not", err
+		for _, name := range s.history.names(bystander) {
+			if !settled(objects[name]) {
+				return name + " is not Ready", err
 			}
 		}
 		return "", err
 	})
 }
 
-// make creates an object, which is a cause for a credential.
-func (s *storm) make(ctx context.Context, name string) error {
-	c := s.book.cause(name)
-	err := s.kube.Create(ctx, s.book.wanted(name))
+// create creates an object and adds the cause.
+func (s *storm) create(ctx context.Context, name string) error {
+	c := s.history.addCause(name)
+	err := s.kube.Create(ctx, s.history.newObject(name))
 	if err == nil {
-		c.wasGiven()
+		c.markTriggered()
 	} else {
-		c.takeBack()
+		c.withdraw()
 	}
 	if apierrors.IsAlreadyExists(err) {
 		return nil
@@ -129,19 +132,20 @@ func (s *storm) make(ctx context.Context, name string) error {
 	return err
 }
 
-// rage runs the storm's tracks until its time is over. Each draws from numbers of its own, so that what one draws does not
-// depend on how far the others have come.
-func (s *storm) rage(ctx context.Context) error {
-	raging, cancel := context.WithTimeoutCause(ctx, s.opts.Storm, errors.New("the storm is over"))
+// runTracks runs the storm's tracks concurrently until its time is over. Each track has its own random source, so its
+// choices do not depend on the progress of other tracks.
+func (s *storm) runTracks(ctx context.Context) error {
+	stormCtx, cancel := context.WithTimeoutCause(ctx, s.opts.Storm, errors.New("the storm is over"))
 	defer cancel()
-	tracks := []func(raging, ctx context.Context, random *rand.Rand) error{
-		s.harryManager, s.takeServersAway, s.breakWayToVault, s.breakWayToAPI, s.slowStatements, s.stir, s.tell,
+	tracks := []func(stormCtx, ctx context.Context, random *rand.Rand) error{
+		s.killManager, s.stopServers, s.injectVaultFaults, s.injectAPIFaults, s.slowDownCreation, s.mutateObjects,
+		s.reportProgress,
 	}
 	errs := make([]error, len(tracks))
 	var all sync.WaitGroup
 	for i, track := range tracks {
 		all.Go(func() {
-			if errs[i] = track(raging, ctx, rand.New(rand.NewPCG(s.opts.Seed, uint64(i)))); errs[i] != nil {
+			if errs[i] = track(stormCtx, ctx, rand.New(rand.NewPCG(s.opts.Seed, uint64(i)))); errs[i] != nil {
 				cancel()
 			}
 		})
@@ -150,27 +154,27 @@ func (s *storm) rage(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// tell says now and then how far the storm is, and counts the seconds for which it holds its breath.
-func (s *storm) tell(raging, _ context.Context, _ *rand.Rand) error {
+// reportProgress logs the progress every 15 seconds and measures the quiet periods.
+func (s *storm) reportProgress(stormCtx, _ context.Context, _ *rand.Rand) error {
 	began := time.Now()
-	for i := 1; nap(raging, time.Second); i++ {
-		if s.mercyDue() {
-			s.held += time.Second
+	for i := 1; sleep(stormCtx, time.Second); i++ {
+		if s.quietPeriod() {
+			s.quiet += time.Second
 		}
 		if i%15 != 0 {
 			continue
 		}
-		changes, causes, _, wrong := s.book.sum()
-		say(s.opts, "%3.0f s of %3.0f s: %d kills, %d credentials reached a Secret for %d causes, %d objects changed without one",
-			time.Since(began).Seconds(), s.opts.Storm.Seconds(), s.counted(kills), changes, causes, len(wrong))
+		sum := s.history.summary()
+		logf(s.opts,
+			"%3.0f of %3.0f s: %d kills, %d credentials published for %d causes, %d objects changed without a cause",
+			time.Since(began).Seconds(), s.opts.Storm.Seconds(), s.countOf(kills), sum.credentials, sum.causes,
+			len(sum.violations))
 	}
 	return nil
 }
 
-// between draws a duration.
-func between(random *rand.Rand, least, most time.Duration) time.Duration {
+func randomDuration(random *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(random.Int64N(int64(most-least)))
 }
 
-// one in n.
-func one(random *rand.Rand, n int) bool { return random.IntN(n) == 0 }
+func oneIn(random *rand.Rand, n int) bool { return random.IntN(n) == 0 }

@@ -17,22 +17,22 @@ import (
 )
 
 const (
-	// vaultLimit is Vault's max_request_duration here, requestLimit the manager's --request-limit above it.
+	// vaultLimit is Vault's max_request_duration in these tests. requestLimit, the manager's --request-limit, is longer.
 	vaultLimit   = 12 * time.Second
 	requestLimit = 18 * time.Second
 
-	// patience bounds every wait. It is long: it only decides when a test gives up.
+	// patience bounds every wait. It only decides when a test gives up, so it is long.
 	patience = 2 * time.Minute
 )
 
 // bed is a cluster with leasekeeper installed, a Vault and a PostgreSQL.
 type bed struct {
 	*testbed.Bed
-	// lasting: its manager is never to end before the tests have.
-	lasting bool
+	// managerMustRun: the manager must not end before the tests do.
+	managerMustRun bool
 }
 
-// shared is the bed of all tests that leave the manager and the servers alone.
+// shared is the bed of all tests that do not harm the manager or the servers.
 var shared *bed
 
 // managerBinary is built once, with the race detector.
@@ -50,14 +50,17 @@ func runAll(m *testing.M) int {
 	if err := buildManager(managerBinary, "-race"); err != nil {
 		panic(err)
 	}
-	if shared, err = startBed(testbed.BedOptions{Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Flags: patient}); err != nil {
+	shared, err = startBed(testbed.BedOptions{
+		Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Flags: relaxedElection,
+	})
+	if err != nil {
 		panic(err)
 	}
-	shared.lasting = true
+	shared.managerMustRun = true
 	code := m.Run()
 	err = shared.Close()
-	if withNodes != nil {
-		err = errors.Join(err, withNodes.Close())
+	if bedWithNodes != nil {
+		err = errors.Join(err, bedWithNodes.Close())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -66,22 +69,26 @@ func runAll(m *testing.M) int {
 	return code
 }
 
-// fleet is a bed with nodes, whose manager may roll workloads out, for all tests that leave it alone.
-var fleet = sync.OnceValues(func() (_ *bed, err error) {
-	withNodes, err = startBed(testbed.BedOptions{Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Rollout: true,
-		Flags: append([]string{"--rollout-window=6s"}, patient...)})
+// startBedWithNodes returns a bed with nodes, whose manager may roll out workloads. All tests that need nodes share it.
+var startBedWithNodes = sync.OnceValues(func() (_ *bed, err error) {
+	bedWithNodes, err = startBed(testbed.BedOptions{
+		Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Rollout: true,
+		Flags: append([]string{"--rollout-window=6s"}, relaxedElection...),
+	})
 	if err == nil {
-		withNodes.lasting = true
+		bedWithNodes.managerMustRun = true
 	}
-	return withNodes, err
+	return bedWithNodes, err
 })
 
-// withNodes is the bed that fleet has started; nil: nobody asked for it.
-var withNodes *bed
+// bedWithNodes is nil until the first test needs it.
+var bedWithNodes *bed
 
-// patient election: on a machine that is busy with many tests a leader that must renew within 2 s is soon none any more;
-// nobody takes over here.
-var patient = []string{"--leader-election-lease-duration=60s", "--leader-election-renew-deadline=45s", "--leader-election-retry-period=2s"}
+// relaxedElection suits shared beds: nothing takes over from their manager, and on a busy machine a leader that must
+// renew within 2 s soon loses its lease.
+var relaxedElection = []string{
+	"--leader-election-lease-duration=60s", "--leader-election-renew-deadline=45s", "--leader-election-retry-period=2s",
+}
 
 func buildManager(path string, flags ...string) error {
 	args := append(append([]string{"build", "-o", path}, flags...), "../..")
@@ -91,7 +98,7 @@ func buildManager(path string, flags ...string) error {
 	return nil
 }
 
-// startBed starts everything, the manager with the given flags besides those that make the tests short.
+// startBed starts everything. The flags of opts are added to flags that keep the tests short.
 func startBed(opts testbed.BedOptions) (*bed, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
@@ -100,8 +107,8 @@ func startBed(opts testbed.BedOptions) (*bed, error) {
 		opts.Manager = managerBinary
 	}
 	opts.Flags = append([]string{
-		"--leader-election-lease-duration=10s", "--leader-election-renew-deadline=8s", "--leader-election-retry-period=500ms",
-		"--request-limit=" + requestLimit.String(),
+		"--leader-election-lease-duration=10s", "--leader-election-renew-deadline=8s",
+		"--leader-election-retry-period=500ms", "--request-limit=" + requestLimit.String(),
 		"--backend-timeout=3s", "--issue-timeout=10s", "--kube-api-timeout=5s",
 		"--provider-interval=5s", "--provider-retry-interval=1s", "--verify-interval=2s",
 		"--zap-log-level=debug",
@@ -110,8 +117,8 @@ func startBed(opts testbed.BedOptions) (*bed, error) {
 	return &bed{Bed: b}, err
 }
 
-// another starts a second replica.
-func (b *bed) another(ctx context.Context) (*testbed.Manager, error) {
+// addReplica starts another replica of the manager.
+func (b *bed) addReplica(ctx context.Context) (*testbed.Manager, error) {
 	m, err := b.NewManager(ctx)
 	if err != nil {
 		return nil, err
@@ -119,26 +126,26 @@ func (b *bed) another(ctx context.Context) (*testbed.Manager, error) {
 	return m, m.Run(ctx)
 }
 
-// turns bounds how many beds of single tests stand at the same time. Each is eight servers, and on a machine of two cores
-// with many of them Vault gives up requests that take too long, which is not what is tested.
-var turns = make(chan struct{}, 4)
+// bedSlots bounds how many beds of single tests run at the same time. Each has eight servers. With many of them on two
+// cores, Vault gives up requests that take too long, which is not what these tests are about.
+var bedSlots = make(chan struct{}, 4)
 
-// awaitTurn waits until there is room for a bed, and keeps it until the test has ended.
-func awaitTurn(t *testing.T) {
-	turns <- struct{}{}
-	t.Cleanup(func() { <-turns })
+// awaitSlot waits for a slot and keeps it until the test ends.
+func awaitSlot(t *testing.T) {
+	bedSlots <- struct{}{}
+	t.Cleanup(func() { <-bedSlots })
 }
 
-// ownBed is a bed for a test that does harm to it.
+// ownBed is a bed for a test that harms the manager or the servers.
 func ownBed(t *testing.T, opts testbed.VaultOptions, flags ...string) *bed {
 	t.Helper()
 	return ownBedWith(t, testbed.BedOptions{Vault: opts, Flags: flags})
 }
 
-// ownBedWith is ownBed with more to choose.
+// ownBedWith is ownBed with all options.
 func ownBedWith(t *testing.T, opts testbed.BedOptions) *bed {
 	t.Helper()
-	awaitTurn(t)
+	awaitSlot(t)
 	b, err := startBed(opts)
 	if err != nil {
 		t.Fatal(err)

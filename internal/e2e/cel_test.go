@@ -12,29 +12,34 @@ import (
 	"testing"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// manifests that the API server takes; the tables below change one field each.
+// manifests are valid. The tables below change one field each.
 var manifests = map[string]string{
-	"DynamicSecret": `
+	dynamic: `
 spec:
   providerRef: {kind: ClusterSecretProvider, name: vault}
   vault: {path: database/creds/orders}`,
-	v1alpha1.ProviderKindCluster: `
+	cluster: `
 spec:
   vault:
     address: https://vault.example:8200
     auth:
       kubernetes: {mount: kubernetes, role: app, serviceAccountRef: {name: app, audiences: [vault]}}
     keeperAuth:
-      kubernetes: {mount: kubernetes, role: keeper, serviceAccountRef: {name: leasekeeper, namespace: leasekeeper-system}}`,
-	v1alpha1.ProviderKindNamespaced: `
+      kubernetes:
+        mount: kubernetes
+        role: keeper
+        serviceAccountRef: {name: leasekeeper, namespace: leasekeeper-system}`,
+	namespaced: `
 spec:
   vault:
     address: https://vault.example:8200
@@ -45,10 +50,10 @@ spec:
 	revoking: `
 spec:
   providerRef: {name: vault}
-  prefix: database/creds/`,
+  vault: {prefix: database/creds/}`,
 }
 
-// manifest makes an object of the kind from its manifest.
+// manifest returns an object of the kind.
 func manifest(t *testing.T, kind, name string) *unstructured.Unstructured {
 	t.Helper()
 	o := &unstructured.Unstructured{}
@@ -63,7 +68,7 @@ func manifest(t *testing.T, kind, name string) *unstructured.Unstructured {
 	return o
 }
 
-// set a field, by a dotted path, to a value given in YAML; an empty value takes the field out.
+// set sets a field, by its dotted path, to a value in YAML. An empty value removes the field.
 func set(t *testing.T, o *unstructured.Unstructured, path, value string) {
 	t.Helper()
 	fields := strings.Split(path, ".")
@@ -81,8 +86,8 @@ func set(t *testing.T, o *unstructured.Unstructured, path, value string) {
 	}
 }
 
-// rejection is a field's value that the API server refuses, and what it says.
-type rejection struct{ kind, path, value, says string }
+// rejection is the value of a field that the API server rejects, and a part of the error.
+type rejection struct{ kind, path, value, message string }
 
 const (
 	cluster    = v1alpha1.ProviderKindCluster
@@ -90,47 +95,124 @@ const (
 	dynamic    = "DynamicSecret"
 	revoking   = "LeaseRevocation"
 
-	badPath     = "path has no leading, trailing or double slash: database/creds/orders"
-	badChar     = "path has a character or a segment that is not allowed; letters, digits and _.@:~+=,- are"
-	badAddress  = "address must look like https://vault.example:8200: a scheme, a host, no path and no user"
-	badMount    = "mount has no leading or trailing slash and no auth/: kubernetes"
-	badSlash    = "namespace has no leading or trailing slash"
-	oneMethod   = "set exactly one of kubernetes and token"
-	ownLabels   = "labels with the prefix leasekeeper.io/ are reserved"
-	ownNotes    = "annotations with the prefix leasekeeper.io/ are reserved"
-	ownRights   = "this type makes the cluster give out rights of its own; use another"
-	badName     = "name must be a lower-case DNS name"
-	ownTLS      = "a SecretProvider uses its own namespace: leave namespace out of tls.caRef and tls.clientCertRef"
-	clusterTLS  = "set namespace in tls.caRef and tls.clientCertRef: a ClusterSecretProvider has none of its own"
-	nameBackend = "name a backend: set spec.vault"
-	badSchedule = "schedule has five fields (minute, hour, day of month, month, day of week), or is one of @hourly, @daily, @weekly, @monthly and @yearly"
+	badPath        = "path has no leading, trailing or double slash: database/creds/orders"
+	badChar        = "path contains a character or a segment that is not allowed; letters, digits and _.@:~+=,- are"
+	badEngine      = "path must belong to a secrets engine; sys/ and auth/ do not"
+	badVersion     = "omit the leading v1/ from path"
+	badAddress     = "address must be like https://vault.example:8200: a scheme, a host, no path and no user"
+	badMount       = "mount has no leading or trailing slash and no auth/: kubernetes"
+	badSlash       = "namespace has no leading or trailing slash"
+	badInterval    = "refreshInterval must be at least 1s, such as 30s, 5m or 1h30m"
+	badIncrement   = "increment must be at least 1s, such as 30s, 5m or 1h30m"
+	badDeadline    = "revocationDeadline must not be negative: a duration such as 0s, 30m or 1h"
+	badMaxAge      = "maxAge must be at least 1s, such as 1h or 24h"
+	badOverlap     = "overlap must not be negative: a duration such as 0s, 2m or 1h"
+	badName        = "name must be a lower-case DNS name"
+	oneMethod      = "set exactly one of kubernetes and token"
+	ownLabels      = "labels with the prefix leasekeeper.io/ are reserved"
+	ownAnnotations = "annotations with the prefix leasekeeper.io/ are reserved"
+	ownRights      = "the cluster grants rights to Secrets of this type; use another"
+	ownTLS         = "a SecretProvider uses its own namespace: omit namespace in tls.caRef and tls.clientCertRef"
+	clusterTLS     = "set namespace in tls.caRef and tls.clientCertRef: a ClusterSecretProvider has none of its own"
+	nameBackend    = "name a backend: set spec.vault"
+	noTargets      = "name workloads in targets, or set discover to true"
+	nameOrSelector = "set either name or selector"
+
+	oneForm       = "set either vault, for one source, or sources, for several"
+	noProvider    = "set providerRef, or a providerRef on each source"
+	sourceBackend = "name a backend on each source: set vault"
+	sourcePath    = "a path is like database/creds/orders: no leading, trailing or double slash, no leading v1/, sys/ " +
+		"or auth/, no dot segments; letters, digits and _.@:~+=,- are allowed"
+	sourceKeys = "two sources include the same field and have the same prefix, so they produce the same key: " +
+		"set different prefixes"
+
+	badSchedule = "schedule has five fields (minute, hour, day of month, month, day of week), or is one of @hourly, " +
+		"@daily, @weekly, @monthly and @yearly"
+	badZone = "name a time zone of the IANA database, such as Europe/Vienna"
+
+	anotherProvider = ": create another provider and point the DynamicSecrets to it"
+	fixedAddress    = "address is immutable, because leases live there" + anotherProvider
+	fixedNamespace  = "namespace is immutable, because leases live there" + anotherProvider
+	fixedAuth       = "the method and mount of auth are immutable, because leases are recognised by them" + anotherProvider
+	isKeeper        = ": leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+	ownNamespace    = "a SecretProvider uses its own namespace: omit "
+	noNamespace     = ": a ClusterSecretProvider has none of its own"
 )
 
+// severalSources is the spec of an object with two sources. The value replaces the second source.
+func severalSources(second string) string {
+	return "{providerRef: {name: vault}, sources: [{name: db, vault: {path: database/creds/orders}}, " + second + "]}"
+}
+
+// sourceWithPath is severalSources with this path in the second source.
+func sourceWithPath(path string) string {
+	return severalSources("{name: kv, vault: {path: '" + path + "'}}")
+}
+
+// sourcesWithFields has two sources with these field selections.
+func sourcesWithFields(one, two string) string {
+	return "{providerRef: {name: vault}, sources: [{name: a, vault: {path: secret/data/a}, fields: " + one +
+		"}, {name: b, vault: {path: secret/data/b}, fields: " + two + "}]}"
+}
+
 var rejections = []rejection{
-	{dynamic, "spec.vault", "", nameBackend},
-	{dynamic, "spec.providerRef", "", "Required value"},
+	{dynamic, "spec.vault", "", oneForm},
+	{dynamic, "spec.sources", "[{name: db, vault: {path: database/creds/orders}}]", oneForm},
+	{dynamic, "spec.providerRef", "", noProvider},
 	{dynamic, "spec.providerRef.name", `""`, "spec.providerRef.name"},
 	{dynamic, "spec.providerRef.kind", "Provider", `supported values: "SecretProvider", "ClusterSecretProvider"`},
-	{dynamic, "spec.rotation", "{maxAge: 500ms}", "maxAge must be at least 1s"},
-	{dynamic, "spec.rotation", "{overlap: -1s}", "overlap must not be negative"},
+
+	{dynamic, "spec", "{sources: [{name: db, vault: {path: database/creds/orders}}]}", noProvider},
+	{dynamic, "spec", "{providerRef: {name: vault}, sources: []}", "at least 1 items"},
+	{dynamic, "spec", "{providerRef: {name: vault}, sources: [{name: db}]}", sourceBackend},
+	{dynamic, "spec", severalSources("{name: kv}"), sourceBackend},
+	{dynamic, "spec", severalSources("{vault: {path: secret/data/a}}"), "Required value"},
+	{dynamic, "spec", severalSources("{name: db, vault: {path: secret/data/a}}"), "Duplicate value"},
+	{dynamic, "spec", severalSources("{name: KV, vault: {path: secret/data/a}}"), "should match"},
+	{dynamic, "spec", sourceWithPath("/secret/data/a"), sourcePath},
+	{dynamic, "spec", sourceWithPath("secret/data/a/"), sourcePath},
+	{dynamic, "spec", sourceWithPath("secret//a"), sourcePath},
+	{dynamic, "spec", sourceWithPath("v1/secret/data/a"), sourcePath},
+	{dynamic, "spec", sourceWithPath("sys/mounts"), sourcePath},
+	{dynamic, "spec", sourceWithPath("auth/token/create"), sourcePath},
+	{dynamic, "spec", sourceWithPath("secret/../sys/mounts"), sourcePath},
+	{dynamic, "spec", sourceWithPath("secret/data/a?list=true"), sourcePath},
+	{dynamic, "spec", sourceWithPath("ab"), "at least 3 chars"},
+	{dynamic, "spec", severalSources("{name: kv, vault: {path: secret/data/a, namespace: /team}}"), badSlash},
+	{dynamic, "spec", sourcesWithFields("{include: [user, password]}", "{include: [password]}"), sourceKeys},
+	{dynamic, "spec", sourcesWithFields("{include: [x], prefix: A_}", "{include: [x], prefix: A_}"), sourceKeys},
+	{dynamic, "spec", sourcesWithFields("{include: [x], prefix: A/}", "{}"), "should match"},
+	{dynamic, "spec", sourcesWithFields(`{include: [""]}`, "{}"), "at least 1 chars"},
+	{dynamic, "spec", sourcesWithFields("{exclude: [x, x]}", "{}"), "Duplicate value"},
+	{dynamic, "spec.target.fields", "{prefix: DB/}", "should match"},
+	{dynamic, "spec.target.fields", "{include: [x, x]}", "Duplicate value"},
+
+	{dynamic, "spec.rotation", "{maxAge: 500ms}", badMaxAge},
+	{dynamic, "spec.rotation", "{overlap: -1s}", badOverlap},
 	{dynamic, "spec.rotation", "{windows: [{schedule: '0 2 * *', duration: 1h}]}", badSchedule},
 	{dynamic, "spec.rotation", "{windows: [{schedule: '@often', duration: 1h}]}", badSchedule},
-	{dynamic, "spec.rotation", "{windows: [{schedule: 'CRON_TZ=UTC 0 2 * * *', duration: 1h}]}", "name the time zone in timeZone, not in schedule"},
-	{dynamic, "spec.rotation", "{windows: [{schedule: '0 2 * * *', duration: 1h, timeZone: Local}]}", "name a time zone of the IANA database, such as Europe/Vienna"},
+	{
+		dynamic, "spec.rotation", "{windows: [{schedule: 'CRON_TZ=UTC 0 2 * * *', duration: 1h}]}",
+		"name the time zone in timeZone, not in schedule",
+	},
+	{dynamic, "spec.rotation", "{windows: [{schedule: '0 2 * * *', duration: 1h, timeZone: Local}]}", badZone},
 	{dynamic, "spec.rotation", "{windows: [{schedule: '0 2 * * *', duration: 10s}]}", "duration must be at least 1m"},
 	{dynamic, "spec.rotation", "{windows: [{schedule: '0 2 * * *'}]}", "Required value"},
-	{dynamic, "spec.rollout", "{}", "name workloads in targets, or set discover to true"},
-	{dynamic, "spec.rollout", "{targets: [], discover: false}", "name workloads in targets, or set discover to true"},
-	{dynamic, "spec.rollout", "{targets: [{kind: Deployment}]}", "set either name or selector"},
-	{dynamic, "spec.rollout", "{targets: [{name: orders, selector: {matchLabels: {app: orders}}}]}", "set either name or selector"},
-	{dynamic, "spec.rollout", "{targets: [{kind: Job, name: orders}]}", `supported values: "Deployment", "StatefulSet", "DaemonSet", "Rollout"`},
+	{dynamic, "spec.rollout", "{}", noTargets},
+	{dynamic, "spec.rollout", "{targets: [], discover: false}", noTargets},
+	{dynamic, "spec.rollout", "{targets: [{kind: Deployment}]}", nameOrSelector},
+	{dynamic, "spec.rollout", "{targets: [{name: orders, selector: {matchLabels: {app: orders}}}]}", nameOrSelector},
+	{
+		dynamic, "spec.rollout", "{targets: [{kind: Job, name: orders}]}",
+		`supported values: "Deployment", "StatefulSet", "DaemonSet", "Rollout"`,
+	},
 	{dynamic, "spec.vault.path", "/database/creds/orders", badPath},
 	{dynamic, "spec.vault.path", "database/creds/orders/", badPath},
 	{dynamic, "spec.vault.path", "database//orders", badPath},
 	{dynamic, "spec.vault.path", "ab", "at least 3 chars"},
-	{dynamic, "spec.vault.path", "v1/database/creds/orders", "leave the leading v1/ out of path"},
-	{dynamic, "spec.vault.path", "sys/mounts", "path must be that of a secrets engine; sys/ and auth/ are not"},
-	{dynamic, "spec.vault.path", "auth/token/create", "path must be that of a secrets engine; sys/ and auth/ are not"},
+	{dynamic, "spec.vault.path", "v1/database/creds/orders", badVersion},
+	{dynamic, "spec.vault.path", "sys/mounts", badEngine},
+	{dynamic, "spec.vault.path", "auth/token/create", badEngine},
 	{dynamic, "spec.vault.path", "database/../sys/mounts", badChar},
 	{dynamic, "spec.vault.path", "database/./orders", badChar},
 	{dynamic, "spec.vault.path", "database/creds/orders?list=true", badChar},
@@ -140,23 +222,24 @@ var rejections = []rejection{
 	{dynamic, "spec.vault.method", "List", `supported values: "Read", "Write"`},
 	{dynamic, "spec.vault.namespace", "/team", badSlash},
 	{dynamic, "spec.vault.namespace", "team/", badSlash},
-	{dynamic, "spec.refreshInterval", "500ms", "refreshInterval must be at least 1s"},
-	{dynamic, "spec.refreshInterval", "soon", "refreshInterval"},
-	{dynamic, "spec.lease.increment", "0s", "increment must be at least 1s"},
-	{dynamic, "spec.lease.increment", "-1h", "increment must be at least 1s"},
+	{dynamic, "spec.refreshInterval", "500ms", badInterval},
+	{dynamic, "spec.refreshInterval", "soon", badInterval},
+	{dynamic, "spec.refreshInterval", "-1h", badInterval},
+	{dynamic, "spec.lease.increment", "0s", badIncrement},
+	{dynamic, "spec.lease.increment", "-1h", badIncrement},
 	{dynamic, "spec.lease.renewAtPercent", "9", "greater than or equal to 10"},
 	{dynamic, "spec.lease.renewAtPercent", "91", "less than or equal to 90"},
 	{dynamic, "spec.lease.onExpiry", "Keep", `supported values: "Delete", "Retain"`},
 	{dynamic, "spec.lease.reissue", "Once", `supported values: "Always", "Never"`},
 	{dynamic, "spec.lease.onDelete", "Keep", `supported values: "Revoke", "Abandon"`},
-	{dynamic, "spec.lease.revocationDeadline", "-1s", "revocationDeadline must not be negative"},
+	{dynamic, "spec.lease.revocationDeadline", "-1s", badDeadline},
 	{dynamic, "spec.target.name", "Orders", badName},
 	{dynamic, "spec.target.name", "orders_db", badName},
 	{dynamic, "spec.target.name", "-orders", badName},
 	{dynamic, "spec.target.type", "kubernetes.io/service-account-token", ownRights},
 	{dynamic, "spec.target.type", "bootstrap.kubernetes.io/token", ownRights},
 	{dynamic, "spec.target.labels", "{leasekeeper.io/dynamic-secret: other}", ownLabels},
-	{dynamic, "spec.target.annotations", "{leasekeeper.io/digest-salt: mine}", ownNotes},
+	{dynamic, "spec.target.annotations", "{leasekeeper.io/digest-salt: mine}", ownAnnotations},
 	{dynamic, "spec.serviceAccountName", strings.Repeat("a", 254), "may not be more than 253"},
 
 	{cluster, "spec.vault", "", nameBackend},
@@ -176,60 +259,146 @@ var rejections = []rejection{
 	{cluster, "spec.vault.auth.kubernetes.mount", "kubernetes/../token", badMount},
 	{cluster, "spec.vault.keeperAuth.kubernetes.mount", "kubernetes/", badMount},
 	{cluster, "spec.vault.auth.kubernetes.role", `""`, "spec.vault.auth.kubernetes.role"},
-	{cluster, "spec.vault.tls", "{caBundle: bm90aGluZw==, caRef: {name: ca, namespace: default}}", "set caBundle or caRef, not both"},
-	{cluster, "spec.vault.tls", "{caRef: {kind: Pod, name: ca, namespace: default}}", `supported values: "Secret", "ConfigMap"`},
+	{
+		cluster, "spec.vault.auth.kubernetes.serviceAccountRef.namespace", "other",
+		"omit auth.kubernetes.serviceAccountRef.namespace: each DynamicSecret uses a ServiceAccount of its own namespace",
+	},
+	{
+		namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.namespace", "other",
+		"omit auth.kubernetes.serviceAccountRef.namespace: each DynamicSecret uses a ServiceAccount of its own namespace",
+	},
+	{
+		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef", "",
+		"set keeperAuth.kubernetes.serviceAccountRef" + isKeeper,
+	},
+	{
+		cluster, "spec.vault.tls", "{caBundle: bm90aGluZw==, caRef: {name: ca, namespace: default}}",
+		"set caBundle or caRef, not both",
+	},
+	{
+		cluster, "spec.vault.tls", "{caRef: {kind: Pod, name: ca, namespace: default}}",
+		`supported values: "Secret", "ConfigMap"`,
+	},
 
-	{cluster, "spec.vault.keeperAuth", "", "a ClusterSecretProvider needs vault.keeperAuth: who renews and revokes when a namespace is gone"},
-	{cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "", "set keeperAuth.kubernetes.serviceAccountRef.namespace: a ClusterSecretProvider has none of its own"},
-	{cluster, "spec.vault.keeperAuth", "{token: {secretRef: {name: token}}}", "set keeperAuth.token.secretRef.namespace: a ClusterSecretProvider has none of its own"},
-	{cluster, "spec.vault.auth", "{token: {secretRef: {name: token}}}", "set auth.token.secretRef.namespace: a ClusterSecretProvider has none of its own"},
+	{
+		cluster, "spec.vault.keeperAuth", "",
+		"a ClusterSecretProvider needs vault.keeperAuth: " +
+			"the identity that renews and revokes leases when a namespace is gone",
+	},
+	{
+		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "",
+		"set keeperAuth.kubernetes.serviceAccountRef.namespace" + noNamespace,
+	},
+	{
+		cluster, "spec.vault.keeperAuth", "{token: {secretRef: {name: token}}}",
+		"set keeperAuth.token.secretRef.namespace" + noNamespace,
+	},
+	{
+		cluster, "spec.vault.auth", "{token: {secretRef: {name: token}}}",
+		"set auth.token.secretRef.namespace" + noNamespace,
+	},
 	{cluster, "spec.vault.tls", "{caRef: {name: ca}}", clusterTLS},
 	{cluster, "spec.vault.tls", "{clientCertRef: {name: cert}}", clusterTLS},
 
-	{namespaced, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "other", "a SecretProvider uses its own namespace: leave keeperAuth.kubernetes.serviceAccountRef.namespace out"},
-	{namespaced, "spec.vault.keeperAuth", "{token: {secretRef: {name: token, namespace: other}}}", "a SecretProvider uses its own namespace: leave keeperAuth.token.secretRef.namespace out"},
-	{namespaced, "spec.vault.auth", "{token: {secretRef: {name: token, namespace: other}}}", "a SecretProvider uses its own namespace: leave auth.token.secretRef.namespace out"},
+	{
+		namespaced, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "other",
+		ownNamespace + "keeperAuth.kubernetes.serviceAccountRef.namespace",
+	},
+	{
+		namespaced, "spec.vault.keeperAuth", "{token: {secretRef: {name: token, namespace: other}}}",
+		ownNamespace + "keeperAuth.token.secretRef.namespace",
+	},
+	{
+		namespaced, "spec.vault.auth", "{token: {secretRef: {name: token, namespace: other}}}",
+		ownNamespace + "auth.token.secretRef.namespace",
+	},
 	{namespaced, "spec.vault.tls", "{caRef: {name: ca, namespace: other}}", ownTLS},
 	{namespaced, "spec.vault.tls", "{clientCertRef: {name: cert, namespace: other}}", ownTLS},
-	{namespaced, "spec.vault", "{address: 'https://vault.example', auth: {kubernetes: {role: app}}}", "without keeperAuth, auth.kubernetes.serviceAccountRef is needed: it does the keeper's work"},
+	{
+		namespaced, "spec.vault", "{address: 'https://vault.example', auth: {kubernetes: {role: app}}}",
+		"set keeperAuth, or auth.kubernetes.serviceAccountRef" + isKeeper,
+	},
 }
 
-func TestAManifestWithAMistakeIsRejectedWithWhatToDo(t *testing.T) {
+func TestInvalidManifestIsRejectedWithAHint(t *testing.T) {
 	t.Parallel()
 	for kind := range manifests {
 		if err := shared.Kube.Create(t.Context(), manifest(t, kind, "good"), client.DryRunAll); err != nil {
 			t.Fatalf("%s without a mistake: %v", kind, err)
 		}
 	}
-	for _, c := range append(rejections, revocationRejections...) {
+	fields := ruleFields(t)
+	for _, c := range slices.Concat(rejections, revocationRejections) {
 		t.Run(c.kind+" "+c.path+" "+c.value[:min(len(c.value), 40)], func(t *testing.T) {
 			o := manifest(t, c.kind, "bad")
 			set(t, o, c.path, c.value)
-			rejected(t, shared.Kube.Create(t.Context(), o, client.DryRunAll), c.says)
+			err := shared.Kube.Create(t.Context(), o, client.DryRunAll)
+			rejected(t, err, c.message)
+			named := func(field string) bool { return strings.Contains(err.Error(), field+": ") }
+			if paths := fields[c.kind][c.message]; err != nil && len(paths) > 0 && !slices.ContainsFunc(paths, named) {
+				t.Errorf("the error does not name one of the fields %v: %v", paths, err)
+			}
 		})
 	}
 }
 
-func rejected(t *testing.T, err error, says string) {
+// ruleFields lists the fields that the rule with a message names, by kind and message.
+func ruleFields(t *testing.T) map[string]map[string][]string {
 	t.Helper()
-	switch {
-	case err == nil:
-		t.Error("it was taken")
-	case !apierrors.IsInvalid(err) && !apierrors.IsBadRequest(err), !strings.Contains(err.Error(), says):
-		t.Errorf("the API server says: %v\nwant in it: %s", err, says)
+	fields := map[string]map[string][]string{}
+	for kind, schema := range schemas(t) {
+		fields[kind] = map[string][]string{}
+		walk("", schema, func(path string, s apiextensionsv1.JSONSchemaProps) {
+			for _, rule := range s.XValidations {
+				if rule.FieldPath != "" {
+					field := strings.TrimPrefix(path+rule.FieldPath, ".")
+					fields[kind][rule.Message] = append(fields[kind][rule.Message], field)
+				}
+			}
+		})
+	}
+	return fields
+}
+
+func TestValidSourcesAreAccepted(t *testing.T) {
+	t.Parallel()
+	for _, spec := range []string{
+		severalSources("{name: kv, vault: {path: secret/data/a}}"),
+		severalSources("{name: kv, providerRef: {kind: ClusterSecretProvider, name: other}, vault: {path: secret/data/a}}"),
+		"{sources: [{name: db, providerRef: {name: vault}, vault: {path: database/creds/orders}}]}",
+		sourcesWithFields("{include: [x], prefix: A_}", "{include: [x], prefix: B_}"),
+		sourcesWithFields("{include: [x], prefix: A_}", "{include: [x]}"),
+		sourcesWithFields("{include: [x]}", "{include: [z]}"),
+		sourcesWithFields("{}", "{}"),
+	} {
+		o := manifest(t, dynamic, "several")
+		set(t, o, "spec", spec)
+		if err := shared.Kube.Create(t.Context(), o, client.DryRunAll); err != nil {
+			t.Errorf("%s: %v", spec, err)
+		}
 	}
 }
 
-// immutables are changes of an object that exists.
-var immutables = []rejection{
-	{cluster, "spec.vault.address", "https://other.example:8200", "address cannot be changed, leases live there; make another provider and point the DynamicSecrets to it"},
-	{cluster, "spec.vault.namespace", "team-a", "namespace cannot be changed, leases live there; make another provider and point the DynamicSecrets to it"},
-	{cluster, "spec.vault.auth", "{token: {secretRef: {name: token, namespace: default}}}", "the method and mount of auth cannot be changed, leases are told by them; make another provider and point the DynamicSecrets to it"},
-	{cluster, "spec.vault.auth.kubernetes.mount", "other", "the method and mount of auth cannot be changed, leases are told by them; make another provider and point the DynamicSecrets to it"},
-	{namespaced, "spec.vault.address", "https://other.example:8200", "address cannot be changed"},
+func rejected(t *testing.T, err error, message string) {
+	t.Helper()
+	switch {
+	case err == nil:
+		t.Error("the API server accepted it")
+	case !apierrors.IsInvalid(err) && !apierrors.IsBadRequest(err), !strings.Contains(err.Error(), message):
+		t.Errorf("the API server returned: %v\nwant in it: %s", err, message)
+	}
 }
 
-func TestWhatALeaseIsToldByCannotBeChanged(t *testing.T) {
+// immutables are changes of an existing object.
+var immutables = []rejection{
+	{cluster, "spec.vault.address", "https://other.example:8200", fixedAddress},
+	{cluster, "spec.vault.namespace", "team-a", fixedNamespace},
+	{cluster, "spec.vault.auth", "{token: {secretRef: {name: token, namespace: default}}}", fixedAuth},
+	{cluster, "spec.vault.auth.kubernetes.mount", "other", fixedAuth},
+	{namespaced, "spec.vault.address", "https://other.example:8200", fixedAddress},
+}
+
+func TestFieldsThatIdentifyLeasesAreImmutable(t *testing.T) {
 	t.Parallel()
 	for i, c := range immutables {
 		t.Run(c.kind+" "+c.path, func(t *testing.T) {
@@ -238,20 +407,27 @@ func TestWhatALeaseIsToldByCannotBeChanged(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = shared.Kube.Delete(context.Background(), o) })
-			patch := func(path, value string) error {
-				var v any
-				if err := yaml.Unmarshal([]byte(value), &v); err != nil {
-					t.Fatal(err)
-				}
-				raw, _ := json.Marshal([]map[string]any{{"op": "add", "path": "/" + strings.ReplaceAll(path, ".", "/"), "value": v}})
-				return shared.Kube.Patch(t.Context(), o.DeepCopy(), client.RawPatch("application/json-patch+json", raw))
-			}
-			rejected(t, patch(c.path, c.value), c.says)
-			if err := patch("spec.vault.auth.kubernetes.role", "another"); err != nil {
+			rejected(t, patchField(t, o, c.path, c.value), c.message)
+			if err := patchField(t, o, "spec.vault.auth.kubernetes.role", "another"); err != nil {
 				t.Errorf("another role: %v", err)
 			}
 		})
 	}
+}
+
+// patchField sends a patch that sets a field, by its dotted path, to a value in YAML.
+func patchField(t *testing.T, o *unstructured.Unstructured, path, value string) error {
+	t.Helper()
+	var v any
+	if err := yaml.Unmarshal([]byte(value), &v); err != nil {
+		t.Fatal(err)
+	}
+	pointer := "/" + strings.ReplaceAll(path, ".", "/")
+	raw, err := json.Marshal([]map[string]any{{"op": "add", "path": pointer, "value": v}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return shared.Kube.Patch(t.Context(), o.DeepCopy(), client.RawPatch(types.JSONPatchType, raw))
 }
 
 // walk visits every field of a schema.
@@ -268,7 +444,7 @@ func walk(path string, s apiextensionsv1.JSONSchemaProps, visit func(path string
 	}
 }
 
-// schemas are those of the installed CRDs, by kind.
+// schemas are the schemas of the installed CRDs, by kind.
 func schemas(t *testing.T) map[string]apiextensionsv1.JSONSchemaProps {
 	t.Helper()
 	out := map[string]apiextensionsv1.JSONSchemaProps{}
@@ -286,21 +462,22 @@ func schemas(t *testing.T) map[string]apiextensionsv1.JSONSchemaProps {
 	return out
 }
 
-func TestEveryRuleOfTheSchemasHasARejection(t *testing.T) {
+func TestEveryValidationRuleHasARejection(t *testing.T) {
 	t.Parallel()
+	all := slices.Concat(rejections, immutables, revocationRejections, revocationImmutables)
 	for kind, schema := range schemas(t) {
 		walk(kind, schema, func(path string, s apiextensionsv1.JSONSchemaProps) {
 			for _, rule := range s.XValidations {
-				shown := slices.ContainsFunc(slices.Concat(rejections, immutables, revocationRejections, revocationImmutables), func(c rejection) bool { return c.says == rule.Message })
-				if rule.Message == "" || !shown {
-					t.Errorf("%s: no test shows %q", path, rule.Message)
+				tested := slices.ContainsFunc(all, func(c rejection) bool { return c.message == rule.Message })
+				if rule.Message == "" || !tested {
+					t.Errorf("%s: no rejection tests %q", path, rule.Message)
 				}
 			}
 		})
 	}
 }
 
-func TestEveryFieldIsExplained(t *testing.T) {
+func TestEveryFieldIsDocumented(t *testing.T) {
 	t.Parallel()
 	for kind, schema := range schemas(t) {
 		fields := 0
@@ -308,26 +485,27 @@ func TestEveryFieldIsExplained(t *testing.T) {
 			fields++
 			element := strings.HasSuffix(path, "[]") || strings.HasSuffix(path, "{}")
 			if s.Description == "" && !element && path != kind+".metadata" {
-				t.Errorf("%s has no text", path)
+				t.Errorf("%s has no description", path)
 			}
 		})
 		if fields < 30 {
-			t.Errorf("%s has %d fields: were they all seen?", kind, fields)
+			t.Errorf("%s has only %d fields: some were missed", kind, fields)
 		}
 	}
-	// kubectl explain believes what it has cached of the server's kinds; get looks again.
+	// kubectl explain uses a cache of the server's kinds, which get refreshes.
 	if _, err := shared.Plane.Kubectl(t.Context(), "get", "dsec", "--all-namespaces"); err != nil {
 		t.Fatal(err)
 	}
 	text, err := shared.Plane.Kubectl(t.Context(), "explain", "dsec.spec.lease.renewAtPercent")
-	if err != nil || !strings.Contains(text, "how much of the granted duration may pass") {
+	const description = "share of the granted duration after which a lease is renewed"
+	if err != nil || !strings.Contains(strings.Join(strings.Fields(text), " "), description) {
 		t.Errorf("kubectl explain: %v\n%s", err, text)
 	}
 }
 
-func TestColumnsTellWhatAPersonWantsToKnow(t *testing.T) {
+func TestPrinterColumns(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	d := r.ready("orders")
 	wide := func(args ...string) (head, row string) {
 		t.Helper()
@@ -343,13 +521,13 @@ func TestColumnsTellWhatAPersonWantsToKnow(t *testing.T) {
 	if head != "NAME PROVIDER READY STATUS EXPIRES RENEWS AGE LEASE MESSAGE" {
 		t.Errorf("columns: %s", head)
 	}
-	for _, want := range []string{"orders", r.name, "True", "Leased", d.Status.Lease.ID, "Secret orders holds"} {
+	for _, want := range []string{"orders", r.name, "True", "Leased", leaseID(d), "Secret orders contains"} {
 		if !strings.Contains(row, want) {
 			t.Errorf("no %q in %q", want, row)
 		}
 	}
 	if n := len(regexp.MustCompile(`\d{4}-\d\d-\d\dT`).FindAllString(row, -1)); n != 2 {
-		t.Errorf("%d times in %q, want those of the end and of the renewal", n, row)
+		t.Errorf("%d times in %q, want the expiry and the renewal", n, row)
 	}
 	head, row = wide("get", "clustersecretprovider", r.name)
 	if head != "NAME READY STATUS SERVER VERSION AGE ADDRESS MESSAGE" {
@@ -361,26 +539,37 @@ func TestColumnsTellWhatAPersonWantsToKnow(t *testing.T) {
 		}
 	}
 	narrow, err := r.Plane.Kubectl(t.Context(), "get", "dynamicsecrets", "-n", r.name)
-	if r.must(err); strings.Contains(narrow, d.Status.Lease.ID) {
-		t.Errorf("the lease is not only in wide:\n%s", narrow)
+	if r.must(err); strings.Contains(narrow, leaseID(d)) {
+		t.Errorf("the narrow output contains the lease:\n%s", narrow)
 	}
 }
 
-func TestWhatIsLeftOutHasDefaults(t *testing.T) {
+func TestDefaults(t *testing.T) {
 	t.Parallel()
 	o := manifest(t, dynamic, "defaults")
 	set(t, o, "spec.providerRef.kind", "")
+	set(t, o, "spec.rollout", "{targets: [{name: orders}]}")
 	if err := shared.Kube.Create(t.Context(), o, client.DryRunAll); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]any{
-		"spec.providerRef.kind": namespaced, "spec.vault.method": "Read", "spec.refreshInterval": "1h",
+		"spec.refreshInterval": "1h0m0s", "spec.rotation.overlap": "2m0s", "spec.target.type": "Opaque",
 		"spec.lease.renewAtPercent": int64(67), "spec.lease.onExpiry": "Delete", "spec.lease.reissue": "Always",
-		"spec.lease.onDelete": "Revoke", "spec.lease.revocationDeadline": "1h", "spec.target.type": "Opaque",
+		"spec.lease.onDelete": "Revoke", "spec.lease.revocationDeadline": "1h0m0s",
 	} {
 		if got, _, err := unstructured.NestedFieldNoCopy(o.Object, strings.Split(path, ".")...); err != nil || got != want {
 			t.Errorf("%s is %v, want %v", path, got, want)
 		}
+	}
+	// GitOps tools report a default in a list or a reference as drift.
+	for _, path := range []string{"spec.providerRef.kind", "spec.vault.method"} {
+		if got, found, _ := unstructured.NestedFieldNoCopy(o.Object, strings.Split(path, ".")...); found {
+			t.Errorf("%s has the default %v", path, got)
+		}
+	}
+	targets, _, err := unstructured.NestedSlice(o.Object, "spec", "rollout", "targets")
+	if want := []any{map[string]any{"name": "orders"}}; err != nil || !equality.Semantic.DeepEqual(targets, want) {
+		t.Errorf("spec.rollout.targets is %v, want %v", targets, want)
 	}
 	p := manifest(t, cluster, "defaults")
 	set(t, p, "spec.vault.auth.kubernetes.mount", "")
@@ -389,7 +578,8 @@ func TestWhatIsLeftOutHasDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		"spec.vault.auth.kubernetes.mount": "kubernetes", "spec.vault.tls.caRef.kind": "Secret", "spec.vault.tls.caRef.key": "ca.crt",
+		"spec.vault.auth.kubernetes.mount": "kubernetes",
+		"spec.vault.tls.caRef.kind":        "Secret", "spec.vault.tls.caRef.key": "ca.crt",
 	} {
 		if got, _, err := unstructured.NestedString(p.Object, strings.Split(path, ".")...); err != nil || got != want {
 			t.Errorf("%s is %q, want %q", path, got, want)

@@ -9,10 +9,10 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/chaos"
 )
 
-// The long ones are `make chaos`.
-func TestInAStormOfAllFaultsNothingLeaksAndNothingChangesWithoutACause(t *testing.T) {
+// `make chaos` runs the long storms.
+func TestStormLeaksNothingAndReplacesNothingWithoutCause(t *testing.T) {
 	t.Parallel()
-	awaitTurn(t)
+	awaitSlot(t)
 	report, err := chaos.Run(t.Context(), chaos.Options{
 		Seed: uint64(time.Now().UnixNano()), Storm: 50 * time.Second, Objects: 40, Manager: managerBinary, Root: "../..",
 		Progress: t.Output(),
@@ -23,11 +23,14 @@ func TestInAStormOfAllFaultsNothingLeaksAndNothingChangesWithoutACause(t *testin
 	}
 }
 
-// At hundreds of leases; `make chaos` has thousands of them.
-func TestManyLeasesOutliveAnOutageOneProbeAtATimeAndAreWatchedByAListARole(t *testing.T) {
+// `make chaos` does the same with thousands of leases. An unavailable backend gets one probe at a time, and leases are
+// verified by one list for each role.
+func TestManyLeasesSurviveAnOutage(t *testing.T) {
 	t.Parallel()
-	awaitTurn(t)
-	report, err := chaos.Run(t.Context(), chaos.Options{Scale: 200, Manager: quickManager(t), Root: "../..", Progress: t.Output()})
+	awaitSlot(t)
+	report, err := chaos.Run(t.Context(), chaos.Options{
+		Scale: 200, Manager: quickManager(t), Root: "../..", Progress: t.Output(),
+	})
 	t.Logf("\n%s", report)
 	if err != nil {
 		t.Error(err)

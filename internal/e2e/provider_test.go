@@ -20,21 +20,21 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// namespacedProvider is the room's provider as a SecretProvider, not created yet; it has no keeperAuth.
-func (r *room) namespacedProvider() *v1alpha1.SecretProvider {
+// namespacedProvider returns the rig's provider as a SecretProvider without keeperAuth, and does not create it.
+func (r *rig) namespacedProvider() *v1alpha1.SecretProvider {
 	p := &v1alpha1.SecretProvider{ObjectMeta: r.named(r.name)}
 	p.Spec.ProviderSpec = r.provider().Spec.ProviderSpec
 	p.Spec.Vault.KeeperAuth = nil
 	return p
 }
 
-// byNamespaced points an object to the SecretProvider.
+// byNamespaced makes an object use the SecretProvider.
 func byNamespaced(d *v1alpha1.DynamicSecret) {
 	d.Spec.ProviderRef.Kind = v1alpha1.ProviderKindNamespaced
 }
 
 // untilStatus waits until a condition of a provider of either kind has a reason, and returns its message.
-func untilStatus(r *room, p interface {
+func untilStatus(r *rig, p interface {
 	client.Object
 	v1alpha1.Provider
 }, condition, reason string) string {
@@ -48,7 +48,7 @@ func untilStatus(r *room, p interface {
 	return c.Message
 }
 
-// policyWithout is a keeper's policy that lacks some lines.
+// policyWithout is the keeper's policy without some lines.
 func policyWithout(lines ...string) string {
 	var kept []string
 	for _, line := range strings.Split(testbed.KeeperPolicy, "\n") {
@@ -59,12 +59,15 @@ func policyWithout(lines ...string) string {
 	return strings.Join(kept, "\n")
 }
 
-// withOwnKeeper gives the room's provider a keeper with a role of its own, called like the room, and -keeper.
+// withOwnKeeper gives the rig's provider a keeper with its own role, which has the rig's name and the suffix -keeper.
 func withOwnKeeper() option {
-	return withProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.KeeperAuth.Kubernetes.Role = p.Name + "-keeper" })
+	return withProvider(func(p *v1alpha1.ClusterSecretProvider) {
+		p.Spec.Vault.KeeperAuth.Kubernetes.Role = p.Name + "-keeper"
+	})
 }
 
-func (r *room) keeperMay(policy string) {
+// keeperMay sets the policy of the rig's own keeper.
+func (r *rig) keeperMay(policy string) {
 	r.t.Helper()
 	r.must(r.Vault.WritePolicy(r.t.Context(), r.name+"-keeper", policy))
 	r.must(r.Vault.WriteRole(r.t.Context(), "kubernetes", r.name+"-keeper", testbed.KubernetesRole{
@@ -73,22 +76,23 @@ func (r *room) keeperMay(policy string) {
 	}))
 }
 
-func TestAProviderTellsWhatAnswersAtItsAddress(t *testing.T) {
+func TestProviderReportsItsServer(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 	p := r.provider()
 	if s := p.Status.Server; s == nil || s.Kind != "Vault" || s.Version != "1.21.0" {
 		t.Errorf("server: %+v", s)
 	}
-	if len(p.Status.MissingCapabilities) != 0 || len(p.Status.Conditions) != 1 || p.Status.ObservedGeneration != p.Generation {
+	onlyReady := len(p.Status.MissingCapabilities) == 0 && len(p.Status.Conditions) == 1
+	if !onlyReady || p.Status.ObservedGeneration != p.Generation {
 		t.Errorf("status: %+v", p.Status)
 	}
 }
 
-func TestAKeeperWithoutALineIssuesNothingUntilItHasIt(t *testing.T) {
+func TestIncompleteKeeperPolicyIssuesNothing(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared, withOwnKeeper(), withProxy())
+	r := newRig(t, shared, withOwnKeeper(), withProxy())
 	r.keeperMay(policyWithout("auth/token/revoke-accessor", "sys/leases/revoke"))
 	mark := r.vaultMark()
 	message := r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonKeeperPolicyIncomplete)
@@ -98,12 +102,12 @@ func TestAKeeperWithoutALineIssuesNothingUntilItHasIt(t *testing.T) {
 	}
 	for _, line := range want {
 		if !strings.Contains(message, line) {
-			t.Errorf("no %q in %q", line, message)
+			t.Errorf("the message is %q, want %q in it", message, line)
 		}
 	}
 	r.apply("orders")
 	r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonProviderNotReady)
-	r.staysCalm()
+	r.makesFewRequests()
 	if r.minted(mark) != 0 || len(r.tokens()) != 0 {
 		t.Error("something was issued")
 	}
@@ -111,51 +115,52 @@ func TestAKeeperWithoutALineIssuesNothingUntilItHasIt(t *testing.T) {
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 	r.untilReady("orders")
 	if len(r.provider().Status.MissingCapabilities) != 0 {
-		t.Error("the missing lines are still told")
+		t.Error("the missing lines are still reported")
 	}
 	r.untilAlive(1)
 }
 
-func TestAReadyProviderWhoseKeeperLosesALineSaysSoAndLeasesLiveOn(t *testing.T) {
+func TestKeeperPolicyLossLeavesLeasesAlone(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared, withOwnKeeper())
+	r := newRig(t, shared, withOwnKeeper())
 	r.keeperMay(testbed.KeeperPolicy)
 	before := r.ready("orders")
 	r.keeperMay(policyWithout("sys/leases/revoke"))
 	r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonKeeperPolicyIncomplete)
-	r.askFor(v1alpha1.RenewRequestedAtAnnotation, "now")
-	after := r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool { return d.Status.LastHandledRenewAt == "now" })
-	if after.Status.Lease.ID != before.Status.Lease.ID || !meta.IsStatusConditionTrue(after.Status.Conditions, v1alpha1.ReadyCondition) {
-		t.Errorf("lease %s became %s", before.Status.Lease.ID, after.Status.Lease.ID)
+	r.annotate(v1alpha1.RenewRequestedAtAnnotation, "now")
+	after := r.untilRenewedFor("now")
+	ready := meta.IsStatusConditionTrue(after.Status.Conditions, v1alpha1.ReadyCondition)
+	if leaseID(after) != leaseID(before) || !ready {
+		t.Errorf("lease %s became %s, Ready: %v", leaseID(before), leaseID(after), ready)
 	}
 	r.keeperMay(testbed.KeeperPolicy)
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 }
 
-func TestASecretProviderWithoutKeeperSaysWhatItLacks(t *testing.T) {
+func TestSecretProviderWithoutKeeperReportsMissingLines(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	p := r.namespacedProvider()
 	r.create(p)
 	message := untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonNoKeeper)
 	want := []string{
-		"auth/token/lookup-accessor: update", "auth/token/renew-accessor: update", "auth/token/revoke-accessor: update", "sys/leases/revoke: update",
+		"auth/token/lookup-accessor: update", "auth/token/renew-accessor: update", "auth/token/revoke-accessor: update",
+		"sys/leases/revoke: update",
 	}
 	if !slices.Equal(p.Status.MissingCapabilities, want) {
 		t.Errorf("missing: %q, want %q", p.Status.MissingCapabilities, want)
 	}
-	for _, say := range append(want, "keeperAuth is not set", "leases that are left run out by themselves") {
-		if !strings.Contains(message, say) {
-			t.Errorf("no %q in %q", say, message)
+	for _, want := range append(want, "keeperAuth is not set") {
+		if !strings.Contains(message, want) {
+			t.Errorf("the message is %q, want %q in it", message, want)
 		}
 	}
 	if meta.FindStatusCondition(p.Status.Conditions, v1alpha1.StalledCondition) != nil {
-		t.Error("it is Stalled")
+		t.Error("the provider is Stalled")
 	}
 	r.ready("orders", byNamespaced)
 	r.must(r.login(r.target("orders")))
-	// What auth lacks for the keeper's work is given, so that the lease can be ended.
-	r.must(r.Vault.WritePolicy(t.Context(), r.name, `path "`+r.name+`/*" { capabilities = ["read"] }`+"\n"+testbed.KeeperPolicy))
+	r.allowKeeping() // so that the lease can be revoked
 	r.eventually("nothing to be missing", func() bool {
 		untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonNoKeeper)
 		return len(p.Status.MissingCapabilities) == 0
@@ -166,24 +171,25 @@ func TestASecretProviderWithoutKeeperSaysWhatItLacks(t *testing.T) {
 	}
 }
 
-func TestASecretProviderHasAKeeperOfItsOwnNamespace(t *testing.T) {
+func TestSecretProviderKeeperUsesItsNamespace(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	r.create(r.account("keeper"))
 	r.must(r.Vault.WriteRole(t.Context(), "kubernetes", r.name+"-keeper", testbed.KubernetesRole{
 		ServiceAccounts: []string{"keeper"}, Namespaces: []string{r.name}, Policies: []string{"keeper"}, Audience: "vault",
 	}))
 	p := r.namespacedProvider()
-	p.Spec.Vault.KeeperAuth = &v1alpha1.VaultKeeperAuth{Kubernetes: &v1alpha1.VaultKeeperKubernetesAuth{
-		Mount: "kubernetes", Role: r.name + "-keeper", ServiceAccountRef: v1alpha1.KeeperServiceAccount{Name: "keeper", Audiences: []string{"vault"}},
+	p.Spec.Vault.KeeperAuth = &v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
+		Mount: "kubernetes", Role: r.name + "-keeper",
+		ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "keeper", Audiences: []string{"vault"}},
 	}}
 	r.create(p)
 	untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 	r.ready("orders", byNamespaced)
 	r.must(r.login(r.target("orders")))
-	r.askFor(v1alpha1.RenewRequestedAtAnnotation, "now")
+	r.annotate(v1alpha1.RenewRequestedAtAnnotation, "now")
 	r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool {
-		return d.Status.LastHandledRenewAt == "now" && d.Status.Lease.Renewals == 1
+		return d.Status.LastHandledRenewAt == "now" && record(d).Renewals == 1
 	})
 	r.remove("orders")
 	if ids := r.leases(); len(ids) != 0 {
@@ -191,34 +197,48 @@ func TestASecretProviderHasAKeeperOfItsOwnNamespace(t *testing.T) {
 	}
 }
 
-// staticToken makes a token of the room's policy and the keeper's, and keeps it in a Secret.
-func (r *room) staticToken() (token string) {
+// allowKeeping gives the issuer's role what the keeper needs.
+func (r *rig) allowKeeping() {
 	r.t.Helper()
-	rules := `path "` + r.name + `/*" { capabilities = ["read"] }` + "\n" + `path "auth/token/create" { capabilities = ["update"] }`
+	rules := `path "` + r.name + `/*" { capabilities = ["read"] }` + "\n" + testbed.KeeperPolicy
 	r.must(r.Vault.WritePolicy(r.t.Context(), r.name, rules))
-	answer, err := r.Vault.Root.Logical().WriteWithContext(r.t.Context(), "auth/token/create", map[string]any{
+}
+
+// staticToken creates a token with the rig's policy and the keeper's, and stores it in a Secret.
+func (r *rig) staticToken() (token string) {
+	r.t.Helper()
+	rules := `path "` + r.name + `/*" { capabilities = ["read"] }
+path "auth/token/create" { capabilities = ["update"] }`
+	r.must(r.Vault.WritePolicy(r.t.Context(), r.name, rules))
+	created, err := r.Vault.Root.Logical().WriteWithContext(r.t.Context(), "auth/token/create", map[string]any{
 		"policies": []string{r.name, "keeper"}, "no_parent": true, "ttl": "2h",
 	})
 	r.must(err)
-	token = answer.Auth.ClientToken
-	r.create(&corev1.Secret{ObjectMeta: r.named("vault-token"), Data: map[string][]byte{"token": []byte(token + "\n")}})
+	token = created.Auth.ClientToken
+	data := map[string][]byte{"token": []byte(token + "\n")}
+	r.create(&corev1.Secret{ObjectMeta: r.named("vault-token"), Data: data})
 	return token
 }
 
-func TestATokenInASecretIssuesByAChildOfItAndSurvives(t *testing.T) {
+// tokenAuth logs in with the token in a Secret.
+func tokenAuth(name string) v1alpha1.VaultAuth {
+	ref := v1alpha1.SecretKeyReference{SecretReference: v1alpha1.SecretReference{Name: name}}
+	return v1alpha1.VaultAuth{Token: &v1alpha1.VaultTokenAuth{SecretRef: ref}}
+}
+
+func TestTokenAuthIssuesWithChildTokens(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	token := r.staticToken()
 	p := r.namespacedProvider()
-	auth := v1alpha1.VaultTokenAuth{SecretRef: v1alpha1.SecretKeyReference{SecretReference: v1alpha1.SecretReference{Name: "vault-token"}}}
-	p.Spec.Vault.Auth = v1alpha1.VaultAuth{Token: &auth}
-	p.Spec.Vault.KeeperAuth = &v1alpha1.VaultKeeperAuth{Token: &auth}
+	p.Spec.Vault.Auth = tokenAuth("vault-token")
+	p.Spec.Vault.KeeperAuth = p.Spec.Vault.Auth.DeepCopy()
 	r.create(p)
 	untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 	one := r.ready("orders", byNamespaced)
 	two := r.ready("more", byNamespaced)
-	if one.Status.Lease.TokenAccessor == two.Status.Lease.TokenAccessor || one.Status.Lease.TokenAccessor == "" {
-		t.Error("two issues have one token")
+	if accessor(one) == accessor(two) || accessor(one) == "" {
+		t.Error("two issuances share a token")
 	}
 	r.must(r.login(r.target("orders")))
 	r.untilAlive(2)
@@ -232,16 +252,15 @@ func TestATokenInASecretIssuesByAChildOfItAndSurvives(t *testing.T) {
 	}
 }
 
-func TestATokenThatIsMissingInASecretIsSaidAndIsNoticedWhenItComes(t *testing.T) {
+func TestMissingTokenIsReportedUntilItExists(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	p := r.namespacedProvider()
-	auth := v1alpha1.VaultTokenAuth{SecretRef: v1alpha1.SecretKeyReference{SecretReference: v1alpha1.SecretReference{Name: "vault-token"}}}
-	p.Spec.Vault.Auth = v1alpha1.VaultAuth{Token: &auth}
+	p.Spec.Vault.Auth = tokenAuth("vault-token")
 	r.create(p)
 	message := untilStatus(r, p, v1alpha1.StalledCondition, v1alpha1.ReasonInvalidSpec)
 	if !strings.Contains(message, "vault-token") {
-		t.Errorf("it says %q", message)
+		t.Errorf("the message is %q", message)
 	}
 	r.apply("orders", byNamespaced)
 	r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonProviderNotReady)
@@ -249,12 +268,12 @@ func TestATokenThatIsMissingInASecretIsSaidAndIsNoticedWhenItComes(t *testing.T)
 	r.untilReady("orders")
 }
 
-func TestAProviderStaysWhileALeaseNeedsItAndNamesTheHolder(t *testing.T) {
+func TestProviderInUseCannotBeDeleted(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{v1alpha1.ProviderKindCluster, v1alpha1.ProviderKindNamespaced} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			r := newRoom(t, shared)
+			r := newRig(t, shared)
 			var p interface {
 				client.Object
 				v1alpha1.Provider
@@ -262,9 +281,10 @@ func TestAProviderStaysWhileALeaseNeedsItAndNamesTheHolder(t *testing.T) {
 			if kind == v1alpha1.ProviderKindNamespaced {
 				s := r.namespacedProvider()
 				s.Spec.Vault.KeeperAuth = r.provider().Spec.Vault.KeeperAuth.DeepCopy()
-				s.Spec.Vault.KeeperAuth.Kubernetes.ServiceAccountRef = v1alpha1.KeeperServiceAccount{Name: "orders", Audiences: []string{"vault"}}
+				s.Spec.Vault.KeeperAuth.Kubernetes.ServiceAccountRef.Name = "orders"
+				s.Spec.Vault.KeeperAuth.Kubernetes.ServiceAccountRef.Namespace = ""
 				s.Spec.Vault.KeeperAuth.Kubernetes.Role = r.name
-				r.must(r.Vault.WritePolicy(t.Context(), r.name, `path "`+r.name+`/*" { capabilities = ["read"] }`+"\n"+testbed.KeeperPolicy))
+				r.allowKeeping()
 				r.create(s)
 				p = s
 			}
@@ -272,33 +292,33 @@ func TestAProviderStaysWhileALeaseNeedsItAndNamesTheHolder(t *testing.T) {
 			r.must(r.Kube.Delete(t.Context(), p))
 			message := untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonInUse)
 			if !strings.Contains(message, r.name+"/orders") {
-				t.Errorf("it does not name the holder: %q", message)
+				t.Errorf("the message %q does not name the object that uses it", message)
 			}
 			r.apply("late", func(d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Kind = kind })
 			r.untilReason("late", v1alpha1.StalledCondition, v1alpha1.ReasonProviderDeleting)
 			if d := r.get("orders"); !meta.IsStatusConditionTrue(d.Status.Conditions, v1alpha1.ReadyCondition) {
-				t.Error("the holder is not Ready any more")
+				t.Error("the object that uses it is not Ready any more")
 			}
 			r.remove("orders")
 			if ids := r.leases(); len(ids) != 0 {
 				t.Errorf("leases are left: %v", ids)
 			}
-			r.eventually("the provider to go", func() bool { return r.gone(p) })
+			r.eventually("the provider to be deleted", func() bool { return r.gone(p) })
 			r.untilReason("late", v1alpha1.StalledCondition, v1alpha1.ReasonProviderNotFound)
 		})
 	}
 }
 
-// gone says whether an object is no more.
-func (r *room) gone(o client.Object) bool {
+// gone reports whether an object no longer exists.
+func (r *rig) gone(o client.Object) bool {
 	r.t.Helper()
 	err := r.Kube.Get(context.Background(), client.ObjectKeyFromObject(o), o)
 	r.must(client.IgnoreNotFound(err))
 	return err != nil
 }
 
-// kstatus is what Flux, and whoever else uses the library, sees in an object.
-func (r *room) kstatus(o client.Object) (status.Status, string) {
+// kstatus is the status that Flux, and other users of the library, compute for an object.
+func (r *rig) kstatus(o client.Object) (status.Status, string) {
 	r.t.Helper()
 	kind := dynamic
 	if p, ok := o.(v1alpha1.Provider); ok {
@@ -312,7 +332,7 @@ func (r *room) kstatus(o client.Object) (status.Status, string) {
 	return result.Status, result.Message
 }
 
-func (r *room) untilKstatus(o client.Object, want status.Status) {
+func (r *rig) untilKstatus(o client.Object, want status.Status) {
 	r.t.Helper()
 	var got status.Status
 	var message string
@@ -321,13 +341,13 @@ func (r *room) untilKstatus(o client.Object, want status.Status) {
 		return got == want
 	})
 	if message == "" && want != status.CurrentStatus {
-		r.t.Errorf("%s has no message", want)
+		r.t.Errorf("status %s has no message", want)
 	}
 }
 
-func TestKstatusReadsTheConditions(t *testing.T) {
+func TestKstatusOfDynamicSecret(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared, withProxy())
+	r := newRig(t, shared, withProxy())
 	orders := &v1alpha1.DynamicSecret{ObjectMeta: r.named("orders")}
 	r.must(r.proxy.Break(testbed.Fault{Path: "/creds/", Action: testbed.Refuse}))
 	r.apply("orders")
@@ -347,14 +367,14 @@ func TestKstatusReadsTheConditions(t *testing.T) {
 	r.must(r.Kube.Delete(t.Context(), orders))
 	r.untilKstatus(orders, status.TerminatingStatus)
 	r.must(r.proxy.Accept())
-	r.eventually("both to go", func() bool {
+	r.eventually("both to be deleted", func() bool {
 		return r.gone(orders) && r.gone(&v1alpha1.ClusterSecretProvider{ObjectMeta: metav1.ObjectMeta{Name: r.name}})
 	})
 }
 
-func TestKstatusReadsAProvidersConditions(t *testing.T) {
+func TestKstatusOfProvider(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared, withOwnKeeper(), withProxy())
+	r := newRig(t, shared, withOwnKeeper(), withProxy())
 	r.keeperMay(policyWithout("sys/leases/renew", "sys/leases/revoke"))
 	r.untilKstatus(r.provider(), status.FailedStatus)
 	r.must(r.proxy.RefuseConnections())

@@ -16,57 +16,58 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// onlyLease expects that the object's lease is all that lives, and that the Secret has it.
-func (r *room) onlyLease(d *v1alpha1.DynamicSecret) {
+// onlyLease expects that only the object's lease is alive, and that the Secret contains its credential.
+func (r *rig) onlyLease(d *v1alpha1.DynamicSecret) {
 	r.t.Helper()
 	r.untilAlive(1)
 	s := r.target(d.TargetName())
-	if ids := r.leases(); ids[0] != d.Status.Lease.ID || string(s.Data["username"]) != r.users()[0] {
-		r.t.Errorf("Vault has %v, the status %s; PostgreSQL has %v, the Secret %s", ids, d.Status.Lease.ID, r.users(), s.Data["username"])
+	if ids := r.leases(); ids[0] != leaseID(d) || string(s.Data["username"]) != r.users()[0] {
+		r.t.Errorf("Vault has %v, the status %s; PostgreSQL has %v, the Secret %s",
+			ids, leaseID(d), r.users(), s.Data["username"])
 	}
 	r.must(r.login(s))
 }
 
-// What a restore of a cluster does: the object is there without its status, the Secret with our label and without an owner.
-func TestAnObjectMadeAgainWithoutItsStatusTakesItsSecretOver(t *testing.T) {
+// After a cluster is restored, the object has no status, and the Secret has leasekeeper's label but no owner.
+func TestRestoredObjectAdoptsItsSecret(t *testing.T) {
 	t.Parallel()
 	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, "--leader-elect=false")
-	r := newRoom(t, b, withTTL(30*time.Second, time.Hour))
-	old := r.ready("orders").Status.Lease
-	s, life, mark := r.target("orders"), r.life(old), r.vaultMark()
+	r := newRig(t, b, withTTL(30*time.Second, time.Hour))
+	old := record(r.ready("orders"))
+	s, terms, mark := r.target("orders"), r.termsInVault(old), r.vaultMark()
 	r.must(b.Manager.Stop())
 	r.edit("orders", func(d *v1alpha1.DynamicSecret) { d.Finalizers = nil })
 	r.must(r.Kube.Delete(t.Context(), r.secret("orders"), client.PropagationPolicy(metav1.DeletePropagationOrphan)))
 	r.eventually("the object to be gone", func() bool { return r.get("orders") == nil })
 	if kept := r.target("orders"); kept == nil || kept.UID != s.UID || len(kept.OwnerReferences) != 0 {
-		t.Fatal("the Secret was to stay, without its owner")
+		t.Fatal("the Secret is gone or still has an owner")
 	}
 	r.apply("orders")
 	r.must(b.Manager.Run(t.Context()))
 	d := r.untilReady("orders")
-	if now := r.target("orders"); now.UID != s.UID || !metav1.IsControlledBy(now, d) || d.Status.Lease.ID == old.ID {
-		t.Errorf("Secret %s became %s, lease %s became %s", s.UID, now.UID, old.ID, d.Status.Lease.ID)
+	if now := r.target("orders"); now.UID != s.UID || !metav1.IsControlledBy(now, d) || leaseID(d) == old.ID {
+		t.Errorf("Secret %s became %s, lease %s became %s", s.UID, now.UID, old.ID, leaseID(d))
 	}
 	if n := r.minted(mark); n != 1 {
-		t.Errorf("%d credentials were asked for, want 1", n)
+		t.Errorf("%d credentials were requested, want 1", n)
 	}
-	if now := r.life(old); now != life {
-		t.Errorf("Vault said %s of the old lease and its token, now %s", life, now)
+	if now := r.termsInVault(old); now != terms {
+		t.Errorf("the terms of the old lease and its token were %s, now they are %s", terms, now)
 	}
-	r.eventually("the old lease to end by itself", func() bool { return len(r.leases()) == 1 })
+	r.eventually("the old lease to expire", func() bool { return len(r.leases()) == 1 })
 	if end := old.ExpiresAt; time.Now().Before(end.Time) {
-		t.Errorf("it ended before %s", end)
+		t.Errorf("it ended before its expiry at %s", end)
 	}
-	r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool { return d.Status.Lease != nil && d.Status.Lease.Renewals > 0 })
-	if ids := r.leases(); len(ids) != 1 || ids[0] != d.Status.Lease.ID {
-		t.Errorf("Vault has %v, the status %s", ids, d.Status.Lease.ID)
+	r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool { return record(d).Renewals > 0 })
+	if ids := r.leases(); len(ids) != 1 || ids[0] != leaseID(d) {
+		t.Errorf("Vault has %v, the status %s", ids, leaseID(d))
 	}
 	r.must(r.login(r.target("orders")))
 }
 
-func TestAnObjectReplacedByForceHasOneLease(t *testing.T) {
+func TestForceReplacedObjectHasOneLease(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	before, mark := r.ready("orders"), r.vaultMark()
 	manifest := r.secret("orders")
 	manifest.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: dynamic}
@@ -78,8 +79,8 @@ func TestAnObjectReplacedByForceHasOneLease(t *testing.T) {
 	t.Log(out)
 	r.must(err)
 	after := r.untilReady("orders")
-	if after.UID == before.UID || after.Status.Lease.ID == before.Status.Lease.ID || r.minted(mark) != 1 {
-		t.Errorf("lease %s became %s, %d credentials were asked for", before.Status.Lease.ID, after.Status.Lease.ID, r.minted(mark))
+	if after.UID == before.UID || !hasNewLease(before, after) || r.minted(mark) != 1 {
+		t.Errorf("lease %s became %s, %d credentials were requested", leaseID(before), leaseID(after), r.minted(mark))
 	}
 	r.onlyLease(after)
 }

@@ -24,8 +24,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// revokerPolicy is what a keeper needs for orders on the room's mount, besides its own policy.
-func (r *room) revokerPolicy() string {
+// revokerPolicy is what a keeper needs to revoke leases of the rig's mount, besides its own policy.
+func (r *rig) revokerPolicy() string {
 	return strings.ReplaceAll(testbed.KeeperPolicyWithoutList+`
 path "sys/leases/lookup/%s/*"        { capabilities = ["list", "sudo"] }
 path "sys/leases/revoke-prefix/%s"   { capabilities = ["update", "sudo"] }
@@ -34,19 +34,20 @@ path "sys/leases/revoke-force/%s/*"  { capabilities = ["update", "sudo"] }
 `, "%s", r.name)
 }
 
-// newRevokerRoom is a room whose keeper may carry out orders.
-func newRevokerRoom(t *testing.T, b *bed, options ...option) *room {
+// newRevokerRig is a rig whose keeper may revoke all leases of its mount.
+func newRevokerRig(t *testing.T, b *bed, options ...option) *rig {
 	t.Helper()
-	r := newRoom(t, b, append(options, withOwnKeeper())...)
+	r := newRig(t, b, append(options, withOwnKeeper())...)
 	r.keeperMay(r.revokerPolicy())
 	return r
 }
 
-// order creates a LeaseRevocation for the room's credentials.
-func (r *room) revoke(changes ...func(*v1alpha1.LeaseRevocation)) *v1alpha1.LeaseRevocation {
+// revoke creates a LeaseRevocation for the rig's credentials.
+func (r *rig) revoke(changes ...func(*v1alpha1.LeaseRevocation)) *v1alpha1.LeaseRevocation {
 	r.t.Helper()
 	o := &v1alpha1.LeaseRevocation{ObjectMeta: metav1.ObjectMeta{GenerateName: r.name + "-"}}
-	o.Spec.ProviderRef.Name, o.Spec.Prefix, o.Spec.Reason = r.name, r.name+"/creds/", "a test"
+	o.Spec.ProviderRef.Name, o.Spec.Reason = r.name, "a test"
+	o.Spec.Vault = &v1alpha1.VaultRevocation{Prefix: r.name + "/creds/"}
 	for _, change := range changes {
 		change(o)
 	}
@@ -63,25 +64,25 @@ func (r *room) revoke(changes ...func(*v1alpha1.LeaseRevocation)) *v1alpha1.Leas
 }
 
 // byForce confirms and forces.
-func byForce(o *v1alpha1.LeaseRevocation) { o.Spec.Force, o.Spec.Confirm = true, o.Spec.Prefix }
+func byForce(o *v1alpha1.LeaseRevocation) { o.Spec.Vault.Force, o.Spec.Confirm = true, o.Spec.Target() }
 
-// byID is for one lease.
+// byID selects one lease.
 func byID(id string) func(*v1alpha1.LeaseRevocation) {
-	return func(o *v1alpha1.LeaseRevocation) { o.Spec.Prefix, o.Spec.LeaseID = "", id }
+	return func(o *v1alpha1.LeaseRevocation) { o.Spec.Vault = &v1alpha1.VaultRevocation{LeaseID: id} }
 }
 
-// untilFinished waits for the order to be carried out, and checks its numbers.
-func (r *room) untilFinished(o *v1alpha1.LeaseRevocation, matched, secrets int64) {
+// untilFinished waits until the LeaseRevocation is finished, and checks its numbers.
+func (r *rig) untilFinished(o *v1alpha1.LeaseRevocation, matched, secrets int64) {
 	r.t.Helper()
-	r.untilOrder(o, v1alpha1.ReadyCondition, v1alpha1.ReasonLeasesRevoked)
+	r.untilRevocation(o, v1alpha1.ReadyCondition, v1alpha1.ReasonLeasesRevoked)
 	st := o.Status
 	if *st.MatchedLeases != matched || *st.DynamicSecrets != secrets || *st.RemainingLeases != 0 || len(st.Conditions) != 1 || !o.Finished() {
 		r.t.Errorf("status %+v, want %d leases of %d DynamicSecrets", st, matched, secrets)
 	}
 }
 
-// untilOrder waits until a condition of the order has a reason, and returns its message.
-func (r *room) untilOrder(o *v1alpha1.LeaseRevocation, condition, reason string) string {
+// untilRevocation waits until a condition of the LeaseRevocation has a reason, and returns its message.
+func (r *rig) untilRevocation(o *v1alpha1.LeaseRevocation, condition, reason string) string {
 	r.t.Helper()
 	var c *metav1.Condition
 	r.eventually(o.Name+" to have "+condition+" for "+reason, func() bool {
@@ -92,8 +93,8 @@ func (r *room) untilOrder(o *v1alpha1.LeaseRevocation, condition, reason string)
 	return c.Message
 }
 
-// orderEvents are the reasons of the events about an order.
-func (r *room) orderEvents(o *v1alpha1.LeaseRevocation) []string {
+// revocationEvents are the reasons of the events about a LeaseRevocation.
+func (r *rig) revocationEvents(o *v1alpha1.LeaseRevocation) []string {
 	r.t.Helper()
 	var list eventsv1.EventList
 	r.must(r.Kube.List(context.Background(), &list, client.InNamespace("default")))
@@ -107,11 +108,24 @@ func (r *room) orderEvents(o *v1alpha1.LeaseRevocation) []string {
 	return reasons
 }
 
-// TestLeaseRevocations has a bed of its own, whose manager lists leases so seldom that only the order can be the cause of
-// what becomes of them.
+// firstLease is the id of the object's lease; empty if it has none.
+func firstLease(d *v1alpha1.DynamicSecret) string {
+	if len(d.Status.Leases) == 0 {
+		return ""
+	}
+	return d.Status.Leases[0].ID
+}
+
+// replaced is true once the object has another lease than before, and nothing is left to do.
+func replaced(d *v1alpha1.DynamicSecret, before string) bool {
+	return atRest(d) && firstLease(d) != before
+}
+
+// TestLeaseRevocations has a bed of its own. Its manager lists leases so rarely that only a LeaseRevocation can cause
+// what happens to them.
 func TestLeaseRevocations(t *testing.T) {
 	t.Parallel()
-	// Without the race detector, which would be most of the times that are told.
+	// Without the race detector, which would dominate the reported times.
 	b := ownBedWith(t, testbed.BedOptions{
 		Manager: quickManager(t), Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Flags: []string{"--verify-interval=10m", "--leader-elect=false"},
 	})
@@ -119,21 +133,21 @@ func TestLeaseRevocations(t *testing.T) {
 		name string
 		test func(*testing.T, *bed)
 	}{
-		{"a hundred leases of three namespaces are revoked and replaced", hundredRevoked},
+		{"a hundred leases are revoked and replaced", hundredRevoked},
 		{"a grant loses its Secret", grantRevoked},
-		{"while the database is down it is said, and ended when it is back", revokedWithoutDatabase},
-		{"by force nothing waits for a database that is down", forcedWithoutDatabase},
-		{"a manager that is killed in the middle goes on", killedWhileRevoking},
+		{"a database that is down is reported", revokedWithoutDatabase},
+		{"force does not wait for the database", forcedWithoutDatabase},
+		{"a killed manager resumes", killedWhileRevoking},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.test(t, b) }) {
-			return // the next would only fail too
+			return // the next would only fail as well
 		}
 	}
 }
 
 func hundredRevoked(t *testing.T, b *bed) {
 	const objects = 100
-	r, bystander := newRevokerRoom(t, b), newRoom(t, b)
+	r, bystander := newRevokerRig(t, b), newRig(t, b)
 	namespaces := []string{r.name, r.name + "-b", r.name + "-c"}
 	for _, name := range namespaces[1:] {
 		r.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
@@ -142,15 +156,15 @@ func hundredRevoked(t *testing.T, b *bed) {
 	r.must(r.Vault.WriteRole(t.Context(), "kubernetes", r.name, testbed.KubernetesRole{
 		ServiceAccounts: []string{"orders"}, Namespaces: namespaces, Audience: "vault", Policies: []string{r.name}, TTL: time.Hour, MaxTTL: 24 * time.Hour,
 	}))
-	// Each team has a database of its own, as far as Vault goes: it makes and drops one user of a connection at a time. It
-	// keeps its connections, as it does where there are not a hundred rooms.
+	// Vault creates and drops one user of a database connection at a time, so each team has a connection. Vault keeps
+	// them open, as it does without a hundred rigs.
 	for _, name := range namespaces {
 		r.must(r.Vault.ConnectDatabase(t.Context(), r.name, name, r.Postgres, map[string]any{
 			"username_template": r.userPrefix() + "{{random 20}}-{{unix_time}}", "max_connection_lifetime": "0s", "max_idle_connections": 20,
 		}))
 		r.must(r.Vault.WriteDatabaseRole(t.Context(), r.name, name, testbed.DatabaseRole{Connection: name, DefaultTTL: time.Hour, MaxTTL: 24 * time.Hour}))
 	}
-	untouched := bystander.ready("untouched").Status.Lease.ID
+	untouched := firstLease(bystander.ready("untouched"))
 	for i := range objects {
 		d := r.secret(fmt.Sprintf("orders-%d", i))
 		d.Namespace = namespaces[i%3]
@@ -180,7 +194,7 @@ func hundredRevoked(t *testing.T, b *bed) {
 		})
 	}
 	until("all to be Ready", func(_ types.NamespacedName, d *v1alpha1.DynamicSecret) bool { return atRest(d) })
-	// One that nobody of ours has asked for.
+	// One lease that leasekeeper did not issue.
 	foreign, err := r.Vault.Root.Logical().ReadWithContext(t.Context(), r.name+"/creds/orders")
 	r.must(err)
 	before, old := all(), r.users()
@@ -190,14 +204,14 @@ func hundredRevoked(t *testing.T, b *bed) {
 
 	api, vault := r.apiMark(), r.vaultMark()
 	o := r.revoke()
-	r.untilFinished(o, objects+1, objects) // which is cheap to look at, while those are counted that are at work
+	r.untilFinished(o, objects+1, objects) // which is cheap to poll while the requests are counted
 	until("all to be replaced", func(key types.NamespacedName, d *v1alpha1.DynamicSecret) bool {
 		was := before[key]
-		return atRest(d) && d.Status.Lease.ID != was.Status.Lease.ID
+		return replaced(d, firstLease(&was))
 	})
-	t.Logf("from the order's creation: started after %s, taken after %s, finished after %s, at a resolution of a second",
+	t.Logf("from its creation: started after %s, accepted after %s, finished after %s, at a resolution of a second",
 		o.Status.StartedAt.Sub(o.CreationTimestamp.Time), o.Status.AcceptedAt.Sub(o.CreationTimestamp.Time), o.Status.CompletedAt.Sub(o.CreationTimestamp.Time))
-	r.tellTimes(api, vault, namespaces, objects)
+	r.logTimes(api, vault, namespaces, objects)
 
 	left := r.users()
 	for _, user := range old {
@@ -214,15 +228,15 @@ func hundredRevoked(t *testing.T, b *bed) {
 		r.must(r.login(s))
 	}
 	if n := r.requests(vault, "^update sys/leases/revoke-prefix/"); n != 1 {
-		t.Errorf("the order was given %d times", n)
+		t.Errorf("the revocation was requested %d times", n)
 	}
 	if n := r.requests(vault, "^list sys/leases/lookup/"+bystander.name); n != 0 {
 		t.Errorf("%d lists of others", n)
 	}
-	if got := bystander.get("untouched").Status.Lease.ID; got != untouched {
+	if got := firstLease(bystander.get("untouched")); got != untouched {
 		t.Errorf("another mount's lease was replaced: %s by %s", untouched, got)
 	}
-	if reasons := r.orderEvents(o); !slices.Equal(reasons, []string{v1alpha1.ReasonLeasesRevoked, v1alpha1.ReasonRevokingLeases}) {
+	if reasons := r.revocationEvents(o); !slices.Equal(reasons, []string{v1alpha1.ReasonLeasesRevoked, v1alpha1.ReasonRevokingLeases}) {
 		t.Errorf("events %v", reasons)
 	}
 	if n, err := b.Manager.Metric(`leasekeeper_lease_revocations_total{result="success"}`); err != nil || n != 1 {
@@ -230,17 +244,18 @@ func hundredRevoked(t *testing.T, b *bed) {
 	}
 }
 
-// tellTimes logs when each Secret got its new credential, from the moment at which Vault was given the order.
-func (r *room) tellTimes(api, vault testbed.Mark, namespaces []string, objects int) {
+// logTimes logs when each Secret got its new credential, counted from the request to revoke.
+func (r *rig) logTimes(api, vault testbed.Mark, namespaces []string, objects int) {
 	r.t.Helper()
 	given, err := r.Vault.Requests(vault, "^update sys/leases/revoke-prefix/")
 	r.must(err)
-	manager := "system:serviceaccount:" + testbed.ManagerNamespace + ":" + testbed.ManagerAccount
 	var writes []testbed.APIRequest
 	last := map[string]time.Duration{}
 	r.eventually("the audit log to have all writes", func() bool {
 		writes, err = r.Plane.Requests(api, func(a testbed.APIRequest) bool {
-			return a.User == manager && a.Resource == "secrets" && (a.Verb == "update" || a.Verb == "create") && !a.DryRun && a.Code/100 == 2 && slices.Contains(namespaces, a.Namespace)
+			written := a.Verb == "create" || a.Verb == "update" || a.Verb == "patch"
+			return a.User == managerUser && a.Resource == "secrets" && written && !a.DryRun && a.Code/100 == 2 &&
+				slices.Contains(namespaces, a.Namespace)
 		})
 		r.must(err)
 		for _, w := range writes {
@@ -260,35 +275,36 @@ func (r *room) tellTimes(api, vault testbed.Mark, namespaces []string, objects i
 			within++
 		}
 	}
-	r.t.Logf("Vault was given the order; then it was asked about the first lease after %s and about the hundredth after %s, %d credentials were asked for from %s to %s after, and %d Secrets written: the first after %s, half after %s, the last after %s; %d within 2 s",
+	r.t.Logf("after the request to revoke: first lookup at %s, hundredth at %s; %d credentials issued from %s to %s; %d Secrets "+
+		"written, the first at %s, half at %s, the last at %s, %d within 2 s",
 		looks[0].Time.Sub(given[0].Time).Round(time.Millisecond), looks[objects-1].Time.Sub(given[0].Time).Round(time.Millisecond),
 		len(minted), minted[0].Time.Sub(given[0].Time).Round(time.Millisecond), minted[len(minted)-1].Time.Sub(given[0].Time).Round(time.Millisecond), len(after),
 		after[0].Round(time.Millisecond), after[len(after)/2].Round(time.Millisecond), after[len(after)-1].Round(time.Millisecond), within)
 }
 
 func grantRevoked(t *testing.T, b *bed) {
-	r := newRevokerRoom(t, b)
-	never := func(d *v1alpha1.DynamicSecret) { d.Spec.Lease.Reissue = v1alpha1.ReissueNever }
-	id := r.ready("grant", never).Status.Lease.ID
-	other := r.ready("other", never).Status.Lease.ID
+	r := newRevokerRig(t, b)
+	grant := func(d *v1alpha1.DynamicSecret) { d.Spec.Lease.Reissue = v1alpha1.ReissueNever }
+	id := firstLease(r.ready("grant", grant))
+	other := firstLease(r.ready("other", grant))
 	credential, mark := r.target("grant"), r.vaultMark()
 	began := time.Now()
 	o := r.revoke(byID(id))
-	r.eventually("the Secret to go", func() bool { return r.target("grant") == nil })
-	t.Logf("the Secret was gone %s after the order was created", time.Since(began).Round(time.Millisecond))
+	r.eventually("the Secret to be deleted", func() bool { return r.target("grant") == nil })
+	t.Logf("the Secret was deleted %s after the LeaseRevocation was created", time.Since(began).Round(time.Millisecond))
 	r.untilReason("grant", v1alpha1.StalledCondition, v1alpha1.ReasonGrantEnded)
 	r.untilFinished(o, 1, 1)
 	if r.login(credential) == nil {
 		t.Error("the credential still logs in")
 	}
-	if d := r.get("other"); d.Status.Lease.ID != other || r.minted(mark) != 0 {
-		t.Error("it did more than it was told to")
+	if d := r.get("other"); firstLease(d) != other || r.minted(mark) != 0 {
+		t.Error("it revoked too much")
 	}
 	r.must(r.login(r.target("other")))
 	r.untilAlive(1)
 }
 
-func (r *room) databaseDown() (start func()) {
+func (r *rig) databaseDown() (start func()) {
 	r.t.Helper()
 	r.must(r.Postgres.Stop())
 	up := false
@@ -303,19 +319,19 @@ func (r *room) databaseDown() (start func()) {
 }
 
 func revokedWithoutDatabase(t *testing.T, b *bed) {
-	r := newRevokerRoom(t, b)
+	r := newRevokerRig(t, b)
 	before := r.ready("orders")
 	start := r.databaseDown()
 	o := r.revoke()
-	message := r.untilOrder(o, v1alpha1.ReconcilingCondition, v1alpha1.ReasonBackendError)
-	if !strings.Contains(message, "1 of 1 are left") || !strings.Contains(message, "failed to revoke entry") {
-		t.Errorf("it says %q", message)
+	message := r.untilRevocation(o, v1alpha1.ReconcilingCondition, v1alpha1.ReasonBackendError)
+	if !strings.Contains(message, "1 of 1 remaining") || !strings.Contains(message, "failed to revoke entry") {
+		t.Errorf("the message is %q", message)
 	}
-	// It cannot be replaced, and its lease is dead.
-	r.eventually("the Secret to go", func() bool { return r.target("orders") == nil })
+	// The lease has expired, and no other can be issued.
+	r.eventually("the Secret to be deleted", func() bool { return r.target("orders") == nil })
 	start()
 	r.untilFinished(o, 1, 1)
-	if after := r.untilReady("orders"); after.Status.Lease.ID == before.Status.Lease.ID {
+	if after := r.untilReady("orders"); firstLease(after) == firstLease(before) {
 		t.Error("the lease is the same")
 	}
 	r.must(r.login(r.target("orders")))
@@ -326,7 +342,7 @@ func revokedWithoutDatabase(t *testing.T, b *bed) {
 }
 
 func forcedWithoutDatabase(t *testing.T, b *bed) {
-	r := newRevokerRoom(t, b)
+	r := newRevokerRig(t, b)
 	r.ready("orders")
 	user := r.users()
 	start := r.databaseDown()
@@ -334,47 +350,47 @@ func forcedWithoutDatabase(t *testing.T, b *bed) {
 	r.untilFinished(o, 1, 1)
 	message := meta.FindStatusCondition(o.Status.Conditions, v1alpha1.ReadyCondition).Message
 	if o.Status.ForcedLeases != 1 || !strings.Contains(message, "1 lease by force") {
-		t.Errorf("%d forced; it says %q", o.Status.ForcedLeases, message)
+		t.Errorf("%d forced; the message is %q", o.Status.ForcedLeases, message)
 	}
 	if leases := r.leases(); len(leases) != 0 {
 		t.Errorf("Vault still has %v", leases)
 	}
 	start()
 	r.untilReady("orders")
-	// This is what force costs.
+	// This is the cost of force.
 	if !slices.Contains(r.users(), user[0]) {
-		t.Error("the user that was forgotten is gone")
+		t.Error("the forgotten user is gone")
 	}
 	r.must(r.Postgres.Exec(t.Context(), `DROP ROLE "`+user[0]+`"`))
 	r.untilAlive(1)
 }
 
 func killedWhileRevoking(t *testing.T, b *bed) {
-	r := newRevokerRoom(t, b)
-	const objects, orders = 5, 3
+	r := newRevokerRig(t, b)
+	const objects, revocations = 5, 3
 	for i := range objects {
 		r.apply(fmt.Sprintf("orders-%d", i))
 	}
 	for i := range objects {
 		r.untilReady(fmt.Sprintf("orders-%d", i))
 	}
-	for range orders {
+	for range revocations {
 		before := r.all()
 		o := r.revoke()
 		time.Sleep(time.Duration(rand.IntN(400)) * time.Millisecond)
 		r.must(b.Manager.Kill())
 		r.must(b.Manager.Run(t.Context()))
-		r.untilOrder(o, v1alpha1.ReadyCondition, v1alpha1.ReasonLeasesRevoked)
+		r.untilRevocation(o, v1alpha1.ReadyCondition, v1alpha1.ReasonLeasesRevoked)
 		r.untilAll(objects, "replaced", func(d *v1alpha1.DynamicSecret) bool {
-			return atRest(d) && d.Status.Lease.ID != before[d.Name].Status.Lease.ID
+			return replaced(d, firstLease(before[d.Name]))
 		})
 	}
 	r.verifyLedger(objects)
 
-	// The order was taken, and its leases cannot be ended: it is not given a second time.
+	// Vault has accepted the revocation and cannot revoke the leases: it is not requested again.
 	start, mark := r.databaseDown(), r.vaultMark()
 	o := r.revoke()
-	r.untilOrder(o, v1alpha1.ReconcilingCondition, v1alpha1.ReasonBackendError)
+	r.untilRevocation(o, v1alpha1.ReconcilingCondition, v1alpha1.ReasonBackendError)
 	r.must(b.Manager.Kill())
 	r.must(b.Manager.Run(t.Context()))
 	start()
@@ -382,17 +398,17 @@ func killedWhileRevoking(t *testing.T, b *bed) {
 	r.untilAll(objects, "replaced", atRest)
 	r.verifyLedger(objects)
 	if n := r.requests(mark, "^update sys/leases/revoke-prefix/"); n != 1 {
-		t.Errorf("the order was given %d times", n)
+		t.Errorf("the revocation was requested %d times", n)
 	}
 }
 
-func TestAnOrderWithoutTheLinesNamesThemAndIsCarriedOutWithThem(t *testing.T) {
+func TestDeniedRevocationNamesTheMissingLines(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared, withOwnKeeper(), withProxy())
+	r := newRig(t, shared, withOwnKeeper(), withProxy())
 	r.keeperMay(testbed.KeeperPolicyWithoutList)
 	before := r.ready("orders")
 	o := r.revoke()
-	message := r.untilOrder(o, v1alpha1.StalledCondition, v1alpha1.ReasonAccessDenied)
+	message := r.untilRevocation(o, v1alpha1.StalledCondition, v1alpha1.ReasonAccessDenied)
 	lines := []string{
 		`path "sys/leases/lookup/` + r.name + `/creds/*" { capabilities = ["list", "sudo"] }`,
 		`path "sys/leases/revoke-prefix/` + r.name + `/creds" { capabilities = ["update", "sudo"] }`,
@@ -402,76 +418,76 @@ func TestAnOrderWithoutTheLinesNamesThemAndIsCarriedOutWithThem(t *testing.T) {
 			t.Errorf("no %s in %q", line, message)
 		}
 	}
-	tries := len(r.tries("^GET /v1/sys/leases/lookup/" + r.name + "/creds$"))
-	r.staysCalm()
-	if n := len(r.tries("^GET /v1/sys/leases/lookup/" + r.name + "/creds$")); n > tries+3 { // the verifier's list of the same path is another
-		t.Errorf("it was tried %d times more", n-tries)
+	listed := len(r.requestTimes("^GET /v1/sys/leases/lookup/" + r.name + "/creds$"))
+	r.makesFewRequests()
+	if n := len(r.requestTimes("^GET /v1/sys/leases/lookup/" + r.name + "/creds$")); n > listed+3 { // the verifier lists the same path
+		t.Errorf("it was tried %d more times", n-listed)
 	}
-	if d := r.get("orders"); d.Status.Lease.ID != before.Status.Lease.ID {
+	if d := r.get("orders"); firstLease(d) != firstLease(before) {
 		t.Error("the lease was replaced")
 	}
-	// The lines as they were told, and a change of the provider that makes it look at once.
+	// The lines as they were reported, and a change of the provider, which starts the next attempt at once.
 	r.keeperMay(testbed.KeeperPolicyWithoutList + strings.Join(lines, "\n"))
 	change(r, r.provider(), func(p *v1alpha1.ClusterSecretProvider) { p.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{} })
 	r.untilFinished(o, 1, 1)
 	r.until("orders", "replaced", func(d *v1alpha1.DynamicSecret) bool {
-		return atRest(d) && d.Status.Lease.ID != before.Status.Lease.ID
+		return replaced(d, firstLease(before))
 	})
-	if reasons := r.orderEvents(o); !slices.Equal(reasons, []string{v1alpha1.ReasonAccessDenied, v1alpha1.ReasonLeasesRevoked, v1alpha1.ReasonRevokingLeases}) &&
+	if reasons := r.revocationEvents(o); !slices.Equal(reasons, []string{v1alpha1.ReasonAccessDenied, v1alpha1.ReasonLeasesRevoked, v1alpha1.ReasonRevokingLeases}) &&
 		!slices.Equal(reasons, []string{v1alpha1.ReasonAccessDenied, v1alpha1.ReasonLeasesRevoked}) {
 		t.Errorf("events %v", reasons)
 	}
 }
 
-func TestAnOrderThatMatchesNothingIsFinishedAtOnce(t *testing.T) {
+func TestRevocationThatMatchesNothingFinishes(t *testing.T) {
 	t.Parallel()
-	r := newRevokerRoom(t, shared)
-	id := r.ready("orders").Status.Lease.ID
-	r.untilFinished(r.revoke(func(o *v1alpha1.LeaseRevocation) { o.Spec.Prefix = r.name + "/creds/order" }), 0, 0) // no whole segment
+	r := newRevokerRig(t, shared)
+	id := firstLease(r.ready("orders"))
+	r.untilFinished(r.revoke(func(o *v1alpha1.LeaseRevocation) { o.Spec.Vault.Prefix = r.name + "/creds/order" }), 0, 0) // not a whole segment
 	r.untilFinished(r.revoke(byID(id+"x")), 0, 0)
-	if d := r.get("orders"); d.Status.Lease.ID != id {
+	if d := r.get("orders"); firstLease(d) != id {
 		t.Error("the lease was replaced")
 	}
 	r.untilAlive(1)
 }
 
-func TestAFinishedOrderGoesAfterItsTimeAndAnotherStays(t *testing.T) {
+func TestFinishedRevocationIsDeletedAfterItsTTL(t *testing.T) {
 	t.Parallel()
-	r := newRevokerRoom(t, shared)
+	r := newRevokerRig(t, shared)
 	stays := r.revoke()
 	goes := r.revoke(func(o *v1alpha1.LeaseRevocation) { o.Spec.TTLSecondsAfterFinished = new(int32(2)) })
 	r.untilFinished(stays, 0, 0)
-	r.eventually("the order to go", func() bool {
+	r.eventually("the LeaseRevocation to be deleted", func() bool {
 		return apierrors.IsNotFound(r.Kube.Get(context.Background(), client.ObjectKeyFromObject(goes), goes))
 	})
 	if !goes.Finished() {
-		t.Error("it went before it was seen to be finished")
+		t.Error("it was deleted before it was seen to be finished")
 	}
 	r.must(r.Kube.Get(t.Context(), client.ObjectKeyFromObject(stays), stays))
 }
 
-// A prefix of one segment, which must be confirmed, by a SecretProvider whose auth does the keeper's work.
-func TestANamespacesOwnProviderCarriesOutAnOrder(t *testing.T) {
+// A prefix of one segment, which must be confirmed, with a SecretProvider that has no keeperAuth.
+func TestNamespacedProviderRevokesItsMount(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	r.must(r.Vault.WritePolicy(t.Context(), r.name, `path "`+r.name+`/*" { capabilities = ["read", "update"] }`+r.revokerPolicy()))
 	p := r.namespacedProvider()
 	r.create(p)
 	before := r.ready("orders", byNamespaced)
 	o := r.revoke(func(o *v1alpha1.LeaseRevocation) {
 		o.Spec.ProviderRef = v1alpha1.RevocationProviderReference{Kind: v1alpha1.ProviderKindNamespaced, Namespace: r.name, Name: r.name}
-		o.Spec.Prefix, o.Spec.Confirm = r.name, r.name
+		o.Spec.Vault.Prefix, o.Spec.Confirm = r.name, r.name
 	})
 	r.untilFinished(o, 1, 1)
 	r.until("orders", "replaced", func(d *v1alpha1.DynamicSecret) bool {
-		return atRest(d) && d.Status.Lease.ID != before.Status.Lease.ID
+		return replaced(d, firstLease(before))
 	})
 }
 
-func TestOnlyWhoIsBoundToTheRevokerMayGiveOrders(t *testing.T) {
+func TestOnlyTheRevokerRoleMayRevoke(t *testing.T) {
 	t.Parallel()
 	may := func(user, verb, what string) bool {
-		// kubectl's exit code says no too, and it warns of kinds that have no namespace.
+		// kubectl exits with an error for "no", and warns about kinds without a namespace.
 		text, _ := shared.Plane.Kubectl(context.Background(), "auth", "can-i", verb, what, "--as="+user)
 		words := strings.Fields(text)
 		return len(words) > 0 && words[len(words)-1] == "yes"
@@ -485,28 +501,28 @@ func TestOnlyWhoIsBoundToTheRevokerMayGiveOrders(t *testing.T) {
 			_, _ = shared.Plane.Kubectl(context.Background(), "delete", "clusterrolebinding", "revoker-test-"+role)
 		})
 	}
-	const orders = "leaserevocations.leasekeeper.io"
-	r := &room{bed: shared, t: t}
-	r.eventually("the roles of the cluster to be put together", func() bool { return may("user-edit", "create", "dynamicsecrets.leasekeeper.io") })
+	const revocations = "leaserevocations.leasekeeper.io"
+	r := &rig{bed: shared, t: t}
+	r.eventually("the aggregated roles", func() bool { return may("user-edit", "create", "dynamicsecrets.leasekeeper.io") })
 	for _, c := range []struct {
 		user, verb, what string
 		want             bool
 	}{
-		{"user-view", "list", orders, true},
-		{"user-view", "create", orders, false},
-		{"user-edit", "create", orders, false},
-		{"user-edit", "delete", orders, false},
-		{"user-edit", "patch", orders, false},
-		{"user-admin", "create", orders, false},
-		{"user-leasekeeper-viewer", "create", orders, false},
-		{"user-leasekeeper-editor", "create", orders, false},
-		{"user-leasekeeper-editor", "patch", orders, false},
-		{"user-leasekeeper-revoker", "create", orders, true},
-		{"user-leasekeeper-revoker", "delete", orders, true},
-		{"user-leasekeeper-revoker", "update", orders + "/status", false},
+		{"user-view", "list", revocations, true},
+		{"user-view", "create", revocations, false},
+		{"user-edit", "create", revocations, false},
+		{"user-edit", "delete", revocations, false},
+		{"user-edit", "patch", revocations, false},
+		{"user-admin", "create", revocations, false},
+		{"user-leasekeeper-viewer", "create", revocations, false},
+		{"user-leasekeeper-editor", "create", revocations, false},
+		{"user-leasekeeper-editor", "patch", revocations, false},
+		{"user-leasekeeper-revoker", "create", revocations, true},
+		{"user-leasekeeper-revoker", "delete", revocations, true},
+		{"user-leasekeeper-revoker", "update", revocations + "/status", false},
 		{"user-leasekeeper-revoker", "create", "dynamicsecrets.leasekeeper.io", false},
 		{"user-leasekeeper-revoker", "get", "secrets", false},
-		{"system:serviceaccount:" + testbed.ManagerNamespace + ":" + testbed.ManagerAccount, "create", orders, false},
+		{"system:serviceaccount:" + testbed.ManagerNamespace + ":" + testbed.ManagerAccount, "create", revocations, false},
 	} {
 		if got := may(c.user, c.verb, c.what); got != c.want {
 			t.Errorf("%s may %s %s: %t", c.user, c.verb, c.what, got)

@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
@@ -24,81 +25,85 @@ func rotation(overlap, maxAge time.Duration, windows ...v1alpha1.RotationWindow)
 	}
 }
 
-// untilReplaced waits until the Secret holds another lease than before.
-func (r *room) untilReplaced(before *v1alpha1.DynamicSecret) *v1alpha1.DynamicSecret {
+// untilReplaced waits until the Secret contains the credential of another lease.
+func (r *rig) untilReplaced(before *v1alpha1.DynamicSecret) *v1alpha1.DynamicSecret {
 	r.t.Helper()
 	return r.until(before.Name, "replaced", func(d *v1alpha1.DynamicSecret) bool {
-		return d.Status.Lease != nil && d.Status.Lease.ID != before.Status.Lease.ID && lease.Published(&d.Status)
+		return hasNewLease(before, d) && lease.Published(&d.Status)
 	})
 }
 
-// untilRotated waits until the hand-over is over, and the old lease with it.
-func (r *room) untilRotated(name string) *v1alpha1.DynamicSecret {
+// untilRotated waits until the hand-over is complete and the old lease is revoked.
+func (r *rig) untilRotated(name string) *v1alpha1.DynamicSecret {
 	r.t.Helper()
 	return r.until(name, "rotated", func(d *v1alpha1.DynamicSecret) bool {
 		return meta.IsStatusConditionTrue(d.Status.Conditions, v1alpha1.RotatedCondition) && len(d.Status.Retiring) == 0
 	})
 }
 
-// saysReplaced waits for the event of a replacement for that cause.
-func (r *room) saysReplaced(cause string) {
+// reportsReplaced waits for the event about a replacement with this cause.
+func (r *rig) reportsReplaced(cause string) {
 	r.t.Helper()
-	r.eventually("the cause to be told", func() bool { return r.event("Normal", dynamic, "Replaced", "("+cause+")") })
+	r.eventually("an event with the cause "+cause, func() bool {
+		return r.event("Normal", dynamic, "Replaced", "("+cause+")")
+	})
 }
 
-func TestAnOldCredentialLivesOnForTheOverlap(t *testing.T) {
+func TestOldCredentialStaysValidForTheOverlap(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	before := r.ready("orders", rotation(8*time.Second, 0))
 	old := r.target("orders")
-	r.askFor(v1alpha1.RotateRequestedAtAnnotation, "now")
+	r.annotate(v1alpha1.RotateRequestedAtAnnotation, "now")
 	during := r.untilReplaced(before)
 	r.must(r.login(old))
 	r.must(r.login(r.target("orders")))
-	if over := during.Status.Handover.PublishedAt.Add(8 * time.Second); !strings.Contains(r.untilReason("orders", v1alpha1.RotatedCondition, v1alpha1.ReasonOverlap), over.UTC().Format(time.RFC3339)) {
-		t.Errorf("it is not said that the old lease is held until %s", over)
+	until := during.Status.Handover.PublishedAt.Add(8 * time.Second)
+	message := r.untilReason("orders", v1alpha1.RotatedCondition, v1alpha1.ReasonOverlap)
+	if want := until.UTC().Format(time.RFC3339); !strings.Contains(message, want) {
+		t.Errorf("the message is %q, want %q in it", message, want)
 	}
 	after := r.untilRotated("orders")
-	if ended := r.conditionOf(after, v1alpha1.RotatedCondition).LastTransitionTime; ended.Before(&metav1.Time{Time: during.Status.Handover.PublishedAt.Add(8 * time.Second)}) {
-		t.Errorf("the old lease was ended at %s, published at %s", ended, during.Status.Handover.PublishedAt)
+	if at := r.conditionOf(after, v1alpha1.RotatedCondition).LastTransitionTime; at.Time.Before(until) {
+		t.Errorf("the old lease was revoked at %s, before the overlap ended at %s", at, until)
 	}
-	if ids := r.leases(); len(ids) != 1 || ids[0] != after.Status.Lease.ID || r.login(old) == nil {
-		t.Errorf("%v live, recorded is %s", ids, after.Status.Lease.ID)
+	if ids := r.leases(); len(ids) != 1 || ids[0] != leaseID(after) || r.login(old) == nil {
+		t.Errorf("leases %v are alive, the status records %s", ids, leaseID(after))
 	}
 }
 
-func (r *room) conditionOf(d *v1alpha1.DynamicSecret, kind string) metav1.Condition {
+func (r *rig) conditionOf(d *v1alpha1.DynamicSecret, kind string) metav1.Condition {
 	r.t.Helper()
 	c := meta.FindStatusCondition(d.Status.Conditions, kind)
 	if c == nil {
-		r.t.Fatalf("there is no condition %s", kind)
+		r.t.Fatalf("condition %s does not exist", kind)
 	}
 	return *c
 }
 
-func TestTheDefaultOverlapIsTwoMinutes(t *testing.T) {
+func TestDefaultOverlapIsTwoMinutes(t *testing.T) {
 	t.Parallel()
 	d := manifest(t, dynamic, "default-overlap")
 	if err := shared.Kube.Create(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = shared.Kube.Delete(t.Context(), d) }()
-	if rotation, ok := d.Object["spec"].(map[string]any)["rotation"].(map[string]any); !ok || rotation["overlap"] != "2m" {
-		t.Errorf("%v", d.Object["spec"])
+	if overlap, _, _ := unstructured.NestedString(d.Object, "spec", "rotation", "overlap"); overlap != "2m0s" {
+		t.Errorf("spec: %v", d.Object["spec"])
 	}
 }
 
-// A held lease is renewed while it must be, however long the overlap is.
-func TestAnOldLeaseIsRenewedWhileItIsHeld(t *testing.T) {
+// The overlap is longer than the lease, so the lease must be renewed.
+func TestOldLeaseIsRenewedWhileHeld(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared, withTTL(6*time.Second, time.Hour))
+	r := newRig(t, shared, withTTL(6*time.Second, time.Hour))
 	before := r.ready("orders", rotation(20*time.Second, 0))
 	old := r.target("orders")
-	r.askFor(v1alpha1.RotateRequestedAtAnnotation, "now")
+	r.annotate(v1alpha1.RotateRequestedAtAnnotation, "now")
 	r.untilReplaced(before)
 	r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool {
 		for _, rec := range d.Status.Retiring {
-			if rec.ID == before.Status.Lease.ID && rec.Renewals >= before.Status.Lease.Renewals+2 {
+			if rec.ID == leaseID(before) && rec.Renewals >= record(before).Renewals+2 {
 				return true
 			}
 		}
@@ -108,99 +113,101 @@ func TestAnOldLeaseIsRenewedWhileItIsHeld(t *testing.T) {
 	r.untilRotated("orders")
 }
 
-func TestACredentialIsReplacedAtItsGreatestAge(t *testing.T) {
+func TestCredentialIsReplacedAtMaxAge(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	before := r.ready("orders", rotation(time.Second, 6*time.Second))
 	after := r.untilReplaced(before)
-	if age := after.Status.Lease.IssuedAt.Sub(before.Status.Lease.IssuedAt.Time); age < 5*time.Second {
-		t.Errorf("it was replaced when it was %s old", age)
+	if age := record(after).IssuedAt.Sub(record(before).IssuedAt.Time); age < 5*time.Second {
+		t.Errorf("it was replaced after only %s", age)
 	}
-	r.saysReplaced(lease.CauseMaxAge)
+	r.reportsReplaced(lease.CauseMaxAge)
 }
 
-func TestAnOverlapThatIsLongerThanALeaseLivesIsSaidToBeCutShort(t *testing.T) {
+func TestOverlapLongerThanLeaseIsReportedAsCutShort(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared, withTTL(9*time.Second, 9*time.Second))
+	r := newRig(t, shared, withTTL(9*time.Second, 9*time.Second))
 	before := r.ready("orders", rotation(time.Hour, 0))
 	after := r.untilReplaced(before)
-	if age := after.Status.Lease.IssuedAt.Sub(before.Status.Lease.IssuedAt.Time); age < 2*time.Second {
-		t.Errorf("it was replaced when it was %s old, so that each would be at once", age)
+	if age := record(after).IssuedAt.Sub(record(before).IssuedAt.Time); age < 2*time.Second {
+		t.Errorf("it was replaced after only %s; then each credential would be replaced at once", age)
 	}
 	message := r.untilReason("orders", v1alpha1.RotatedCondition, v1alpha1.ReasonHandoverCutShort)
-	for _, says := range []string{"overlap", "maximum TTL"} {
-		if !strings.Contains(message, says) {
-			t.Errorf("it says %q", message)
+	for _, want := range []string{"overlap", "maximum TTL"} {
+		if !strings.Contains(message, want) {
+			t.Errorf("the message is %q, want %q in it", message, want)
 		}
 	}
 	r.until("orders", "rid of the first lease", func(d *v1alpha1.DynamicSecret) bool {
-		for _, rec := range d.Status.Retiring {
-			if rec.ID == before.Status.Lease.ID {
-				return false
-			}
-		}
-		return d.Status.Lease != nil
+		return hasLease(d) && !retires(d, leaseID(before))
 	})
 }
 
 // closed is a window that opened an hour ago for a minute, and opens again tomorrow.
 func closed() v1alpha1.RotationWindow {
 	then := time.Now().UTC().Add(-time.Hour)
-	return v1alpha1.RotationWindow{Schedule: then.Format("4 15 * * *"), Duration: metav1.Duration{Duration: time.Minute}}
+	return v1alpha1.RotationWindow{
+		Schedule: then.Format("4 15 * * *"), Duration: metav1.Duration{Duration: time.Minute},
+	}
 }
 
-func TestAPlannedReplacementWaitsForItsWindowAndAnOrderDoesNot(t *testing.T) {
+func TestPlannedReplacementWaitsForItsWindow(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	before := r.ready("orders", rotation(0, time.Second, closed()))
 	waits := r.until("orders", "waiting", func(d *v1alpha1.DynamicSecret) bool {
-		return d.Status.NextActionAt != nil && time.Since(d.Status.Lease.IssuedAt.Time) > 3*time.Second
+		return d.Status.NextActionAt != nil && time.Since(record(d).IssuedAt.Time) > 3*time.Second
 	})
-	if waits.Status.Lease.ID != before.Status.Lease.ID {
-		t.Error("it was replaced, and the window is closed")
+	if leaseID(waits) != leaseID(before) {
+		t.Error("it was replaced although the window is closed")
 	}
 	r.edit("orders", func(d *v1alpha1.DynamicSecret) {
-		d.Spec.Rotation.Windows = append(d.Spec.Rotation.Windows, v1alpha1.RotationWindow{Schedule: "* * * * *", Duration: metav1.Duration{Duration: time.Hour}})
+		open := v1alpha1.RotationWindow{Schedule: "* * * * *", Duration: metav1.Duration{Duration: time.Hour}}
+		d.Spec.Rotation.Windows = append(d.Spec.Rotation.Windows, open)
 	})
 	r.untilReplaced(before)
 	r.edit("orders", func(d *v1alpha1.DynamicSecret) { d.Spec.Rotation.Windows = []v1alpha1.RotationWindow{closed()} })
-	after := r.until("orders", "at rest", func(d *v1alpha1.DynamicSecret) bool { return d.Status.ObservedGeneration == d.Generation })
-	r.askFor(v1alpha1.RotateRequestedAtAnnotation, "now")
+	after := r.until("orders", "reconciled", func(d *v1alpha1.DynamicSecret) bool {
+		return d.Status.ObservedGeneration == d.Generation
+	})
+	r.annotate(v1alpha1.RotateRequestedAtAnnotation, "now")
 	r.untilReplaced(after)
 }
 
-func TestALeaseThatWouldDieBeforeItsWindowIsReplacedAndSaysWhy(t *testing.T) {
+func TestExpiringLeaseDoesNotWaitForItsWindow(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared, withTTL(8*time.Second, 8*time.Second))
+	r := newRig(t, shared, withTTL(8*time.Second, 8*time.Second))
 	r.untilReplaced(r.ready("orders", rotation(2*time.Second, 0, closed())))
-	r.saysReplaced(lease.CauseMaxTTLOutsideWindow)
+	r.reportsReplaced(lease.CauseMaxTTLOutsideWindow)
 }
 
-func TestAWindowThatNobodyUnderstandsIsNamedBeforeAnythingIsIssued(t *testing.T) {
+func TestInvalidWindowBlocksIssuance(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	mark := r.vaultMark()
 	window := closed()
 	window.TimeZone = "Europe/Wien"
 	r.apply("orders", rotation(0, time.Hour, window))
-	if message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonInvalidWindow); !strings.Contains(message, `windows[0].timeZone: "Europe/Wien"`) {
-		t.Errorf("it says %q", message)
+	message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonInvalidWindow)
+	if want := `windows[0].timeZone: "Europe/Wien"`; !strings.Contains(message, want) {
+		t.Errorf("the message is %q, want %q in it", message, want)
 	}
 	if n := r.minted(mark); n != 0 {
-		t.Errorf("%d credentials were issued", n)
+		t.Errorf("%d credentials were requested", n)
 	}
 	r.edit("orders", func(d *v1alpha1.DynamicSecret) { d.Spec.Rotation.Windows[0].TimeZone = "Europe/Vienna" })
 	r.untilReady("orders")
 }
 
-func TestWithoutTheRightToRollOutTheOldLeaseIsHeldAndTheChartsValueNamed(t *testing.T) {
+func TestRolloutWithoutPermissionHoldsTheOldLease(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
-	before := r.ready("orders", func(d *v1alpha1.DynamicSecret) { d.Spec.Rollout = &v1alpha1.RolloutSpec{Discover: true} })
-	if message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonRolloutDisabled); !strings.Contains(message, "rollout.enabled") {
-		t.Errorf("it says %q", message)
+	r := newRig(t, shared)
+	before := r.ready("orders", discovers)
+	message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonRolloutDisabled)
+	if want := "rollout.enabled"; !strings.Contains(message, want) {
+		t.Errorf("the message is %q, want %q in it", message, want)
 	}
-	r.askFor(v1alpha1.RotateRequestedAtAnnotation, "now")
+	r.annotate(v1alpha1.RotateRequestedAtAnnotation, "now")
 	r.untilReplaced(before)
 	r.untilReason("orders", v1alpha1.RotatedCondition, v1alpha1.ReasonRolloutDisabled)
 	r.edit("orders", func(d *v1alpha1.DynamicSecret) { d.Spec.Rollout = nil })

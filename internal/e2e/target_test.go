@@ -17,20 +17,20 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-func TestOfTwoObjectsWithOneTargetTheFirstHasIt(t *testing.T) {
+func TestFirstOfTwoObjectsOwnsTheTarget(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	r.ready("orders")
 	version, mark := r.target("orders").ResourceVersion, r.vaultMark()
 	r.apply("second", func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Name = "orders" })
 	message := r.untilReason("second", v1alpha1.StalledCondition, v1alpha1.ReasonTargetConflict)
-	if !strings.Contains(message, "Secret orders is that of DynamicSecret orders, which was there first") {
-		t.Errorf("it says %q", message)
+	if want := "DynamicSecret orders"; !strings.Contains(message, want) {
+		t.Errorf("the message is %q, want %q in it", message, want)
 	}
 	if r.minted(mark) != 0 || r.target("orders").ResourceVersion != version {
 		t.Error("the second object has minted, or written the Secret")
 	}
-	r.askFor(v1alpha1.RotateRequestedAtAnnotation, "now") // which nothing stands in the way of
+	r.annotate(v1alpha1.RotateRequestedAtAnnotation, "now") // not blocked by the second object
 	r.until("orders", "replaced", func(d *v1alpha1.DynamicSecret) bool {
 		return d.Status.LastHandledRotateAt == "now" && len(d.Status.Retiring) == 0
 	})
@@ -40,19 +40,19 @@ func TestOfTwoObjectsWithOneTargetTheFirstHasIt(t *testing.T) {
 	r.untilAlive(1)
 }
 
-func TestAForeignSecretIsLeftAloneAndNothingIsMinted(t *testing.T) {
+func TestForeignSecretIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared, withProxy())
+	r := newRig(t, shared, withProxy())
 	foreign := &corev1.Secret{ObjectMeta: r.named("orders"), Data: map[string][]byte{"mine": []byte("mine")}}
 	r.create(foreign)
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
-	logins := r.proxiedLogins()
+	logins := r.loginRequests()
 	r.apply("orders")
 	r.untilReason("orders", v1alpha1.ReadyCondition, v1alpha1.ReasonTargetConflict)
 	r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetConflict)
-	r.ready("other") // a later event, until which nothing was done for the first
-	if n := len(r.tries(r.issuing())); n != 1 || r.proxiedLogins() != logins+1 {
-		t.Errorf("%d logins and %d issues, want those of the other object", r.proxiedLogins()-logins, n)
+	r.ready("other") // handled after the first object
+	if n := len(r.requestTimes(r.issuing())); n != 1 || r.loginRequests() != logins+1 {
+		t.Errorf("%d logins and %d issuances, want only those of the other object", r.loginRequests()-logins, n)
 	}
 	if s := r.target("orders"); s.ResourceVersion != foreign.ResourceVersion {
 		t.Error("the foreign Secret was written")
@@ -62,9 +62,9 @@ func TestAForeignSecretIsLeftAloneAndNothingIsMinted(t *testing.T) {
 	r.untilAlive(2)
 }
 
-func TestAForeignSecretOutlivesTheObject(t *testing.T) {
+func TestForeignSecretOutlivesTheObject(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	foreign := &corev1.Secret{ObjectMeta: r.named("orders"), Data: map[string][]byte{"mine": []byte("mine")}}
 	r.create(foreign)
 	r.apply("orders")
@@ -75,28 +75,31 @@ func TestAForeignSecretOutlivesTheObject(t *testing.T) {
 	}
 }
 
-func TestAnOlderObjectDoesNotTakeTheTargetOfAYoungerOne(t *testing.T) {
+func TestOlderObjectDoesNotTakeOverATarget(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	r.ready("older")
 	r.ready("younger")
 	version, mark := r.target("younger").ResourceVersion, r.vaultMark()
 	r.edit("older", func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Name = "younger" })
 	r.untilReason("older", v1alpha1.StalledCondition, v1alpha1.ReasonTargetConflict)
 	if r.target("older") == nil || r.target("younger").ResourceVersion != version || r.minted(mark) != 0 {
-		t.Error("a Secret is gone or was written, or a credential was asked for")
+		t.Error("a Secret was deleted or written, or a credential was requested")
 	}
 	r.edit("older", func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Name = "" })
 	r.until("older", "no longer stalled", func(d *v1alpha1.DynamicSecret) bool {
 		return meta.FindStatusCondition(d.Status.Conditions, v1alpha1.StalledCondition) == nil
 	})
 	if n := r.minted(mark); n != 0 {
-		t.Errorf("%d credentials were asked for", n)
+		t.Errorf("%d credentials were requested", n)
 	}
 }
 
-// refuses makes the API server refuse the room's Secrets for which the CEL expression is false, and waits until it does.
-func (r *room) refuses(expression, message string, probe func(client.Object) error) *admissionv1.ValidatingAdmissionPolicy {
+// denySecrets makes the API server reject the rig's Secrets for which the CEL expression is false, and waits until it
+// does.
+func (r *rig) denySecrets(
+	expression, message string, probe func(client.Object) error,
+) *admissionv1.ValidatingAdmissionPolicy {
 	r.t.Helper()
 	fail, equivalent := admissionv1.Fail, admissionv1.Equivalent
 	here := &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": r.name}}
@@ -122,8 +125,10 @@ func (r *room) refuses(expression, message string, probe func(client.Object) err
 		},
 	})
 	r.t.Cleanup(func() { _ = r.Kube.Delete(context.Background(), policy) })
-	r.eventually("the API server to refuse", func() bool {
-		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, GenerateName: "probe-", Labels: map[string]string{v1alpha1.OwnerLabel: "probe"}}}
+	r.eventually("the API server to reject Secrets", func() bool {
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+			Namespace: r.name, GenerateName: "probe-", Labels: map[string]string{v1alpha1.OwnerLabel: "probe"},
+		}}
 		err := probe(s)
 		if err == nil {
 			_ = r.Kube.Delete(r.t.Context(), s)
@@ -133,48 +138,48 @@ func (r *room) refuses(expression, message string, probe func(client.Object) err
 	return policy
 }
 
-func TestASecretThatTheAPIServerWouldNotTakeIsNotMintedFor(t *testing.T) {
+func TestRejectedSecretMintsNothing(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared, withProxy())
+	r := newRig(t, shared, withProxy())
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
-	policy := r.refuses("false", "no Secrets on Sundays", func(o client.Object) error {
+	policy := r.denySecrets("false", "no Secrets on Sundays", func(o client.Object) error {
 		return r.Kube.Create(t.Context(), o, client.DryRunAll)
 	})
-	logins := r.proxiedLogins()
+	logins := r.loginRequests()
 	r.apply("orders")
 	message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetRejected)
 	if !strings.Contains(message, "no Secrets on Sundays") {
-		t.Errorf("it says %q, want what the policy says", message)
+		t.Errorf("the message is %q, want the policy's message in it", message)
 	}
-	if r.proxiedLogins() != logins || len(r.leases()) != 0 {
+	if r.loginRequests() != logins || len(r.leases()) != 0 {
 		t.Error("leasekeeper has logged in, or has a lease")
 	}
 	r.must(r.Kube.Delete(t.Context(), policy))
 	r.untilReady("orders")
 	r.untilAlive(1)
-	if n := len(r.tries(r.issuing())); n != 1 {
-		t.Errorf("%d credentials were asked for, want 1", n)
+	if n := len(r.requestTimes(r.issuing())); n != 1 {
+		t.Errorf("%d credentials were requested, want 1", n)
 	}
 }
 
-func TestASecretThatIsRefusedAfterTheIssueIsWrittenLaterWithTheSameCredential(t *testing.T) {
+func TestSecretRejectedAfterIssuanceIsWrittenLater(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared, withProxy())
-	policy := r.refuses("has(request.dryRun) && request.dryRun", "no Secrets on Sundays", func(o client.Object) error {
+	r := newRig(t, shared, withProxy())
+	policy := r.denySecrets("has(request.dryRun) && request.dryRun", "no Secrets on Sundays", func(o client.Object) error {
 		return r.Kube.Create(t.Context(), o)
 	})
 	r.apply("orders")
 	message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetRejected)
-	// A policy's words may quote the Secret, so they are shown only of the dry run, which has none.
+	// A policy's message may quote the Secret, so it is shown only for the dry run, which contains no credential.
 	if !strings.Contains(message, "Secret orders could not be written") || strings.Contains(message, "Sundays") {
-		t.Errorf("it says %q", message)
+		t.Errorf("the message is %q", message)
 	}
-	id := r.get("orders").Status.Lease.ID
+	id := leaseID(r.get("orders"))
 	r.must(r.Kube.Delete(t.Context(), policy))
 	after := r.untilReady("orders")
 	r.must(r.login(r.target("orders")))
-	if n := len(r.tries(r.issuing())); n != 1 || after.Status.Lease.ID != id {
-		t.Errorf("%d credentials were asked for, want 1; lease %s became %s", n, id, after.Status.Lease.ID)
+	if n := len(r.requestTimes(r.issuing())); n != 1 || leaseID(after) != id {
+		t.Errorf("%d credentials were requested, want 1; lease %s became %s", n, id, leaseID(after))
 	}
 	r.untilAlive(1)
 }

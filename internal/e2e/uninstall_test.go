@@ -10,34 +10,32 @@ import (
 	"testing"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// TestUninstallingEndsAllLeasesAndLeavesNothing goes through docs/uninstall.md on a cluster of its own: what is told while it drains, the documented
-// order, and the way out of the wrong one.
-func TestUninstallingEndsAllLeasesAndLeavesNothing(t *testing.T) {
+// TestUninstallLeavesNothing follows docs/uninstall.md on its own cluster: the reports of the drain, the documented
+// order, and the recovery from the wrong order.
+func TestUninstallLeavesNothing(t *testing.T) {
 	t.Parallel()
 	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit})
 	steps := []struct {
 		name string
 		test func(*testing.T, *bed)
 	}{
-		{"a drain says what comes back and what it abandons", drainTells},
-		{"a drain that takes too long says what it waits for", drainGivesUp},
-		{"the documented order leaves nothing", documentedOrder},
-		{"the wrong order is mended by installing again", wrongOrder},
+		{"drain reports recreated objects and abandoned leases", drainReports},
+		{"drain reports what it waits for when it times out", drainTimesOut},
+		{"documented order leaves nothing", documentedOrder},
+		{"installing again recovers from the wrong order", wrongOrder},
 	}
 	for _, step := range steps {
 		if !t.Run(step.name, func(t *testing.T) { step.test(t, b) }) {
-			return // the next would only fail too
+			return // the next step would fail as well
 		}
 	}
 }
 
-// drain runs the documented command. It returns what it said, and its exit code.
+// drain runs the documented command, and returns its output and its exit code.
 func (b *bed) drain(t *testing.T, env ...string) (string, int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -52,28 +50,25 @@ func (b *bed) drain(t *testing.T, env ...string) (string, int) {
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
-func wantSaid(t *testing.T, out string, pieces ...string) {
+func wantOutput(t *testing.T, out string, pieces ...string) {
 	t.Helper()
 	for _, piece := range pieces {
 		if !strings.Contains(out, piece) {
-			t.Errorf("it does not say %q", piece)
+			t.Errorf("the output does not contain %q", piece)
 		}
 	}
 }
 
-func drainTells(t *testing.T, b *bed) {
-	r := newRoom(t, b, withProxy())
-	within := func(deadline time.Duration) func(*v1alpha1.DynamicSecret) {
-		return func(d *v1alpha1.DynamicSecret) { d.Spec.Lease.RevocationDeadline = metav1.Duration{Duration: deadline} }
-	}
-	// It is there until the other is made again.
-	abandoned := r.ready("orders", within(16*time.Second)).Status.Lease.ID
-	first := r.ready("more", within(4*time.Second))
+func drainReports(t *testing.T, b *bed) {
+	r := newRig(t, b, withProxy())
+	// This object exists until the other one is created again.
+	abandoned := leaseID(r.ready("orders", deadline(16*time.Second)))
+	first := r.ready("more", deadline(4*time.Second))
 	r.must(r.proxy.RefuseConnections())
 	again := make(chan error, 1)
 	go func() {
-		// As a GitOps tool does.
-		for r.get("more") != nil && r.get("more").UID == first.UID {
+		// A GitOps tool creates the object again.
+		for d := r.get("more"); d != nil && d.UID == first.UID; d = r.get("more") {
 			time.Sleep(100 * time.Millisecond)
 		}
 		again <- r.Kube.Create(context.Background(), r.secret("more"))
@@ -83,36 +78,37 @@ func drainTells(t *testing.T, b *bed) {
 	if code != 1 {
 		t.Errorf("it ended with %d, want 1", code)
 	}
-	wantSaid(t, out, "2 left", r.name+"/more was made again", "leases were abandoned", "DynamicSecret "+r.name+"/orders: Abandoned lease "+abandoned, "connection refused")
+	wantOutput(t, out, "2 left", r.name+"/more was created again", "these leases were abandoned",
+		"DynamicSecret "+r.name+"/orders: Abandoned lease "+abandoned, "connection refused")
 	if n := len(r.leases()); n != 2 {
-		t.Errorf("%d leases are left to run out, want 2", n)
+		t.Errorf("%d leases are left, want 2", n)
 	}
-	// By hand, as the page says.
+	// The page says to revoke them manually.
 	for _, id := range r.leases() {
 		r.must(r.Vault.Write(t.Context(), "sys/leases/revoke", map[string]any{"lease_id": id, "sync": true}))
 	}
 	r.must(r.Kube.Delete(t.Context(), r.provider()))
 }
 
-func drainGivesUp(t *testing.T, b *bed) {
-	r := newRoom(t, b, withProxy())
+func drainTimesOut(t *testing.T, b *bed) {
+	r := newRig(t, b, withProxy())
 	r.ready("orders")
 	r.must(r.proxy.RefuseConnections())
 	out, code := b.drain(t, "DRAIN_TIMEOUT=25")
 	if code != 2 {
 		t.Errorf("it ended with %d, want 2", code)
 	}
-	wantSaid(t, out, "1 left still:", "gave up waiting for:", r.name+"/orders: ", "connection refused")
+	wantOutput(t, out, "1 still left:", "timed out waiting for:", r.name+"/orders: ", "connection refused")
 	r.must(r.proxy.Accept())
 	r.eventually("it to be gone", func() bool { return r.get("orders") == nil })
 	r.untilAlive(0)
 	r.must(r.Kube.Delete(t.Context(), r.provider()))
 }
 
-// twoTeams is two namespaces with a provider each, and three objects each that are Ready.
-func twoTeams(t *testing.T, b *bed) []*room {
+// twoTeams creates two namespaces, each with a provider and three Ready objects.
+func twoTeams(t *testing.T, b *bed) []*rig {
 	t.Helper()
-	teams := []*room{newRoom(t, b), newRoom(t, b)}
+	teams := []*rig{newRig(t, b), newRig(t, b)}
 	for _, r := range teams {
 		for _, name := range []string{"orders", "billing", "reports"} {
 			r.ready(name)
@@ -128,7 +124,7 @@ func documentedOrder(t *testing.T, b *bed) {
 	if code != 0 {
 		t.Errorf("the drain ended with %d", code)
 	}
-	wantSaid(t, out, "6 left", "no DynamicSecret is left, and no lease was abandoned")
+	wantOutput(t, out, "6 left", "no DynamicSecret is left, and no lease was abandoned")
 	for _, r := range teams {
 		if leases, tokens, users := r.leases(), r.tokens(), r.users(); len(leases)+len(tokens)+len(users) > 0 {
 			t.Errorf("alive after the drain: leases %v, tokens %v, users %v", leases, tokens, users)
@@ -148,10 +144,13 @@ func documentedOrder(t *testing.T, b *bed) {
 	b.nothingIsLeft(t)
 }
 
-// nothingIsLeft of what config/default has put into the cluster.
+// nothingIsLeft expects the cluster to contain nothing that config/default created.
 func (b *bed) nothingIsLeft(t *testing.T) {
 	t.Helper()
-	for _, kind := range []string{"customresourcedefinitions", "namespaces", "clusterroles", "clusterrolebindings", "roles", "rolebindings", "deployments", "leases"} {
+	for _, kind := range []string{
+		"customresourcedefinitions", "namespaces", "clusterroles", "clusterrolebindings", "roles", "rolebindings",
+		"deployments", "leases",
+	} {
 		out := b.kubectl(t, "get", kind, "--all-namespaces", "--ignore-not-found", "-o", "name")
 		for line := range strings.Lines(out) {
 			if strings.Contains(line, "leasekeeper") {
@@ -159,7 +158,8 @@ func (b *bed) nothingIsLeft(t *testing.T) {
 			}
 		}
 	}
-	if out := b.kubectl(t, "get", "secrets", "--all-namespaces", "-l", v1alpha1.OwnerLabel, "-o", "name"); strings.TrimSpace(out) != "" {
+	out := b.kubectl(t, "get", "secrets", "--all-namespaces", "-l", v1alpha1.OwnerLabel, "-o", "name")
+	if strings.TrimSpace(out) != "" {
 		t.Errorf("left: %s", out)
 	}
 }
@@ -173,11 +173,11 @@ func (b *bed) kubectl(t *testing.T, args ...string) string {
 	return out
 }
 
-// install is the README's, with a manager that runs.
+// install installs leasekeeper as the README says, and starts a manager.
 func (b *bed) install(t *testing.T) {
 	t.Helper()
 	b.kubectl(t, "apply", "--server-side", "-k", "../../config/default")
-	m, err := b.another(t.Context())
+	m, err := b.addReplica(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func (b *bed) install(t *testing.T) {
 func wrongOrder(t *testing.T, b *bed) {
 	b.install(t)
 	teams := twoTeams(t, b)
-	// The manager goes first, and all else is deleted with nobody there to revoke.
+	// Without a manager, nothing revokes the leases of what is deleted next.
 	if err := b.Manager.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -196,16 +196,18 @@ func wrongOrder(t *testing.T, b *bed) {
 	teams[0].eventually("leasekeeper's namespace to be gone", func() bool {
 		return b.kubectl(t, "get", "namespace", testbed.ManagerNamespace, "--ignore-not-found") == ""
 	})
-	if out := b.kubectl(t, "get", "crd", "dynamicsecrets.leasekeeper.io", "-o", "jsonpath={.metadata.deletionTimestamp}"); out == "" {
-		t.Error("the CRD does not wait")
+	out := b.kubectl(t, "get", "crd", "dynamicsecrets.leasekeeper.io", "-o", "jsonpath={.metadata.deletionTimestamp}")
+	if out == "" {
+		t.Error("the CRD is not waiting for its objects to be deleted")
 	}
 	if n := len(teams[0].leases()) + len(teams[1].leases()); n != 6 {
 		t.Errorf("%d leases are alive, want 6", n)
 	}
 	b.install(t)
-	// That of SecretProviders, of which there were none, went at once and is there again.
-	teams[0].eventually("the CRDs that waited to be gone", func() bool {
-		return b.kubectl(t, "get", "crd", "dynamicsecrets.leasekeeper.io", "clustersecretproviders.leasekeeper.io", "--ignore-not-found", "-o", "name") == ""
+	// The CRD of SecretProviders was deleted at once, because there were none, and exists again.
+	teams[0].eventually("the CRDs that waited to be deleted", func() bool {
+		return b.kubectl(t, "get", "crd", "dynamicsecrets.leasekeeper.io", "clustersecretproviders.leasekeeper.io",
+			"--ignore-not-found", "-o", "name") == ""
 	})
 	for _, r := range teams {
 		r.untilAlive(0)

@@ -14,76 +14,80 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// replacedAfter does something to a lease that is nowhere near its renewal, and waits until it is replaced.
-func (r *room) replacedAfter(what func(d *v1alpha1.DynamicSecret)) {
+// replacedAfter calls what for a lease long before its renewal, and waits until the lease is replaced.
+func (r *rig) replacedAfter(what func(d *v1alpha1.DynamicSecret)) {
 	r.t.Helper()
 	before := r.ready("orders")
 	old := r.target("orders")
 	what(before)
 	r.until("orders", "replaced", func(d *v1alpha1.DynamicSecret) bool {
-		return d.Status.Lease != nil && d.Status.Lease.ID != before.Status.Lease.ID && atRest(d)
+		return hasNewLease(before, d) && atRest(d)
 	})
 	r.must(r.login(r.target("orders")))
 	if err := r.login(old); err == nil {
-		r.t.Error("the old credential still logs in")
+		r.t.Error("the old credential is still valid")
 	}
 	if n := r.countEvents(v1alpha1.ReasonLeaseLost); n != 1 {
-		r.t.Errorf("%d events say that the lease was lost", n)
+		r.t.Errorf("%d events report that the lease was lost, want 1", n)
 	}
 }
 
-func TestALeaseRevokedBehindOurBackIsReplacedLongBeforeItsRenewal(t *testing.T) {
+func TestRevokedLeaseIsReplacedBeforeItsRenewal(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	r.replacedAfter(func(d *v1alpha1.DynamicSecret) {
-		r.must(r.Vault.Write(t.Context(), "sys/leases/revoke", map[string]any{"lease_id": d.Status.Lease.ID, "sync": true}))
+		r.must(r.Vault.Write(t.Context(), "sys/leases/revoke", map[string]any{"lease_id": leaseID(d), "sync": true}))
 	})
 }
 
-func TestAPrefixRevokedBehindOurBackIsNoticed(t *testing.T) {
+func TestRevokedPrefixIsDetected(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	r.replacedAfter(func(*v1alpha1.DynamicSecret) {
 		r.must(r.Vault.Write(t.Context(), "sys/leases/revoke-prefix/"+r.name, map[string]any{"sync": true}))
 	})
 }
 
-func TestAnIssuingTokenRevokedBehindOurBackIsNoticed(t *testing.T) {
+func TestRevokedTokenIsDetected(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared)
+	r := newRig(t, shared)
 	r.replacedAfter(func(d *v1alpha1.DynamicSecret) {
-		r.must(r.Vault.Write(t.Context(), "auth/token/revoke-accessor", map[string]any{"accessor": d.Status.Lease.TokenAccessor}))
+		r.must(r.Vault.Write(t.Context(), "auth/token/revoke-accessor", map[string]any{"accessor": accessor(d)}))
 	})
 }
 
-func TestAKeeperThatMayNotListNoticesByLookingUpLeasesOneByOneAndSaysWhatWouldBeFaster(t *testing.T) {
+func TestKeeperWithoutListLooksLeasesUp(t *testing.T) {
 	t.Parallel()
 	b := ownBed(t, testbed.VaultOptions{})
-	r := newRoom(t, b)
+	r := newRig(t, b)
 	r.must(b.Vault.WritePolicy(t.Context(), "keeper", testbed.KeeperPolicyWithoutList))
 	r.ready("another")
 	line := "sys/leases/lookup/" + r.name + "/creds/orders: list, sudo"
 	r.eventually("the provider to name the line", func() bool {
 		ready := meta.FindStatusCondition(r.provider().Status.Conditions, v1alpha1.ReadyCondition)
-		return slices.Equal(r.provider().Status.AdvisedCapabilities, []string{line}) && ready.Status == metav1.ConditionTrue && strings.Contains(ready.Message, line)
+		reported := strings.Contains(ready.Message, line) && ready.Status == metav1.ConditionTrue
+		return reported && slices.Equal(r.provider().Status.AdvisedCapabilities, []string{line})
 	})
 	r.replacedAfter(func(d *v1alpha1.DynamicSecret) {
-		r.must(r.Vault.Write(t.Context(), "sys/leases/revoke", map[string]any{"lease_id": d.Status.Lease.ID, "sync": true}))
+		r.must(r.Vault.Write(t.Context(), "sys/leases/revoke", map[string]any{"lease_id": leaseID(d), "sync": true}))
 	})
 }
 
-func TestAListThatLacksALiveLeaseReplacesNothing(t *testing.T) {
+func TestIncompleteListReplacesNothing(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, shared, withProxy())
+	r := newRig(t, shared, withProxy())
 	before := r.ready("orders")
-	r.must(r.proxy.Break(testbed.Fault{Action: testbed.Answer, Path: "/sys/leases/lookup/", Method: "GET", Status: 404, Body: `{"errors":[]}`, ContentType: "application/json"}))
+	r.must(r.proxy.Break(testbed.Fault{
+		Path: "/sys/leases/lookup/", Method: "GET", Action: testbed.Answer, Status: 404, Body: `{"errors":[]}`,
+		ContentType: "application/json",
+	}))
 	lookups := func() int {
 		found, err := r.proxy.Requests(`PUT /v1/sys/leases/lookup$`)
 		r.must(err)
 		return len(found)
 	}
-	r.eventually("the lease to be asked about three times", func() bool { return lookups() >= 3 })
-	if d := r.get("orders"); d.Status.Lease.ID != before.Status.Lease.ID {
-		t.Error("the lease was replaced because of a list that lacks it")
+	r.eventually("the lease to be looked up three times", func() bool { return lookups() >= 3 })
+	if d := r.get("orders"); leaseID(d) != leaseID(before) {
+		t.Error("the lease was replaced because it is missing from a list")
 	}
 }

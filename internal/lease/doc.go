@@ -1,5 +1,5 @@
-// Package lease decides what happens to a lease. It is pure: no I/O, no clock, no randomness.
+// Package lease decides what happens to the leases of a DynamicSecret. It is pure: no I/O, no clock, no randomness.
 //
-// Plan looks at an Input of observed facts and names the next Step. The transitions in ledger.go say what each step
-// does to the records in the status. The Lessor interface is the contract with a backend; lease/fake is one for tests.
+// Plan takes an Input of observed facts and returns the next Step. The transitions in ledger.go change the records in the
+// status. conditions.go derives the conditions.
 package lease

@@ -1,45 +1,11 @@
 package lease
 
 import (
-	"strings"
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
-
-func overlapping(d time.Duration) given {
-	return spec(func(s *v1alpha1.DynamicSecretSpec) { s.Rotation.Overlap = &metav1.Duration{Duration: d} })
-}
-
-func maxAge(d time.Duration) given {
-	return spec(func(s *v1alpha1.DynamicSecretSpec) { s.Rotation.MaxAge = &metav1.Duration{Duration: d} })
-}
-
-func rollingOut(s *v1alpha1.DynamicSecretSpec) { s.Rollout = &v1alpha1.RolloutSpec{Discover: true} }
-
-func windows(specs ...v1alpha1.RotationWindow) given {
-	return func(in *Input) {
-		in.Object.Spec.Rotation.Windows = specs
-		var err error
-		if in.Windows, err = ParseWindows(specs); err != nil {
-			panic(err)
-		}
-	}
-}
-
-// handover of the lease of kept, published at t0.
-func handover(changes ...func(*v1alpha1.HandoverStatus)) given {
-	return status(func(st *v1alpha1.DynamicSecretStatus) {
-		st.Handover = &v1alpha1.HandoverStatus{Stamp: Stamp("digest-1"), PublishedAt: stamp(0)}
-		for _, c := range changes {
-			c(st.Handover)
-		}
-	})
-}
 
 func rolledOut(at time.Duration) func(*v1alpha1.HandoverStatus) {
 	return func(h *v1alpha1.HandoverStatus) { h.RolledOutAt = stampPtr(at) }
@@ -54,334 +20,267 @@ func old(changes ...change) given {
 	return retiring(record(append([]change{numbered(0), retired(0, reasonReplaced)}, changes...)...))
 }
 
-func TestWhenACredentialIsReplacedByPlan(t *testing.T) {
+func checkAt(at time.Duration) given { return func(in *Input) { in.RolloutCheckAt = t0.Add(at) } }
+
+func TestWhenALiveCredentialIsReplaced(t *testing.T) {
 	const hour = time.Hour
-
+	tenHours := granted(10 * hour)
+	handingOver := all(handover(rolledOut(0)), old())
 	for _, c := range []struct {
-		name  string
+		it    string
 		given []given
 		cause string
 		at    time.Duration
 	}{
-		{"one that can be renewed is not", []given{kept()}, "", 0},
-		{"at its greatest age", []given{kept(), maxAge(10 * hour)}, CauseMaxAge, 10 * hour},
-		{"not by age while the last hand-over is under way", []given{kept(), maxAge(10 * hour), handover(rolledOut(0)), old()}, "", 0},
-		{"at the renewal's share of what is left", []given{kept(maxTTL)}, CauseMaxTTL, renewDue},
-		{"earlier where the overlap would not fit", []given{kept(maxTTL), overlapping(30 * time.Minute)}, CauseMaxTTL, 30 * time.Minute},
-		{"earlier where the roll-out is not known to fit", []given{kept(maxTTL), spec(rollingOut), overlapping(20 * time.Minute)}, CauseMaxTTL, 35 * time.Minute},
-		{"with time for twice the last roll-out", []given{kept(maxTTL), spec(rollingOut), handover(rolledOut(0), took(10*time.Minute)), overlapping(10 * time.Minute)},
+		{"never, if it can be renewed", []given{kept()}, "", 0},
+		{"at its maximum age", []given{kept(), maxAge(10 * hour)}, CauseMaxAge, 10 * hour},
+		{"not for its age during a hand-over", []given{kept(), maxAge(10 * hour), handingOver}, "", 0},
+		{"before it expires, even during a hand-over", []given{kept(maxTTL), maxAge(hour / 2), handingOver},
+			CauseMaxTTL, renewDue},
+		{"after renewAtPercent of what is left", []given{kept(maxTTL)}, CauseMaxTTL, renewDue},
+		{"earlier for a long overlap", []given{kept(maxTTL), overlapping(30 * time.Minute)}, CauseMaxTTL, 30 * time.Minute},
+		{"earlier for a roll-out of unknown duration", []given{kept(maxTTL), spec(rollingOut), overlapping(20 * time.Minute)},
+			CauseMaxTTL, 35 * time.Minute},
+		{"early enough for twice the last roll-out", []given{kept(maxTTL), spec(rollingOut),
+			handover(rolledOut(0), took(10*time.Minute)), overlapping(10 * time.Minute)},
 			CauseMaxTTL, 30*time.Minute - rolloutMargin},
-		{"after a third of its life at the earliest", []given{kept(maxTTL), overlapping(5 * hour)}, CauseMaxTTL, 20 * time.Minute},
-		{"whatever comes first: age", []given{kept(maxTTL), maxAge(10 * time.Minute)}, CauseMaxAge, 10 * time.Minute},
-		{"whatever comes first: the maximum", []given{kept(maxTTL), maxAge(hour)}, CauseMaxTTL, renewDue},
-		{"before its token ends, which nothing can extend", []given{kept(token(10*hour, false)), overlapping(hour)}, CauseMaxTTL, 9 * hour},
-		{"a grant is not", []given{kept(maxTTL), maxAge(hour), leaseSpec(never)}, "", 0},
+		{"not before a third of its life", []given{kept(maxTTL), overlapping(5 * hour)}, CauseMaxTTL, 20 * time.Minute},
+		{"at the age, if that is first", []given{kept(maxTTL), maxAge(10 * time.Minute)}, CauseMaxAge, 10 * time.Minute},
+		{"at the maximum TTL, if that is first", []given{kept(maxTTL), maxAge(hour)}, CauseMaxTTL, renewDue},
+		{"before its session ends", []given{kept(session(10*hour, false)), overlapping(hour)}, CauseMaxTTL, 9 * hour},
+		{"never, if it is a grant", []given{kept(maxTTL), maxAge(hour), leaseSpec(never)}, "", 0},
+		{"never, if it is static", []given{kept(static), maxAge(hour)}, "", 0},
+		{"never, if it is scheduled", []given{kept(scheduled(hour)), maxAge(hour)}, "", 0},
+		{"before a certificate expires", []given{kept(expiring), overlapping(30 * time.Minute)}, CauseMaxTTL,
+			30 * time.Minute},
+		{"when the first of a set is due", []given{keptSet(db(tenHours), broker(maxTTL), settings())}, CauseMaxTTL, renewDue},
+		{"when the first of a set reaches its age", []given{keptSet(settings(), db(tenHours)), maxAge(hour)},
+			CauseMaxAge, hour},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			in := input(c.given...)
-			cause, at := newView(&in).cause()
-			want, wantAt := c.cause, t0.Add(c.at)
-			if cause != want || (cause != "" && !at.Equal(wantAt)) {
-				t.Errorf("%s at %s, want %s at %s", cause, at.Sub(t0), want, c.at)
-			}
-		})
-	}
-}
-
-// lasting changes how long the lease was granted for.
-func lasting(d time.Duration) change {
-	return func(rec *v1alpha1.LeaseRecord) {
-		rec.ExpiresAt, rec.DurationSeconds = stampPtr(d), int64(d/time.Second)
-	}
-}
-
-// t0 is a Sunday at noon.
-func TestAPlannedReplacementWaitsForAWindow(t *testing.T) {
-	opening := func(schedule, zone string, open time.Duration) v1alpha1.RotationWindow {
-		return v1alpha1.RotationWindow{Schedule: schedule, TimeZone: zone, Duration: metav1.Duration{Duration: open}}
-	}
-	night := opening("0 2 * * *", "", 2*time.Hour)
-	const day = 24 * time.Hour
-	for _, c := range []struct {
-		name  string
-		given []given
-		cause string
-		at    time.Duration
-	}{
-		{"age", []given{kept(), maxAge(time.Hour), windows(night)}, CauseMaxAge, 14 * time.Hour},
-		{"age, in a window that is open", []given{kept(), maxAge(15 * time.Hour), windows(night)}, CauseMaxAge, 15 * time.Hour},
-		{"age, at the moment in which it closes", []given{kept(), maxAge(16 * time.Hour), windows(night)}, CauseMaxAge, 38 * time.Hour},
-		{"age, in the first of two", []given{kept(), maxAge(20 * time.Hour), windows(night, opening("@daily", "", time.Hour))}, CauseMaxAge, 36 * time.Hour},
-		{"age, in the time zone of the window", []given{kept(), maxAge(time.Hour), windows(opening("0 2 * * *", "America/New_York", time.Hour))}, CauseMaxAge, 19 * time.Hour},
-		{"age, on working days", []given{kept(), maxAge(time.Hour), windows(opening("0 10 * * TUE-FRI", "", time.Hour))}, CauseMaxAge, 2*day - 2*time.Hour},
-		{"the maximum, where one opens in time", []given{kept(maxTTL, lasting(day)), overlapping(2 * time.Hour), windows(opening("0 5 * * *", "", time.Hour))}, CauseMaxTTL, 17 * time.Hour},
-		{"the maximum, but not longer than the lease lives", []given{kept(maxTTL, lasting(day)), overlapping(2 * time.Hour), windows(night)}, CauseMaxTTLOutsideWindow, 22 * time.Hour},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			in := input(c.given...)
-			if cause, at := newView(&in).cause(); cause != c.cause || !at.Equal(t0.Add(c.at)) {
+		t.Run(c.it, func(t *testing.T) {
+			cause, at := newView(input(c.given...)).cause()
+			if cause != c.cause || (cause != "" && !at.Equal(t0.Add(c.at))) {
 				t.Errorf("%s at %s, want %s at %s", cause, at.Sub(t0), c.cause, c.at)
 			}
 		})
 	}
-	in := input(kept(), windows(night), annotated(v1alpha1.RotateRequestedAtAnnotation, "now"))
-	if s := Plan(in); s.Action != IssueCredential {
-		t.Errorf("an order does not wait for a window, but: %+v", s)
-	}
 }
 
-func TestWindowsThatNobodyUnderstandsAreNamed(t *testing.T) {
-	for _, c := range []struct{ schedule, zone, says string }{
-		{"0 25 * * *", "", "spec.rotation.windows[1].schedule"},
-		{"0 2 30 2 *", "", "never comes"},
-		{"0 2 * * *", "Europe/Wien", `spec.rotation.windows[1].timeZone: "Europe/Wien"`},
-	} {
-		_, err := ParseWindows([]v1alpha1.RotationWindow{{Schedule: "@hourly"}, {Schedule: c.schedule, TimeZone: c.zone}})
-		if err == nil || !strings.Contains(err.Error(), c.says) {
-			t.Errorf("%q in %q: %v", c.schedule, c.zone, err)
-		}
-	}
-	invalid := Block{Reason: v1alpha1.ReasonInvalidWindow, Message: "not understood", Stalled: true}
-	misgiven := func(in *Input) { in.Invalid = &invalid }
-	if s := Plan(input(misgiven)); s.Action != Wait || s.Blocked == nil || s.Blocked.Reason != v1alpha1.ReasonInvalidWindow {
-		t.Errorf("the first credential waits for a spec that is understood, but: %+v", s)
-	}
-	if s := Plan(input(misgiven, kept(maxTTL), after(renewDue))); s.Action != IssueCredential {
-		t.Errorf("a lease that would die is replaced all the same, but: %+v", s)
-	}
-	in := input(misgiven, kept())
-	Summarize(in, Plan(in))
-	if c := condition(&in.Object.Status, v1alpha1.StalledCondition); c == nil || c.Message != invalid.Message {
-		t.Errorf("Stalled is %+v", c)
-	}
-}
-
-// Where the maximum is known from the lease before, the lease is renewed once more when there is just the time left that a
-// hand-over takes: the answer says whether the maximum still holds.
-func TestALeaseIsRenewedToLearnWhetherItsMaximumStillHolds(t *testing.T) {
-	most := func(rec *v1alpha1.LeaseRecord) { rec.MaxTTLSeconds = 5000 }
-	in := input(kept(most, lasting(4000*time.Second)), overlapping(2500*time.Second))
-	if s := Plan(in); s != upNext(v1alpha1.NextRenew, 2500*time.Second) {
-		t.Fatalf("%+v", s)
-	}
+// A lease whose maximum is known is renewed once more while the hand-over still fits, to learn whether that maximum
+// still applies.
+func TestPlanProbesTheMaximumTTL(t *testing.T) {
+	known := func(rec *v1alpha1.LeaseRecord) { rec.MaxTTLSeconds = 5000 }
+	in := input(kept(known, granted(4000*time.Second)), overlapping(2500*time.Second))
+	same(t, "before", Plan(in), waitFor(v1alpha1.NextRenew, 2500*time.Second))
 	in.Now = t0.Add(2500 * time.Second)
-	if s := Plan(in); s.Action != RenewLease {
-		t.Fatalf("%+v", s)
-	}
+	same(t, "then", Plan(in), renewLease)
+
 	raised := copyInput(in)
-	Renewed(raised.Object.Status.Lease, Term{At: in.Now, Duration: 4000 * time.Second, Renewable: true}, 4000*time.Second)
-	if got := raised.Object.Status.Lease; got.MaxTTLSeconds != 0 || Plan(raised).Action != Wait {
-		t.Errorf("the maximum was raised, but: %+v, %+v", got, Plan(raised))
+	rec := &raised.Object.Status.Leases[0]
+	Renewed(rec, Term{At: in.Now, Duration: 4000 * time.Second, Renewable: true}, 4000*time.Second)
+	if rec.MaxTTLSeconds != 0 || Plan(raised).Action != Wait {
+		t.Errorf("the maximum was raised: %+v, %+v", rec, Plan(raised))
 	}
-	Renewed(in.Object.Status.Lease, Term{At: in.Now, Duration: 2500 * time.Second, Renewable: true, Capped: true}, 4000*time.Second)
-	if s := Plan(in); s.Action != IssueCredential || s.Reason != CauseMaxTTL {
-		t.Errorf("the hand-over just fits, but: %+v", s)
-	}
+	rec = &in.Object.Status.Leases[0]
+	Renewed(rec, Term{At: in.Now, Duration: 2500 * time.Second, Renewable: true, Capped: true}, 4000*time.Second)
+	same(t, "at the maximum", Plan(in), step(Issue, CauseMaxTTL))
+
+	grant := input(kept(known, granted(4000*time.Second)), overlapping(2500*time.Second), leaseSpec(never))
+	same(t, "a grant", Plan(grant), waitFor(v1alpha1.NextRenew, 2680*time.Second))
 }
 
-func TestTheNextLeaseKnowsTheMaximumOfTheLastOfItsKind(t *testing.T) {
-	for digest, want := range map[string]int64{"asked": 5000, "changed": 0} {
-		in := input(kept(func(rec *v1alpha1.LeaseRecord) { rec.MaxTTLSeconds = 5000 }), attempt(numbered(2)))
-		in.Object.Status.Attempt.RequestDigest = digest
-		recordAnswer(in.Object, "lease-2", "digest-2", t0)
-		if got := in.Object.Status.Lease.MaxTTLSeconds; got != want {
-			t.Errorf("%s: %d, want %d", digest, got, want)
-		}
-	}
-}
-
-func TestAnOldLeaseIsHeldUntilNobodyNeedsIt(t *testing.T) {
+func TestAnOldLeaseIsHeldForItsConsumers(t *testing.T) {
 	const minute = time.Minute
+	minutes := overlapping(5 * minute)
+	notExtendable := renewFailed(failed(99*time.Hour), record(numbered(0)))
 	for _, c := range []struct {
-		name  string
+		it    string
 		given []given
-		until time.Duration // negative: nobody knows
+		until time.Duration
 	}{
 		{"not at all without roll-out and overlap", []given{handover(), old()}, 0},
-		{"for the overlap", []given{handover(), old(), overlapping(5 * minute)}, 5 * minute},
-		{"for the overlap after the roll-out", []given{handover(rolledOut(10 * minute)), old(), spec(rollingOut), overlapping(5 * minute)}, 15 * minute},
-		{"until all have rolled out", []given{handover(), old(), spec(rollingOut), overlapping(5 * minute)}, 2 * time.Hour},
-		{"not for longer than it lives", []given{handover(), old(maxTTL), spec(rollingOut)}, time.Hour},
+		{"for the overlap", []given{handover(), old(), minutes}, 5 * minute},
+		{"for the overlap after the roll-out", []given{handover(rolledOut(10 * minute)), old(), spec(rollingOut),
+			minutes}, 15 * minute},
+		{"until it is dead, if the roll-out never ends", []given{handover(), old(), spec(rollingOut), minutes},
+			2 * time.Hour},
+		{"not longer than it lives", []given{handover(), old(maxTTL), spec(rollingOut)}, time.Hour},
+		{"a certificate as well", []given{handover(), old(revocable), minutes}, 5 * minute},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			in := input(append([]given{kept(lasting(100 * time.Hour)), tries(func(ts *Tries) {
-				ts.Keep = map[string]Failure{TryKey(record(numbered(0))): failed(99 * time.Hour)} // it cannot be renewed
-			}), func(in *Input) { in.RolloutLook = t0.Add(90 * time.Hour) }}, c.given...)...)
+		t.Run(c.it, func(t *testing.T) {
+			base := []given{kept(granted(100 * time.Hour)), notExtendable, checkAt(90 * time.Hour)}
+			in := input(append(base, c.given...)...)
 			in.Now = t0.Add(c.until - time.Second)
 			if s := Plan(in); s.Action != Wait {
-				t.Errorf("a second before: %+v", s)
+				t.Errorf("a second earlier: %+v", s)
 			}
 			in.Now = t0.Add(c.until)
-			if s := Plan(in); s.Action != EndRecord {
-				t.Errorf("then: %+v", s)
-			}
+			same(t, "then", Plan(in), step(RevokeRecord, reasonReplaced).ofRetiring(0))
 		})
-	}
-	for name, change := range map[string]given{
-		"deleted": deleted(0), "revoked": spec(revoking),
-	} {
-		in := input(handover(), old(), spec(rollingOut), change) // nothing but the old one is left
-		if s := Plan(in); s.Action != EndRecord {
-			t.Errorf("%s: nobody is to have it any longer, but: %+v", name, s)
-		}
 	}
 }
 
-func TestAnOldLeaseThatIsHeldIsKeptAlive(t *testing.T) {
-	old := func(changes ...change) given { return all(handover(), old(changes...), spec(rollingOut)) }
-	look := func(in *Input) { in.RolloutLook = t0.Add(90 * time.Hour) }
+func TestAllOldLeasesOfASetAreHeld(t *testing.T) {
+	in := input(keptSet(db(numbered(4), granted(9*time.Hour)), broker(numbered(5), granted(9*time.Hour))),
+		handover(), overlapping(5*time.Minute),
+		retiring(db(retired(0, reasonReplaced)), broker(retired(0, reasonReplaced))))
+	same(t, "during the overlap", Plan(in), waitFor(v1alpha1.NextRevoke, 5*time.Minute))
+	in.Now = t0.Add(5 * time.Minute)
+	for _, id := range []string{"lease-1", "lease-2"} {
+		s := Plan(in)
+		if s.Action != RevokeRecord || in.Object.Status.Retiring[s.Record].ID != id {
+			t.Fatalf("%s is to be revoked: %+v", id, s)
+		}
+		Revoked(in.Object, s.Record, in.Now)
+	}
+	if h := in.Object.Status.Handover; h.CutShortAt != nil {
+		t.Errorf("the hand-over was complete: %+v", h)
+	}
+}
+
+func TestAHeldLeaseIsKeptAlive(t *testing.T) {
+	held := func(changes ...change) given { return all(handover(), old(changes...), spec(rollingOut)) }
+	short := all(handover(rolledOut(0)), overlapping(time.Hour))
 	for _, c := range []struct {
-		name   string
-		given  given
-		action Action
-		at     time.Duration
+		it    string
+		given given
+		want  Step
+		at    time.Duration
 	}{
-		{"by renewing it", old(), RenewRetiring, renewDue},
-		{"by extending its token", old(token(time.Hour, true)), ExtendRetiring, renewDue},
-		{"not where it cannot be", old(maxTTL), EndRecord, time.Hour},
-		{"not where it lasts", all(old(), handover(rolledOut(0)), overlapping(time.Hour)), EndRecord, time.Hour},
+		{"it is renewed", held(), renewLease, renewDue},
+		{"its session is extended", held(session(time.Hour, true)), step(ExtendSession, v1alpha1.ReasonRenewing), renewDue},
+		{"it is revoked at the end if it cannot be renewed", held(maxTTL), step(RevokeRecord, reasonReplaced), time.Hour},
+		{"it is not renewed if it lasts long enough", all(held(), short), step(RevokeRecord, reasonReplaced), time.Hour},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			in := input(kept(lasting(100*time.Hour)), look, c.given, after(c.at-time.Second))
+		t.Run(c.it, func(t *testing.T) {
+			in := input(kept(granted(100*time.Hour)), checkAt(90*time.Hour), c.given, after(c.at-time.Second))
 			if s := Plan(in); s.Action != Wait {
-				t.Errorf("a second before: %+v", s)
+				t.Errorf("a second earlier: %+v", s)
 			}
 			in.Now = t0.Add(c.at)
-			if s := Plan(in); s.Action != c.action {
-				t.Errorf("%+v", s)
-			}
+			same(t, "then", Plan(in), c.want.ofRetiring(0))
 		})
 	}
 }
 
-func TestConsumersAreFollowedUntilTheyHaveMoved(t *testing.T) {
+func TestPlanFollowsARollOut(t *testing.T) {
 	quick := func(in *Input) { in.RolloutWindow = 30 * time.Second }
-	in := input(kept(), handover(), old(), spec(rollingOut), quick)
-	if s := Plan(in); s.Action != FollowRollout || !s.Hold {
-		t.Errorf("others may come within the window, but: %+v", s)
-	}
-	in.Now = t0.Add(30 * time.Second)
-	if s := Plan(in); s.Action != FollowRollout || s.Hold {
-		t.Errorf("the window is over, but: %+v", s)
-	}
-	in.RolloutLook = t0.Add(40 * time.Second)
-	if s := Plan(in); s.Action != Wait || !s.At.Equal(in.RolloutLook) {
-		t.Errorf("there is a next look, but: %+v", s)
-	}
-	for name, g := range map[string][]given{
-		"the old lease is dead":            nil,
-		"the old lease cannot bear to":     {old(maxTTL, lasting(10*time.Minute)), overlapping(5 * time.Minute)},
-		"one of two old leases cannot":     {old(), old(numbered(9), maxTTL, lasting(10*time.Minute)), overlapping(5 * time.Minute)},
-		"nobody else is waited for at all": {old(), func(in *Input) { in.RolloutWindow = 0 }},
+	base := all(kept(), handover(), spec(rollingOut), quick)
+	dying := old(maxTTL, granted(10*time.Minute))
+	minutes := overlapping(5 * time.Minute)
+	follow := step(FollowRollout, v1alpha1.ReasonRollingOut)
+	hold := follow
+	hold.Hold = true
+	window := after(30 * time.Second)
+	for _, c := range []struct {
+		it    string
+		given []given
+		want  Step
+	}{
+		{"waits for other Secrets of the workloads", []given{old()}, hold},
+		{"stops waiting after the roll-out window", []given{old(), window}, follow},
+		{"does not wait without a live old lease", nil, follow},
+		{"does not wait if the old lease has no time for it", []given{dying, minutes}, follow},
+		{"does not wait if one of two old leases has no time", []given{old(), dying, minutes}, follow},
+		{"does not wait without a roll-out window", []given{old(), func(in *Input) { in.RolloutWindow = 0 }}, follow},
+		{"checks again later", []given{old(), window, checkAt(40 * time.Second)},
+			Step{Action: Wait, At: t0.Add(40 * time.Second)}.withNext(v1alpha1.NextRenew, renewDue)},
+		{"is done when all consumers are rolled out", []given{old(), handover(rolledOut(0))},
+			step(RevokeRecord, reasonReplaced).ofRetiring(0)},
+		{"follows nothing while the Secret is not current", []given{target(TargetAbsent)}, step(Issue, CauseSecretLost)},
 	} {
-		in := input(append([]given{kept(), handover(), spec(rollingOut), quick}, g...)...)
-		if s := Plan(in); s.Action != FollowRollout || s.Hold {
-			t.Errorf("%s: %+v", name, s)
-		}
-	}
-	RolledOut(&in.Object.Status, in.Now)
-	in.Now = in.Now.Add(time.Second)
-	if s := Plan(in); s.Action != EndRecord {
-		t.Errorf("all have moved, but: %+v", s)
+		t.Run(c.it, func(t *testing.T) {
+			same(t, "the step", Plan(input(append([]given{base}, c.given...)...)), c.want)
+		})
 	}
 }
 
-func TestPublishBeginsAHandover(t *testing.T) {
-	written := func(digest string) v1alpha1.SecretStatus {
-		return v1alpha1.SecretStatus{Name: "orders", UID: "secret-1", ResourceVersion: "5", Digest: digest}
-	}
+func TestPublishStartsAHandover(t *testing.T) {
 	d := input(kept(), spec(rollingOut)).Object
-	Publish(d, written("digest-1"), false, t0)
-	if h := d.Status.Handover; h.Stamp != Stamp("digest-1") || h.RolledOutAt == nil {
-		t.Errorf("nobody can have used a Secret that was not there, but: %+v", h)
+	st := &d.Status
+	publish := func(n string, existed bool, at time.Duration) *v1alpha1.HandoverStatus {
+		Publish(d, *writtenSecret("digest-" + n), existed, t0.Add(at))
+		return st.Handover
 	}
-	Publish(d, written("digest-2"), false, t0.Add(time.Hour))
-	if h := d.Status.Handover; h.RolledOutAt != nil || !h.PublishedAt.Equal(stampPtr(time.Hour)) {
-		t.Errorf("who used the last one is to move, but: %+v", h)
+	if h := publish("1", false, 0); h.Stamp != Stamp("digest-1") || h.RolledOutAt == nil {
+		t.Errorf("nobody can have used a Secret that did not exist: %+v", h)
 	}
-	Rolling(&d.Status, "", nil, true, t0.Add(time.Hour+time.Second))
-	RolledOut(&d.Status, t0.Add(time.Hour+9*time.Second))
-	Publish(d, written("digest-2"), true, t0.Add(2*time.Hour))
-	if h := d.Status.Handover; h.RolledOutAt == nil || h.RolloutSeconds != 8 {
-		t.Errorf("the same credential is no reason to move, but: %+v", h)
+	if h := publish("2", false, time.Hour); h.RolledOutAt != nil || !h.PublishedAt.Equal(stampPtr(time.Hour)) {
+		t.Errorf("the consumers of the last credential have to move: %+v", h)
 	}
-	Publish(d, written("digest-3"), true, t0.Add(3*time.Hour))
-	if h := d.Status.Handover; h.RolledOutAt != nil || h.StampedAt != nil || h.RolloutSeconds != 8 {
-		t.Errorf("a hand-over begins, and it is known how long the last one took, but: %+v", h)
+	Rolling(st, "", nil, true, t0.Add(time.Hour+time.Second))
+	RolledOut(st, t0.Add(time.Hour+9*time.Second))
+	if h := publish("2", true, 2*time.Hour); h.RolledOutAt == nil || h.RolloutSeconds != 8 {
+		t.Errorf("the same data start no hand-over: %+v", h)
+	}
+	if h := publish("3", true, 3*time.Hour); h.RolledOutAt != nil || h.StampedAt != nil || h.RolloutSeconds != 8 {
+		t.Errorf("a new hand-over remembers how long the last roll-out took: %+v", h)
 	}
 	d.Spec.Rollout = nil
-	Publish(d, written("digest-4"), true, t0.Add(4*time.Hour))
-	if h := d.Status.Handover; h.RolledOutAt == nil {
-		t.Errorf("nobody is rolled out, but: %+v", h)
+	if h := publish("4", true, 4*time.Hour); h.RolledOutAt == nil {
+		t.Errorf("there are no consumers to roll out: %+v", h)
 	}
 	restored := input(kept(), spec(rollingOut)).Object
-	Publish(restored, written("digest-1"), true, t0)
-	if restored.Status.Handover.RolledOutAt != nil {
-		t.Error("the Secret was there, so somebody may use what was in it")
+	if Publish(restored, *writtenSecret("digest-1"), true, t0); restored.Status.Handover.RolledOutAt != nil {
+		t.Error("the Secret existed, so consumers may use its former content")
 	}
 }
 
-func TestRotatedSaysHowFarTheHandoverIs(t *testing.T) {
-	stuck := func(h *v1alpha1.HandoverStatus) {
-		h.Reason, h.Waiting = v1alpha1.ReasonRolloutStuck, []string{"Deployment/orders: 1 of 3 pods updated"}
-	}
-	missing := func(h *v1alpha1.HandoverStatus) {
-		h.Reason, h.Waiting = v1alpha1.ReasonRolloutTargetNotFound, []string{"Deployment/orders does not exist"}
-	}
-	was := status(func(st *v1alpha1.DynamicSecretStatus) {
-		st.Conditions = append(st.Conditions, metav1.Condition{Type: v1alpha1.RotatedCondition, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonOverlap})
-	})
+func TestRollingRecordsTheProgress(t *testing.T) {
+	st := &input(kept(), handover(), spec(rollingOut)).Object.Status
+	waiting := []string{"Deployment/orders: 1 of 3 pods updated"}
+	Rolling(st, v1alpha1.ReasonRolloutStuck, waiting, false, t0.Add(time.Second))
+	want := v1alpha1.HandoverStatus{Stamp: Stamp("digest-1"), PublishedAt: stamp(0),
+		Reason: v1alpha1.ReasonRolloutStuck, Waiting: waiting}
+	same(t, "before the first stamp", *st.Handover, want)
+
+	Rolling(st, "", nil, true, t0.Add(2*time.Second))
+	Rolling(st, "", nil, true, t0.Add(3*time.Second))
+	want.Reason, want.Waiting, want.StampedAt = "", nil, stampPtr(2*time.Second)
+	same(t, "after it", *st.Handover, want)
+
+	RolledOut(st, t0.Add(2*time.Second+half))
+	want.RolledOutAt, want.RolloutSeconds = stampPtr(3*time.Second), 1
+	same(t, "at the end", *st.Handover, want)
+}
+
+func TestAHandoverIsCutShort(t *testing.T) {
+	minutes := overlapping(5 * time.Minute)
 	for _, c := range []struct {
-		name           string
-		given          []given
-		status         metav1.ConditionStatus
-		reason, says   string
-		stalled, isNot bool
+		it    string
+		given given
+		end   func(d *v1alpha1.DynamicSecret)
+		short bool
 	}{
-		{name: "not there before the first replacement", given: []given{handover(rolledOut(0))}, isNot: true},
-		{name: "rolling out", given: []given{handover(), old(), spec(rollingOut)}, status: "False", reason: v1alpha1.ReasonRollingOut, says: "The old lease is held."},
-		{name: "stuck", given: []given{handover(stuck), old(maxTTL), spec(rollingOut)}, status: "False", reason: v1alpha1.ReasonRolloutStuck,
-			says: "1 of 3 pods updated. The old lease is held; it cannot be extended and ends at 2026-03-01T13:00:00Z."},
-		{name: "no such target", given: []given{handover(missing), old(), spec(rollingOut)}, status: "False", reason: v1alpha1.ReasonRolloutTargetNotFound, says: "does not exist", stalled: true},
-		{name: "without the right", given: []given{handover(), old(), spec(rollingOut), func(in *Input) { in.RolloutOff = true }}, status: "False", reason: v1alpha1.ReasonRolloutDisabled, says: "held", stalled: true},
-		{name: "overlap", given: []given{handover(), old(), overlapping(5 * time.Minute)}, status: "False", reason: v1alpha1.ReasonOverlap, says: "until 2026-03-01T12:05:00Z"},
-		{name: "an overlap that does not fit", given: []given{handover(), old(maxTTL), overlapping(5 * time.Hour)}, status: "False", reason: v1alpha1.ReasonHandoverCutShort, says: "ends at 2026-03-01T13:00:00Z, before"},
-		{name: "cut short", given: []given{handover(func(h *v1alpha1.HandoverStatus) { h.CutShortAt = stampPtr(0) }), overlapping(5 * time.Hour)}, status: "False", reason: v1alpha1.ReasonHandoverCutShort, says: "ended at 2026-03-01T12:00:00Z"},
-		{name: "over", given: []given{handover(rolledOut(0)), was}, status: "True", reason: v1alpha1.ReasonRotated, says: "the old lease is ended"},
+		{"not by a revocation in time", minutes, func(d *v1alpha1.DynamicSecret) {
+			Revoked(d, 0,
+				t0.Add(5*time.Minute))
+		}, false},
+		{"by a revocation during the overlap", minutes, func(d *v1alpha1.DynamicSecret) {
+			Revoked(d, 0,
+				t0.Add(time.Minute))
+		}, true},
+		{"by a revocation during the roll-out", spec(rollingOut), func(d *v1alpha1.DynamicSecret) {
+			Revoked(d, 0,
+				t0.Add(time.Hour))
+		}, true},
+		{"by the loss of the old lease", minutes, func(d *v1alpha1.DynamicSecret) {
+			RetiringLost(d, 0,
+				t0.Add(time.Minute))
+		}, true},
+		{"not if the object is deleted", all(minutes, deleted(0)), func(d *v1alpha1.DynamicSecret) {
+			Revoked(d, 0,
+				t0.Add(time.Minute))
+		}, false},
+		{"not if spec.revoked is true", all(minutes, spec(revoking)), func(d *v1alpha1.DynamicSecret) {
+			Revoked(d, 0,
+				t0.Add(time.Minute))
+		}, false},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			in := input(append([]given{kept(), func(in *Input) { in.RolloutLook = t0.Add(time.Minute) }}, c.given...)...)
-			Summarize(in, Plan(in))
-			got := meta.FindStatusCondition(in.Object.Status.Conditions, v1alpha1.RotatedCondition)
-			if c.isNot {
-				if got != nil {
-					t.Errorf("%+v", got)
-				}
-				return
-			}
-			if got == nil || got.Status != c.status || got.Reason != c.reason || !strings.Contains(got.Message, c.says) {
-				t.Errorf("%+v", got)
-			}
-			stalled := meta.FindStatusCondition(in.Object.Status.Conditions, v1alpha1.StalledCondition)
-			if (stalled != nil) != c.stalled || c.stalled && stalled.Reason != c.reason {
-				t.Errorf("Stalled is %+v", stalled)
-			}
-			if !meta.IsStatusConditionTrue(in.Object.Status.Conditions, v1alpha1.ReadyCondition) {
-				t.Error("the credential is good all the while")
-			}
-		})
-	}
-}
-
-func TestALeaseThatEndsBeforeItsHandoverIsSaidToBeCutShort(t *testing.T) {
-	in := input(kept(), handover(), old(), overlapping(5*time.Minute))
-	early, d := in.Object.DeepCopy(), in.Object
-	Ended(d, 0, t0.Add(5*time.Minute))
-	if d.Status.Handover.CutShortAt != nil {
-		t.Error("it ended in time")
-	}
-	RetiringLost(early, 0, t0.Add(time.Minute))
-	if early.Status.Handover.CutShortAt == nil || awaited(early, &early.Status.Retiring[0]) {
-		t.Errorf("%+v", early.Status)
+		d := input(kept(), handover(), old(), c.given).Object
+		c.end(d)
+		if got := d.Status.Handover.CutShortAt != nil; got != c.short {
+			t.Errorf("%s: %v", c.it, got)
+		}
 	}
 }

@@ -6,42 +6,66 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// Input is everything that Plan looks at.
+// Input is everything that Plan considers. Plan does not modify it.
 type Input struct {
 	// Now by the operator's clock.
 	Now time.Time
 	// Object as it was read; its status is the ledger.
 	Object *v1alpha1.DynamicSecret
-	// RequestDigest of what the spec asks for now. Empty: not known (the provider is not there).
-	RequestDigest string
-	// Block says why nothing may be issued at present; nil: nothing that was checked speaks against it.
+	// Requests are what the spec requests now, one for each source.
+	Requests []Request
+	// Block says why nothing may be issued at present; nil: no check failed.
 	Block *Block
+	// Invalid is a spec error. It blocks only the first issuance. nil: none.
+	Invalid *Block
 	// Target is the state of the Secret.
 	Target TargetState
-	// OutOfSync: the Secret holds the right data, but its name, type, labels, annotations, or what the status says of
-	// it, are not those wanted.
+	// OutOfSync: the Secret contains the right data, but its name, type, labels or annotations are not those of the spec,
+	// or the status does not describe it.
 	OutOfSync bool
-	// Held is what this process knows of an issue of its own.
+	// Held is what this process knows of its own issuance.
 	Held Held
-	// LostID is the id of a lease that the backend says is no more.
-	LostID string
-	// SuspectID is the id of a lease that was missing from a list of the backend's. A list is a hint.
-	SuspectID string
+	// Lost are the ids of leases that the backend reported as gone.
+	Lost map[string]bool
+	// Suspects are the ids of leases that were missing from a list of the backend.
+	Suspects map[string]bool
+	// Done are the keys (see Key) of records that this process has revoked or abandoned while the object is being deleted.
+	// Then the ledger is not updated for each.
+	Done map[string]bool
+	// Reads are the last reads of static and scheduled sources by this process, by source.
+	Reads map[string]Read
+	// Handled is, by source, the requested renewal (see RequestedRenewal) that this process has carried out.
+	Handled map[string]string
 	// Tries are the failures so far.
 	Tries Tries
-	// Invalid is what is wrong with the spec, for a lease that lives as for one that is to be issued; nil: nothing. It keeps
-	// the first credential from being issued, and nothing from being kept alive or replaced in time.
-	Invalid *Block
 	// Windows of spec.rotation.
 	Windows Windows
-	// RolloutLook is when the consumers are to be looked at again; zero: now.
-	RolloutLook time.Time
+	// RolloutCheckAt is when to check the consumers again; zero: now.
+	RolloutCheckAt time.Time
 	// RolloutWindow is how long a roll-out may wait for the other Secrets of its workloads.
 	RolloutWindow time.Duration
-	// RolloutOff: leasekeeper was installed without the right to roll anything out.
+	// RolloutOff: leasekeeper was installed without the permission to roll anything out.
 	RolloutOff bool
-	// RequestLimit is how long the backend may go on with a request that nobody waits for.
+	// RequestLimit is how long the backend may continue with a request that nobody waits for.
 	RequestLimit time.Duration
+}
+
+// Request identifies what a source requests.
+type Request struct {
+	// Source is its name.
+	Source string
+	// Digest of the request; empty: unknown, because the provider is missing.
+	Digest string
+}
+
+// Read is a read of a static or scheduled source that found nothing new.
+type Read struct {
+	// At is when it was sent.
+	At time.Time
+	// Next is when the backend changes the value, or asks to be read again; zero: it did not say.
+	Next time.Time
+	// Late counts the consecutive reads since a scheduled change was due and had not happened yet.
+	Late int
 }
 
 // Block is a reason not to issue.
@@ -50,77 +74,98 @@ type Block struct {
 	Reason string
 	// Message says what to do.
 	Message string
-	// Stalled: nothing gets better until a person changes something.
+	// Stalled: nothing improves until a person changes something.
 	Stalled bool
 }
 
-// TargetState is what was seen of the Secret.
+// TargetState is the observed state of the Secret.
 type TargetState string
 
 const (
-	// TargetAbsent: there is no Secret of the name.
+	// TargetAbsent: there is no Secret of that name.
 	TargetAbsent TargetState = "Absent"
-	// TargetCurrent: it is ours and holds what the status says.
+	// TargetCurrent: it is ours and contains what the status says.
 	TargetCurrent TargetState = "Current"
-	// TargetChanged: it is ours and holds something else.
+	// TargetChanged: it is ours and contains something else.
 	TargetChanged TargetState = "Changed"
-	// TargetForeign: it belongs to somebody else.
+	// TargetForeign: it belongs to something else.
 	TargetForeign TargetState = "Foreign"
 )
 
-// Outcome of an issue.
+// Outcome of an issuance.
 type Outcome string
 
 const (
-	// OutcomeUnanswered: none came, and none will.
-	OutcomeUnanswered Outcome = "Unanswered"
-	// OutcomeNone: the request has not come to an end, or this process knows nothing of it.
-	OutcomeNone Outcome = ""
-	// OutcomeIssued: the backend gave a credential, which is in memory.
+	// OutcomePending: it is not complete, or this process knows nothing of it.
+	OutcomePending Outcome = ""
+	// OutcomeIssued: every source responded with a credential, which is in memory.
 	OutcomeIssued Outcome = "Issued"
-	// OutcomeRefused: the backend answered with an error, or with something that cannot become a Secret.
-	OutcomeRefused Outcome = "Refused"
+	// OutcomeFailed: a source did not respond, responded with an error, or with something that cannot become a Secret.
+	OutcomeFailed Outcome = "Failed"
 )
 
-// Held is what this process knows of an issue of its own, from the journal until the Secret is written. It is lost when
-// the process dies.
+// Held is what this process knows of its own issuance, from the journal until the Secret is written. It is lost when the
+// process ends; the journal covers that.
 type Held struct {
-	// Accessor of the token that issues; empty: nothing is held.
-	Accessor string
-	// Outcome of the issue.
+	// Records of the attempt, one for each source; empty: nothing is held.
+	Records []HeldRecord
+	// Outcome of the issuance.
 	Outcome Outcome
 }
 
-// answered says that the backend itself has answered, so that it has done with the request.
-func (h Held) answered() bool {
-	return h.Accessor != "" && (h.Outcome == OutcomeIssued || h.Outcome == OutcomeRefused)
+// HeldRecord is one source of a held issuance.
+type HeldRecord struct {
+	// Record as journaled; once the backend has responded, with what it responded.
+	Record v1alpha1.LeaseRecord
+	// Settled: the backend has finished with the request, or the request was never sent.
+	Settled bool
 }
 
-// Tries are failures in a row, by what failed. They are kept in memory: a restart tries everything at once.
+// settled says that the backends have finished with every request.
+func (h Held) settled() bool {
+	for i := range h.Records {
+		if !h.Records[i].Settled {
+			return false
+		}
+	}
+	return len(h.Records) > 0 && h.Outcome != OutcomePending
+}
+
+// find returns the held record with the handle; nil: there is none.
+func (h Held) find(handle string) *HeldRecord {
+	for i := range h.Records {
+		if handle != "" && h.Records[i].Record.Handle() == handle {
+			return &h.Records[i]
+		}
+	}
+	return nil
+}
+
+// Tries are consecutive failures, by what failed. They are kept in memory: after a restart everything is tried at once.
 type Tries struct {
-	Issue, Renew, ExtendToken, Publish, Sync, Settle Failure
-	// End and Keep by TryKey, of retiring records.
-	End, Keep map[string]Failure
+	Issue, Publish, Sync, Settle, DeleteSecret Failure
+	// Renew, ExtendSession and Revoke by Key of the record; Refresh by source.
+	Renew, ExtendSession, Revoke, Refresh map[string]Failure
 }
 
-// Failure is what went wrong the last time.
+// Failure is what failed last.
 type Failure struct {
-	// Count of failures in a row; 0: none.
+	// Count of consecutive failures; 0: none.
 	Count int
 	// NotBefore is when to try again.
 	NotBefore time.Time
 	// Reason and Message for the conditions.
 	Reason, Message string
-	// Stalled: nothing gets better until a person changes something.
+	// Stalled: nothing improves until a person changes something.
 	Stalled bool
-	// Final: trying again makes no sense.
+	// Final: another try is useless.
 	Final bool
 }
 
 func (f Failure) waiting(now time.Time) bool { return f.Count > 0 && now.Before(f.NotBefore) }
 
-// TryKey names a record in Tries.End.
-func TryKey(rec *v1alpha1.LeaseRecord) string { return rec.TokenAccessor + "|" + rec.ID }
+// Key identifies a record in Tries and Done.
+func Key(rec *v1alpha1.LeaseRecord) string { return rec.Handle() + "|" + rec.ID }
 
 // Action is what a Step does.
 type Action string
@@ -128,62 +173,60 @@ type Action string
 const (
 	// Wait does nothing until Step.At, or until something changes.
 	Wait Action = "Wait"
-	// AddFinalizer makes sure that the object does not go before its leases.
+	// AddFinalizer ensures that the object is not removed before its leases are.
 	AddFinalizer Action = "AddFinalizer"
-	// IssueCredential logs in, journals, and asks for a credential.
-	IssueCredential Action = "IssueCredential"
-	// RecordLease turns the held answer into the lease.
-	RecordLease Action = "RecordLease"
+	// Issue logs in, journals, and requests the credentials of all sources.
+	Issue Action = "Issue"
+	// RecordLeases turns the held responses into the leases.
+	RecordLeases Action = "RecordLeases"
 	// DropAttempt moves the attempt to the retiring records.
 	DropAttempt Action = "DropAttempt"
-	// ResolveHeld settles a held answer whose attempt somebody else has dropped meanwhile.
+	// ResolveHeld settles a held issuance whose attempt was dropped by another process.
 	ResolveHeld Action = "ResolveHeld"
-	// DropLease moves the lease to the retiring records.
-	DropLease Action = "DropLease"
-	// PublishSecret writes the held credential.
+	// DropLeases moves the leases to the retiring records.
+	DropLeases Action = "DropLeases"
+	// PublishSecret writes the held credentials.
 	PublishSecret Action = "PublishSecret"
-	// SyncSecret brings name, type, labels and annotations of the Secret in line, with the data that it has.
+	// SyncSecret corrects name, type, labels and annotations of the Secret and keeps its data.
 	SyncSecret Action = "SyncSecret"
 	// DeleteSecret deletes the Secret.
 	DeleteSecret Action = "DeleteSecret"
-	// RenewLease renews by id.
+	// RefreshSource reads a static or scheduled source again.
+	RefreshSource Action = "RefreshSource"
+	// RenewLease renews a lease by its id.
 	RenewLease Action = "RenewLease"
-	// VerifyLease asks the backend whether a suspect lease lives.
+	// ExtendSession extends the session that issued a lease.
+	ExtendSession Action = "ExtendSession"
+	// VerifyLease asks the backend whether a suspect lease exists.
 	VerifyLease Action = "VerifyLease"
-	// AcknowledgeRenew notes an order to renew that there is nothing to do for.
+	// AcknowledgeRenew records that a requested renewal had nothing to do.
 	AcknowledgeRenew Action = "AcknowledgeRenew"
-	// ExtendToken extends the issuing token.
-	ExtendToken Action = "ExtendToken"
-	// RenewRetiring renews a retiring lease that consumers may still use.
-	RenewRetiring Action = "RenewRetiring"
-	// ExtendRetiring extends the issuing token of one.
-	ExtendRetiring Action = "ExtendRetiring"
-	// FollowRollout stamps the consumers and looks how far they are.
+	// FollowRollout stamps the consumers and checks their progress.
 	FollowRollout Action = "FollowRollout"
-	// EndRecord ends a retiring record in the backend.
-	EndRecord Action = "EndRecord"
-	// AbandonRecord gives a retiring record up.
+	// RevokeRecord revokes a record in the backend.
+	RevokeRecord Action = "RevokeRecord"
+	// AbandonRecord gives a record up.
 	AbandonRecord Action = "AbandonRecord"
-	// RemoveFinalizer lets the object go.
+	// RemoveFinalizer releases the object.
 	RemoveFinalizer Action = "RemoveFinalizer"
 )
 
 // Step is the decision: one thing to do now, or to wait.
 type Step struct {
 	Action Action
-	// Reason is why, in the words of the conditions.
+	// Reason in the words of the conditions.
 	Reason string
-	// Record is the index into status.retiring, for EndRecord, AbandonRecord, RenewRetiring and ExtendRetiring.
-	Record int
-	// Hold, for FollowRollout: workloads that other Secrets share wait for these.
+	// Record is an index into status.leases, or, if Retiring is set, into status.retiring. For DropLeases it is the record
+	// that ended; -1: all of them.
+	Record   int
+	Retiring bool
+	// Hold, for FollowRollout: workloads that also use other Secrets wait for these.
 	Hold bool
-	// EndAfter is when the backend is done with the attempt at the latest, for DropAttempt.
-	EndAfter time.Time
-	// At is when to look again, for Wait; zero: when something changes.
+	// At is when to decide again, for Wait; zero: when something changes.
 	At time.Time
 	// Next is what will be due, in the words of status.nextAction, and NextAt when; empty: nothing.
 	Next   string
 	NextAt time.Time
-	// Blocked is what keeps a due issue from being made, for Wait.
+	// Blocked is what prevents an issuance that is due, for Wait.
 	Blocked *Block
 }

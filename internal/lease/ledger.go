@@ -3,52 +3,78 @@ package lease
 import (
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// The functions of this file are the only ones that change the ledger. Each is one transition, to be made durable by
-// one locked write before anything that depends on it is done.
+// The functions of this file are the only ones that change the ledger. Each is one transition, stored by one locked write
+// before anything that depends on it is done.
 
-// Journal begins an attempt: the session's token exists, its credential is about to be asked for.
-func Journal(st *v1alpha1.DynamicSecretStatus, where v1alpha1.LeaseRecord, handle string, session Term, now time.Time) {
-	rec := where
-	rec.StartedAt = floor(now)
-	rec.TokenAccessor = handle
-	setToken(&rec, session)
-	st.Attempt = &rec
+// Version of the ledger's format.
+const Version = 1
+
+const (
+	// reasonReplaced: the credential of the successor is in the Secret.
+	reasonReplaced = "Replaced"
+	// reasonIncomplete: another lease of the same set has ended, so the whole set is being replaced.
+	reasonIncomplete = "SetIncomplete"
+)
+
+// Journal starts an attempt: the sessions exist, the credentials are about to be requested.
+func Journal(st *v1alpha1.DynamicSecretStatus, records []v1alpha1.LeaseRecord, now time.Time) {
+	st.LedgerVersion = Version
+	st.Attempt = &v1alpha1.IssuanceAttempt{Records: make([]v1alpha1.LeaseRecord, len(records))}
+	for i := range records {
+		records[i].DeepCopyInto(&st.Attempt.Records[i])
+		st.Attempt.Records[i].StartedAt = floor(now)
+	}
 }
 
-// Record turns the attempt into the lease. The lease before it, if any, retires.
-func Record(d *v1alpha1.DynamicSecret, id string, term Term, digest string, now time.Time) {
-	st := &d.Status
-	rec := *st.Attempt
-	st.Attempt = nil
-	before, why := st.Lease, v1alpha1.ReasonReplacing
-	if !Published(st) {
-		why = CauseUnpublished
-	}
-	RetireLease(d, why, now)
+// SetSession records the session of an issuance.
+func SetSession(rec *v1alpha1.LeaseRecord, handle string, term Term) {
+	rec.SetHandle(handle)
+	setSession(rec, term)
+}
+
+// Respond records the response to the request of a record.
+func Respond(rec *v1alpha1.LeaseRecord, kind v1alpha1.ResponseKind, id string, term Term) {
+	rec.Kind, rec.ID = kind, id
 	issued := floor(term.At)
 	rec.IssuedAt = &issued
-	rec.ID = id
-	if Leased(&rec) {
-		if before != nil && before.RequestDigest == rec.RequestDigest {
-			rec.MaxTTLSeconds = before.MaxTTLSeconds
-		}
-		setTerm(&rec, term)
-	} else {
-		// Nothing depends on the token of an answer without a lease.
-		retire(st, rec, v1alpha1.ReasonNotLeased, now)
+	if kind == v1alpha1.ResponseLeased {
+		setTerm(rec, term)
+		return
 	}
-	st.Lease = &rec
+	rec.Session = nil // nothing depends on it
+	setNext(rec, term)
+}
+
+// setNext records when an unleased response expires, changes, or should be read again.
+func setNext(rec *v1alpha1.LeaseRecord, term Term) {
+	rec.ExpiresAt, rec.DurationSeconds = nil, 0
+	if term.Duration > 0 {
+		setTerm(rec, Term{At: term.At, Duration: term.Duration})
+	}
+}
+
+// Record turns the responses into the leases, in place of the attempt. The leases before retire. digest is that of the
+// data that will be published.
+func Record(d *v1alpha1.DynamicSecret, records []v1alpha1.LeaseRecord, digest string, now time.Time) {
+	st := &d.Status
+	st.Attempt = nil
+	before, why := st.Leases, v1alpha1.ReasonReplacing
+	if !contained(st) {
+		why = CauseUnpublished
+	}
+	retireLeases(st, why, now)
+	st.Leases = make([]v1alpha1.LeaseRecord, len(records))
+	for i := range records {
+		records[i].DeepCopyInto(&st.Leases[i])
+		keepMaximum(&st.Leases[i], before)
+	}
 	st.GrantEndedAt = nil
 	st.LastHandledRotateAt = d.Annotations[v1alpha1.RotateRequestedAtAnnotation]
-	if !Leased(&rec) {
-		RenewalHandled(d)
-	}
 	if st.Secret == nil {
 		st.Secret = &v1alpha1.SecretStatus{Name: d.TargetName()}
 	}
@@ -56,95 +82,146 @@ func Record(d *v1alpha1.DynamicSecret, id string, term Term, digest string, now 
 		// Until it is written there is no version of the Secret with this digest; see Published.
 		st.Secret.Digest, st.Secret.ResourceVersion = digest, ""
 	}
+	st.Secret.PreviousDigest = ""
 }
 
-// Published says that the Secret with the digest that the status names was written.
+// keepMaximum carries the observed maximum TTL over to the next lease of the same request.
+func keepMaximum(rec *v1alpha1.LeaseRecord, before []v1alpha1.LeaseRecord) {
+	for i := range before {
+		if Leased(rec) && before[i].Source == rec.Source && before[i].RequestDigest == rec.RequestDigest {
+			rec.MaxTTLSeconds = before[i].MaxTTLSeconds
+		}
+	}
+}
+
+// Published says that the Secret with the digest in the status was written.
 func Published(st *v1alpha1.DynamicSecretStatus) bool {
 	return st.Secret != nil && st.Secret.UID != "" && st.Secret.ResourceVersion != ""
 }
 
-// RetireAttempt moves the attempt to the retiring records. Its id is known where the backend has answered.
-func RetireAttempt(st *v1alpha1.DynamicSecretStatus, id string, endAfter time.Time, reason string) {
+// contained says that the Secret contains the credentials of the leases: they were published, or a refresh of them is not
+// complete.
+func contained(st *v1alpha1.DynamicSecretStatus) bool {
+	refreshing := st.Secret != nil && st.Secret.UID != "" && st.Secret.PreviousDigest != ""
+	return refreshing || Published(st)
+}
+
+// RetireAttempt moves the attempt to the retiring records. A session is revoked at once if the backend has finished with
+// its request. Otherwise the backend may still be minting, and revoking the session now would leave a credential that
+// nothing owns; so it is revoked when the request must be over. The attempt of another process is counted from now: its
+// start was recorded by another clock.
+func RetireAttempt(st *v1alpha1.DynamicSecretStatus, held Held, reason string, limit time.Duration, now time.Time) {
 	if st.Attempt == nil {
 		return
 	}
-	rec := *st.Attempt
+	records := st.Attempt.Records
 	st.Attempt = nil
-	rec.ID = id
-	retire(st, rec, reason, endAfter)
+	for i := range records {
+		rec := records[i]
+		at := now.Add(limit)
+		switch h := held.find(rec.Handle()); {
+		case h == nil:
+		case h.Settled:
+			h.Record.DeepCopyInto(&rec)
+			at = now
+		default:
+			// The journal stores whole seconds, rounded down.
+			at = rec.StartedAt.Add(limit + time.Second)
+		}
+		retire(st, rec, reason, at)
+	}
 }
 
-// RetireLease moves the lease to the retiring records, to be ended at once. An answer without a lease is dropped: its
-// token was retired when it was recorded.
-func RetireLease(d *v1alpha1.DynamicSecret, reason string, now time.Time) {
+// RetireLeases moves the leases to the retiring records. ended is the index of the one that ended; -1: the reason applies
+// to all. If the Secret contains the set, the others stay valid until their successors are published.
+func RetireLeases(d *v1alpha1.DynamicSecret, reason string, ended int, now time.Time) {
 	st := &d.Status
-	if st.Lease == nil {
-		return
+	over := ended >= 0 && d.Spec.Lease.Reissue == v1alpha1.ReissueNever || reason == v1alpha1.ReasonGrantEnded
+	others := reasonIncomplete
+	if !contained(st) {
+		others = CauseUnpublished
 	}
-	rec := *st.Lease
-	st.Lease = nil
-	if !Leased(&rec) {
-		return
+	records := st.Leases
+	st.Leases = nil
+	for i := range records {
+		switch {
+		case ended < 0 || over && i != ended:
+			if ended >= 0 {
+				retire(st, records[i], v1alpha1.ReasonGrantEnded, now)
+				continue
+			}
+			retire(st, records[i], reason, now)
+		case i == ended && reason == v1alpha1.ReasonLeaseLost:
+			retire(st, records[i], reason, now.Add(lostGrace))
+		case i == ended:
+			retire(st, records[i], reason, now)
+		default:
+			retire(st, records[i], others, now)
+		}
 	}
-	endAfter := now
-	if reason == v1alpha1.ReasonLeaseLost {
-		endAfter = now.Add(lostGrace)
-	}
-	retire(st, rec, reason, endAfter)
-	if over(reason) && d.Spec.Lease.Reissue == v1alpha1.ReissueNever {
+	if over {
 		at := floor(now)
 		st.GrantEndedAt = &at
 	}
 }
 
-// over says whether the reason ends the life of a lease, and is no step on the way to the next.
-func over(reason string) bool {
-	switch reason {
-	case v1alpha1.ReasonExpired, v1alpha1.ReasonLeaseLost, v1alpha1.ReasonGrantEnded:
-		return true
+func retireLeases(st *v1alpha1.DynamicSecretStatus, reason string, now time.Time) {
+	records := st.Leases
+	st.Leases = nil
+	for i := range records {
+		retire(st, records[i], reason, now)
 	}
-	return false
 }
 
-func retire(st *v1alpha1.DynamicSecretStatus, rec v1alpha1.LeaseRecord, reason string, endAfter time.Time) {
-	at := ceil(endAfter)
-	rec.EndAfter, rec.Reason = &at, reason
+// retire adds a record that can be revoked to the retiring records. A response that cannot be revoked needs no record; an
+// attempt without a response does.
+func retire(st *v1alpha1.DynamicSecretStatus, rec v1alpha1.LeaseRecord, reason string, revokeAfter time.Time) {
+	if rec.Kind != "" && !alive(&rec) {
+		return
+	}
+	at := ceil(revokeAfter)
+	rec.RevokeAfter, rec.Reason = &at, reason
 	st.Retiring = append(st.Retiring, rec)
 }
 
-// Resolve completes a retiring record by an answer that came late: the backend is done, so it may be ended at once.
-func Resolve(st *v1alpha1.DynamicSecretStatus, accessor, id string, now time.Time) {
+// Resolve completes a retiring record with a response that arrived late: the backend has finished, so it may be revoked at
+// once. A record whose response is known stays as it is: its lease may have been renewed since.
+func Resolve(st *v1alpha1.DynamicSecretStatus, response *v1alpha1.LeaseRecord, now time.Time) {
 	for i := range st.Retiring {
-		if st.Retiring[i].TokenAccessor == accessor {
-			at := floor(now)
-			st.Retiring[i].ID, st.Retiring[i].EndAfter = id, &at
+		rec := &st.Retiring[i]
+		if known := rec.Kind != "" || Leased(rec); known || rec.Handle() != response.Handle() {
+			continue
 		}
+		reason, at := rec.Reason, floor(now)
+		response.DeepCopyInto(rec)
+		rec.Reason, rec.RevokeAfter = reason, &at
 	}
 }
 
-// Ended drops the i-th retiring record: its backend has said that it is gone, or it was given up.
-func Ended(d *v1alpha1.DynamicSecret, i int, now time.Time) {
+// Revoked removes the i-th retiring record: the backend confirmed that it is gone, or it was given up.
+func Revoked(d *v1alpha1.DynamicSecret, i int, now time.Time) {
 	cutShort(d, i, now)
 	st := &d.Status
+	incomplete(st, i)
 	st.Retiring = append(st.Retiring[:i:i], st.Retiring[i+1:]...)
 	if len(st.Retiring) == 0 {
 		st.Retiring = nil
 	}
 }
 
-// Renewed records what a renewal granted for the increment that was asked.
-func Renewed(rec *v1alpha1.LeaseRecord, t Term, asked time.Duration) {
+// Renewed records what a renewal granted for the requested increment.
+func Renewed(rec *v1alpha1.LeaseRecord, t Term, requested time.Duration) {
 	elapsed, before := t.At.Sub(lastGrant(rec)), rec.ExpiresAt
 	setTerm(rec, t)
 	at := floor(t.At)
 	rec.RenewedAt = &at
 	rec.Renewals++
-	// Without a warning, a maximum shows in an end that stands still although less than asked was granted and time
-	// has passed. A periodic token grants its period, which is less than asked too, but its end moves on.
-	stoodStill := before != nil && rec.ExpiresAt.Sub(before.Time) < expiryEpsilon && elapsed >= 2*expiryEpsilon
+	// Without a warning, a maximum shows in an expiry that does not move although less than requested was granted and time
+	// has passed. A periodic token grants its period, which is less than requested too, but its expiry moves.
+	unmoved := before != nil && rec.ExpiresAt.Sub(before.Time) < expiryEpsilon && elapsed >= 2*expiryEpsilon
 	life := rec.ExpiresAt.Sub(issuedAt(rec))
 	switch {
-	case t.Capped || (stoodStill && t.Duration < asked-expiryEpsilon):
+	case t.Capped || (unmoved && t.Duration < requested-expiryEpsilon):
 		rec.MaxTTLReached = true
 		rec.MaxTTLSeconds = int64(life / time.Second)
 	case life > duration(rec.MaxTTLSeconds)+expiryEpsilon:
@@ -152,40 +229,54 @@ func Renewed(rec *v1alpha1.LeaseRecord, t Term, asked time.Duration) {
 	}
 }
 
-// RenewalHandled notes that the orders to renew, if there were any, were handled.
+// RenewalHandled records that the requests to renew, if there were any, were handled.
 func RenewalHandled(d *v1alpha1.DynamicSecret) {
 	d.Status.LastHandledRenewAt = d.Annotations[v1alpha1.RenewRequestedAtAnnotation]
 	d.Status.LastHandledForceSync = d.Annotations[v1alpha1.ForceSyncAnnotation]
 }
 
-// TokenExtended records what an extension granted to the issuing token of a record. Only a token that was not capped (a
-// periodic one) can be extended again.
-func TokenExtended(rec *v1alpha1.LeaseRecord, t Term) {
+// SessionExtended records what an extension granted to the session of a record. Only a session that was not capped (a
+// periodic token) can be extended again.
+func SessionExtended(rec *v1alpha1.LeaseRecord, t Term) {
 	if t.Capped {
 		t.Renewable = false
 	}
-	setToken(rec, t)
+	setSession(rec, t)
 }
 
-// TokenNotExtendable records that the issuing token lives no longer than it is known to.
-func TokenNotExtendable(rec *v1alpha1.LeaseRecord) { rec.TokenRenewable = false }
+// SessionNotExtendable records that the session of a record cannot be extended.
+func SessionNotExtendable(rec *v1alpha1.LeaseRecord) {
+	if rec.Session != nil {
+		rec.Session.Renewable = false
+	}
+}
 
-// reasonReplaced is why a record retires whose successor is in the Secret.
-const reasonReplaced = "Replaced"
+// BeginRefresh records that the data of a static source are about to change to those with the digest.
+func BeginRefresh(st *v1alpha1.DynamicSecretStatus, digest string) {
+	st.Secret.PreviousDigest = st.Secret.Digest
+	st.Secret.Digest, st.Secret.ResourceVersion = digest, ""
+}
 
-// Publish records the Secret that was written. What it held before it holds no longer: see replaced. A new credential begins
-// a hand-over, but for the first one in a Secret that nobody can have used (existed: somebody can).
+// Refreshed records the new value of a static or scheduled source.
+func Refreshed(rec *v1alpha1.LeaseRecord, kind v1alpha1.ResponseKind, digest string, t Term) {
+	at := floor(t.At)
+	rec.Kind, rec.IssuedAt, rec.Digest = kind, &at, digest
+	setNext(rec, t)
+}
+
+// Publish records the Secret that was written. What it contained before is replaced. New data start a hand-over, except
+// for the first data of a Secret that nobody can have used (existed: somebody can).
 func Publish(d *v1alpha1.DynamicSecret, written v1alpha1.SecretStatus, existed bool, now time.Time) {
 	st := &d.Status
 	st.Secret = &written
 	for i := range st.Retiring {
-		if st.Retiring[i].Reason == v1alpha1.ReasonReplacing {
+		if r := st.Retiring[i].Reason; r == v1alpha1.ReasonReplacing || r == reasonIncomplete {
 			st.Retiring[i].Reason = reasonReplaced
 		}
 	}
 	before, stamp, at := st.Handover, Stamp(written.Digest), floor(now)
 	if before != nil && before.Stamp == stamp {
-		return // the same credential
+		return // the same data
 	}
 	st.Handover = &v1alpha1.HandoverStatus{Stamp: stamp, PublishedAt: at}
 	if before != nil {
@@ -196,7 +287,7 @@ func Publish(d *v1alpha1.DynamicSecret, written v1alpha1.SecretStatus, existed b
 	}
 }
 
-// Rolling records how far the consumers are, and when the first of them was stamped.
+// Rolling records the progress of the consumers, and when the first of them was stamped.
 func Rolling(st *v1alpha1.DynamicSecretStatus, reason string, waiting []string, stamped bool, now time.Time) {
 	h := st.Handover
 	h.Reason, h.Waiting = reason, waiting
@@ -206,7 +297,7 @@ func Rolling(st *v1alpha1.DynamicSecretStatus, reason string, waiting []string, 
 	}
 }
 
-// RolledOut records that all consumers have moved.
+// RolledOut records that all consumers use the credential.
 func RolledOut(st *v1alpha1.DynamicSecretStatus, now time.Time) {
 	h, at := st.Handover, ceil(now)
 	h.RolledOutAt, h.Reason, h.Waiting = &at, "", nil
@@ -215,13 +306,28 @@ func RolledOut(st *v1alpha1.DynamicSecretStatus, now time.Time) {
 	}
 }
 
-// RetiringLost records that the backend no longer knows the i-th retiring lease: there is nothing left to hold.
+// RetiringLost records that the backend no longer knows the i-th retiring lease: there is nothing left to renew. If the
+// Secret still contains its credential, that is dead.
 func RetiringLost(d *v1alpha1.DynamicSecret, i int, now time.Time) {
 	cutShort(d, i, now)
+	incomplete(&d.Status, i)
 	d.Status.Retiring[i].Reason = v1alpha1.ReasonLeaseLost
 }
 
-// cutShort notes that the i-th retiring record ends before its hand-over is over.
+// incomplete records that the i-th retiring record has ended. If it belongs to a set that the Secret may still contain,
+// that set is no longer complete.
+func incomplete(st *v1alpha1.DynamicSecretStatus, i int) {
+	if st.Retiring[i].Reason != v1alpha1.ReasonReplacing {
+		return
+	}
+	for j := range st.Retiring {
+		if st.Retiring[j].Reason == v1alpha1.ReasonReplacing {
+			st.Retiring[j].Reason = reasonIncomplete
+		}
+	}
+}
+
+// cutShort records that the i-th retiring record ends before its hand-over is complete.
 func cutShort(d *v1alpha1.DynamicSecret, i int, now time.Time) {
 	if !awaited(d, &d.Status.Retiring[i]) {
 		return
@@ -232,10 +338,10 @@ func cutShort(d *v1alpha1.DynamicSecret, i int, now time.Time) {
 	}
 }
 
-// SecretDeleted records that the Secret is gone. Where a lease is recorded that is still to be published, what its Secret
-// will hold stays on record.
+// SecretDeleted records that the Secret is gone. If leases are recorded whose credentials are still to be published, the
+// status keeps what their Secret will contain.
 func SecretDeleted(st *v1alpha1.DynamicSecretStatus) {
-	if st.Lease == nil {
+	if len(st.Leases) == 0 {
 		st.Secret = nil
 		return
 	}
@@ -249,19 +355,20 @@ func setTerm(rec *v1alpha1.LeaseRecord, t Term) {
 	rec.Renewable = t.Renewable
 }
 
-func setToken(rec *v1alpha1.LeaseRecord, t Term) {
-	rec.TokenRenewable = t.Renewable
-	rec.TokenExpiresAt, rec.TokenDurationSeconds = nil, 0
+func setSession(rec *v1alpha1.LeaseRecord, t Term) {
+	rec.Session = nil
 	if t.Duration > 0 {
-		end := floor(t.At.Add(t.Duration))
-		rec.TokenExpiresAt = &end
-		rec.TokenDurationSeconds = int64(t.Duration / time.Second)
+		rec.Session = &v1alpha1.SessionTerm{
+			ExpiresAt:       floor(t.At.Add(t.Duration)),
+			DurationSeconds: int64(t.Duration / time.Second),
+			Renewable:       t.Renewable,
+		}
 	}
 }
 
-// floor and ceil: the API keeps whole seconds, and what is planned from a status that was just written must be what is
-// planned from it when it is read again, or each write would be followed by another. An end is rounded down, the start of
-// a wait up, so that rounding never makes anything too late or too early.
+// floor and ceil: the API stores whole seconds. What is planned from a status that was just written must be what is
+// planned when it is read again, or each write would be followed by another. An expiry is rounded down and the start of a
+// wait up, so that rounding makes nothing too late or too early.
 func floor(t time.Time) metav1.Time { return metav1.NewTime(t.Truncate(time.Second)) }
 
 func ceil(t time.Time) metav1.Time {
@@ -271,17 +378,16 @@ func ceil(t time.Time) metav1.Time {
 	return metav1.NewTime(t)
 }
 
-// Records lists every record of the ledger that may be alive in the backend.
+// Records lists every record of the ledger that may be alive in a backend.
 func Records(st *v1alpha1.DynamicSecretStatus) []v1alpha1.LeaseRecord {
 	var all []v1alpha1.LeaseRecord
-	for _, rec := range []*v1alpha1.LeaseRecord{st.Attempt, st.Lease} {
-		if rec != nil && (rec == st.Attempt || Leased(rec)) {
-			all = append(all, *rec)
+	if st.Attempt != nil {
+		all = append(all, st.Attempt.Records...)
+	}
+	for i := range st.Leases {
+		if alive(&st.Leases[i]) {
+			all = append(all, st.Leases[i])
 		}
 	}
 	return append(all, st.Retiring...)
-}
-
-func condition(st *v1alpha1.DynamicSecretStatus, kind string) *metav1.Condition {
-	return meta.FindStatusCondition(st.Conditions, kind)
 }

@@ -10,62 +10,103 @@ import (
 )
 
 const (
-	defaultRenewAtPercent = 67
-	firstBackoff          = time.Second
-	// patientTries is how often a publication may fail before the dead credential that it would replace is deleted.
-	patientTries = 3
-	// lookAgain is the pause between looks at what keeps an issue from being made.
-	lookAgain  = 15 * time.Second
-	maxBackoff = time.Minute
-	// lostGrace is how long the end of a lease waits that the backend says is gone: of it only the token is left to be ended,
-	// and its successor is wanted more, above all where many leases went at once.
+	defaultRenewAtPercent     = 67
+	defaultRefreshInterval    = time.Hour
+	defaultRevocationDeadline = time.Hour
+
+	firstBackoff = time.Second
+	maxBackoff   = time.Minute
+	// maxPublishTries is how often a publication may fail before the expired credential that it would replace is deleted.
+	maxPublishTries = 3
+	// blockedRecheck is the pause between checks of what blocks an issuance and is not watched.
+	blockedRecheck = 15 * time.Second
+	// lostGrace delays the revocation of a lease that the backend reported as gone. Only its session is left, and its
+	// replacement is more urgent, above all if many leases were lost at once.
 	lostGrace = 5 * time.Second
-	// expiryEpsilon is how far an expiry must move for a renewal to count as one. Recorded times have a resolution
-	// of a second.
+	// expiryEpsilon is how far an expiry must move for a renewal to count. Recorded times have a resolution of a second.
 	expiryEpsilon = 2 * time.Second
-	// abandonGrace is how long after its own end a record is still tried: a backend that is up then says so itself.
+	// abandonGrace is how long a record is still tried after its own expiry: a backend that is available confirms it.
 	abandonGrace = time.Minute
+	// scheduledDelay is the pause between a scheduled change in the backend and the read of the new value.
+	scheduledDelay = time.Second
+	// lateReads is how many reads of a late change follow each other after scheduledDelay; then the pause grows up to
+	// maxLatePause.
+	lateReads    = 10
+	maxLatePause = 30 * time.Second
 )
 
-// Leased says whether the record has a lease. An answer without one has an empty id, whatever its duration says.
+// Expired says whether a response without a lease has expired, so that there is nothing left to revoke.
+func Expired(rec *v1alpha1.LeaseRecord, now time.Time) bool {
+	end, dies := LifeEnd(rec)
+	return !Leased(rec) && dies && !now.Before(end)
+}
+
+// Leased says whether the record has a lease.
 func Leased(rec *v1alpha1.LeaseRecord) bool { return rec != nil && rec.ID != "" }
 
-// LifeEnd is when the credential of the record dies unless something is extended: the earlier of the lease's and the
-// issuing token's end. False: it does not.
+// expires says whether the credential of the record has an expiry that leasekeeper must respect.
+func expires(rec *v1alpha1.LeaseRecord) bool {
+	return rec.ExpiresAt != nil && (Leased(rec) || rec.Kind == v1alpha1.ResponseExpiring)
+}
+
+// readAgain says whether the record is kept current by reading its source again.
+func readAgain(rec *v1alpha1.LeaseRecord) bool {
+	return rec.Kind == v1alpha1.ResponseStatic || rec.Kind == v1alpha1.ResponseScheduled
+}
+
+// alive says whether the record names something that can be revoked.
+func alive(rec *v1alpha1.LeaseRecord) bool { return Leased(rec) || rec.Revocable }
+
+// LifeEnd is when the credential of the record expires unless something is extended: the earlier of its own expiry and
+// that of its session. False: it does not expire.
 func LifeEnd(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
-	if !Leased(rec) || rec.ExpiresAt == nil {
+	if rec == nil || !expires(rec) {
 		return time.Time{}, false
 	}
 	end := rec.ExpiresAt.Time
-	if rec.TokenExpiresAt != nil && rec.TokenExpiresAt.Time.Before(end) {
-		end = rec.TokenExpiresAt.Time
+	if Leased(rec) && rec.Session != nil && rec.Session.ExpiresAt.Time.Before(end) {
+		end = rec.Session.ExpiresAt.Time
 	}
 	return end, true
 }
 
-// exhausted says that nothing can move the end of the record any further.
+// SetEnd is when the first of the records expires. False: none does.
+func SetEnd(records []v1alpha1.LeaseRecord) (first time.Time, ok bool) {
+	for i := range records {
+		if end, expires := LifeEnd(&records[i]); expires && (!ok || end.Before(first)) {
+			first, ok = end, true
+		}
+	}
+	return first, ok
+}
+
+// exhausted says that nothing can extend the life of the record any further.
 func exhausted(rec *v1alpha1.LeaseRecord) bool {
 	if !rec.Renewable || rec.MaxTTLReached {
 		return true
 	}
-	return tokenDiesFirst(rec) && !rec.TokenRenewable
+	return sessionExpiresFirst(rec) && !rec.Session.Renewable
 }
 
-func tokenDiesFirst(rec *v1alpha1.LeaseRecord) bool {
-	return rec.TokenExpiresAt != nil && rec.ExpiresAt != nil && !rec.TokenExpiresAt.Time.After(rec.ExpiresAt.Time)
+func sessionExpiresFirst(rec *v1alpha1.LeaseRecord) bool {
+	return rec.Session != nil && rec.ExpiresAt != nil && !rec.Session.ExpiresAt.After(rec.ExpiresAt.Time)
 }
 
-// duration of a record. A status can hold any number, which as a duration could turn round into another.
+// duration of a record. A status can contain any number; as a duration it could overflow.
 func duration(seconds int64) time.Duration {
 	const most = 100 * 365 * 24 * 3600
 	return time.Duration(max(0, min(seconds, most))) * time.Second
 }
 
-// lastGrant is when the present term of the lease began.
+// lastGrant is when the current term of the lease began.
 func lastGrant(rec *v1alpha1.LeaseRecord) time.Time {
 	if rec.RenewedAt != nil {
 		return rec.RenewedAt.Time
 	}
+	return issuedAt(rec)
+}
+
+func issuedAt(rec *v1alpha1.LeaseRecord) time.Time {
 	if rec.IssuedAt != nil {
 		return rec.IssuedAt.Time
 	}
@@ -74,12 +115,11 @@ func lastGrant(rec *v1alpha1.LeaseRecord) time.Time {
 
 // renewAt is when the lease is due for renewal.
 func renewAt(rec *v1alpha1.LeaseRecord, percent int32, uid types.UID) time.Time {
-	granted := duration(rec.DurationSeconds)
-	return lastGrant(rec).Add(share(granted, percent, uid))
+	return lastGrant(rec).Add(share(duration(rec.DurationSeconds), percent, uid))
 }
 
-// replaceAt is when a lease that nothing can extend beyond that end is due for its successor: the same share of what is
-// left.
+// replaceAt is when a credential that nothing can extend beyond the end is due for its successor: after the same share of
+// what is left.
 func replaceAt(rec *v1alpha1.LeaseRecord, end time.Time, percent int32, uid types.UID) time.Time {
 	from := lastGrant(rec)
 	if !end.After(from) {
@@ -88,23 +128,42 @@ func replaceAt(rec *v1alpha1.LeaseRecord, end time.Time, percent int32, uid type
 	return from.Add(share(end.Sub(from), percent, uid))
 }
 
-// maxAgeAt is when the credential is as old as it may become, or up to a tenth younger.
+// maxAgeAt is when the credential reaches its maximum age, or up to a tenth earlier.
 func maxAgeAt(rec *v1alpha1.LeaseRecord, age time.Duration, uid types.UID) time.Time {
 	return issuedAt(rec).Add(age - jitter(age, uid))
 }
 
-// extendTokenAt is when the issuing token is due for extension, where it would die before its lease.
-func extendTokenAt(rec *v1alpha1.LeaseRecord, percent int32, uid types.UID) time.Time {
-	granted := duration(rec.TokenDurationSeconds)
-	return rec.TokenExpiresAt.Time.Add(share(granted, percent, uid) - granted)
+// extendSessionAt is when the session is due for extension.
+func extendSessionAt(rec *v1alpha1.LeaseRecord, percent int32, uid types.UID) time.Time {
+	granted := duration(rec.Session.DurationSeconds)
+	return rec.Session.ExpiresAt.Add(share(granted, percent, uid) - granted)
 }
 
-// refreshAt is when an answer without a lease is read again.
-func refreshAt(rec *v1alpha1.LeaseRecord, every time.Duration, uid types.UID) time.Time {
-	return lastGrant(rec).Add(every - jitter(every, uid))
+// refreshAt is when a static or scheduled source is read again.
+func refreshAt(rec *v1alpha1.LeaseRecord, read Read, interval time.Duration, uid types.UID) time.Time {
+	from, next := lastGrant(rec), time.Time{}
+	if rec.ExpiresAt != nil {
+		next = rec.ExpiresAt.Time
+	}
+	if read.At.After(from) {
+		from, next = read.At, read.Next
+	}
+	if rec.Kind == v1alpha1.ResponseScheduled {
+		if next.IsZero() {
+			// The change is late: Vault checks its schedule every 5 s and reports no remaining time until then. A database that
+			// is down delays it for longer, so the pause grows.
+			return from.Add(min(max(scheduledDelay, time.Duration(read.Late-lateReads)*time.Second), maxLatePause))
+		}
+		return next.Add(scheduledDelay)
+	}
+	at := from.Add(interval - jitter(interval, uid))
+	if !next.IsZero() && next.Before(at) {
+		at = next
+	}
+	return at
 }
 
-// share is percent of d, jittered.
+// share is percent of d, less a jitter.
 func share(d time.Duration, percent int32, uid types.UID) time.Duration {
 	if percent == 0 {
 		percent = defaultRenewAtPercent
@@ -113,15 +172,15 @@ func share(d time.Duration, percent int32, uid types.UID) time.Duration {
 	return part - jitter(part, uid)
 }
 
-// jitter spreads objects that were made together over a tenth of d. It is a hash of the UID, so that it is the same at
-// every look, and is subtracted, so that it never makes anything late.
+// jitter spreads objects that were created together over a tenth of d. It is derived from the UID, so that it is the same
+// each time, and is subtracted, so that it never delays anything.
 func jitter(d time.Duration, uid types.UID) time.Duration {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(uid))
 	return d / 10_000 * time.Duration(h.Sum32()%1000) // in this order, or three years overflow
 }
 
-// Backoff is the pause after the count-th failure in a row: 1 s, doubling, a minute at most, jittered.
+// Backoff is the pause after the count-th consecutive failure: 1 s, doubling, a minute at most, less a jitter.
 func Backoff(count int, uid types.UID) time.Duration {
 	d := firstBackoff
 	for i := 1; i < count && d < maxBackoff; i++ {
@@ -131,30 +190,29 @@ func Backoff(count int, uid types.UID) time.Duration {
 	return d - jitter(d, uid)
 }
 
-// RenewBackoff is Backoff, but never more than a quarter of the time that is left: a lease that can be saved is tried
-// to its end.
+// RenewBackoff is Backoff, but at most a quarter of the remaining time: a lease is tried until it expires.
 func RenewBackoff(count int, uid types.UID, left time.Duration) time.Duration {
 	return max(min(Backoff(count, uid), left/4), 250*time.Millisecond)
 }
 
-// ownEnd is when the record is dead whatever happens. False: never. A renewal that succeeded and was not recorded makes
-// the recorded end too early by what it granted, so that is added.
-func ownEnd(rec *v1alpha1.LeaseRecord, increment time.Duration) (time.Time, bool) {
-	if Leased(rec) && rec.ExpiresAt != nil {
+// finalEnd is when the record is dead whatever happens. False: never. A renewal that succeeded and was not recorded makes
+// the recorded expiry too early by what it granted, so that is added.
+func finalEnd(rec *v1alpha1.LeaseRecord, increment time.Duration) (time.Time, bool) {
+	if expires(rec) {
 		unrecorded := time.Duration(0)
 		if rec.Renewable && !rec.MaxTTLReached {
 			unrecorded = max(duration(rec.DurationSeconds), increment)
 		}
 		return rec.ExpiresAt.Add(unrecorded), true
 	}
-	if rec.TokenExpiresAt == nil {
+	if rec.Session == nil {
 		return time.Time{}, false
 	}
-	return rec.TokenExpiresAt.Time, true
+	return rec.Session.ExpiresAt.Time, true
 }
 
-// Increment is what to ask for at a renewal: the wish, or else what was granted last, but never less than what is
-// left, because the increment replaces it.
+// Increment is what to request at a renewal: the configured increment, or else what was granted last, but never less than
+// what remains, because the increment replaces it.
 func Increment(rec *v1alpha1.LeaseRecord, spec *v1alpha1.LeaseSpec, now time.Time) time.Duration {
 	want := duration(rec.DurationSeconds)
 	if spec.Increment != nil {
@@ -165,4 +223,26 @@ func Increment(rec *v1alpha1.LeaseRecord, spec *v1alpha1.LeaseSpec, now time.Tim
 		want = max(want, left)
 	}
 	return want
+}
+
+func increment(spec *v1alpha1.LeaseSpec) time.Duration {
+	if spec.Increment == nil {
+		return 0
+	}
+	return spec.Increment.Duration
+}
+
+// RefreshInterval of the object.
+func RefreshInterval(d *v1alpha1.DynamicSecret) time.Duration {
+	if d.Spec.RefreshInterval == nil {
+		return defaultRefreshInterval
+	}
+	return max(d.Spec.RefreshInterval.Duration, time.Second)
+}
+
+func revocationDeadline(spec *v1alpha1.LeaseSpec) time.Duration {
+	if spec.RevocationDeadline == nil {
+		return defaultRevocationDeadline
+	}
+	return max(0, spec.RevocationDeadline.Duration)
 }

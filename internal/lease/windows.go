@@ -9,17 +9,17 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// Windows are the times in which a planned replacement may begin; none: always.
+// Windows are the periods in which a planned replacement may start; none: always.
 type Windows []window
 
-// window opens at each time of the schedule, and stays open for so long.
+// window opens at each time of the schedule and stays open for a duration.
 type window struct {
 	schedule cron.Schedule
 	zone     *time.Location
 	open     time.Duration
 }
 
-// ParseWindows understands spec.rotation.windows, or says which of them nobody does.
+// ParseWindows parses spec.rotation.windows. The error names the field.
 func ParseWindows(specs []v1alpha1.RotationWindow) (Windows, error) {
 	var all Windows
 	for i, s := range specs {
@@ -29,17 +29,17 @@ func ParseWindows(specs []v1alpha1.RotationWindow) (Windows, error) {
 		}
 		schedule, err := cron.ParseStandard(s.Schedule)
 		if err != nil {
-			return nil, fmt.Errorf("spec.rotation.windows[%d].schedule: %q is not understood: %w", i, s.Schedule, err)
+			return nil, fmt.Errorf("spec.rotation.windows[%d].schedule: %q cannot be parsed: %w", i, s.Schedule, err)
 		}
 		if schedule.Next(time.Unix(0, 0).In(zone)).IsZero() {
-			return nil, fmt.Errorf("spec.rotation.windows[%d].schedule: %q never comes", i, s.Schedule)
+			return nil, fmt.Errorf("spec.rotation.windows[%d].schedule: %q never opens", i, s.Schedule)
 		}
 		all = append(all, window{schedule, zone, s.Duration.Duration})
 	}
 	return all, nil
 }
 
-// Next is the first time from then on at which a window is open. Without windows that is then. Zero: there is none.
+// Next is the first time from then on at which a window is open. Without windows that is then. Zero: never.
 func (ws Windows) Next(then time.Time) time.Time {
 	if len(ws) == 0 {
 		return then

@@ -4,11 +4,13 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
 // FieldOwner names leasekeeper in managedFields.
@@ -42,8 +44,23 @@ func (a apiObjects) SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecret,
 
 // apiSecrets are the Secrets of the API server.
 type apiSecrets struct {
+	cache  client.Reader
 	reader client.Reader
 	writer client.Client
+}
+
+func secretMetadata() *metav1.PartialObjectMetadata {
+	m := &metav1.PartialObjectMetadata{}
+	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	return m
+}
+
+func (a apiSecrets) Cached(ctx context.Context, key types.NamespacedName) (*metav1.PartialObjectMetadata, error) {
+	m := secretMetadata()
+	if err := a.cache.Get(ctx, key, m); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	return m, nil
 }
 
 func (a apiSecrets) Get(ctx context.Context, key types.NamespacedName) (*corev1.Secret, error) {
@@ -59,16 +76,21 @@ func (a apiSecrets) Create(ctx context.Context, s *corev1.Secret, dryRun bool) e
 	return a.writer.Create(ctx, s, opts...)
 }
 
-// Update is locked: the Secret carries its uid and resource version.
-func (a apiSecrets) Update(ctx context.Context, s *corev1.Secret, dryRun bool) error {
-	opts := []client.UpdateOption{FieldOwner}
+func (a apiSecrets) Patch(ctx context.Context, change secret.Change, dryRun bool) (*metav1.PartialObjectMetadata, error) {
+	body, err := change.MarshalJSON()
+	if err != nil {
+		return nil, err
+	}
+	opts := []client.PatchOption{FieldOwner}
 	if dryRun {
 		opts = append(opts, client.DryRunAll)
 	}
-	return a.writer.Update(ctx, s, opts...)
+	m := secretMetadata()
+	m.Namespace, m.Name = change.Namespace, change.Name
+	return m, a.writer.Patch(ctx, m, client.RawPatch(types.MergePatchType, body), opts...)
 }
 
-func (a apiSecrets) Delete(ctx context.Context, s *corev1.Secret) error {
-	uid, version := s.UID, s.ResourceVersion
-	return a.writer.Delete(ctx, s, client.Preconditions{UID: &uid, ResourceVersion: &version})
+func (a apiSecrets) Delete(ctx context.Context, m *metav1.ObjectMeta) error {
+	target := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name}}
+	return a.writer.Delete(ctx, target, client.Preconditions{UID: &m.UID, ResourceVersion: &m.ResourceVersion})
 }

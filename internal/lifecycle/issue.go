@@ -3,9 +3,11 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -14,72 +16,195 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
-// issue checks what can be checked, logs in, journals, and asks. What comes back is held in memory, for the next step to
-// record; what did not come back is left to the journal.
+// issue checks what can be checked, logs in once for each source, journals, and requests the credentials. The responses are
+// held in memory, for the next step to record; the journal covers a response that never arrives.
 func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) error {
 	if err := l.rehearse(ctx, o); err != nil {
 		return l.targetRejected(o, &o.mem.tries.Issue, err, true)
 	}
-	session, err := o.source.Backend.Login(ctx, o.source.Identity)
-	if err != nil {
-		l.issueFailed(o, err)
-		return nil
+	h := &held{cause: s.Reason}
+	for i := range o.sources.Sources {
+		src := &o.sources.Sources[i]
+		session, err := src.Backend.Login(ctx, src.Identity)
+		if err != nil {
+			l.closeUnused(ctx, o, h)
+			l.issueFailed(o, err)
+			return nil
+		}
+		rec := *src.Record.DeepCopy()
+		lease.SetSession(&rec, session.Handle, session.Term)
+		h.Records = append(h.Records, lease.HeldRecord{Record: rec, Settled: true})
+		h.sessions = append(h.sessions, session)
 	}
-	o.mem.held = &held{Held: lease.Held{Accessor: session.Handle}, cause: s.Reason}
-	if err := l.journal(ctx, o, session); err != nil {
-		return IgnoreConflict(err)
+	if err := l.journal(ctx, o, h); err != nil {
+		l.closeUnused(ctx, o, h)
+		if errors.Is(err, errPruned) {
+			l.issueFailed(o, backend.Errorf(backend.Misconfigured, "%v", err))
+			return nil
+		}
+		return err
 	}
-	if l.clock.Now().Sub(o.d.Status.Attempt.StartedAt.Time) > l.sendWithin {
-		o.mem.held.Outcome = lease.OutcomeRefused
-		return nil
+	o.mem.held = h
+	h.Outcome = lease.OutcomeFailed
+	if l.clock.Now().Sub(o.d.Status.Attempt.Records[0].StartedAt.Time) > l.sendWithin {
+		return nil // this process was paused
 	}
-	// A shutdown waits for the answer: without it the token could only be ended after the request limit.
-	answer, err := o.source.Backend.Issue(context.WithoutCancel(ctx), session, o.source.Request)
-	l.answered(o, answer, err)
+	l.request(ctx, o, h)
 	return nil
 }
 
-// rehearse asks the API server whether it would take the Secret, so that no credential is minted for one that it would
-// not.
+// journal writes the attempt.
+func (l *Lifecycle) journal(ctx context.Context, o *observation, h *held) error {
+	var records []v1alpha1.LeaseRecord
+	for i := range h.Records {
+		records = append(records, h.Records[i].Record)
+	}
+	err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Journal(&d.Status, records, l.clock.Now()) })
+	if err != nil {
+		return err
+	}
+	if !sameHandles(o.d.Status.Attempt, records) {
+		return errPruned
+	}
+	for i := range h.Records {
+		o.d.Status.Attempt.Records[i].DeepCopyInto(&h.Records[i].Record)
+	}
+	return nil
+}
+
+// errPruned: the API server did not store the journal, so nothing may be minted.
+var errPruned = errors.New("the installed CRDs drop fields of the ledger: install the CRDs of this version of leasekeeper")
+
+func sameHandles(stored *v1alpha1.IssuanceAttempt, records []v1alpha1.LeaseRecord) bool {
+	return stored != nil && slices.EqualFunc(stored.Records, records, func(a, b v1alpha1.LeaseRecord) bool {
+		return a.Source == b.Source && a.Handle() == b.Handle()
+	})
+}
+
+// closeUnused revokes the sessions of an issuance that was not journaled. Nothing was requested with them.
+func (l *Lifecycle) closeUnused(ctx context.Context, o *observation, h *held) {
+	for i := range h.Records {
+		rec := h.Records[i].Record
+		err := o.sources.Sources[i].Backend.Revoke(context.WithoutCancel(ctx), rec, owner(o.d))
+		if err != nil {
+			log.FromContext(ctx).Info("an unused session could not be revoked; it expires by itself", "handle", rec.Handle(), "error", err.Error())
+		}
+	}
+}
+
+// request sends the requests of all sources, until one fails. A shutdown waits for the responses: without them the sessions
+// could only be revoked after the request limit.
+func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) {
+	salt := secret.NewSalt()
+	if m := o.carrier(); m != nil && secret.Salt(m) != "" {
+		salt = secret.Salt(m)
+	}
+	h.salt = salt
+	for i := range o.sources.Sources {
+		src, rec := &o.sources.Sources[i], &h.Records[i]
+		rec.Settled = false
+		response, err := src.Backend.Issue(context.WithoutCancel(ctx), h.sessions[i], src.Spec)
+		if err == nil && response.LeaseID != "" && response.Term.Duration <= 0 {
+			err = backend.Errorf(backend.InvalidResponse, "%s returned a lease without a duration: set a TTL on its role", rec.Record.Location())
+			rec.Record.ID, rec.Record.Kind = response.LeaseID, response.Kind
+		}
+		rec.Settled = err == nil || backend.KindOf(err) != backend.NoResponse
+		if err != nil {
+			l.issueFailed(o, err)
+			return
+		}
+		part := secret.Select(src.Spec.Fields, o.d.Spec.Target.Fields, src.Spec.Name, response.Data, response.Volatile)
+		respond(&rec.Record, response, part.Digest(salt))
+		h.content = append(h.content, part)
+	}
+	if err := usable(o.d, h.content); err != nil {
+		l.issueFailed(o, err)
+		return
+	}
+	h.Outcome = lease.OutcomeIssued
+	o.mem.tries.Issue = lease.Failure{}
+	l.announce.Count("issue", "success")
+}
+
+// respond records a response.
+func respond(rec *v1alpha1.LeaseRecord, r backend.Response, digest string) {
+	lease.Respond(rec, r.Kind, r.LeaseID, r.Term)
+	rec.Digest, rec.Revocable, rec.ExpiryUnknown = digest, r.Revocable, r.UnknownExpiry
+	if r.Identify != nil {
+		r.Identify(rec)
+	}
+}
+
+// usable says whether the content can become the Secret.
+func usable(d *v1alpha1.DynamicSecret, c secret.Content) error {
+	if err := c.Collision(); err != nil {
+		return backend.Errorf(backend.InvalidResponse, "%v", err)
+	}
+	if err := secret.Check(secret.Type(d), c.Data()); err != nil {
+		return backend.Errorf(backend.InvalidResponse, "%s: %v", locations(d), err)
+	}
+	return nil
+}
+
+// locations names what the spec requests.
+func locations(d *v1alpha1.DynamicSecret) string {
+	all := d.AllSources()
+	if len(all) == 1 && all[0].Vault != nil {
+		return all[0].Vault.Path
+	}
+	return fmt.Sprintf("%d sources", len(all))
+}
+
+func (l *Lifecycle) issueFailed(o *observation, err error) {
+	fail(&o.mem.tries.Issue, backend.BlockFor(err), l.clock.Now(), o.backoff)
+	l.announce.Count("issue", string(backend.KindOf(err)))
+}
+
+// rehearse asks the API server whether it would accept the Secret, so that no credential is minted for one that it would
+// not. A Secret whose metadata do not change was accepted before.
 func (l *Lifecycle) rehearse(ctx context.Context, o *observation) error {
-	if o.secret == nil || o.secret.Type != secret.Type(o.d) {
-		s := secret.New(o.d, secret.Placeholder(secret.Type(o.d)), "")
+	kind := secret.Type(o.d)
+	if o.secret != nil && o.secret.kind() == kind && secret.InSync(o.secret, o.d) {
+		return nil
+	}
+	var keys []string
+	if o.secret != nil {
+		keys = secret.AppliedKeys(o.secret)
+	}
+	if o.secret == nil || o.secret.kind() != kind {
+		s := secret.New(o.d, secret.Placeholder(kind, keys), "")
 		if o.secret != nil {
-			// The type of a Secret cannot be changed in place; it will be made anew. Rehearse under a free name.
+			// The type of a Secret cannot be changed; it will be created again. Rehearse under a free name.
 			s.Name, s.GenerateName = "", "leasekeeper-"
 		}
 		return l.secrets.Create(ctx, s, true)
 	}
-	s := o.secret.DeepCopy()
-	secret.Update(s, o.d, secret.Placeholder(s.Type), "")
-	return l.secrets.Update(ctx, s, true)
+	_, err := l.secrets.Patch(ctx, secret.NewChange(o.secret, o.d, secret.Placeholder(kind, keys), ""), true)
+	return err
 }
 
-// targetRejected tells an API server that does not take the Secret from one that cannot be asked.
+// targetRejected tells an API server that rejects the Secret from one that cannot be reached.
 func (l *Lifecycle) targetRejected(o *observation, f *lease.Failure, err error, placeholders bool) error {
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-		return nil // seen anew by the next observation
-	}
 	if !rejected(err) {
 		return err
 	}
 	fail(f, lease.Block{
 		Reason:  v1alpha1.ReasonTargetRejected,
-		Message: "The API server does not take Secret " + o.d.TargetName() + ": " + reasonOf(err, placeholders),
+		Message: "The API server rejects Secret " + o.d.TargetName() + ": " + rejection(err, placeholders),
 		Stalled: true,
 	}, l.clock.Now(), o.backoff)
 	return nil
 }
 
-// rejected: the API server looked at the Secret and said no.
+// rejected says that the API server inspected the Secret and refused it.
 func rejected(err error) bool {
 	return apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) ||
 		apierrors.IsRequestEntityTooLargeError(err) || apierrors.IsMethodNotSupported(err)
 }
 
-// reasonOf is what an API error says, but for values that it may quote. The words of an admission policy's author are
-// shown only where the Secret held placeholders.
-func reasonOf(err error, placeholders bool) string {
+// rejection is what an API error says, without values that it may quote. The text of an admission policy is shown only if
+// the Secret contained placeholders.
+func rejection(err error, placeholders bool) string {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || status.Status().Details == nil || !rejected(err) {
 		return err.Error()
@@ -99,85 +224,41 @@ func reasonOf(err error, placeholders bool) string {
 	return message
 }
 
-// journal writes the attempt. When that fails the token was not used, so it is ended at once.
-func (l *Lifecycle) journal(ctx context.Context, o *observation, session backend.Session) error {
-	err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
-		lease.Journal(&d.Status, o.source.Where, session.Handle, session.Term, l.clock.Now())
+// record turns the held responses into the leases.
+func (l *Lifecycle) record(ctx context.Context, o *observation) error {
+	h := o.mem.held
+	var records []v1alpha1.LeaseRecord
+	for i := range h.Records {
+		records = append(records, h.Records[i].Record)
+	}
+	digest := h.content.Digest(h.salt)
+	err := l.commit(context.WithoutCancel(ctx), o, func(d *v1alpha1.DynamicSecret) {
+		lease.Record(d, records, digest, l.clock.Now())
+		if !anyRenewable(records) {
+			lease.RenewalHandled(d)
+		}
 	})
 	if err == nil {
-		return nil
-	}
-	o.mem.held = nil
-	rec := o.source.Where
-	rec.TokenAccessor = session.Handle
-	if endErr := o.source.Backend.Revoke(context.WithoutCancel(ctx), rec, owner(o.d)); endErr != nil {
-		log.FromContext(ctx).Info("an unused token could not be ended; it expires by itself", "accessor", session.Handle, "error", endErr.Error())
+		clear(o.mem.reads)
+		clear(o.mem.handled)
 	}
 	return err
 }
 
-// answered sorts what came back.
-func (l *Lifecycle) answered(o *observation, answer backend.Response, err error) {
-	if err == nil {
-		err = usable(o.d, answer)
-	}
-	h := o.mem.held
-	h.rec, h.answer = *o.d.Status.Attempt, answer
-	h.rec.ID = answer.LeaseID
-	switch {
-	case err == nil:
-		h.Outcome = lease.OutcomeIssued
-		o.mem.tries.Issue = lease.Failure{}
-		l.announce.Count("issue", "success")
-	case backend.KindOf(err) == backend.NoResponse:
-		h.Outcome = lease.OutcomeUnanswered
-		l.issueFailed(o, err)
-	default:
-		h.Outcome = lease.OutcomeRefused
-		l.issueFailed(o, err)
-	}
-}
-
-// usable says whether the answer can become the Secret.
-func usable(d *v1alpha1.DynamicSecret, a backend.Response) error {
-	if a.LeaseID != "" && a.Term.Duration <= 0 {
-		return backend.Errorf(backend.InvalidResponse, "%s was answered with a lease of no duration: give its role a TTL", d.Spec.Vault.Path)
-	}
-	if err := secret.Check(secret.Type(d), a.Data); err != nil {
-		return backend.Errorf(backend.InvalidResponse, "%s: %v", d.Spec.Vault.Path, err)
-	}
-	return nil
-}
-
-func (l *Lifecycle) issueFailed(o *observation, err error) {
-	fail(&o.mem.tries.Issue, backend.BlockFor(err), l.clock.Now(), o.backoff)
-	l.announce.Count("issue", string(backend.KindOf(err)))
-}
-
-// record makes the held answer the lease.
-func (l *Lifecycle) record(ctx context.Context, o *observation) error {
-	h := o.mem.held
-	if h.salt == "" {
-		h.salt = secret.NewSalt()
-		if s := o.carrier(); s != nil && s.Annotations[v1alpha1.DigestSaltAnnotation] != "" {
-			h.salt = s.Annotations[v1alpha1.DigestSaltAnnotation]
+// anyRenewable says whether a requested renewal has something to renew.
+func anyRenewable(records []v1alpha1.LeaseRecord) bool {
+	for i := range records {
+		if lease.Leased(&records[i]) {
+			return true
 		}
 	}
-	digest := secret.Digest(h.answer.Data, h.salt)
-	err := l.commit(context.WithoutCancel(ctx), o, func(d *v1alpha1.DynamicSecret) {
-		lease.Record(d, h.answer.LeaseID, h.answer.Term, digest, l.clock.Now())
-	})
-	if err != nil {
-		return IgnoreConflict(err)
-	}
-	o.mem.lostID = ""
-	return nil
+	return false
 }
 
-// carrier is the Secret of ours that was read; nil: none.
-func (o *observation) carrier() *corev1.Secret {
-	for _, s := range []*corev1.Secret{o.secret, o.recorded} {
-		if s != nil && ours(o.d, s) {
+// carrier is the Secret of ours that was seen; nil: none.
+func (o *observation) carrier() metav1.Object {
+	for _, s := range []*seen{o.secret, o.previous} {
+		if s != nil && secret.Ours(s, o.d) {
 			return s
 		}
 	}
@@ -185,59 +266,68 @@ func (o *observation) carrier() *corev1.Secret {
 }
 
 func (l *Lifecycle) dropAttempt(ctx context.Context, o *observation, s lease.Step) error {
-	id := ""
-	if h := o.mem.held; h != nil && h.Accessor == o.d.Status.Attempt.TokenAccessor {
-		id = h.answer.LeaseID
-	}
 	err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
-		lease.RetireAttempt(&d.Status, id, s.EndAfter, s.Reason)
+		lease.RetireAttempt(&d.Status, o.mem.heldForPlan(), s.Reason, l.requestLimit, l.clock.Now())
 	})
 	if err == nil {
 		o.mem.held = nil
 	}
-	return IgnoreConflict(err)
+	return err
 }
 
-// resolveHeld: the answer is here, the attempt is not.
+// resolveHeld: the responses are here, the attempt is not.
 func (l *Lifecycle) resolveHeld(ctx context.Context, o *observation) error {
 	h := o.mem.held
+	var recorded []v1alpha1.LeaseRecord
 	for i := range o.d.Status.Retiring {
-		rec := &o.d.Status.Retiring[i]
-		if rec.TokenAccessor != h.Accessor {
-			continue
-		}
-		if rec.ID != h.answer.LeaseID || rec.EndAfter.After(l.clock.Now()) {
-			err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
-				lease.Resolve(&d.Status, h.Accessor, h.answer.LeaseID, l.clock.Now())
-			})
-			if err != nil {
-				return IgnoreConflict(err)
+		for j := range h.Records {
+			if h.Records[j].Record.Handle() == o.d.Status.Retiring[i].Handle() {
+				recorded = append(recorded, h.Records[j].Record)
 			}
 		}
-		o.mem.held = nil
-		return nil
 	}
-	if err := l.endHeld(ctx, o.d, h); err != nil {
-		fail(&o.mem.tries.Settle, backend.BlockFor(err), l.clock.Now(), o.backoff)
-		return nil
+	if len(recorded) > 0 {
+		err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
+			for i := range recorded {
+				lease.Resolve(&d.Status, &recorded[i], l.clock.Now())
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if len(recorded) < len(h.Records) {
+		if err := l.revokeHeld(ctx, o.d, h); err != nil {
+			fail(&o.mem.tries.Settle, backend.BlockFor(err), l.clock.Now(), o.backoff)
+			return nil
+		}
 	}
 	o.mem.held = nil
 	return nil
 }
 
-// endHeld ends a credential that only this process knows of.
-func (l *Lifecycle) endHeld(ctx context.Context, d *v1alpha1.DynamicSecret, h *held) error {
-	server, err := l.sources.BackendFor(ctx, d, &h.rec)
-	if err != nil {
-		return err
+// revokeHeld revokes credentials that only this process knows of.
+func (l *Lifecycle) revokeHeld(ctx context.Context, d *v1alpha1.DynamicSecret, h *held) error {
+	var failed error
+	for i := range h.Records {
+		if !h.Records[i].Settled {
+			continue // only the journal's record may be revoked, after the request limit
+		}
+		rec := h.Records[i].Record
+		b, err := l.sources.BackendFor(ctx, d, &rec)
+		if err == nil {
+			err = b.Revoke(context.WithoutCancel(ctx), rec, owner(d))
+		}
+		failed = errors.Join(failed, err)
 	}
-	return server.Revoke(context.WithoutCancel(ctx), h.rec, owner(d))
+	return failed
 }
 
-// IgnoreConflict: somebody else has written; the next observation sees what.
-func IgnoreConflict(err error) error {
-	if apierrors.IsConflict(err) {
-		return nil
+// replacedMessage says what the Secret contains now, and why.
+func replacedMessage(d *v1alpha1.DynamicSecret, cause string) string {
+	message := "Secret " + d.TargetName() + " contains a new response of " + locations(d)
+	if leases := d.Status.Leases; len(leases) == 1 && lease.Leased(&leases[0]) {
+		message = "Secret " + d.TargetName() + " contains a new credential, lease " + leases[0].ID
 	}
-	return err
+	return message + " (" + cause + ")."
 }

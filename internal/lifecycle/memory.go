@@ -2,102 +2,150 @@ package lifecycle
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
-// memory is what this process knows of the objects and no other does. Losing it costs nothing but a try: whatever must
-// outlive the process is in the ledger.
+// memory is all in-memory state of the lifecycles. Losing it costs a few repeated requests: everything that must outlive
+// the process is in the ledger.
 type memory struct {
 	mu      sync.Mutex
 	objects map[types.NamespacedName]*remembered
-	// suspects are leases that were missing from a list of the backend's, by object. The verifier writes them.
-	suspects map[types.NamespacedName]string
-	// lost are leases that the backend has revoked by an order of ours, by object. Who gave the order writes them.
-	lost map[types.NamespacedName]string
+	// suspects are the ids of leases that were missing from a list of the backend; lost those that a LeaseRevocation has
+	// revoked. Other goroutines write them.
+	suspects, lost map[types.NamespacedName]map[string]bool
+	// released are the UIDs of objects without our finalizer, until the cache shows that they are gone.
+	released map[types.NamespacedName]types.UID
+	// latest are the objects as this process wrote or read them last, until the cache has caught up.
+	latest map[types.NamespacedName]*v1alpha1.DynamicSecret
 }
 
-// remembered is the memory of one object. The work queue hands an object to one worker at a time, so only that worker
+// remembered is the memory of one object. The work queue gives an object to one worker at a time, so only that worker
 // touches it.
 type remembered struct {
-	uid    types.UID
-	held   *held
-	tries  lease.Tries
-	lostID string
-	// rolloutLook is when the consumers are to be looked at again.
-	rolloutLook time.Time
-	// tried tells the spec and the provider that the failures in tries are about.
-	tried attemptKey
-	// renewing tells the term of the lease that the failures to renew are about.
-	renewing string
-	// said is the last failure that an event told.
-	said string
+	uid types.UID
+	// secret is the Secret as this process wrote it last, until the cache has caught up.
+	secret *ownWrite
+	// verified is the resource version of a Secret that somebody else wrote, and whose content was read and is ours.
+	verified string
+	// held is an issuance of this process.
+	held *held
+	// tries, lost, done, reads and handled are inputs of the plan.
+	tries   lease.Tries
+	lost    map[string]bool
+	done    map[string]bool
+	reads   map[string]lease.Read
+	handled map[string]string
+	// rolloutCheckAt is when to check the consumers again.
+	rolloutCheckAt time.Time
+	// tried identifies the spec and the providers that the failures in tries are about.
+	tried      string
+	recoveries int64
+	// renewing identifies the terms of the leases that the failures to renew are about.
+	renewing map[string]string
+	// reported is the last failure that an event reported.
+	reported string
 }
 
-type attemptKey struct {
-	generation         int64
-	providerUID        types.UID
-	providerGeneration int64
-	recoveries         int64
+// ownWrite is a write of a Secret that the cache may not show yet.
+type ownWrite struct {
+	meta metav1.ObjectMeta
+	at   time.Time
 }
 
-// held is an issue of this process, from the journal until the Secret is written. The credential and the token are
-// nowhere else.
+// held is an issuance of this process, from the journal until the Secret is written. Credentials and tokens are nowhere
+// else.
 type held struct {
 	lease.Held
-	rec    v1alpha1.LeaseRecord
-	answer backend.Response
-	salt   string
-	cause  string
+	sessions []backend.Session
+	content  secret.Content
+	salt     string
+	cause    string
 }
 
 func newMemory() *memory {
-	return &memory{objects: map[types.NamespacedName]*remembered{}, suspects: map[types.NamespacedName]string{}, lost: map[types.NamespacedName]string{}}
+	return &memory{objects: map[types.NamespacedName]*remembered{},
+		suspects: map[types.NamespacedName]map[string]bool{}, lost: map[types.NamespacedName]map[string]bool{},
+		released: map[types.NamespacedName]types.UID{}, latest: map[types.NamespacedName]*v1alpha1.DynamicSecret{}}
 }
 
-// suspect notes that a lease of the object was missing from a list; an empty id takes that back.
-func (m *memory) suspect(key types.NamespacedName, id string) {
+// suspect notes that leases of the object were missing from a list.
+func (m *memory) suspect(key types.NamespacedName, ids ...string) { m.note(m.suspects, key, ids) }
+
+// lose notes that leases of the object are gone.
+func (m *memory) lose(key types.NamespacedName, ids ...string) { m.note(m.lost, key, ids) }
+
+func (m *memory) note(in map[types.NamespacedName]map[string]bool, key types.NamespacedName, ids []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if id == "" {
-		delete(m.suspects, key)
-		return
+	if in[key] == nil {
+		in[key] = map[string]bool{}
 	}
-	m.suspects[key] = id
+	for _, id := range ids {
+		in[key][id] = true
+	}
 }
 
-func (m *memory) suspectOf(key types.NamespacedName) string {
+// clearSuspect notes that the backend was asked about a lease.
+func (m *memory) clearSuspect(key types.NamespacedName, id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.suspects[key]
+	delete(m.suspects[key], id)
 }
 
-// lose notes that a lease of the object is gone.
-func (m *memory) lose(key types.NamespacedName, id string) {
+func (m *memory) suspectsOf(key types.NamespacedName) map[string]bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.lost[key] = id
+	return maps.Clone(m.suspects[key])
 }
 
-func (m *memory) lostOf(key types.NamespacedName) string {
+func (m *memory) lostOf(key types.NamespacedName) map[string]bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.lost[key]
+	return maps.Clone(m.lost[key])
 }
 
-// of returns the memory of an object, a new one if the object was made again under the same name and nothing is held.
+// forgetIDs drops what other goroutines noted about leases that the object no longer has.
+func (m *memory) forgetIDs(key types.NamespacedName, st *v1alpha1.DynamicSecretStatus) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, ids := range []map[string]bool{m.suspects[key], m.lost[key]} {
+		for id := range ids {
+			if !hasLease(st, id) {
+				delete(ids, id)
+			}
+		}
+	}
+}
+
+func hasLease(st *v1alpha1.DynamicSecretStatus, id string) bool {
+	for i := range st.Leases {
+		if st.Leases[i].ID == id {
+			return true
+		}
+	}
+	return false
+}
+
+// of returns the memory of an object; a new one if the object was created again under the same name and nothing is held.
 func (m *memory) of(key types.NamespacedName, uid types.UID) *remembered {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.objects[key]
 	if r == nil || (r.uid != uid && r.held == nil) {
-		r = &remembered{uid: uid}
+		r = &remembered{uid: uid, lost: map[string]bool{}, done: map[string]bool{}, reads: map[string]lease.Read{},
+			handled: map[string]string{}, renewing: map[string]string{}}
 		m.objects[key] = r
 	}
 	return r
@@ -115,6 +163,63 @@ func (m *memory) forget(key types.NamespacedName) {
 	delete(m.objects, key)
 	delete(m.suspects, key)
 	delete(m.lost, key)
+	delete(m.latest, key)
+	delete(m.released, key)
+}
+
+// release forgets an object whose finalizer was removed, except that there is nothing left to do for it.
+func (m *memory) release(key types.NamespacedName, uid types.UID) {
+	m.forget(key)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.released[key] = uid
+}
+
+func (m *memory) isReleased(key types.NamespacedName, uid types.UID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.released[key] == uid
+}
+
+// setLatest notes what this process wrote or read last; nil: unknown.
+func (m *memory) setLatest(key types.NamespacedName, d *v1alpha1.DynamicSecret) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d == nil {
+		delete(m.latest, key)
+		return
+	}
+	m.latest[key] = d.DeepCopy()
+}
+
+// newest returns the object from the cache, or what this process wrote if the cache is behind.
+func (m *memory) newest(cached *v1alpha1.DynamicSecret) *v1alpha1.DynamicSecret {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := types.NamespacedName{Namespace: cached.Namespace, Name: cached.Name}
+	latest := m.latest[key]
+	if latest == nil || latest.UID != cached.UID || !older(cached.ResourceVersion, latest.ResourceVersion) {
+		delete(m.latest, key)
+		return cached.DeepCopy()
+	}
+	return latest.DeepCopy()
+}
+
+// Observed notes that the cache shows a version of the object, so that this process's own copy can be dropped.
+func (l *Lifecycle) Observed(o client.Object) {
+	l.memory.mu.Lock()
+	defer l.memory.mu.Unlock()
+	key := client.ObjectKeyFromObject(o)
+	latest := l.memory.latest[key]
+	if latest != nil && (latest.UID != o.GetUID() || !older(o.GetResourceVersion(), latest.ResourceVersion)) {
+		delete(l.memory.latest, key)
+	}
+}
+
+// older says that the first resource version is older than the second.
+func older(a, b string) bool {
+	order, err := resourceversion.CompareResourceVersion(a, b)
+	return err == nil && order < 0
 }
 
 // heldForPlan is the part of what is held that decisions are made from.
@@ -125,24 +230,40 @@ func (r *remembered) heldForPlan() lease.Held {
 	return r.held.Held
 }
 
-// freshen forgets failures that were about another spec or another provider, because a person has changed something;
-// failures to renew that somebody else has made good since; and all of them when the provider's backend came back.
-func (r *remembered) freshen(now attemptKey, rec *v1alpha1.LeaseRecord) {
-	if rec != nil {
-		if term := fmt.Sprint(rec.ID, rec.Renewals); r.renewing != term {
-			r.renewing = term
-			r.tries.Renew, r.tries.ExtendToken = lease.Failure{}, lease.Failure{}
+// refresh forgets failures that were about another spec or another provider, because a person has changed something;
+// failures to renew that have succeeded since; and all of them when a backend became available again.
+func (r *remembered) refresh(tried string, recoveries int64, leases []v1alpha1.LeaseRecord) {
+	for i := range leases {
+		rec := &leases[i]
+		key, term := lease.Key(rec), fmt.Sprint(rec.Renewals)
+		if was, known := r.renewing[key]; !known || was != term {
+			r.renewing[key] = term
+			delete(r.tries.Renew, key)
+			delete(r.tries.ExtendSession, key)
 		}
 	}
-	if r.tried == now {
-		return
+	if r.recoveries != recoveries {
+		r.recoveries, r.tries = recoveries, lease.Tries{}
 	}
-	if r.tried.recoveries != now.recoveries {
-		// The backend is back: nobody waits any longer.
-		r.tries = lease.Tries{}
+	if r.tried != tried {
+		r.tried = tried
+		r.tries.Issue, r.tries.Publish, r.tries.Sync, r.tries.DeleteSecret = lease.Failure{}, lease.Failure{}, lease.Failure{}, lease.Failure{}
+		r.tries.Refresh = nil
 	}
-	r.tried = now
-	r.tries.Issue, r.tries.Publish, r.tries.Sync = lease.Failure{}, lease.Failure{}, lease.Failure{}
+}
+
+// prune drops what is remembered of records that the ledger no longer has.
+func (r *remembered) prune(st *v1alpha1.DynamicSecretStatus) {
+	keys := map[string]bool{}
+	for _, rec := range append(append([]v1alpha1.LeaseRecord{}, st.Leases...), st.Retiring...) {
+		keys[lease.Key(&rec)] = true
+	}
+	gone := func(key string, _ lease.Failure) bool { return !keys[key] }
+	maps.DeleteFunc(r.tries.Renew, gone)
+	maps.DeleteFunc(r.tries.ExtendSession, gone)
+	maps.DeleteFunc(r.tries.Revoke, gone)
+	maps.DeleteFunc(r.renewing, func(key, _ string) bool { return !keys[key] })
+	maps.DeleteFunc(r.lost, func(id string, _ bool) bool { return !hasLease(st, id) })
 }
 
 // fail notes one more failure.
@@ -152,19 +273,13 @@ func fail(f *lease.Failure, b lease.Block, now time.Time, pause func(count int) 
 	f.Reason, f.Message, f.Stalled = b.Reason, b.Message, b.Stalled
 }
 
-func (r *remembered) failEnd(rec *v1alpha1.LeaseRecord, err error, now time.Time, pause func(count int) time.Duration) {
-	if r.tries.End == nil {
-		r.tries.End = map[string]lease.Failure{}
+// failKey notes one more failure under a key.
+func failKey(all *map[string]lease.Failure, key string, b lease.Block, now time.Time, pause func(int) time.Duration) *lease.Failure {
+	if *all == nil {
+		*all = map[string]lease.Failure{}
 	}
-	f := r.tries.End[lease.TryKey(rec)]
-	fail(&f, backend.BlockFor(err), now, pause)
-	f.Final = backend.KindOf(err) == backend.Mismatch
-	r.tries.End[lease.TryKey(rec)] = f
-}
-
-func (r *remembered) setKeep(key string, f lease.Failure) {
-	if r.tries.Keep == nil {
-		r.tries.Keep = map[string]lease.Failure{}
-	}
-	r.tries.Keep[key] = f
+	f := (*all)[key]
+	fail(&f, b, now, pause)
+	(*all)[key] = f
+	return &f
 }

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
@@ -13,90 +14,87 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
-// publish writes the held credential and notes what was written.
+// publish writes the held credentials and records what was written.
 func (l *Lifecycle) publish(ctx context.Context, o *observation) error {
 	h := o.mem.held
-	// Somebody may have taken it out of the status since the lease was recorded.
-	known := o.d.Status.Secret
-	first := known == nil || known.UID == ""
-	existed := o.secret != nil || o.recorded != nil
-	if err := l.write(ctx, o, h.answer.Data, h.salt); err != nil {
+	existed := o.secret != nil || o.previous != nil
+	if err := l.write(ctx, o, h.content, h.salt); err != nil {
 		return l.publishFailed(o, err)
 	}
 	o.mem.tries.Publish = lease.Failure{}
-	if err := l.notePublished(ctx, o, existed); err != nil {
+	digest := h.content.Digest(h.salt)
+	if err := l.recordPublished(ctx, o, digest, existed); err != nil {
 		return err
 	}
-	o.mem.held, o.mem.rolloutLook = nil, time.Time{}
-	what := "Replaced"
-	switch {
-	case h.cause == "":
-		return nil // the same credential, in a Secret made anew
-	case first:
-		what = "Issued"
-	case h.cause == lease.CauseRefresh:
-		what = "Refreshed"
+	o.mem.held, o.mem.rolloutCheckAt = nil, time.Time{}
+	// The conditions report the first credential; an event would be another request.
+	if h.cause != "" && h.cause != lease.CauseFirst || existed && h.cause == lease.CauseFirst {
+		l.announce.Event(o.d, corev1.EventTypeNormal, "Replaced", replacedMessage(o.d, h.cause))
 	}
-	l.announce.Event(o.d, corev1.EventTypeNormal, what, issuedMessage(o.d, h.cause))
 	return nil
 }
 
-func issuedMessage(d *v1alpha1.DynamicSecret, cause string) string {
-	message := "Secret " + d.TargetName() + " holds a new answer of " + d.Status.Lease.Path
-	if lease.Leased(d.Status.Lease) {
-		message = "Secret " + d.TargetName() + " holds a new credential, lease " + d.Status.Lease.ID
-	}
-	if cause == lease.CauseFirst {
-		return message + "."
-	}
-	return message + " (" + cause + ")."
-}
-
-// write creates or updates the Secret of the wanted name, and deletes one of ours that had another name. What it wrote
-// becomes the observation's Secret.
-func (l *Lifecycle) write(ctx context.Context, o *observation, data map[string][]byte, salt string) error {
-	switch {
-	case o.secret != nil && o.secret.Type == secret.Type(o.d):
-		s := o.secret.DeepCopy()
-		secret.Update(s, o.d, data, salt)
-		if err := l.secrets.Update(ctx, s, false); err != nil {
+// write creates or updates the Secret of the name in the spec, and deletes one of ours that had another name. What it wrote
+// becomes the Secret of the observation.
+func (l *Lifecycle) write(ctx context.Context, o *observation, c secret.Content, salt string) error {
+	if o.secret != nil && o.secret.kind() == secret.Type(o.d) {
+		m, err := l.secrets.Patch(ctx, secret.NewChange(o.secret, o.d, c, salt), false)
+		if err != nil {
 			return err
 		}
-		o.secret = s
-	default:
-		if o.secret != nil { // the type of a Secret cannot be changed in place
-			if err := l.secrets.Delete(ctx, o.secret); err != nil && !apierrors.IsNotFound(err) {
+		l.wrote(o, m.ObjectMeta)
+	} else {
+		if o.secret != nil { // the type of a Secret cannot be changed
+			if err := l.secrets.Delete(ctx, &o.secret.ObjectMeta); err != nil && !apierrors.IsNotFound(err) {
 				return err
 			}
 		}
-		s := secret.New(o.d, data, salt)
+		s := secret.New(o.d, c, salt)
 		if err := l.secrets.Create(ctx, s, false); err != nil {
 			return err
 		}
-		o.secret = s
+		l.wrote(o, s.ObjectMeta)
 	}
-	if o.recorded != nil && ours(o.d, o.recorded) {
-		if err := l.secrets.Delete(ctx, o.recorded); err != nil && !apierrors.IsNotFound(err) {
+	return l.deletePrevious(ctx, o)
+}
+
+func (l *Lifecycle) deletePrevious(ctx context.Context, o *observation) error {
+	if o.previous != nil && secret.Ours(o.previous, o.d) {
+		if err := l.secrets.Delete(ctx, &o.previous.ObjectMeta); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
 	}
-	o.recorded = nil
+	o.previous = nil
 	return nil
 }
 
-// notePublished notes what was written. existed says that there was a Secret before, which somebody may use.
-func (l *Lifecycle) notePublished(ctx context.Context, o *observation, existed bool) error {
-	s := o.secret
-	written := v1alpha1.SecretStatus{Name: s.Name, UID: s.UID, ResourceVersion: s.ResourceVersion, Digest: secret.DigestOf(s)}
-	return IgnoreConflict(l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Publish(d, written, existed, l.clock.Now()) }))
+// wrote notes the Secret that this process has just written.
+func (l *Lifecycle) wrote(o *observation, m metav1.ObjectMeta) {
+	m.ManagedFields = nil
+	o.secret = &seen{ObjectMeta: m}
+	o.mem.secret = &ownWrite{meta: m, at: l.clock.Now()}
 }
 
-// publishFailed: the credential stays in memory and the same one is tried again.
+// recordPublished records the Secret of the observation. existed says that there was a Secret before, which somebody may
+// use.
+func (l *Lifecycle) recordPublished(ctx context.Context, o *observation, digest string, existed bool, also ...func(*v1alpha1.DynamicSecret)) error {
+	s := o.secret
+	written := v1alpha1.SecretStatus{Name: s.Name, UID: s.UID, ResourceVersion: s.ResourceVersion, Digest: digest}
+	return l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
+		for _, change := range also {
+			change(d)
+		}
+		lease.Publish(d, written, existed, l.clock.Now())
+	})
+}
+
+// publishFailed: the credential stays in memory and is published again.
 func (l *Lifecycle) publishFailed(o *observation, err error) error {
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-		return nil
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
+		return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), err)
 	}
-	b := lease.Block{Reason: v1alpha1.ReasonPublishFailed, Message: "Secret " + o.d.TargetName() + " could not be written: " + reasonOf(err, false)}
+	b := lease.Block{Reason: v1alpha1.ReasonPublishFailed,
+		Message: "Secret " + o.d.TargetName() + " could not be written: " + rejection(err, false)}
 	if rejected(err) {
 		b.Reason, b.Stalled = v1alpha1.ReasonTargetRejected, true
 	}
@@ -104,52 +102,177 @@ func (l *Lifecycle) publishFailed(o *observation, err error) error {
 	return nil
 }
 
-// syncSecret brings the Secret in line with the spec, with the data that it has. The digest has vouched for them, so no
-// new credential is needed.
+// syncSecret brings the Secret in line with the spec and keeps its data: their digest is right, so no new credential is
+// needed.
 func (l *Lifecycle) syncSecret(ctx context.Context, o *observation) error {
 	from := o.secret
-	if from == nil || secret.DigestOf(from) != o.d.Status.Secret.Digest {
-		from = o.recorded
+	if !o.current(from) {
+		from = o.previous
 	}
-	salt := from.Annotations[v1alpha1.DigestSaltAnnotation]
-	if o.secret != nil && o.secret.Type != secret.Type(o.d) && o.mem.held == nil {
-		// It must be deleted and made anew. Should that break off half way, the data are still here to be published.
-		rec := *o.d.Status.Lease
-		o.mem.held = &held{
-			Held:   lease.Held{Accessor: rec.TokenAccessor, Outcome: lease.OutcomeIssued},
-			rec:    rec,
-			answer: backend.Response{LeaseID: rec.ID, Data: from.Data},
-			salt:   salt,
-		}
+	content, salt := secret.ContentOf(from.full), secret.Salt(from)
+	if o.secret != nil && o.secret.kind() != secret.Type(o.d) && o.mem.held == nil {
+		// It must be deleted and created again. If that fails half way, the data are still here to be published.
+		o.mem.held = l.holdPublished(o, content, salt)
 	}
-	moved := from != o.secret || o.recorded != nil
-	if moved || from.Type != secret.Type(o.d) || !secret.InSync(from, o.d) {
-		if err := l.write(ctx, o, from.Data, salt); err != nil {
+	moved := from != o.secret || o.previous != nil
+	if moved || from.kind() != secret.Type(o.d) || !secret.InSync(from, o.d) {
+		if err := l.write(ctx, o, content, salt); err != nil {
+			if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+				return err
+			}
 			return l.targetRejected(o, &o.mem.tries.Sync, err, false)
 		}
 	}
 	o.mem.tries.Sync = lease.Failure{}
-	return l.notePublished(ctx, o, true)
+	return l.recordPublished(ctx, o, content.Digest(salt), true)
 }
 
-// deleteSecret deletes the Secret that the status names, and one of the wanted name where a move was cut short; both
-// only if they are ours.
+// holdPublished holds what the Secret contains.
+func (l *Lifecycle) holdPublished(o *observation, c secret.Content, salt string) *held {
+	h := &held{Held: lease.Held{Outcome: lease.OutcomeIssued}, content: c, salt: salt}
+	for i := range o.d.Status.Leases {
+		h.Records = append(h.Records, lease.HeldRecord{Record: o.d.Status.Leases[i], Settled: true})
+	}
+	return h
+}
+
+// deleteSecret deletes the Secret, and one of the previous name if a move was interrupted; both only if they are ours.
 func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.Step) error {
-	for _, found := range []*corev1.Secret{o.secret, o.recorded} {
-		if found == nil || !ours(o.d, found) {
+	for _, found := range []*seen{o.secret, o.previous} {
+		if found == nil || !secret.Ours(found, o.d) {
 			continue
 		}
-		if err := l.secrets.Delete(ctx, found); err != nil && !apierrors.IsNotFound(err) {
-			return IgnoreConflict(err)
+		err := l.secrets.Delete(ctx, &found.ObjectMeta)
+		if err == nil || apierrors.IsNotFound(err) {
+			continue
 		}
+		if !rejected(err) {
+			return err
+		}
+		fail(&o.mem.tries.DeleteSecret, lease.Block{Reason: v1alpha1.ReasonTargetRejected,
+			Message: "The API server refuses to delete Secret " + found.Name + ": " + rejection(err, false)}, l.clock.Now(), o.backoff)
+		return nil
+	}
+	o.secret, o.previous, o.mem.secret = nil, nil, nil
+	o.mem.tries.DeleteSecret = lease.Failure{}
+	if !o.d.DeletionTimestamp.IsZero() {
+		return nil // the deletion timestamp is the record
 	}
 	name := o.d.Status.Secret.Name
-	o.secret, o.recorded = nil, nil
 	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.SecretDeleted(&d.Status) }); err != nil {
-		return IgnoreConflict(err)
+		return err
 	}
 	if s.Reason == v1alpha1.ReasonExpired {
-		l.announce.Event(o.d, corev1.EventTypeWarning, "SecretDeleted", "Secret "+name+" is deleted: its lease is over and no new one could be had.")
+		l.announce.Event(o.d, corev1.EventTypeWarning, "SecretDeleted",
+			"Secret "+name+" was deleted: its credential has expired and no new one could be issued.")
 	}
 	return nil
+}
+
+// refresh reads a static or scheduled source again, and writes what has changed. Nothing is minted, and an unchanged value
+// costs no request to the API server.
+func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) error {
+	rec := o.record(s)
+	src := o.sourceOf(rec.Source)
+	if src == nil {
+		return nil // the spec has just changed; the next plan replaces the set
+	}
+	now := l.clock.Now()
+	response, part, err := l.readSource(ctx, o, src)
+	if err != nil {
+		l.announce.Count("refresh", string(backend.KindOf(err)))
+		failKey(&o.mem.tries.Refresh, rec.Source, backend.BlockFor(err), now, o.backoff)
+		return nil
+	}
+	l.announce.Count("refresh", "success")
+	delete(o.mem.tries.Refresh, rec.Source)
+	o.mem.handled[rec.Source] = lease.RequestedRenewal(o.d)
+	read := lease.Read{At: response.Term.At}
+	if response.Term.Duration > 0 {
+		read.Next = response.Term.At.Add(response.Term.Duration)
+	} else {
+		read.Late = o.mem.reads[rec.Source].Late + 1
+	}
+	digest := part.Digest(secret.Salt(o.secret))
+	if digest == rec.Digest && response.Kind == rec.Kind {
+		o.mem.reads[rec.Source] = read
+		return nil
+	}
+	whole := combined(o.d.Status.Leases, rec.Source, digest)
+	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.BeginRefresh(&d.Status, whole) }); err != nil {
+		return err
+	}
+	m, err := l.secrets.Patch(ctx, secret.ReplacePart(o.secret, o.d, part), false)
+	if err != nil {
+		if rejected(err) {
+			failKey(&o.mem.tries.Refresh, rec.Source, lease.Block{Reason: v1alpha1.ReasonTargetRejected, Stalled: true,
+				Message: "The API server rejects Secret " + o.d.TargetName() + ": " + rejection(err, false)}, now, o.backoff)
+			return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), err)
+		}
+		return err
+	}
+	l.wrote(o, m.ObjectMeta)
+	err = l.recordPublished(ctx, o, whole, true, func(d *v1alpha1.DynamicSecret) {
+		for i := range d.Status.Leases {
+			if d.Status.Leases[i].Source == rec.Source {
+				lease.Refreshed(&d.Status.Leases[i], response.Kind, digest, response.Term)
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	o.mem.rolloutCheckAt = time.Time{}
+	delete(o.mem.reads, rec.Source)
+	l.announce.Event(o.d, corev1.EventTypeNormal, "Refreshed",
+		"Secret "+o.d.TargetName()+" contains the new value of "+rec.Location()+".")
+	return nil
+}
+
+func (o *observation) sourceOf(name string) *source {
+	for i := range o.sources.Sources {
+		if s := &o.sources.Sources[i]; s.Spec.Name == name && s.Backend != nil {
+			return s
+		}
+	}
+	return nil
+}
+
+// readSource requests a source again and checks that the response can be published.
+func (l *Lifecycle) readSource(ctx context.Context, o *observation, src *source) (backend.Response, secret.Part, error) {
+	reader, ok := backend.As[backend.Reader](src.Backend)
+	if !ok {
+		return backend.Response{}, secret.Part{}, backend.Errorf(backend.Misconfigured, "%s: this backend cannot read a response again", src.Record.Location())
+	}
+	response, err := reader.Read(ctx, src.Identity, src.Spec)
+	if err != nil {
+		return response, secret.Part{}, err
+	}
+	part := secret.Select(src.Spec.Fields, o.d.Spec.Target.Fields, src.Spec.Name, response.Data, response.Volatile)
+	others := secret.Part{Source: "other sources", Data: map[string][]byte{}}
+	for _, key := range secret.KeysOfOthers(o.secret, src.Spec.Name) {
+		others.Data[key] = nil
+	}
+	if err := (secret.Content{others, part}).Collision(); err != nil {
+		return response, part, backend.Errorf(backend.InvalidResponse, "%s: %v", src.Record.Location(), err)
+	}
+	if len(o.d.AllSources()) == 1 {
+		if err := usable(o.d, secret.Content{part}); err != nil {
+			return response, part, err
+		}
+	}
+	return response, part, nil
+}
+
+// combined is the digest of the Secret once the part of the source has the digest.
+func combined(leases []v1alpha1.LeaseRecord, source, digest string) string {
+	var parts []secret.PartDigest
+	for i := range leases {
+		p := secret.PartDigest{Source: leases[i].Source, Digest: leases[i].Digest}
+		if p.Source == source {
+			p.Digest = digest
+		}
+		parts = append(parts, p)
+	}
+	return secret.Combine(parts)
 }

@@ -12,14 +12,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// sealKeySecret holds, in the manager's own namespace, the key by which leasekeeper knows records that it wrote itself.
+// sealKeySecret, in the manager's namespace, contains the key that proves which records leasekeeper wrote.
 const (
 	sealKeySecret = "leasekeeper-ledger-seal"
 	sealKeyName   = "key"
 )
 
-// LoadSealKey reads the key that seals ledger records, and makes it where there is none yet. It opens nothing: whoever has
-// it and may write statuses can have leasekeeper take their records for its own. Losing it costs nothing but that.
+// LoadSealKey reads the key that seals ledger records, and creates it if it does not exist. The key decrypts nothing.
+// Somebody who has it and can write a status can make leasekeeper accept a forged record. Without the old key
+// leasekeeper cannot decide between two objects that name the same lease; nothing else depends on it.
 func LoadSealKey(ctx context.Context, reader client.Reader, writer client.Writer, namespace string) ([]byte, error) {
 	at := types.NamespacedName{Namespace: namespace, Name: sealKeySecret}
 	for range 2 {
@@ -27,7 +28,8 @@ func LoadSealKey(ctx context.Context, reader client.Reader, writer client.Writer
 		err := reader.Get(ctx, at, s)
 		if err == nil {
 			if len(s.Data[sealKeyName]) < 16 {
-				return nil, fmt.Errorf("secret %s has no usable %q: delete it, a new one is made at the next start", at, sealKeyName)
+				return nil, fmt.Errorf("secret %s has no usable %q: delete it, and leasekeeper creates a new one when it starts",
+					at, sealKeyName)
 			}
 			return s.Data[sealKeyName], nil
 		}
@@ -40,10 +42,10 @@ func LoadSealKey(ctx context.Context, reader client.Reader, writer client.Writer
 			ObjectMeta: metav1.ObjectMeta{Namespace: at.Namespace, Name: at.Name},
 			Immutable:  new(true), Data: map[string][]byte{sealKeyName: key},
 		}
-		// Another replica may be faster: its key is read then.
+		// If another replica was faster, the next iteration reads its key.
 		if err := writer.Create(ctx, s); err != nil && !apierrors.IsAlreadyExists(err) {
-			return nil, fmt.Errorf("making Secret %s: %w", at, err)
+			return nil, fmt.Errorf("creating Secret %s: %w", at, err)
 		}
 	}
-	return nil, fmt.Errorf("secret %s comes and goes", at)
+	return nil, fmt.Errorf("secret %s is deleted and created repeatedly: find out by whom", at)
 }

@@ -1,13 +1,13 @@
 package lifecycle
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,128 +23,131 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
-// Indexes of the cache.
+// Indexes of DynamicSecrets in the cache.
 const (
-	// IndexTarget finds DynamicSecrets by the name of their Secret.
+	// IndexTarget is by the name of the Secret.
 	IndexTarget = "target"
-	// IndexProvider finds DynamicSecrets by every provider that their spec or their ledger names.
+	// IndexProvider is by every provider that the spec or the ledger names; see ProviderKey.
 	IndexProvider = "provider"
-	// indexLedger finds DynamicSecrets by the accessors and lease ids in their ledger.
+	// indexLedger is by the handles and lease ids in the ledger; see ledgerKeys.
 	indexLedger = "ledger"
 )
-
-// BackendFunc finds the backend of a provider.
-type BackendFunc func(ctx context.Context, p v1alpha1.Provider) (backend.Backend, error)
 
 // providerSources finds backends through the providers in the cache.
 type providerSources struct {
 	cache        client.Reader
-	backends     BackendFunc
-	recoveries   func(p v1alpha1.Provider) int64
+	backends     *backend.Registry
 	requestLimit time.Duration
 	sealKey      []byte
 }
 
-// Resolve looks at what the spec names.
-func (s *providerSources) Resolve(ctx context.Context, d *v1alpha1.DynamicSecret) (*source, error) {
-	ref := d.Spec.ProviderRef
+// Resolve finds the sources of the object, and the first reason why nothing can be issued from them.
+func (s *providerSources) Resolve(ctx context.Context, d *v1alpha1.DynamicSecret) (*resolved, error) {
+	r := &resolved{}
+	all := d.AllSources()
+	for i := range all {
+		src := source{Spec: all[i], Record: v1alpha1.LeaseRecord{Source: all[i].Name}}
+		block, err := s.resolveOne(ctx, d, &src, r)
+		if err != nil {
+			return nil, err
+		}
+		if r.Block == nil {
+			r.Block = block
+		}
+		r.Sources = append(r.Sources, src)
+	}
+	if r.Block != nil {
+		return r, nil
+	}
+	var err error
+	r.Block, err = s.rival(ctx, d)
+	return r, err
+}
+
+// resolveOne completes a source, and returns why nothing can be issued from it; nil: no check failed.
+func (s *providerSources) resolveOne(
+	ctx context.Context, d *v1alpha1.DynamicSecret, src *source, r *resolved,
+) (*lease.Block, error) {
+	ref := d.ProviderOf(&src.Spec)
 	p, err := GetProvider(ctx, s.cache, ref.Kind, ref.Name, d.Namespace)
 	if apierrors.IsNotFound(err) {
-		return &source{Block: &lease.Block{Reason: v1alpha1.ReasonProviderNotFound, Stalled: true,
-			Message: fmt.Sprintf("%s %s does not exist: create it, or correct spec.providerRef.", ref.Kind, ref.Name)}}, nil
+		return &lease.Block{Reason: v1alpha1.ReasonProviderNotFound, Stalled: true,
+			Message: fmt.Sprintf("%s %s does not exist: create it, or correct spec.providerRef.", ref.Kind, ref.Name)}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	src := describe(d, p)
-	src.Identity.MinTTL, src.Recoveries = s.requestLimit, s.recoveries(p)
-	if src.Block, err = s.block(ctx, d, p); err != nil || src.Block != nil {
-		return src, err
+	recoveries := s.backends.Recoveries(p)
+	r.Recoveries += recoveries
+	r.Revision += fmt.Sprintf("%s/%d/%d ", p.GetUID(), p.GetGeneration(), recoveries)
+	src.Identity = backend.Identity{Namespace: d.Namespace, ServiceAccount: d.Spec.ServiceAccountName, Owner: owner(d),
+		MinTTL: s.requestLimit}
+	rec, described := s.backends.Describe(p, src.Identity, src.Spec)
+	rec.RequestDigest = withFields(rec.RequestDigest, src.Spec.Fields, d.Spec.Target.Fields)
+	src.Record = rec
+	block, err := s.block(ctx, d, p)
+	if err != nil || block != nil {
+		return block, err
 	}
-	if src.Backend, err = s.backends(ctx, p); err != nil {
-		b := backend.BlockFor(err)
-		src.Block = &b
+	if described == nil {
+		if b := NotReady(p, p.Kind()+" "+p.GetName()); b != nil {
+			return b, nil
+		}
+		src.Backend, described = s.backends.Backend(ctx, p)
 	}
-	return src, nil
+	if described != nil {
+		b := backend.BlockFor(described)
+		return &b, nil
+	}
+	return nil, nil
 }
 
-// describe is what follows from the specs alone.
-func describe(d *v1alpha1.DynamicSecret, p v1alpha1.Provider) *source {
-	v, req := p.ProviderSpec().Vault, d.Spec.Vault
-	namespace := v.Namespace
-	if req.Namespace != "" {
-		namespace = req.Namespace
+// withFields adds the selections of fields to the digest of a request. Without a selection the digest does not change.
+func withFields(digest string, selections ...*v1alpha1.FieldSelection) string {
+	var normal []v1alpha1.FieldSelection
+	selects := false
+	for _, f := range selections {
+		n := normalized(f)
+		selects = selects || len(n.Include)+len(n.Exclude)+len(n.Prefix) > 0
+		normal = append(normal, n)
 	}
-	account := d.Spec.ServiceAccountName
-	if k := v.Auth.Kubernetes; account == "" && k != nil && k.ServiceAccountRef != nil {
-		account = k.ServiceAccountRef.Name
+	if digest == "" || !selects {
+		return digest
 	}
-	params := make(map[string][]byte, len(req.Parameters))
-	for name, value := range req.Parameters {
-		params[name] = value.Raw
-	}
-	src := &source{
-		Where: v1alpha1.LeaseRecord{
-			Provider:       v1alpha1.ProviderIdentity{Kind: p.Kind(), Name: p.GetName(), UID: p.GetUID()},
-			Address:        v.Address,
-			VaultNamespace: namespace,
-			Path:           req.Path,
-		},
-		Identity:           backend.Identity{Namespace: d.Namespace, ServiceAccount: account, Owner: owner(d)},
-		Request:            backend.Request{Namespace: namespace, Path: req.Path, Write: req.Method == v1alpha1.MethodWrite, Parameters: params},
-		ProviderGeneration: p.GetGeneration(),
-	}
-	src.Where.RequestDigest = requestDigest(src)
-	return src
+	text, _ := json.Marshal(normal)
+	sum := sha256.Sum256(append([]byte(digest), text...))
+	version, _, _ := strings.Cut(digest, ":")
+	return version + ":" + hex.EncodeToString(sum[:8])
 }
 
-// requestDigest tells one request from another. The provider's UID is not part of it: a provider that was restored
-// under its name, at its address, is where the credential came from.
-func requestDigest(s *source) string {
-	params := map[string]any{}
-	for name, raw := range s.Request.Parameters {
-		params[name] = canonical(raw)
+// normalized selections are equal if they select the same: the lists have no order, and an empty selection selects all.
+func normalized(f *v1alpha1.FieldSelection) v1alpha1.FieldSelection {
+	if f == nil {
+		return v1alpha1.FieldSelection{}
 	}
-	text, _ := json.Marshal([]any{
-		s.Where.Provider.Kind, s.Where.Provider.Name, s.Where.Address, s.Request.Namespace, s.Request.Path,
-		s.Request.Write, params, s.Identity.ServiceAccount,
-	})
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:8])
+	return v1alpha1.FieldSelection{Include: slices.Sorted(slices.Values(f.Include)),
+		Exclude: slices.Sorted(slices.Values(f.Exclude)), Prefix: f.Prefix}
 }
 
-// canonical is a JSON value without its white space and the order of its keys, and with its numbers as they stand.
-func canonical(raw []byte) any {
-	var value any
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	decoder.UseNumber()
-	if decoder.Decode(&value) != nil {
-		return string(raw)
-	}
-	return value
-}
-
-// block is the first thing that speaks against issuing.
-func (s *providerSources) block(ctx context.Context, d *v1alpha1.DynamicSecret, p v1alpha1.Provider) (*lease.Block, error) {
+// block returns why the object may not use the provider; nil: it may. It comes before all other checks, so a namespace
+// that is not allowed learns nothing else about the provider.
+func (s *providerSources) block(
+	ctx context.Context, d *v1alpha1.DynamicSecret, p v1alpha1.Provider,
+) (*lease.Block, error) {
 	name := p.Kind() + " " + p.GetName()
 	if allowed, err := s.allowed(ctx, d.Namespace, p); err != nil || !allowed {
 		return &lease.Block{Reason: v1alpha1.ReasonNamespaceNotAllowed, Stalled: true,
-			Message: fmt.Sprintf("%s does not allow namespace %s: ask its owner to let spec.allowedNamespaces match the namespace's labels.", name, d.Namespace)}, err
+			Message: fmt.Sprintf("%s does not allow namespace %s: ask its owner to include the namespace's labels "+
+				"in spec.allowedNamespaces.", name, d.Namespace)}, err
 	}
 	if !p.GetDeletionTimestamp().IsZero() {
 		return &lease.Block{Reason: v1alpha1.ReasonProviderDeleting, Stalled: true,
-			Message: name + " is being deleted: point spec.providerRef to another."}, nil
+			Message: name + " is being deleted: set spec.providerRef to another provider."}, nil
 	}
-	if k := p.ProviderSpec().Vault.Auth.Kubernetes; k != nil && d.Spec.ServiceAccountName == "" && k.ServiceAccountRef == nil {
-		return &lease.Block{Reason: v1alpha1.ReasonServiceAccountNotFound, Stalled: true,
-			Message: "No ServiceAccount is named: set spec.serviceAccountName, or auth.kubernetes.serviceAccountRef on " + name + "."}, nil
-	}
-	if b := NotReady(p, name); b != nil {
-		return b, nil
-	}
-	return s.rival(ctx, d)
+	return nil, nil
 }
 
+// NotReady returns why a provider cannot be used; nil: it can. The name is for the message.
 func NotReady(p v1alpha1.Provider, name string) *lease.Block {
 	st := p.ProviderStatus()
 	ready := meta.FindStatusCondition(st.Conditions, v1alpha1.ReadyCondition)
@@ -158,7 +161,7 @@ func NotReady(p v1alpha1.Provider, name string) *lease.Block {
 	return nil
 }
 
-// allowed says whether a cluster provider takes the namespace.
+// allowed is true if the provider may be used in the namespace.
 func (s *providerSources) allowed(ctx context.Context, namespace string, p v1alpha1.Provider) (bool, error) {
 	c, ok := p.(*v1alpha1.ClusterSecretProvider)
 	if !ok || c.Spec.AllowedNamespaces == nil {
@@ -166,7 +169,7 @@ func (s *providerSources) allowed(ctx context.Context, namespace string, p v1alp
 	}
 	selector, err := metav1.LabelSelectorAsSelector(&c.Spec.AllowedNamespaces.Selector)
 	if err != nil {
-		return false, nil
+		return false, nil // an invalid selector matches nothing
 	}
 	ns := &metav1.PartialObjectMetadata{}
 	ns.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
@@ -176,64 +179,74 @@ func (s *providerSources) allowed(ctx context.Context, namespace string, p v1alp
 	return selector.Matches(labels.Set(ns.Labels)), nil
 }
 
-// rival finds another DynamicSecret with the same target that goes before this one: the one that has the Secret, or else
-// the older one. The other of the two issues nothing.
+// rival blocks an object if another one with the same target has priority: the one that wrote the Secret, or else the
+// older one.
 func (s *providerSources) rival(ctx context.Context, d *v1alpha1.DynamicSecret) (*lease.Block, error) {
 	if hasTarget(d) {
 		return nil, nil
 	}
 	var list v1alpha1.DynamicSecretList
-	if err := s.cache.List(ctx, &list, client.InNamespace(d.Namespace), client.MatchingFields{IndexTarget: d.TargetName()}); err != nil {
+	same := client.MatchingFields{IndexTarget: d.TargetName()}
+	if err := s.cache.List(ctx, &list, client.InNamespace(d.Namespace), same); err != nil {
 		return nil, err
 	}
 	for i := range list.Items {
 		other := &list.Items[i]
-		if other.UID != d.UID && (hasTarget(other) || older(other, d)) {
+		if other.UID != d.UID && (hasTarget(other) || createdBefore(other, d)) {
 			return &lease.Block{Reason: v1alpha1.ReasonTargetConflict, Stalled: true,
-				Message: fmt.Sprintf("Secret %s is that of DynamicSecret %s, which was there first: set another spec.target.name.", d.TargetName(), other.Name)}, nil
+				Message: fmt.Sprintf("DynamicSecret %s has the same target, Secret %s, and was first: "+
+					"set another spec.target.name.", other.Name, d.TargetName())}, nil
 		}
 	}
 	return nil, nil
 }
 
-// hasTarget says that the Secret of the wanted name was written for the object. Whoever has it keeps it: times of
-// creation have a resolution of a second, and a target may be renamed.
+// hasTarget is true if the object wrote the Secret that its spec names. Then it keeps the Secret, whatever the creation
+// times are: their resolution is a second, and a target may be renamed.
 func hasTarget(d *v1alpha1.DynamicSecret) bool {
 	known := d.Status.Secret
 	return known != nil && known.UID != "" && known.Name == d.TargetName()
 }
 
-func older(a, b *v1alpha1.DynamicSecret) bool {
+// createdBefore orders objects by age. Of two objects of the same second, the one with the smaller UID is first.
+func createdBefore(a, b *v1alpha1.DynamicSecret) bool {
 	if a.CreationTimestamp.Equal(&b.CreationTimestamp) {
 		return a.UID < b.UID
 	}
 	return a.CreationTimestamp.Before(&b.CreationTimestamp)
 }
 
-// BackendFor finds the backend that a record lives in.
-func (s *providerSources) BackendFor(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (backend.Backend, error) {
+// BackendFor finds the backend in which a record lives.
+func (s *providerSources) BackendFor(
+	ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord,
+) (backend.Backend, error) {
 	p, err := GetProvider(ctx, s.cache, rec.Provider.Kind, rec.Provider.Name, d.Namespace)
 	if apierrors.IsNotFound(err) {
-		return nil, backend.Errorf(backend.Unavailable, "%s %s, which the lease came from, does not exist: create it again with address %s",
-			rec.Provider.Kind, rec.Provider.Name, rec.Address)
+		return nil, backend.Errorf(backend.Unavailable, "%s %s, which issued the lease, does not exist: create it again",
+			rec.Provider.Kind, rec.Provider.Name)
 	}
 	if err != nil {
 		return nil, backend.Errorf(backend.Unavailable, "%s %s cannot be read: %v", rec.Provider.Kind, rec.Provider.Name, err)
 	}
-	if p.ProviderSpec().Vault.Address != rec.Address {
-		return nil, backend.Errorf(backend.Misconfigured, "%s %s has another address than the lease, which lives at %s: create it again with that address",
-			rec.Provider.Kind, rec.Provider.Name, rec.Address)
+	if err := s.backends.Holds(p, rec); err != nil {
+		return nil, err
 	}
-	return s.backends(ctx, p)
+	return s.backends.Backend(ctx, p)
 }
 
-// Disputed refuses to act on a token or lease that another object's ledger names too, unless this record has its seal and
-// the other has not: then the other was written by somebody else, and only it is refused.
+// Disputed returns an error if another object's ledger names the same session or lease. If only this record has a valid
+// seal, somebody else wrote the other one, and there is no dispute.
 func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) error {
 	mine := lease.Sealed(s.sealKey, d.UID, rec)
+	if rec.Vault != nil && rec.Vault.SerialNumber != "" && len(s.sealKey) > 0 && !mine {
+		// Nothing in the backend says whose certificate it is.
+		return backend.Errorf(backend.Mismatch, "the record of certificate %s has no valid seal: leasekeeper did not write it, and does not revoke the certificate",
+			rec.Vault.SerialNumber)
+	}
 	for _, key := range ledgerKeys(rec) {
 		var list v1alpha1.DynamicSecretList
-		if err := s.cache.List(ctx, &list, client.MatchingFields{indexLedger: key}, client.UnsafeDisableDeepCopy); err != nil {
+		same := client.MatchingFields{indexLedger: key}
+		if err := s.cache.List(ctx, &list, same, client.UnsafeDisableDeepCopy); err != nil {
 			return backend.Errorf(backend.Unavailable, "the cache cannot be read: %v", err)
 		}
 		for i := range list.Items {
@@ -241,14 +254,14 @@ func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecre
 			if other.UID == d.UID || mine && !s.sealedFor(other, key) {
 				continue
 			}
-			return backend.Errorf(backend.Disputed, "DynamicSecret %s/%s names the same lease or token in its status: nothing is done to it until one of the two no longer does",
-				other.Namespace, other.Name)
+			return backend.Errorf(backend.Disputed, "DynamicSecret %s/%s names the same lease or session in its status: "+
+				"leasekeeper does not act on it until only one of them does", other.Namespace, other.Name)
 		}
 	}
 	return nil
 }
 
-// sealedFor says whether the record of the object that names the token or lease has its seal.
+// sealedFor is true if a record of the object that has the ledger key has a valid seal.
 func (s *providerSources) sealedFor(d *v1alpha1.DynamicSecret, key string) bool {
 	for _, rec := range lease.Records(&d.Status) {
 		if slices.Contains(ledgerKeys(&rec), key) && lease.Sealed(s.sealKey, d.UID, &rec) {
@@ -258,18 +271,27 @@ func (s *providerSources) sealedFor(d *v1alpha1.DynamicSecret, key string) bool 
 	return false
 }
 
+// ledgerKeys identify the session and the lease of a record, and their server.
 func ledgerKeys(rec *v1alpha1.LeaseRecord) []string {
 	var keys []string
-	if rec.TokenAccessor != "" {
-		keys = append(keys, rec.Address+"|accessor|"+rec.TokenAccessor)
+	where := rec.Provider.Kind + "|" + rec.Provider.Name
+	if rec.Vault != nil {
+		where = rec.Vault.Address // two providers may use the same server
+	}
+	if handle := rec.Handle(); handle != "" {
+		keys = append(keys, where+"|handle|"+handle)
 	}
 	if rec.ID != "" {
-		keys = append(keys, rec.Address+"|lease|"+rec.ID)
+		keys = append(keys, where+"|lease|"+rec.ID)
+	}
+	if rec.Vault != nil && rec.Vault.SerialNumber != "" {
+		mount, _, _ := strings.Cut(rec.Vault.Path, "/issue/")
+		keys = append(keys, where+"|"+mount+"|serial|"+rec.Vault.SerialNumber)
 	}
 	return keys
 }
 
-// GetProvider reads a provider of either kind.
+// GetProvider reads a provider of either kind. The namespace is that of the object that refers to it.
 func GetProvider(ctx context.Context, c client.Reader, kind, name, namespace string) (v1alpha1.Provider, error) {
 	if kind == v1alpha1.ProviderKindCluster {
 		p := &v1alpha1.ClusterSecretProvider{}
@@ -279,7 +301,7 @@ func GetProvider(ctx context.Context, c client.Reader, kind, name, namespace str
 	return p, c.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, p)
 }
 
-// ProviderKey names a provider in IndexProvider.
+// ProviderKey identifies a provider in IndexProvider. The namespace of a cluster provider is ignored.
 func ProviderKey(kind, name, namespace string) string {
 	if kind == v1alpha1.ProviderKindCluster {
 		namespace = ""
@@ -287,16 +309,21 @@ func ProviderKey(kind, name, namespace string) string {
 	return kind + "/" + namespace + "/" + name
 }
 
-// AddIndexes teaches the cache to find DynamicSecrets.
+// AddIndexes adds the indexes to the cache.
 func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	indexes := map[string]func(*v1alpha1.DynamicSecret) []string{
 		IndexTarget: func(d *v1alpha1.DynamicSecret) []string { return []string{d.TargetName()} },
 		IndexProvider: func(d *v1alpha1.DynamicSecret) []string {
-			keys := []string{ProviderKey(d.Spec.ProviderRef.Kind, d.Spec.ProviderRef.Name, d.Namespace)}
+			var keys []string
+			for _, src := range d.AllSources() {
+				ref := d.ProviderOf(&src)
+				keys = append(keys, ProviderKey(ref.Kind, ref.Name, d.Namespace))
+			}
 			for _, rec := range lease.Records(&d.Status) {
 				keys = append(keys, ProviderKey(rec.Provider.Kind, rec.Provider.Name, d.Namespace))
 			}
-			return keys
+			slices.Sort(keys)
+			return slices.Compact(keys)
 		},
 		indexLedger: func(d *v1alpha1.DynamicSecret) []string {
 			var keys []string

@@ -2,12 +2,13 @@ package lifecycle
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -16,37 +17,93 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
 var checkedAt = metav1.NewTime(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 
-func clusterProvider(modifiers ...func(*v1alpha1.ClusterSecretProvider)) *v1alpha1.ClusterSecretProvider {
+type modifyDynamicSecret = func(*v1alpha1.DynamicSecret)
+
+type modifyCluster = func(*v1alpha1.ClusterSecretProvider)
+
+// stubDriver serves the vault block of providers. Errors are returned by the method of their name.
+type stubDriver struct {
+	// backends by the name of the provider; a provider without one gets an empty backend.
+	backends map[string]backend.Backend
+	// recoveries by the name of the provider.
+	recoveries                              map[string]int64
+	backendError, describeError, holdsError error
+}
+
+// stubBackend identifies the provider that it was made for. It has no methods.
+type stubBackend struct {
+	backend.Backend
+	provider string
+}
+
+func (s *stubDriver) Backend(_ context.Context, p v1alpha1.Provider) (backend.Backend, error) {
+	if b := s.backends[p.GetName()]; b != nil {
+		return b, s.backendError
+	}
+	return stubBackend{provider: p.GetName()}, s.backendError
+}
+
+func (s *stubDriver) Describe(
+	p v1alpha1.Provider, who backend.Identity, src v1alpha1.SecretSource,
+) (v1alpha1.LeaseRecord, error) {
+	digest := strings.Join([]string{"1:" + p.GetName(), src.Vault.Path, who.ServiceAccount}, " ")
+	return v1alpha1.LeaseRecord{RequestDigest: digest, Vault: &v1alpha1.VaultRecord{Path: src.Vault.Path}}, s.describeError
+}
+
+func (s *stubDriver) Holds(v1alpha1.Provider, *v1alpha1.LeaseRecord) error { return s.holdsError }
+
+func (s *stubDriver) Recoveries(p v1alpha1.Provider) int64 { return s.recoveries[p.GetName()] }
+
+func (*stubDriver) Forget(v1alpha1.Provider) {}
+
+func (*stubDriver) Close(context.Context) error { return nil }
+
+// registryOf makes a registry whose only driver is the stub.
+func registryOf(d backend.Driver) *backend.Registry {
+	r := backend.NewRegistry(nil)
+	r.Register("vault", d)
+	return r
+}
+
+// clusterProvider is a cluster provider that is ready.
+func clusterProvider(modifiers ...modifyCluster) *v1alpha1.ClusterSecretProvider {
 	p := &v1alpha1.ClusterSecretProvider{ObjectMeta: metav1.ObjectMeta{Name: "vault", UID: "provider-1", Generation: 4}}
-	p.Spec.Vault = &v1alpha1.VaultProvider{Address: "https://vault.test:8200", KeeperAuth: &v1alpha1.VaultKeeperAuth{}}
+	p.Spec.Vault = &v1alpha1.VaultProvider{Address: "https://vault.test:8200", KeeperAuth: &v1alpha1.VaultAuth{}}
+	setReady(p, metav1.ConditionTrue, v1alpha1.ReasonReachable, "it responds")
 	for _, m := range modifiers {
 		m(p)
 	}
 	return p
 }
 
-// say sets the conditions of a provider.
-func say(p v1alpha1.Provider, at metav1.Time, ready metav1.ConditionStatus, reason, message string, stalled bool) {
-	set := func(kind string, status metav1.ConditionStatus) {
-		meta.SetStatusCondition(&p.ProviderStatus().Conditions, metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message, LastTransitionTime: at})
-	}
-	set(v1alpha1.ReadyCondition, ready)
-	if stalled {
-		set(v1alpha1.StalledCondition, metav1.ConditionTrue)
-	}
+// ownProvider is a provider of namespace shop that is ready.
+func ownProvider() *v1alpha1.SecretProvider {
+	p := &v1alpha1.SecretProvider{}
+	p.Namespace, p.Name, p.UID, p.Generation = "shop", "own", "provider-2", 1
+	p.Spec.Vault = &v1alpha1.VaultProvider{Address: "https://own.test:8200"}
+	setReady(p, metav1.ConditionTrue, v1alpha1.ReasonReachable, "it responds")
+	return p
 }
 
-// wanting is a DynamicSecret that asks for database/creds/orders from cluster provider vault.
-func wanting(modifiers ...func(*v1alpha1.DynamicSecret)) *v1alpha1.DynamicSecret {
+// setReady sets the Ready condition of a provider.
+func setReady(p v1alpha1.Provider, ready metav1.ConditionStatus, reason, message string) {
+	p.ProviderStatus().ObservedGeneration = p.GetGeneration()
+	meta.SetStatusCondition(&p.ProviderStatus().Conditions, metav1.Condition{Type: v1alpha1.ReadyCondition,
+		Status: ready, Reason: reason, Message: message, LastTransitionTime: checkedAt})
+}
+
+// requesting is a DynamicSecret that requests database/creds/orders from cluster provider vault.
+func requesting(modifiers ...modifyDynamicSecret) *v1alpha1.DynamicSecret {
 	d := &v1alpha1.DynamicSecret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "orders", UID: "uid-1", CreationTimestamp: checkedAt},
 		Spec: v1alpha1.DynamicSecretSpec{
-			ProviderRef: v1alpha1.ProviderReference{Kind: v1alpha1.ProviderKindCluster, Name: "vault"},
-			Vault:       &v1alpha1.VaultRequest{Path: "database/creds/orders", Method: v1alpha1.MethodRead},
+			ProviderRef: &v1alpha1.ProviderReference{Kind: v1alpha1.ProviderKindCluster, Name: "vault"},
+			Vault:       &v1alpha1.VaultRequest{Path: "database/creds/orders"},
 		},
 	}
 	for _, m := range modifiers {
@@ -55,221 +112,17 @@ func wanting(modifiers ...func(*v1alpha1.DynamicSecret)) *v1alpha1.DynamicSecret
 	return d
 }
 
-// usableProvider is a cluster provider that was checked and found good, with a ServiceAccount for those who name none.
-func usableProvider(modifiers ...func(*v1alpha1.ClusterSecretProvider)) *v1alpha1.ClusterSecretProvider {
-	return clusterProvider(append([]func(*v1alpha1.ClusterSecretProvider){func(p *v1alpha1.ClusterSecretProvider) {
-		p.Spec.Vault.Namespace = "team"
-		p.Spec.Vault.Auth.Kubernetes = &v1alpha1.VaultKubernetesAuth{Mount: "kubernetes", Role: "app",
-			ServiceAccountRef: &v1alpha1.WorkloadServiceAccount{Name: "app"}}
-		p.Status.ObservedGeneration = p.Generation
-		say(p, checkedAt, metav1.ConditionTrue, v1alpha1.ReasonReachable, "it answers", false)
-	}}, modifiers...)...)
-}
-
-func parameters(raw map[string]string) func(*v1alpha1.DynamicSecret) {
-	return func(d *v1alpha1.DynamicSecret) {
-		d.Spec.Vault.Parameters = map[string]apiextensionsv1.JSON{}
-		for name, value := range raw {
-			d.Spec.Vault.Parameters[name] = apiextensionsv1.JSON{Raw: []byte(value)}
-		}
+// withSources replaces the short form by two sources: db of the object's provider, and kv of provider own.
+func withSources(d *v1alpha1.DynamicSecret) {
+	d.Spec.Vault = nil
+	d.Spec.Sources = []v1alpha1.SecretSource{
+		{Name: "db", Vault: &v1alpha1.VaultRequest{Path: "database/creds/orders"}},
+		{Name: "kv", Vault: &v1alpha1.VaultRequest{Path: "secret/data/orders"},
+			ProviderRef: &v1alpha1.ProviderReference{Name: "own"}},
 	}
 }
 
-func TestDescribeTakesTheObjectsWordBeforeTheProviders(t *testing.T) {
-	for _, c := range []struct {
-		name, why          string
-		d                  *v1alpha1.DynamicSecret
-		p                  v1alpha1.Provider
-		namespace, account string
-	}{{
-		name: "what the object leaves out is the provider's",
-		why:  "a provider is for many objects",
-		d:    wanting(), p: usableProvider(), namespace: "team", account: "app",
-	}, {
-		name: "the object's Vault namespace goes first",
-		why:  "it says where to ask",
-		d:    wanting(func(d *v1alpha1.DynamicSecret) { d.Spec.Vault.Namespace = "other" }), p: usableProvider(), namespace: "other", account: "app",
-	}, {
-		name: "the object's ServiceAccount goes first",
-		why:  "it says whom to be",
-		d:    wanting(func(d *v1alpha1.DynamicSecret) { d.Spec.ServiceAccountName = "mine" }), p: usableProvider(), namespace: "team", account: "mine",
-	}, {
-		name: "with token auth no ServiceAccount is needed",
-		why:  "the token is the provider's",
-		d:    wanting(), p: usableProvider(func(p *v1alpha1.ClusterSecretProvider) {
-			p.Spec.Vault.Auth = v1alpha1.VaultAuth{Token: &v1alpha1.VaultTokenAuth{}}
-		}), namespace: "team",
-	}, {
-		name: "a provider without a default ServiceAccount gives none",
-		why:  "there is none to give",
-		d:    wanting(), p: usableProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.Auth.Kubernetes.ServiceAccountRef = nil }), namespace: "team",
-	}} {
-		t.Run(c.name, func(t *testing.T) {
-			s := describe(c.d, c.p)
-			if s.Where.VaultNamespace != c.namespace || s.Request.Namespace != c.namespace || s.Identity.ServiceAccount != c.account {
-				t.Errorf("because %s: recorded in %q, asked in %q, as %q; wanted %q as %q", c.why,
-					s.Where.VaultNamespace, s.Request.Namespace, s.Identity.ServiceAccount, c.namespace, c.account)
-			}
-		})
-	}
-}
-
-func TestDescribeRecordsWhereTheCredentialWillLive(t *testing.T) {
-	s := describe(wanting(parameters(map[string]string{"ttl": `"1h"`}), func(d *v1alpha1.DynamicSecret) { d.Spec.Vault.Method = v1alpha1.MethodWrite }), usableProvider())
-	want := v1alpha1.LeaseRecord{
-		Provider: v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindCluster, Name: "vault", UID: "provider-1"},
-		Address:  "https://vault.test:8200", VaultNamespace: "team", Path: "database/creds/orders", RequestDigest: s.Where.RequestDigest,
-	}
-	if s.Where != want || len(want.RequestDigest) != 16 {
-		t.Errorf("recorded %+v\n  wanted %+v", s.Where, want)
-	}
-	if !s.Request.Write || string(s.Request.Parameters["ttl"]) != `"1h"` || s.Request.Path != "database/creds/orders" {
-		t.Errorf("the request is %+v", s.Request)
-	}
-	if want := (backend.Owner{Namespace: "shop", Name: "orders", UID: "uid-1"}); s.Identity.Owner != want || s.Identity.Namespace != "shop" {
-		t.Errorf("asked as %+v, wanted owner %+v", s.Identity, want)
-	}
-	if s.ProviderGeneration != 4 {
-		t.Errorf("of generation %d of the provider", s.ProviderGeneration)
-	}
-}
-
-func TestTheRequestDigestTellsOneRequestFromAnother(t *testing.T) {
-	for _, c := range []struct {
-		name, why string
-		d         func(*v1alpha1.DynamicSecret)
-		p         func(*v1alpha1.ClusterSecretProvider)
-		changes   bool
-	}{
-		{name: "another path", why: "that is another credential", changes: true,
-			d: func(d *v1alpha1.DynamicSecret) { d.Spec.Vault.Path = "database/creds/billing" }},
-		{name: "another method", why: "the backend acts otherwise", changes: true,
-			d: func(d *v1alpha1.DynamicSecret) { d.Spec.Vault.Method = v1alpha1.MethodWrite }},
-		{name: "another Vault namespace", why: "that is another engine", changes: true,
-			d: func(d *v1alpha1.DynamicSecret) { d.Spec.Vault.Namespace = "other" }},
-		{name: "another ServiceAccount", why: "the credential is another's", changes: true,
-			d: func(d *v1alpha1.DynamicSecret) { d.Spec.ServiceAccountName = "mine" }},
-		{name: "another value of a parameter", why: "it is asked for something else", changes: true,
-			d: parameters(map[string]string{"names": `["a","c"]`, "ttl": `3600`})},
-		{name: "another order in a list", why: "lists have an order", changes: true,
-			d: parameters(map[string]string{"names": `["b","a"]`, "ttl": `3600`})},
-		{name: "a string for a number", why: "an engine may tell them apart", changes: true,
-			d: parameters(map[string]string{"names": `["a","b"]`, "ttl": `"3600"`})},
-		{name: "one parameter less", why: "a default takes its place", changes: true,
-			d: parameters(map[string]string{"names": `["a","b"]`})},
-		{name: "a parameter of another name", why: "it says something else", changes: true,
-			d: parameters(map[string]string{"names": `["a","b"]`, "max_ttl": `3600`})},
-		{name: "another address", why: "that is another backend", changes: true,
-			p: func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.Address = "https://other.test:8200" }},
-		{name: "another name of the provider", why: "that is another provider", changes: true,
-			p: func(p *v1alpha1.ClusterSecretProvider) { p.Name = "other" }},
-		{name: "another default of the provider", why: "it is what is asked in the end", changes: true,
-			p: func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.Namespace = "elsewhere" }},
-
-		{name: "another UID of the provider", why: "it was restored under its name and address",
-			p: func(p *v1alpha1.ClusterSecretProvider) { p.UID = "provider-2" }},
-		{name: "another generation of the provider", why: "most of its spec says nothing of the request",
-			p: func(p *v1alpha1.ClusterSecretProvider) { p.Generation = 9 }},
-		{name: "another role to log in as", why: "renaming a role must not rotate everything",
-			p: func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.Auth.Kubernetes.Role = "renamed" }},
-		{name: "labels on the target", why: "they are the Secret's, not the credential's",
-			d: func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Labels = map[string]string{"a": "b"} }},
-		{name: "another name and type of the target", why: "the data stay",
-			d: func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Name, d.Spec.Target.Type = "b", "example.com/a" }},
-		{name: "another way to keep the lease", why: "the lease stays",
-			d: func(d *v1alpha1.DynamicSecret) { d.Spec.Lease.RenewAtPercent, d.Spec.Suspend = 50, true }},
-		{name: "whitespace in a parameter", why: "JSON means the same with it",
-			d: parameters(map[string]string{"names": " [ \"a\",\n\t\"b\" ] ", "ttl": " 3600 "})},
-		{name: "another way to write a string", why: "JSON means the same",
-			d: parameters(map[string]string{"names": `["\u0061","b"]`, "ttl": `3600`})},
-		{name: "the default said aloud", why: "it asks for the same",
-			d: func(d *v1alpha1.DynamicSecret) { d.Spec.Vault.Namespace, d.Spec.ServiceAccountName = "team", "app" }},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			base := parameters(map[string]string{"names": `["a","b"]`, "ttl": `3600`})
-			before := describe(wanting(base), usableProvider()).Where.RequestDigest
-			d, p := wanting(base), usableProvider()
-			if c.d != nil {
-				c.d(d)
-			}
-			if c.p != nil {
-				c.p(p)
-			}
-			if after := describe(d, p).Where.RequestDigest; (after != before) != c.changes {
-				t.Errorf("because %s: from %s to %s, wanted a change: %v", c.why, before, after, c.changes)
-			}
-		})
-	}
-}
-
-func TestTheKeysOfAnObjectParameterHaveNoOrder(t *testing.T) {
-	digest := func(raw string) string {
-		return describe(wanting(parameters(map[string]string{"data": raw})), usableProvider()).Where.RequestDigest
-	}
-	if a, b := digest(`{"x":1,"y":{"b":2,"a":3}}`), digest(`{"y":{"a":3,"b":2},"x":1}`); a != b {
-		t.Errorf("the same object written in another order has digest %s, not %s", b, a)
-	}
-	if a, b := digest(`{"x":1,"y":2}`), digest(`{"x":2,"y":1}`); a == b {
-		t.Errorf("two objects have the one digest %s", a)
-	}
-}
-
-func TestOlderIsAnOrder(t *testing.T) {
-	made := func(after time.Duration, uid types.UID) *v1alpha1.DynamicSecret {
-		return wanting(func(d *v1alpha1.DynamicSecret) {
-			d.CreationTimestamp, d.UID = metav1.NewTime(checkedAt.Add(after)), uid
-		})
-	}
-	for _, c := range []struct {
-		name         string
-		first, other *v1alpha1.DynamicSecret
-	}{
-		{"who was made first", made(0, "b"), made(time.Second, "a")},
-		{"of two that were made in the same second, who has the lesser UID", made(0, "a"), made(0, "b")},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			if !older(c.first, c.other) || older(c.other, c.first) {
-				t.Errorf("older: %v, and the other way round: %v; if both give way nobody has the target", older(c.first, c.other), older(c.other, c.first))
-			}
-			if older(c.first, c.first) {
-				t.Errorf("nothing is older than itself")
-			}
-		})
-	}
-}
-
-func TestNotReadyTakesAProviderAtItsPresentWord(t *testing.T) {
-	notYet := func(p *v1alpha1.ClusterSecretProvider) {
-		say(p, checkedAt, metav1.ConditionFalse, v1alpha1.ReasonBackendUnavailable, "it is away", false)
-	}
-	stuck := func(p *v1alpha1.ClusterSecretProvider) {
-		say(p, checkedAt, metav1.ConditionFalse, v1alpha1.ReasonLoginFailed, "correct the role", true)
-	}
-	for _, c := range []struct {
-		name, why string
-		p         *v1alpha1.ClusterSecretProvider
-		says      string // empty: nothing is in the way
-		stalled   bool
-	}{
-		{"one that is ready is in nobody's way", "it was checked", usableProvider(), "", false},
-		{"one that is new has not been checked", "nothing is known of it", clusterProvider(), "has not been checked yet.", false},
-		{"one whose spec changed has not been checked", "its condition speaks of another spec", usableProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }), "has not been checked yet.", false},
-		{"one that is not ready says why", "people look here first", usableProvider(notYet), "is not ready: it is away", false},
-		{"one that is stalled stalls its objects", "somebody must change something", usableProvider(stuck), "is not ready: correct the role", true},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			b := NotReady(c.p, "ClusterSecretProvider vault")
-			if (b == nil) != (c.says == "") {
-				t.Fatalf("because %s: %+v, wanted %q", c.why, b, c.says)
-			}
-			if b != nil && (b.Reason != v1alpha1.ReasonProviderNotReady || b.Stalled != c.stalled || b.Message != "ClusterSecretProvider vault "+c.says) {
-				t.Errorf("because %s: %+v, wanted %q, stalled %v", c.why, *b, c.says, c.stalled)
-			}
-		})
-	}
-}
-
-// indexing teaches a fake API server what AddIndexes teaches the cache.
+// indexing adds the indexes of AddIndexes to a fake API server.
 type indexing struct{ *clientfake.ClientBuilder }
 
 func (i indexing) IndexField(_ context.Context, o client.Object, field string, of client.IndexerFunc) error {
@@ -277,153 +130,570 @@ func (i indexing) IndexField(_ context.Context, o client.Object, field string, o
 	return nil
 }
 
-// asking is providerSources on a fake API server; its backends are nil.
-func asking(t *testing.T, stored ...client.Object) *providerSources {
+// indexed is a fake API server with the indexes.
+func indexed(t *testing.T, stored ...client.Object) *clientfake.ClientBuilder {
 	t.Helper()
 	b := apiServer(t, stored...)
-	if err := AddIndexes(context.Background(), indexing{b}); err != nil {
+	if err := AddIndexes(t.Context(), indexing{b}); err != nil {
 		t.Fatal(err)
 	}
-	return &providerSources{cache: b.Build(), requestLimit: time.Minute, recoveries: func(v1alpha1.Provider) int64 { return 0 },
-		backends: func(context.Context, v1alpha1.Provider) (backend.Backend, error) { return nil, nil }}
+	return b
 }
 
-func TestResolveSaysTheFirstThingInTheWay(t *testing.T) {
-	shop := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"team": "shop"}}}
-	only := func(team string) func(*v1alpha1.ClusterSecretProvider) {
-		return func(p *v1alpha1.ClusterSecretProvider) {
-			p.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{Selector: metav1.LabelSelector{MatchLabels: map[string]string{"team": team}}}
+// sourcesOn is providerSources on a fake API server.
+func sourcesOn(t *testing.T, driver *stubDriver, stored ...client.Object) *providerSources {
+	t.Helper()
+	return &providerSources{cache: indexed(t, stored...).Build(), backends: registryOf(driver), requestLimit: time.Minute,
+		sealKey: []byte("0123456789abcdef")}
+}
+
+func TestCreatedBeforeIsAnOrder(t *testing.T) {
+	created := func(after time.Duration, uid types.UID) *v1alpha1.DynamicSecret {
+		return requesting(func(d *v1alpha1.DynamicSecret) {
+			d.CreationTimestamp, d.UID = metav1.NewTime(checkedAt.Add(after)), uid
+		})
+	}
+	for name, c := range map[string]struct{ first, other *v1alpha1.DynamicSecret }{
+		"the one that was created first":                   {created(0, "b"), created(time.Second, "a")},
+		"in the same second, the one with the smaller UID": {created(0, "a"), created(0, "b")},
+	} {
+		if !createdBefore(c.first, c.other) || createdBefore(c.other, c.first) {
+			t.Errorf("%s has priority: if both objects wait, nothing writes the Secret", name)
+		}
+		if createdBefore(c.first, c.first) {
+			t.Errorf("%s: an object was created before itself", name)
 		}
 	}
-	going := func(p *v1alpha1.ClusterSecretProvider) {
-		p.Finalizers, p.DeletionTimestamp = []string{v1alpha1.ProviderFinalizer}, &checkedAt
+}
+
+func TestNotReady(t *testing.T) {
+	unavailable := func(p *v1alpha1.ClusterSecretProvider) {
+		setReady(p, metav1.ConditionFalse, v1alpha1.ReasonBackendUnavailable, "it is unavailable")
 	}
-	nameless := func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault.Auth.Kubernetes.ServiceAccountRef = nil }
-	unchecked := func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }
-	broken := func(p *v1alpha1.ClusterSecretProvider) {
-		p.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{Selector: metav1.LabelSelector{
-			MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "team", Operator: "Sometimes"}}}}
+	stalled := func(p *v1alpha1.ClusterSecretProvider) {
+		setReady(p, metav1.ConditionFalse, v1alpha1.ReasonLoginFailed, "correct the role")
+		meta.SetStatusCondition(&p.Status.Conditions,
+			metav1.Condition{Type: v1alpha1.StalledCondition, Status: metav1.ConditionTrue})
 	}
-	rival := func(change func(*v1alpha1.DynamicSecret)) *v1alpha1.DynamicSecret {
-		return wanting(func(d *v1alpha1.DynamicSecret) { d.Name, d.UID, d.Spec.Target.Name = "rival", "uid-2", "orders" }, change)
-	}
-	written := func(d *v1alpha1.DynamicSecret) { d.Status.Secret = &v1alpha1.SecretStatus{Name: "orders", UID: "s"} }
-	intended := func(d *v1alpha1.DynamicSecret) { d.Status.Secret = &v1alpha1.SecretStatus{Name: "orders"} }
-	earlier := func(d *v1alpha1.DynamicSecret) { d.CreationTimestamp = metav1.NewTime(checkedAt.Add(-time.Hour)) }
-	later := func(d *v1alpha1.DynamicSecret) { d.CreationTimestamp = metav1.NewTime(checkedAt.Add(time.Hour)) }
 	for _, c := range []struct {
 		name, why string
-		d         *v1alpha1.DynamicSecret
-		stored    []client.Object
-		reason    string // empty: nothing is in the way
+		p         *v1alpha1.ClusterSecretProvider
+		message   string // empty: it can be used
+		stalled   bool
 	}{
-		{"nothing is in the way", "everything is there", wanting(), []client.Object{usableProvider()}, ""},
-		{"no provider", "there is nobody to ask", wanting(), nil, v1alpha1.ReasonProviderNotFound},
-		{"a namespaced provider of another namespace", "it is not there for this one",
-			wanting(func(d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Kind = v1alpha1.ProviderKindNamespaced }),
-			[]client.Object{&v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Namespace: "bank", Name: "vault"}}}, v1alpha1.ReasonProviderNotFound},
-		{"a namespace that is allowed", "its labels match", wanting(), []client.Object{shop, usableProvider(only("shop"))}, ""},
-		{"a namespace that is not allowed", "its labels do not match", wanting(), []client.Object{shop, usableProvider(only("bank"))}, v1alpha1.ReasonNamespaceNotAllowed},
-		{"a selector that makes no sense", "what cannot be read allows nobody", wanting(), []client.Object{shop, usableProvider(broken)}, v1alpha1.ReasonNamespaceNotAllowed},
-		{"a namespace that is not allowed, before all that the provider says of itself", "who is not allowed is told no more",
-			wanting(), []client.Object{shop, usableProvider(only("bank"), going, unchecked)}, v1alpha1.ReasonNamespaceNotAllowed},
-		{"a provider that is going", "it takes no new leases", wanting(), []client.Object{usableProvider(going, unchecked)}, v1alpha1.ReasonProviderDeleting},
-		{"no ServiceAccount is named", "there is nobody to be", wanting(), []client.Object{usableProvider(nameless, unchecked)}, v1alpha1.ReasonServiceAccountNotFound},
-		{"a provider that was not checked", "what could not be ended must not begin", wanting(), []client.Object{usableProvider(unchecked)}, v1alpha1.ReasonProviderNotReady},
-		{"an older object with the same target", "it was there first", wanting(), []client.Object{usableProvider(), rival(earlier)}, v1alpha1.ReasonTargetConflict},
-		{"a younger object with the same target", "this one was there first", wanting(), []client.Object{usableProvider(), rival(later)}, ""},
-		{"a younger object that has the Secret", "whoever has it keeps it",
-			wanting(), []client.Object{usableProvider(), rival(func(d *v1alpha1.DynamicSecret) { later(d); written(d) })}, v1alpha1.ReasonTargetConflict},
-		{"a younger object that only means to write the Secret", "it does not have it yet",
-			wanting(), []client.Object{usableProvider(), rival(func(d *v1alpha1.DynamicSecret) { later(d); intended(d) })}, ""},
-		{"an older object, while this one has the Secret", "whoever has it keeps it", wanting(written), []client.Object{usableProvider(), rival(earlier)}, ""},
-		{"an older object of another namespace", "Secrets have namespaces", wanting(),
-			[]client.Object{usableProvider(), rival(func(d *v1alpha1.DynamicSecret) { earlier(d); d.Namespace = "bank" })}, ""},
+		{"ready", "it was checked", clusterProvider(), "", false},
+		{"new", "nothing is known of it",
+			clusterProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Status = v1alpha1.ProviderStatus{} }),
+			"has not been checked yet.", false},
+		{"its spec has changed", "the condition describes another spec",
+			clusterProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }), "has not been checked yet.", false},
+		{"not ready", "users of the object see the provider's message", clusterProvider(unavailable),
+			"is not ready: it is unavailable", false},
+		{"stalled", "its users are stalled too", clusterProvider(stalled), "is not ready: correct the role", true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			src, err := asking(t, append(c.stored, c.d)...).Resolve(context.Background(), c.d)
+			var want *lease.Block
+			if c.message != "" {
+				want = &lease.Block{Reason: v1alpha1.ReasonProviderNotReady, Message: "Provider vault " + c.message,
+					Stalled: c.stalled}
+			}
+			got := NotReady(c.p, "Provider vault")
+			if (got == nil) != (want == nil) || got != nil && *got != *want {
+				t.Errorf("because %s: got %+v, want %+v", c.why, got, want)
+			}
+		})
+	}
+}
+
+// allow lets only the namespaces of the team use the provider.
+func allow(team string) modifyCluster {
+	return func(p *v1alpha1.ClusterSecretProvider) {
+		p.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{
+			Selector: metav1.LabelSelector{MatchLabels: map[string]string{"team": team}},
+		}
+	}
+}
+
+func TestResolveReportsTheFirstBlock(t *testing.T) {
+	shop := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop", Labels: map[string]string{"team": "shop"}}}
+	allowed, excluded := allow("shop"), allow("bank")
+	broken := func(p *v1alpha1.ClusterSecretProvider) {
+		allowed(p)
+		p.Spec.AllowedNamespaces.Selector.MatchExpressions = []metav1.LabelSelectorRequirement{
+			{Key: "team", Operator: "Sometimes"},
+		}
+	}
+	deleting := func(p *v1alpha1.ClusterSecretProvider) {
+		p.Finalizers, p.DeletionTimestamp = []string{v1alpha1.ProviderFinalizer}, &checkedAt
+	}
+	unchecked := func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }
+	blockless := func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault = nil }
+	noAccount := &stubDriver{describeError: backend.Errorf(backend.NoServiceAccount, "name a ServiceAccount")}
+	noMaterial := &stubDriver{backendError: backend.Errorf(backend.TLS, "the bundle is empty")}
+	for _, c := range []struct {
+		name, why string
+		driver    *stubDriver
+		stored    []client.Object
+		reason    string // empty: nothing blocks
+	}{
+		{"everything exists", "nothing blocks", nil, []client.Object{clusterProvider()}, ""},
+		{"no provider", "there is nothing to request from", nil, nil, v1alpha1.ReasonProviderNotFound},
+		{"a provider of another kind", "names are unique within a kind", nil,
+			[]client.Object{&v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "vault"}}},
+			v1alpha1.ReasonProviderNotFound},
+		{"an allowed namespace", "its labels match", nil, []client.Object{shop, clusterProvider(allowed)}, ""},
+		{"an excluded namespace", "its labels do not match", nil, []client.Object{shop, clusterProvider(excluded)},
+			v1alpha1.ReasonNamespaceNotAllowed},
+		{"an invalid selector", "it allows nothing", nil, []client.Object{shop, clusterProvider(broken)},
+			v1alpha1.ReasonNamespaceNotAllowed},
+		{"an excluded namespace and other problems", "it learns nothing else about the provider", noAccount,
+			[]client.Object{shop, clusterProvider(excluded, deleting, unchecked)}, v1alpha1.ReasonNamespaceNotAllowed},
+		{"a provider that is being deleted", "it accepts no new leases", noAccount,
+			[]client.Object{clusterProvider(deleting, unchecked)}, v1alpha1.ReasonProviderDeleting},
+		{"no ServiceAccount", "nothing can log in", noAccount, []client.Object{clusterProvider(unchecked)},
+			v1alpha1.ReasonServiceAccountNotFound},
+		{"a provider that was not checked", "what cannot be revoked must not be issued", noMaterial,
+			[]client.Object{clusterProvider(unchecked)}, v1alpha1.ReasonProviderNotReady},
+		{"a provider without usable TLS material", "the driver cannot connect", noMaterial,
+			[]client.Object{clusterProvider()}, v1alpha1.ReasonTLSFailed},
+		{"a provider of an unknown backend", "a newer version of leasekeeper may know it", nil,
+			[]client.Object{clusterProvider(blockless)}, v1alpha1.ReasonInvalidSpec},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d, driver := requesting(), c.driver
+			if driver == nil {
+				driver = &stubDriver{}
+			}
+			r, err := sourcesOn(t, driver, append(c.stored, d)...).Resolve(t.Context(), d)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := ""
-			if src.Block != nil {
-				got = src.Block.Reason
-			}
-			if got != c.reason {
-				t.Errorf("because %s: blocked by %q, wanted %q", c.why, got, c.reason)
-			}
-			if c.reason == "" && src.Identity.MinTTL != time.Minute {
-				t.Errorf("the token must outlive the request limit, but is asked to live %s", src.Identity.MinTTL)
+			if got := reasonOf(r.Block); got != c.reason {
+				t.Errorf("because %s: blocked by %q, want %q", c.why, got, c.reason)
 			}
 		})
 	}
 }
 
-func TestARecordIsEndedOnlyWhereItLives(t *testing.T) {
-	rec := func(change func(*v1alpha1.LeaseRecord)) *v1alpha1.LeaseRecord {
-		r := &v1alpha1.LeaseRecord{ID: "l", TokenAccessor: "a", Address: "https://vault.test:8200",
-			Provider: v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindCluster, Name: "vault", UID: "provider-1"}}
-		change(r)
-		return r
+func reasonOf(b *lease.Block) string {
+	if b == nil {
+		return ""
 	}
+	return b.Reason
+}
+
+// A rival is another object with the same target.
+func TestResolveLetsOneOfTwoRivalsIssue(t *testing.T) {
+	created := func(after time.Duration) modifyDynamicSecret {
+		return func(d *v1alpha1.DynamicSecret) { d.CreationTimestamp = metav1.NewTime(checkedAt.Add(after)) }
+	}
+	older, younger := created(-time.Hour), created(time.Hour)
+	written := func(d *v1alpha1.DynamicSecret) { d.Status.Secret = &v1alpha1.SecretStatus{Name: "orders", UID: "s"} }
+	intended := func(d *v1alpha1.DynamicSecret) { d.Status.Secret = &v1alpha1.SecretStatus{Name: "orders"} }
+	former := func(d *v1alpha1.DynamicSecret) { d.Status.Secret = &v1alpha1.SecretStatus{Name: "former", UID: "s"} }
+	elsewhere := func(d *v1alpha1.DynamicSecret) { d.Namespace = "bank" }
 	for _, c := range []struct {
 		name, why string
-		rec       *v1alpha1.LeaseRecord
-		want      backend.ErrorKind
+		d         *v1alpha1.DynamicSecret
+		rival     []modifyDynamicSecret
+		blocked   bool
 	}{
-		{"at its provider", "it is there", rec(func(*v1alpha1.LeaseRecord) {}), ""},
-		{"at a provider that was restored", "its name and address say where", rec(func(r *v1alpha1.LeaseRecord) { r.Provider.UID = "before" }), ""},
-		{"not without a provider", "it may be made again", rec(func(r *v1alpha1.LeaseRecord) { r.Provider.Name = "gone" }), backend.Unavailable},
-		{"not at another address", "another server does not know it, which would pass for its end", rec(func(r *v1alpha1.LeaseRecord) { r.Address = "https://old.test:8200" }), backend.Misconfigured},
+		{"an older rival", "it was first", requesting(), []modifyDynamicSecret{older}, true},
+		{"a younger rival", "this object was first", requesting(), []modifyDynamicSecret{younger}, false},
+		{"a younger rival that has the Secret", "it keeps the Secret", requesting(),
+			[]modifyDynamicSecret{younger, written}, true},
+		{"a younger rival that is about to write", "it does not have the Secret yet", requesting(),
+			[]modifyDynamicSecret{younger, intended}, false},
+		{"a younger rival whose target was renamed", "it has another Secret", requesting(),
+			[]modifyDynamicSecret{younger, former}, false},
+		{"an older rival of this Secret's owner", "this object keeps the Secret", requesting(written),
+			[]modifyDynamicSecret{older}, false},
+		{"an older rival in another namespace", "Secrets have namespaces", requesting(),
+			[]modifyDynamicSecret{older, elsewhere}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := asking(t, usableProvider()).BackendFor(context.Background(), wanting(), c.rec)
-			got := backend.ErrorKind("")
+			rival := requesting(append([]modifyDynamicSecret{func(d *v1alpha1.DynamicSecret) {
+				d.Name, d.UID, d.Spec.Target.Name = "rival", "uid-2", "orders"
+			}}, c.rival...)...)
+			r, err := sourcesOn(t, &stubDriver{}, clusterProvider(), c.d, rival).Resolve(t.Context(), c.d)
 			if err != nil {
-				got = backend.KindOf(err)
+				t.Fatal(err)
 			}
-			if got != c.want {
-				t.Errorf("because %s: %v of kind %q, wanted %q", c.why, err, got, c.want)
+			if (reasonOf(r.Block) == v1alpha1.ReasonTargetConflict) != c.blocked {
+				t.Errorf("because %s: got %+v, want it blocked: %t", c.why, r.Block, c.blocked)
+			}
+			if c.blocked && !strings.Contains(r.Block.Message, "DynamicSecret rival") {
+				t.Errorf("the message does not name the rival: %q", r.Block.Message)
 			}
 		})
 	}
 }
 
-func TestWhatTwoLedgersNameIsDisputed(t *testing.T) {
-	mine := v1alpha1.LeaseRecord{ID: "l", TokenAccessor: "a", Address: "https://vault.test:8200"}
-	with := func(change func(*v1alpha1.LeaseRecord)) v1alpha1.DynamicSecretStatus {
-		r := mine
-		change(&r)
-		return v1alpha1.DynamicSecretStatus{Lease: &r}
+func TestResolveOneSource(t *testing.T) {
+	d := requesting(func(d *v1alpha1.DynamicSecret) { d.Spec.ServiceAccountName = "app" })
+	r, err := sourcesOn(t, &stubDriver{}, clusterProvider(), d).Resolve(t.Context(), d)
+	if err != nil || len(r.Sources) != 1 {
+		t.Fatalf("%v, %+v", err, r)
+	}
+	src := r.Sources[0]
+	who := backend.Identity{Namespace: "shop", ServiceAccount: "app", MinTTL: time.Minute,
+		Owner: backend.Owner{Namespace: "shop", Name: "orders", UID: "uid-1"}}
+	if src.Identity != who {
+		t.Errorf("logs in as %+v, want %+v: the session must outlive the request limit", src.Identity, who)
+	}
+	provider := v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindCluster, Name: "vault", UID: "provider-1"}
+	if src.Record.Provider != provider || src.Record.Source != "" || src.Record.Location() != "database/creds/orders" {
+		t.Errorf("the record is %+v", src.Record)
+	}
+	if src.Record.RequestDigest != "1:vault database/creds/orders app" {
+		t.Errorf("without a selection the digest is the driver's, got %q", src.Record.RequestDigest)
+	}
+	if b, ok := src.Backend.(stubBackend); !ok || b.provider != "vault" {
+		t.Errorf("the backend is %+v", src.Backend)
+	}
+}
+
+func TestResolveSeveralSources(t *testing.T) {
+	unchecked := ownProvider()
+	unchecked.Generation++
+	shop := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}
+	const db, kv = "1:vault database/creds/orders ", "1:own secret/data/orders "
+	for _, c := range []struct {
+		name, why  string
+		stored     []client.Object
+		reason     string
+		digests    []string
+		recoveries int64
+		revision   string
+	}{
+		{"both can be used", "revisions and recoveries of both count", []client.Object{clusterProvider(), ownProvider()},
+			"", []string{db, kv}, 7, "provider-1/4/3 provider-2/1/4 "},
+		{"the second provider is missing", "only its digest is unknown", []client.Object{clusterProvider()},
+			v1alpha1.ReasonProviderNotFound, []string{db, ""}, 3, "provider-1/4/3 "},
+		{"the first provider is missing", "only its digest is unknown", []client.Object{ownProvider()},
+			v1alpha1.ReasonProviderNotFound, []string{"", kv}, 4, "provider-2/1/4 "},
+		{"both are missing", "no digest is known", nil, v1alpha1.ReasonProviderNotFound, []string{"", ""}, 0, ""},
+		{"both are blocked", "the first block is reported, and both digests are known",
+			[]client.Object{shop, clusterProvider(allow("bank")), unchecked}, v1alpha1.ReasonNamespaceNotAllowed,
+			[]string{db, kv}, 7, "provider-1/4/3 provider-2/2/4 "},
+		{"the second is blocked", "its block is reported", []client.Object{clusterProvider(), unchecked},
+			v1alpha1.ReasonProviderNotReady, []string{db, kv}, 7, "provider-1/4/3 provider-2/2/4 "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := requesting(withSources)
+			driver := &stubDriver{recoveries: map[string]int64{"vault": 3, "own": 4}}
+			r, err := sourcesOn(t, driver, append(c.stored, d)...).Resolve(t.Context(), d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names, digests []string
+			for _, src := range r.Sources {
+				names, digests = append(names, src.Spec.Name), append(digests, src.Record.RequestDigest)
+				if src.Record.Source != src.Spec.Name {
+					t.Errorf("the record of source %s names source %q", src.Spec.Name, src.Record.Source)
+				}
+			}
+			if got := reasonOf(r.Block); got != c.reason || r.Recoveries != c.recoveries || r.Revision != c.revision {
+				t.Errorf("because %s: blocked by %q, recoveries %d, revision %q; want %q, %d, %q",
+					c.why, got, r.Recoveries, r.Revision, c.reason, c.recoveries, c.revision)
+			}
+			if !slices.Equal(digests, c.digests) || !slices.Equal(names, []string{"db", "kv"}) {
+				t.Errorf("because %s: digests %q of %v, want %q", c.why, digests, names, c.digests)
+			}
+		})
+	}
+}
+
+// The revision makes leasekeeper try again at once after a person has changed a provider, or after an outage.
+func TestResolveRevision(t *testing.T) {
+	revision := func(recoveries int64, modifiers ...modifyCluster) string {
+		d := requesting()
+		driver := &stubDriver{recoveries: map[string]int64{"vault": recoveries}}
+		r, err := sourcesOn(t, driver, clusterProvider(modifiers...), d).Resolve(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Revision
+	}
+	base := revision(0)
+	for name, other := range map[string]string{
+		"another spec":     revision(0, func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }),
+		"another provider": revision(0, func(p *v1alpha1.ClusterSecretProvider) { p.UID = "restored" }),
+		"a recovery":       revision(1),
+	} {
+		if other == base {
+			t.Errorf("%s does not change the revision %q", name, base)
+		}
+	}
+	same := revision(0, func(p *v1alpha1.ClusterSecretProvider) {
+		setReady(p, metav1.ConditionTrue, v1alpha1.ReasonReachable, "it still responds")
+	})
+	if same != base {
+		t.Errorf("a status write changes the revision from %q to %q", base, same)
+	}
+}
+
+func TestWithFields(t *testing.T) {
+	type selection = v1alpha1.FieldSelection
+	const digest = "2:0123"
+	all := map[string]string{"no selection": withFields(digest, nil, nil)}
+	if all["no selection"] != digest {
+		t.Errorf("without a selection the digest becomes %q: an upgrade would replace every credential", all["no selection"])
+	}
+	if got := withFields("", &selection{Prefix: "A"}); got != "" {
+		t.Errorf("an unknown digest becomes %q", got)
+	}
+	a, b := &selection{Include: []string{"a"}}, &selection{Include: []string{"b"}}
+	for name, got := range map[string]string{
+		"include on the source":          withFields(digest, a, nil),
+		"another include":                withFields(digest, b, nil),
+		"the same include on the target": withFields(digest, nil, a),
+		"on both":                        withFields(digest, a, b),
+		"on both, swapped":               withFields(digest, b, a),
+		"exclude":                        withFields(digest, &selection{Exclude: []string{"a"}}, nil),
+		"a prefix":                       withFields(digest, &selection{Prefix: "a"}, nil),
+		"another digest":                 withFields("2:4567", a, nil),
+	} {
+		for other, taken := range all {
+			if got == taken {
+				t.Errorf("%s and %s have the same digest %q", name, other, got)
+			}
+		}
+		if !strings.HasPrefix(got, "2:") {
+			t.Errorf("%s: the digest %q does not start with the version of its format", name, got)
+		}
+		all[name] = got
+	}
+}
+
+// Each of these changes would replace every credential of the object, and give the same Secret.
+func TestWithFieldsIgnoresEqualSelections(t *testing.T) {
+	type selection = v1alpha1.FieldSelection
+	const digest = "2:0123"
+	for name, c := range map[string][2]*selection{
+		"an empty selection":        {nil, {}},
+		"empty lists":               {nil, {Include: []string{}, Exclude: []string{}}},
+		"include in another order":  {{Include: []string{"a", "b"}}, {Include: []string{"b", "a"}}},
+		"exclude in another order":  {{Exclude: []string{"a", "b"}}, {Exclude: []string{"b", "a"}}},
+		"an empty list and no list": {{Prefix: "A", Include: []string{}}, {Prefix: "A"}},
+	} {
+		if before, after := withFields(digest, c[0], nil), withFields(digest, c[1], nil); before != after {
+			t.Errorf("%s changes the digest of the source from %q to %q", name, before, after)
+		}
+		if before, after := withFields(digest, nil, c[0]), withFields(digest, nil, c[1]); before != after {
+			t.Errorf("%s changes the digest of the target from %q to %q", name, before, after)
+		}
+	}
+	unsorted := &selection{Include: []string{"b", "a"}}
+	if withFields(digest, unsorted); unsorted.Include[0] != "b" {
+		t.Error("the spec was sorted, although the cache shares it")
+	}
+}
+
+func TestResolveAddsTheSelectionsToTheDigests(t *testing.T) {
+	digests := func(modifiers ...modifyDynamicSecret) [2]string {
+		d := requesting(append([]modifyDynamicSecret{withSources}, modifiers...)...)
+		r, err := sourcesOn(t, &stubDriver{}, clusterProvider(), ownProvider(), d).Resolve(t.Context(), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return [2]string{r.Sources[0].Record.RequestDigest, r.Sources[1].Record.RequestDigest}
+	}
+	base := digests()
+	prefix := &v1alpha1.FieldSelection{Prefix: "APP_"}
+	source := digests(func(d *v1alpha1.DynamicSecret) { d.Spec.Sources[1].Fields = prefix })
+	if source[0] != base[0] || source[1] == base[1] {
+		t.Errorf("a selection on the second source: %q, before %q", source, base)
+	}
+	target := digests(func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Fields = prefix })
+	if target[0] == base[0] || target[1] == base[1] {
+		t.Errorf("a selection on the target: %q, before %q", target, base)
+	}
+}
+
+func TestBackendFor(t *testing.T) {
+	elsewhere := &stubDriver{holdsError: backend.Errorf(backend.Misconfigured, "the record is of another server")}
+	unusable := &stubDriver{backendError: backend.Errorf(backend.TLS, "the bundle is empty")}
+	for _, c := range []struct {
+		name, why string
+		driver    *stubDriver
+		provider  v1alpha1.ProviderIdentity
+		want      backend.ErrorKind
+	}{
+		{"at its provider", "it lives there", &stubDriver{},
+			v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindCluster, Name: "vault", UID: "provider-1"}, ""},
+		{"at a provider that was restored", "its name and address identify it", &stubDriver{},
+			v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindCluster, Name: "vault", UID: "before"}, ""},
+		{"at a provider of the namespace", "its kind is SecretProvider", &stubDriver{},
+			v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindNamespaced, Name: "own"}, ""},
+		{"without a provider", "it may be created again", &stubDriver{},
+			v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindCluster, Name: "gone"}, backend.Unavailable},
+		{"at another server", "that server would report the lease as gone, and it would be lost", elsewhere,
+			v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindCluster, Name: "vault"}, backend.Misconfigured},
+		{"at a provider without usable TLS material", "the driver's error is returned", unusable,
+			v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindCluster, Name: "vault"}, backend.TLS},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			rec := &v1alpha1.LeaseRecord{ID: "l", Provider: c.provider}
+			b, err := sourcesOn(t, c.driver, clusterProvider(), ownProvider()).BackendFor(t.Context(), requesting(), rec)
+			if err == nil && (c.want != "" || b.(stubBackend).provider != c.provider.Name) {
+				t.Errorf("because %s: got %+v, want error %q", c.why, b, c.want)
+			}
+			if err != nil && backend.KindOf(err) != c.want {
+				t.Errorf("because %s: got %v, want error %q", c.why, err, c.want)
+			}
+		})
+	}
+}
+
+// vaultRecord is a record of cluster provider vault.
+func vaultRecord(id, accessor string, modifiers ...func(*v1alpha1.LeaseRecord)) v1alpha1.LeaseRecord {
+	rec := v1alpha1.LeaseRecord{ID: id, Kind: v1alpha1.ResponseLeased,
+		Provider: v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindCluster, Name: "vault"},
+		Vault: &v1alpha1.VaultRecord{Address: "https://vault.test:8200", Path: "database/creds/orders",
+			TokenAccessor: accessor}}
+	for _, m := range modifiers {
+		m(&rec)
+	}
+	return rec
+}
+
+func TestDisputed(t *testing.T) {
+	leases := func(records ...v1alpha1.LeaseRecord) v1alpha1.DynamicSecretStatus {
+		return v1alpha1.DynamicSecretStatus{Leases: records}
+	}
+	attempt := func(records ...v1alpha1.LeaseRecord) v1alpha1.DynamicSecretStatus {
+		return v1alpha1.DynamicSecretStatus{Attempt: &v1alpha1.IssuanceAttempt{Records: records}}
+	}
+	at := func(address string) func(*v1alpha1.LeaseRecord) {
+		return func(r *v1alpha1.LeaseRecord) { r.Vault.Address = address }
+	}
+	provider := func(name string) func(*v1alpha1.LeaseRecord) {
+		return func(r *v1alpha1.LeaseRecord) { r.Provider.Name = name }
 	}
 	for _, c := range []struct {
 		name, why string
 		theirs    v1alpha1.DynamicSecretStatus
 		disputed  bool
 	}{
-		{"the same lease and token", "one of the two was written by somebody else", with(func(*v1alpha1.LeaseRecord) {}), true},
-		{"the same lease", "ending it would end theirs", with(func(r *v1alpha1.LeaseRecord) { r.TokenAccessor = "b" }), true},
-		{"the same token", "ending it would end their lease", with(func(r *v1alpha1.LeaseRecord) { r.ID = "m" }), true},
-		{"the same token in an attempt", "its lease is on its way", v1alpha1.DynamicSecretStatus{Attempt: &v1alpha1.LeaseRecord{TokenAccessor: "a", Address: mine.Address}}, true},
-		{"the same token retiring", "it is theirs to end", v1alpha1.DynamicSecretStatus{Retiring: []v1alpha1.LeaseRecord{mine}}, true},
-		{"another lease and token", "that is the rule", with(func(r *v1alpha1.LeaseRecord) { r.ID, r.TokenAccessor = "m", "b" }), false},
-		{"the same names in another backend", "they name other things there", with(func(r *v1alpha1.LeaseRecord) { r.Address = "https://other.test:8200" }), false},
-		{"nothing at all", "an empty id is no name", v1alpha1.DynamicSecretStatus{Attempt: &v1alpha1.LeaseRecord{Address: mine.Address}}, false},
+		{"the same lease and session", "somebody else wrote one of the two", leases(vaultRecord("l", "a")), true},
+		{"the same lease", "revoking it would revoke theirs", leases(vaultRecord("l", "b")), true},
+		{"the same session", "revoking it would revoke their lease", leases(vaultRecord("m", "a")), true},
+		{"the same lease in a set", "every record counts", leases(vaultRecord("m", "b"), vaultRecord("l", "c")), true},
+		{"the same session in an attempt", "its lease is being issued",
+			attempt(vaultRecord("", "b"), vaultRecord("", "a")), true},
+		{"the same lease, retiring", "the other object revokes it",
+			v1alpha1.DynamicSecretStatus{Retiring: []v1alpha1.LeaseRecord{vaultRecord("l", "b")}}, true},
+		{"the same lease at another provider", "two providers may be the same server",
+			leases(vaultRecord("l", "a", provider("other"))), true},
+		{"another lease and session", "this is the usual case", leases(vaultRecord("m", "b")), false},
+		{"the same names at another address", "there they name something else",
+			leases(vaultRecord("l", "a", at("https://other.test:8200"))), false},
+		{"no lease and no session", "an empty id is no name", attempt(vaultRecord("", "")), false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			mine := vaultRecord("l", "a")
 			other := ledgerOf("other", c.theirs)
 			other.Namespace, other.UID = "bank", "uid-2"
-			d := wanting(func(d *v1alpha1.DynamicSecret) { d.Status.Retiring = []v1alpha1.LeaseRecord{mine} })
-			err := asking(t, d, other).Disputed(context.Background(), d, &mine)
-			if (err != nil) != c.disputed || (err != nil && (backend.KindOf(err) != backend.Disputed || !strings.Contains(err.Error(), "bank/other"))) {
-				t.Errorf("because %s: %v, wanted a dispute with bank/other: %v", c.why, err, c.disputed)
+			d := requesting(func(d *v1alpha1.DynamicSecret) { d.Status = leases(mine) })
+			err := sourcesOn(t, &stubDriver{}, d, other).Disputed(t.Context(), d, &mine)
+			if (err != nil) != c.disputed {
+				t.Fatalf("because %s: got %v, want a dispute: %t", c.why, err, c.disputed)
+			}
+			if err != nil && (backend.KindOf(err) != backend.Disputed || !strings.Contains(err.Error(), "bank/other")) {
+				t.Errorf("because %s: the error is %v", c.why, err)
 			}
 		})
 	}
 }
 
-func TestNumbersThatDifferOnlyBeyondAFloatsPrecisionAreDifferentRequests(t *testing.T) {
-	if canonical([]byte("9007199254740992")) == canonical([]byte("9007199254740993")) {
-		t.Error("two numbers are taken for one")
+// A seal shows which of two records leasekeeper wrote.
+func TestDisputedWithSeals(t *testing.T) {
+	for _, c := range []struct {
+		name, why    string
+		mine, theirs bool // the record has a valid seal
+		disputed     bool
+	}{
+		{"no seals", "nothing shows who wrote them", false, false, true},
+		{"only mine", "somebody else wrote the other record", true, false, false},
+		{"only theirs", "somebody else wrote this record", false, true, true},
+		{"both", "leasekeeper wrote both, so one of them was moved", true, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := sourcesOn(t, &stubDriver{})
+			mine, theirs := vaultRecord("l", "a"), vaultRecord("l", "a")
+			if c.mine {
+				mine.Seal = lease.Seal(s.sealKey, "uid-1", &mine)
+			}
+			theirs.Seal = lease.Seal(s.sealKey, "uid-1", &theirs) // copied: valid for another object only
+			if c.theirs {
+				theirs.Seal = lease.Seal(s.sealKey, "uid-2", &theirs)
+			}
+			other := ledgerOf("other", v1alpha1.DynamicSecretStatus{Leases: []v1alpha1.LeaseRecord{theirs}})
+			other.UID = "uid-2"
+			d := requesting(func(d *v1alpha1.DynamicSecret) { d.Status.Leases = []v1alpha1.LeaseRecord{mine} })
+			s.cache = indexed(t, d, other).Build()
+			if err := s.Disputed(t.Context(), d, &mine); (err != nil) != c.disputed {
+				t.Errorf("because %s: got %v, want a dispute: %t", c.why, err, c.disputed)
+			}
+			s.sealKey = nil
+			if err := s.Disputed(t.Context(), d, &mine); err == nil {
+				t.Error("without a key no seal is valid, so the records are disputed")
+			}
+		})
+	}
+}
+
+func TestIndexes(t *testing.T) {
+	of := func(kind, name string) func(*v1alpha1.LeaseRecord) {
+		return func(r *v1alpha1.LeaseRecord) { r.Provider.Kind, r.Provider.Name = kind, name }
+	}
+	d := requesting(withSources, func(d *v1alpha1.DynamicSecret) {
+		d.Spec.Target.Name = "db"
+		d.Status.Attempt = &v1alpha1.IssuanceAttempt{Records: []v1alpha1.LeaseRecord{vaultRecord("", "a")}}
+		d.Status.Leases = []v1alpha1.LeaseRecord{vaultRecord("l", "b", of(v1alpha1.ProviderKindCluster, "former"))}
+		d.Status.Retiring = []v1alpha1.LeaseRecord{vaultRecord("m", "", of(v1alpha1.ProviderKindNamespaced, "former"))}
+	})
+	cache := indexed(t, d).Build()
+	for _, c := range []struct {
+		index, key string
+		found      bool
+	}{
+		{IndexTarget, "db", true},
+		{IndexTarget, "orders", false},
+		{IndexProvider, ProviderKey(v1alpha1.ProviderKindCluster, "vault", "shop"), true},
+		{IndexProvider, ProviderKey(v1alpha1.ProviderKindNamespaced, "own", "shop"), true},
+		{IndexProvider, ProviderKey(v1alpha1.ProviderKindNamespaced, "own", "bank"), false},
+		{IndexProvider, ProviderKey(v1alpha1.ProviderKindNamespaced, "vault", "shop"), false},
+		{IndexProvider, ProviderKey(v1alpha1.ProviderKindCluster, "former", ""), true},
+		{IndexProvider, ProviderKey(v1alpha1.ProviderKindNamespaced, "former", "shop"), true},
+		{indexLedger, "https://vault.test:8200|handle|a", true},
+		{indexLedger, "https://vault.test:8200|handle|b", true},
+		{indexLedger, "https://vault.test:8200|lease|l", true},
+		{indexLedger, "https://vault.test:8200|lease|m", true},
+		{indexLedger, "https://vault.test:8200|lease|", false},
+	} {
+		var list v1alpha1.DynamicSecretList
+		if err := cache.List(t.Context(), &list, client.MatchingFields{c.index: c.key}); err != nil {
+			t.Fatal(err)
+		}
+		if found := len(list.Items) > 0; found != c.found {
+			t.Errorf("index %s, key %s: found %t, want %t", c.index, c.key, found, c.found)
+		}
+	}
+}
+
+func TestGetProvider(t *testing.T) {
+	cache := indexed(t, clusterProvider(), ownProvider()).Build()
+	for _, c := range []struct{ kind, name, namespace, want string }{
+		{v1alpha1.ProviderKindCluster, "vault", "shop", "provider-1"},
+		{v1alpha1.ProviderKindNamespaced, "own", "shop", "provider-2"},
+		{v1alpha1.ProviderKindNamespaced, "own", "bank", ""},
+		{v1alpha1.ProviderKindNamespaced, "vault", "shop", ""},
+	} {
+		p, err := GetProvider(t.Context(), cache, c.kind, c.name, c.namespace)
+		if got := string(p.GetUID()); (err == nil) != (c.want != "") || got != c.want {
+			t.Errorf("%s: UID %q, %v, want %q", fmt.Sprint(c.kind, " ", c.namespace, "/", c.name), got, err, c.want)
+		}
 	}
 }

@@ -2,6 +2,8 @@ package lifecycle
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,18 +30,19 @@ import (
 // memory and on one clock. The processes run the real lifecycle; every effect that they have goes through do, where
 // faults happen.
 type world struct {
-	clock     *testclock.FakeClock
-	backend   *fake.Backend
-	object    *v1alpha1.DynamicSecret // nil: gone
-	secrets   map[string]*corev1.Secret
-	version   int
-	procs     []*process
-	fault     fault
-	down      bool
+	clock   *testclock.FakeClock
+	backend *fake.Backend
+	object  *v1alpha1.DynamicSecret // nil: gone
+	secrets map[string]*corev1.Secret
+	version int
+	procs   []*process
+	fault   fault
+	down    bool
+	// abandoned are the records that were reported as given up.
 	abandoned map[string]bool
 	effects   []string
-	// takes is how long the consumers take to roll out; using is the credential that they have, stamp the one that their
-	// pod templates carry, and rolledAt when those that it was put on have moved.
+	// takes is how long the consumers take to roll out; using is the credential that they use, stamp the one in their pod
+	// templates, and rolledAt when those with that stamp have moved.
 	takes        time.Duration
 	using, stamp string
 	rolledAt     time.Time
@@ -51,6 +54,8 @@ type process struct {
 	name string
 	skew time.Duration
 	life *Lifecycle
+	// cached are the Secrets as the process's cache shows them.
+	cached map[string]*corev1.Secret
 }
 
 // fault strikes one effect of a run.
@@ -76,6 +81,13 @@ type crash struct{}
 
 const testRequestLimit = 150 * time.Second
 
+// Paths of the fake backend, by kind of response.
+const (
+	leasedPath    = "database/creds/orders"
+	scheduledPath = "static/app"
+	staticPath    = "kv/settings"
+)
+
 func newWorld(processes int) *world {
 	w := &world{
 		clock:     testclock.NewFakeClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)),
@@ -89,19 +101,34 @@ func newWorld(processes int) *world {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "orders", UID: "uid-1", Generation: 1, ResourceVersion: "1",
 			CreationTimestamp: metav1.NewTime(w.clock.Now())},
 		Spec: v1alpha1.DynamicSecretSpec{
-			ProviderRef:     v1alpha1.ProviderReference{Kind: v1alpha1.ProviderKindCluster, Name: "vault"},
-			Vault:           &v1alpha1.VaultRequest{Path: "database/creds/orders", Method: v1alpha1.MethodRead},
-			RefreshInterval: metav1.Duration{Duration: time.Hour},
+			ProviderRef:     &v1alpha1.ProviderReference{Kind: v1alpha1.ProviderKindCluster, Name: "vault"},
+			Vault:           &v1alpha1.VaultRequest{Path: leasedPath},
+			RefreshInterval: &metav1.Duration{Duration: time.Hour},
 			Lease: v1alpha1.LeaseSpec{RenewAtPercent: 67, OnExpiry: v1alpha1.OnExpiryDelete, Reissue: v1alpha1.ReissueAlways,
-				OnDelete: v1alpha1.OnDeleteRevoke, RevocationDeadline: metav1.Duration{Duration: 1000 * time.Hour}},
+				OnDelete: v1alpha1.OnDeleteRevoke, RevocationDeadline: &metav1.Duration{Duration: 1000 * time.Hour}},
 		},
 	}
+	w.version = 1
 	for i := range processes {
 		p := &process{w: w, name: string(rune('a' + i))}
 		p.restart()
 		w.procs = append(w.procs, p)
 	}
 	return w
+}
+
+// severalSources makes the object request two leases, a static role and a KV secret.
+func (w *world) severalSources() {
+	w.backend.SetValue(staticPath, "one")
+	from := func(name, path, prefix string) v1alpha1.SecretSource {
+		return v1alpha1.SecretSource{Name: name, Vault: &v1alpha1.VaultRequest{Path: path},
+			Fields: &v1alpha1.FieldSelection{Prefix: prefix}}
+	}
+	w.object.Spec.Vault = nil
+	w.object.Spec.Sources = []v1alpha1.SecretSource{
+		from("db", leasedPath, ""), from("broker", "rabbitmq/creds/orders", "BROKER_"),
+		from("role", scheduledPath, "ROLE_"), from("settings", staticPath, "SETTINGS_"),
+	}
 }
 
 // restart forgets everything that was only in memory.
@@ -111,10 +138,19 @@ func (p *process) restart() {
 		announce: worldAnnouncer{p.w}, memory: newMemory(), requestLimit: testRequestLimit, sendWithin: testRequestLimit / 8,
 		rollouts: worldRollouts{p},
 	}
+	p.sync()
 }
 
-// run lets the process work on the object, from a stale copy where one is given. It survives a crash as the restarted
-// process.
+// sync lets the cache catch up.
+func (p *process) sync() {
+	p.cached = map[string]*corev1.Secret{}
+	for name, s := range p.w.secrets {
+		p.cached[name] = s.DeepCopy()
+	}
+}
+
+// run lets the process work on the object, from a stale cache if an old version of the object is given. It survives a crash
+// as the restarted process.
 func (p *process) run(stale *v1alpha1.DynamicSecret) (at time.Time, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -128,14 +164,15 @@ func (p *process) run(stale *v1alpha1.DynamicSecret) (at time.Time, err error) {
 	from := stale
 	if from == nil {
 		from = p.w.object
+		p.sync()
 	}
 	if from == nil {
 		return time.Time{}, nil
 	}
-	return p.life.run(context.Background(), from.DeepCopy())
+	return p.life.Run(context.Background(), from.DeepCopy())
 }
 
-// do carries out one effect of the process, with the fault that is due.
+// do executes one effect of the process, with the fault that is due.
 func (p *process) do(name string, act func() error) error {
 	w := p.w
 	w.effects = append(w.effects, p.name+":"+name)
@@ -212,7 +249,7 @@ func (w *world) store(d *v1alpha1.DynamicSecret, change func(*v1alpha1.DynamicSe
 	stored := w.object.DeepCopy()
 	change(stored)
 	w.version++
-	stored.ResourceVersion = fmt.Sprint(w.version + 1)
+	stored.ResourceVersion = fmt.Sprint(w.version)
 	raw, err := json.Marshal(stored)
 	if err != nil {
 		return err
@@ -253,10 +290,18 @@ func (w *world) delete() {
 	})
 }
 
-// worldSecrets is the API server's side of Secrets.
+// worldSecrets is the API server's side of Secrets, and the cache of the process.
 type worldSecrets struct{ p *process }
 
 var secretsResource = schema.GroupResource{Resource: "secrets"}
+
+func (s worldSecrets) Cached(_ context.Context, key types.NamespacedName) (*metav1.PartialObjectMetadata, error) {
+	found := s.p.cached[key.Name]
+	if found == nil || found.Labels[v1alpha1.OwnerLabel] == "" {
+		return nil, nil
+	}
+	return &metav1.PartialObjectMetadata{ObjectMeta: *found.ObjectMeta.DeepCopy()}, nil
+}
 
 func (s worldSecrets) Get(_ context.Context, key types.NamespacedName) (*corev1.Secret, error) {
 	if found := s.p.w.secrets[key.Name]; found != nil {
@@ -266,12 +311,18 @@ func (s worldSecrets) Get(_ context.Context, key types.NamespacedName) (*corev1.
 }
 
 func (s worldSecrets) Create(_ context.Context, sec *corev1.Secret, dryRun bool) error {
-	if dryRun {
-		return nil
-	}
-	return s.p.do("create secret", func() error {
+	taken := func() error {
 		if s.p.w.secrets[sec.Name] != nil {
 			return apierrors.NewAlreadyExists(secretsResource, sec.Name)
+		}
+		return nil
+	}
+	if dryRun {
+		return taken()
+	}
+	return s.p.do("create secret", func() error {
+		if err := taken(); err != nil {
+			return err
 		}
 		s.p.w.put(sec)
 		return nil
@@ -280,37 +331,62 @@ func (s worldSecrets) Create(_ context.Context, sec *corev1.Secret, dryRun bool)
 
 func (w *world) put(sec *corev1.Secret) {
 	w.version++
-	sec.ResourceVersion = fmt.Sprint(w.version + 1)
+	sec.ResourceVersion = fmt.Sprint(w.version)
 	if sec.UID == "" {
 		sec.UID = types.UID(fmt.Sprintf("secret-%d", w.version))
 	}
 	w.secrets[sec.Name] = sec.DeepCopy()
 }
 
-func (s worldSecrets) Update(_ context.Context, sec *corev1.Secret, dryRun bool) error {
-	if dryRun {
-		return nil
-	}
-	return s.p.do("update secret", func() error {
-		if err := s.p.w.locked(sec); err != nil {
+func (s worldSecrets) Patch(_ context.Context, c secret.Change, dryRun bool) (*metav1.PartialObjectMetadata, error) {
+	m := &metav1.PartialObjectMetadata{}
+	patch := func() error {
+		at := &metav1.ObjectMeta{Name: c.Name, UID: c.UID, ResourceVersion: c.ResourceVersion}
+		if err := s.p.w.locked(at); err != nil || dryRun {
 			return err
+		}
+		sec := s.p.w.secrets[c.Name].DeepCopy()
+		mergeInto(sec.Labels, c.Labels)
+		mergeInto(sec.Annotations, c.Annotations)
+		sec.OwnerReferences = c.Owners
+		for key, value := range c.Data {
+			if value == nil {
+				delete(sec.Data, key)
+			} else {
+				sec.Data[key] = value
+			}
 		}
 		s.p.w.put(sec)
+		m.ObjectMeta = sec.ObjectMeta
 		return nil
-	})
+	}
+	if dryRun {
+		return m, patch()
+	}
+	return m, s.p.do("update secret", patch)
 }
 
-func (s worldSecrets) Delete(_ context.Context, sec *corev1.Secret) error {
+func mergeInto(have map[string]string, change map[string]*string) {
+	for key, value := range change {
+		if value == nil {
+			delete(have, key)
+		} else {
+			have[key] = *value
+		}
+	}
+}
+
+func (s worldSecrets) Delete(_ context.Context, m *metav1.ObjectMeta) error {
 	return s.p.do("delete secret", func() error {
-		if err := s.p.w.locked(sec); err != nil {
+		if err := s.p.w.locked(m); err != nil {
 			return err
 		}
-		delete(s.p.w.secrets, sec.Name)
+		delete(s.p.w.secrets, m.Name)
 		return nil
 	})
 }
 
-func (w *world) locked(sec *corev1.Secret) error {
+func (w *world) locked(sec *metav1.ObjectMeta) error {
 	found := w.secrets[sec.Name]
 	if found == nil {
 		return apierrors.NewNotFound(secretsResource, sec.Name)
@@ -321,15 +397,27 @@ func (w *world) locked(sec *corev1.Secret) error {
 	return nil
 }
 
+// worldSources knows one provider, whose driver describes a request by its spec.
 type worldSources struct{ p *process }
 
-func (s worldSources) Resolve(_ context.Context, d *v1alpha1.DynamicSecret) (*source, error) {
-	p := &v1alpha1.ClusterSecretProvider{ObjectMeta: metav1.ObjectMeta{Name: "vault", UID: "provider-1", Generation: 1}}
-	p.Spec.Vault = &v1alpha1.VaultProvider{Address: "https://vault.test:8200"}
-	src := describe(d, p)
-	src.Identity.MinTTL = testRequestLimit
-	src.Backend = worldBackend(s)
-	return src, nil
+func (s worldSources) Resolve(_ context.Context, d *v1alpha1.DynamicSecret) (*resolved, error) {
+	r := &resolved{Revision: "provider-1"}
+	for _, spec := range d.AllSources() {
+		text, _ := json.Marshal(spec)
+		sum := sha256.Sum256(text)
+		r.Sources = append(r.Sources, source{
+			Spec: spec,
+			Record: v1alpha1.LeaseRecord{
+				Source:        spec.Name,
+				Provider:      v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindCluster, Name: "vault", UID: "provider-1"},
+				RequestDigest: "1:" + hex.EncodeToString(sum[:8]),
+				Vault:         &v1alpha1.VaultRecord{Address: "https://vault.test:8200", Path: spec.Vault.Path},
+			},
+			Identity: backend.Identity{Namespace: d.Namespace, Owner: owner(d), MinTTL: testRequestLimit},
+			Backend:  worldBackend(s),
+		})
+	}
+	return r, nil
 }
 
 func (s worldSources) BackendFor(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord) (backend.Backend, error) {
@@ -343,7 +431,7 @@ func (s worldSources) Disputed(context.Context, *v1alpha1.DynamicSecret, *v1alph
 // worldBackend is the backend as the process sees it, through faults.
 type worldBackend struct{ p *process }
 
-// call makes one request. A fault after it loses the answer; a late one lets the backend act when nobody waits.
+// call makes one request. A fault after it loses the response; a late one lets the backend act when nobody waits.
 func (l worldBackend) call(op string, act func() error) error {
 	w := l.p.w
 	w.backend.Next = func(string) fake.Fault {
@@ -357,7 +445,7 @@ func (l worldBackend) call(op string, act func() error) error {
 	}
 	err := l.p.do(op, act)
 	if errors.Is(err, errUnreachable) {
-		return backend.Errorf(backend.NoResponse, "%s was not answered", op)
+		return backend.Errorf(backend.NoResponse, "%s got no response", op)
 	}
 	return err
 }
@@ -367,9 +455,14 @@ func (l worldBackend) Login(ctx context.Context, who backend.Identity) (s backen
 	return s, err
 }
 
-func (l worldBackend) Issue(ctx context.Context, s backend.Session, req backend.Request) (a backend.Response, err error) {
-	err = l.call("issue", func() (err error) { a, err = l.p.w.backend.Issue(ctx, s, req); return err })
-	return a, err
+func (l worldBackend) Issue(ctx context.Context, s backend.Session, src v1alpha1.SecretSource) (r backend.Response, err error) {
+	err = l.call("issue", func() (err error) { r, err = l.p.w.backend.Issue(ctx, s, src); return err })
+	return r, err
+}
+
+func (l worldBackend) Read(ctx context.Context, who backend.Identity, src v1alpha1.SecretSource) (r backend.Response, err error) {
+	err = l.call("read", func() (err error) { r, err = l.p.w.backend.Read(ctx, who, src); return err })
+	return r, err
 }
 
 func (l worldBackend) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (t lease.Term, err error) {
@@ -383,7 +476,7 @@ func (l worldBackend) ExtendSession(ctx context.Context, rec v1alpha1.LeaseRecor
 }
 
 func (l worldBackend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) error {
-	return l.call("end", func() error { return l.p.w.backend.Revoke(ctx, rec, owner) })
+	return l.call("revoke", func() error { return l.p.w.backend.Revoke(ctx, rec, owner) })
 }
 
 func (l worldBackend) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
@@ -393,7 +486,7 @@ func (l worldBackend) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) erro
 // worldRollouts are the consumers: one workload that reads the Secret when it starts.
 type worldRollouts struct{ p *process }
 
-func (r worldRollouts) Follow(_ context.Context, d *v1alpha1.DynamicSecret, _ *corev1.Secret, hold bool) (rollout.Progress, error) {
+func (r worldRollouts) Follow(_ context.Context, d *v1alpha1.DynamicSecret, hold bool) (rollout.Progress, error) {
 	w := r.p.w
 	if h := d.Status.Handover; h.Stamp != w.stamp {
 		if hold {
@@ -431,22 +524,24 @@ type worldAnnouncer struct{ w *world }
 func (worldAnnouncer) Event(*v1alpha1.DynamicSecret, string, string, string) {}
 func (worldAnnouncer) Count(string, string)                                  {}
 func (a worldAnnouncer) Abandoned(_ context.Context, _ *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord, _ string) {
-	a.w.abandoned[rec.TokenAccessor] = true
+	a.w.abandoned[rec.Handle()] = true
 }
 
-// known are the lease ids and accessors that the ledger or the memory of a living process can still end.
+// known are the lease ids and handles that the ledger or the memory of a living process can still revoke.
 func (w *world) known() map[string]bool {
 	known := maps.Clone(w.abandoned)
-	add := func(rec v1alpha1.LeaseRecord) { known[rec.ID], known[rec.TokenAccessor] = true, true }
 	if w.object != nil {
 		for _, rec := range lease.Records(&w.object.Status) {
-			add(rec)
+			known[rec.ID], known[rec.Handle()] = true, true
 		}
 	}
 	for _, p := range w.procs {
 		for _, mem := range p.life.memory.objects {
-			if mem.held != nil {
-				known[mem.held.Accessor] = true
+			if mem.held == nil {
+				continue
+			}
+			for i := range mem.held.Records {
+				known[mem.held.Records[i].Record.Handle()] = true
 			}
 		}
 	}
@@ -457,16 +552,16 @@ func (w *world) known() map[string]bool {
 func (w *world) leaked() []string {
 	known := w.known()
 	var out []string
-	for id, accessor := range w.backend.Live() {
-		if !known[id] && !known[accessor] {
-			out = append(out, id+" of "+accessor)
+	for id, handle := range w.backend.Live() {
+		if !known[id] && !known[handle] {
+			out = append(out, id+" of "+handle)
 		}
 	}
 	slices.Sort(out)
 	return out
 }
 
-// settle stops all faults and lets time go on until everybody has come to rest.
+// settle stops all faults and lets time pass until everything is at rest.
 func (w *world) settle() error {
 	w.fault, w.down = fault{after: -1}, false
 	for _, p := range w.procs {
@@ -485,13 +580,13 @@ func (w *world) settle() error {
 		p.restart()
 	}
 	quiet := 0
-	for range 400 {
+	for range 600 {
 		before := len(w.effects)
 		w.gone(w.procs[0])
 		next, _ := w.procs[0].run(nil)
-		if len(w.effects) == before && !w.pending() {
+		if w.changes() == w.changesIn(before) && !w.pending() {
 			if w.unnoticed() && !next.IsZero() {
-				w.clock.SetTime(next) // a revocation behind its back is noticed when something is due
+				w.clock.SetTime(next) // a revocation without leasekeeper is noticed when something is due
 				continue
 			}
 			if quiet++; quiet == 2 {
@@ -509,6 +604,19 @@ func (w *world) settle() error {
 	return fmt.Errorf("it does not settle: %v", w.effects[max(0, len(w.effects)-20):])
 }
 
+// changes counts the effects but reads of static sources, which recur at rest too.
+func (w *world) changes() int { return w.changesIn(len(w.effects)) }
+
+func (w *world) changesIn(n int) int {
+	count := 0
+	for _, e := range w.effects[:n] {
+		if e[len(e)-len(":read"):] != ":read" {
+			count++
+		}
+	}
+	return count
+}
+
 func (p *process) holds() bool {
 	for _, mem := range p.life.memory.objects {
 		if mem.held != nil {
@@ -518,40 +626,38 @@ func (p *process) holds() bool {
 	return false
 }
 
-// unnoticed says that the recorded lease does not live.
+// unnoticed says that a recorded lease does not live.
 func (w *world) unnoticed() bool {
-	if w.object == nil || !lease.Leased(w.object.Status.Lease) {
+	if w.object == nil {
 		return false
 	}
-	return w.backend.Live()[w.object.Status.Lease.ID] == ""
+	live := w.backend.Live()
+	return slices.ContainsFunc(w.object.Status.Leases, func(rec v1alpha1.LeaseRecord) bool {
+		return lease.Leased(&rec) && live[rec.ID] == ""
+	})
 }
 
-// pending says that something is still owed.
+// pending says that something is still to be done.
 func (w *world) pending() bool {
 	if w.object == nil {
 		return false
 	}
 	st := w.object.Status
-	if st.Lease != nil && (w.secrets[w.object.TargetName()] == nil || !lease.Published(&st)) {
+	none := len(st.Leases) == 0
+	if !none && (w.secrets[w.object.TargetName()] == nil || !lease.Published(&st)) {
 		return true
 	}
-	return !w.object.DeletionTimestamp.IsZero() || st.Attempt != nil || len(st.Retiring) > 0 ||
-		(st.Lease == nil && st.GrantEndedAt == nil && !w.object.Spec.Revoked && !w.object.Spec.Suspend)
+	wanted := st.GrantEndedAt == nil && !w.object.Spec.Revoked && !w.object.Spec.Suspend
+	return !w.object.DeletionTimestamp.IsZero() || st.Attempt != nil || len(st.Retiring) > 0 || none && wanted
 }
 
-// gone does for an object that is no more what the reconciler does.
+// gone does for an object that no longer exists what the reconciler does.
 func (w *world) gone(p *process) {
 	if w.object != nil {
 		return
 	}
-	for key, mem := range p.life.memory.objects {
-		if h := mem.held; h != nil && (h.Outcome == lease.OutcomeIssued || h.Outcome == lease.OutcomeRefused) {
-			was := &v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name, UID: mem.uid}}
-			if p.life.endHeld(context.Background(), was, h) != nil {
-				continue
-			}
-		}
-		p.life.memory.forget(key)
+	for _, key := range slices.Collect(maps.Keys(p.life.memory.objects)) {
+		_, _ = p.life.Gone(context.Background(), key)
 	}
 }
 
@@ -563,5 +669,15 @@ func (w *world) tamper() {
 			changed.Data["username"] = []byte("somebody else")
 			w.put(changed)
 		}
+	}
+}
+
+// touch adds a key and an annotation to the Secret, as another controller would.
+func (w *world) touch() {
+	for _, s := range w.secrets {
+		changed := s.DeepCopy()
+		changed.Data["added-by-others"] = []byte("x")
+		changed.Annotations["others.example/at"] = w.clock.Now().String()
+		w.put(changed)
 	}
 }

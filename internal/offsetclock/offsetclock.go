@@ -1,4 +1,4 @@
-// Package offsetclock is the manager's clock. Tests have the linker set it ahead of the machine's, or behind.
+// Package offsetclock is the manager's clock. Tests shift it with a linker flag.
 package offsetclock
 
 import (
@@ -8,10 +8,10 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// offset is set by the linker, for tests only: by how much the manager's clock is ahead of the machine's.
+// offset of the manager's clock, such as "-5m". Only tests set it, with the linker.
 var offset string
 
-// New is the machine's clock, but for the offset.
+// New returns the system clock, shifted by the offset.
 func New() (clock.WithTicker, error) {
 	if offset == "" {
 		return clock.RealClock{}, nil

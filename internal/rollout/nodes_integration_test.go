@@ -19,11 +19,11 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// handOver is one that is watched to its end on a cluster with nodes.
+// handOver is a hand-over on a cluster with nodes.
 type handOver struct {
 	*testing.T
 	client.Client
-	who       Consumer
+	consumer  Consumer
 	published time.Time
 }
 
@@ -50,26 +50,25 @@ func (h *handOver) check(err error) {
 	}
 }
 
-// eventually polls Follow, with a deadline that only a fault reaches. No answer may say that it is done while a pod is
-// left that was there at the publication.
+// eventually polls Follow for up to two minutes. Follow must not be done while an old pod exists.
 func (h *handOver) eventually(what string, holds func(Progress) bool) {
 	h.Helper()
 	var last Progress
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		var err error
-		last, err = (&Rollouts{Reader: h, Writer: h}).Follow(h.Context(), h.who, h.published, nil, false)
+		last, err = (&Rollouts{Reader: h, Writer: h}).Follow(h.Context(), h.consumer, h.published, nil, false)
 		h.check(err)
 		if old := h.old(); last.Done && len(old) > 0 {
-			h.Fatalf("done, while these have the old credential: %v", old)
+			h.Fatalf("done while these pods hold the old credential: %v", old)
 		}
 		if holds(last) {
 			return
 		}
 	}
-	h.Fatalf("%s: the last progress is %+v", what, last)
+	h.Fatalf("timed out waiting for %s: %+v", what, last)
 }
 
-// old pods, told by their creation alone.
+// old returns the pods created before the publication.
 func (h *handOver) old() (names []string) {
 	h.Helper()
 	list := &corev1.PodList{}
@@ -82,9 +81,9 @@ func (h *handOver) old() (names []string) {
 	return names
 }
 
-// publish a credential. Pods of the second before count as old, so that second is over afterwards.
+// publish waits for the second of publication to end. Pods created in that second count as old.
 func (h *handOver) publish(stamp string) {
-	h.who = discovering("orders-db", stamp)
+	h.consumer = discoverConsumer("orders-db", stamp)
 	h.published = time.Now().Truncate(time.Second)
 	time.Sleep(time.Until(h.published.Add(1100 * time.Millisecond)))
 }
@@ -93,54 +92,59 @@ func waitsFor(text string) func(Progress) bool {
 	return func(p Progress) bool { return strings.Contains(strings.Join(p.Waiting, "\n"), text) }
 }
 
-func TestAHandOverEndsWithTheLastOldPod(t *testing.T) {
+func TestHandOverEndsWithTheLastOldPod(t *testing.T) {
 	h := newHandOver(t)
 	orders, set := deployment("orders", "orders-db"), statefulSet("orders-set", "orders-db")
 	orders.Spec.Replicas, set.Spec.Replicas = ptr.To[int32](3), ptr.To[int32](2)
-	byHand := statefulSet("orders-by-hand", "orders-db")
-	byHand.Spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
-	all := []client.Object{orders, set, daemonSet("orders-agent", "orders-db"), byHand}
+	onDelete := statefulSet("orders-on-delete", "orders-db")
+	onDelete.Spec.UpdateStrategy.Type = appsv1.OnDeleteStatefulSetStrategyType
+	all := []client.Object{orders, set, daemonSet("orders-agent", "orders-db"), onDelete}
 	for _, o := range all {
 		h.check(h.Create(t.Context(), o))
 	}
 	h.publish("o1")
-	// There may be no pod yet, and so no old one.
-	h.eventually("the pods of the StatefulSet by hand", func(p Progress) bool {
-		return p.Done || len(p.Waiting) == 1 && waitsFor("StatefulSet/orders-by-hand replaces pods only when somebody deletes them")(p)
+	// There may be no pod yet, and thus no old pod.
+	h.eventually("the OnDelete StatefulSet", func(p Progress) bool {
+		return p.Done || len(p.Waiting) == 1 &&
+			waitsFor("StatefulSet/orders-on-delete replaces only pods that are deleted (OnDelete)")(p)
 	})
-	h.deletePod("orders-by-hand-0")
+	h.deletePod("orders-on-delete-0")
 	h.eventually("the first hand-over", func(p Progress) bool { return p.Done })
 
 	h.publish("o2")
-	h.eventually("all but the one that waits for a person", func(p Progress) bool {
-		return p.Reason == v1alpha1.ReasonRolloutPaused && len(p.Waiting) == 1 && waitsFor("StatefulSet/orders-by-hand replaces pods only when somebody deletes them: 0 of 1 pods updated")(p)
+	h.eventually("all but the OnDelete StatefulSet", func(p Progress) bool {
+		const text = "StatefulSet/orders-on-delete replaces only pods that are deleted (OnDelete): 0 of 1 pods updated"
+		return p.Reason == v1alpha1.ReasonRolloutPaused && len(p.Waiting) == 1 && waitsFor(text)(p)
 	})
-	h.deletePod("orders-by-hand-0")
+	h.deletePod("orders-on-delete-0")
 	h.eventually("the second hand-over", func(p Progress) bool { return p.Done })
 	for _, o := range all {
 		h.check(h.Get(t.Context(), client.ObjectKeyFromObject(o), o))
 		if o.GetGeneration() != 3 || annotations(o)[StampKey("orders-db")] != "o2" {
-			t.Errorf("%s: generation %d, %v; want two changes after the creation", o.GetName(), o.GetGeneration(), annotations(o))
+			t.Errorf("%s: generation %d, %v; want two changes after creation", o.GetName(), o.GetGeneration(),
+				annotations(o))
 		}
 	}
-	h.aFinalizerHoldsTheLease(orders)
+	h.finalizerKeepsTheOldLease(orders)
 }
 
-// aFinalizerHoldsTheLease: a pod that is deleted and does not go is no longer counted in any status.
-func (h *handOver) aFinalizerHoldsTheLease(orders *appsv1.Deployment) {
+// finalizerKeepsTheOldLease checks a terminating pod, which no workload status counts.
+func (h *handOver) finalizerKeepsTheOldLease(orders *appsv1.Deployment) {
 	h.Helper()
 	list := &corev1.PodList{}
-	h.check(h.List(h.Context(), list, client.InNamespace(namespace), client.MatchingLabels(orders.Spec.Selector.MatchLabels)))
-	held := &list.Items[0]
-	held.Finalizers = []string{"example.org/slow"}
-	h.check(h.Update(h.Context(), held))
+	h.check(h.List(h.Context(), list, client.InNamespace(namespace),
+		client.MatchingLabels(orders.Spec.Selector.MatchLabels)))
+	terminating := &list.Items[0]
+	terminating.Finalizers = []string{"example.org/slow"}
+	h.check(h.Update(h.Context(), terminating))
 	h.publish("o3")
-	h.eventually("the pod that does not go", waitsFor(fmt.Sprintf("Deployment/orders: pod %s started before the new credential", held.Name)))
-	h.check(h.Get(h.Context(), client.ObjectKeyFromObject(held), held))
-	held.Finalizers = nil
-	h.check(h.Update(h.Context(), held))
-	h.eventually("the rest without the one that waits for a person", func(p Progress) bool {
-		return len(p.Waiting) == 1 && waitsFor("StatefulSet/orders-by-hand")(p)
+	h.eventually("the pod with a finalizer",
+		waitsFor(fmt.Sprintf("Deployment/orders: pod %s started before the new credential", terminating.Name)))
+	h.check(h.Get(h.Context(), client.ObjectKeyFromObject(terminating), terminating))
+	terminating.Finalizers = nil
+	h.check(h.Update(h.Context(), terminating))
+	h.eventually("all but the OnDelete StatefulSet", func(p Progress) bool {
+		return len(p.Waiting) == 1 && waitsFor("StatefulSet/orders-on-delete")(p)
 	})
 }
 

@@ -13,25 +13,26 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// pods that may be of the workloads, or, where workloads are discovered, may use the Secret on their own.
-func (r *Rollouts) pods(ctx context.Context, c Consumer, found []*workload) ([]corev1.Pod, error) {
+// listPods returns the pods of the workloads and, with discovery, all pods of the namespace.
+func (r *Rollouts) listPods(ctx context.Context, c Consumer, found []*workload) ([]corev1.Pod, error) {
 	opts := []client.ListOption{client.InNamespace(c.Namespace)}
 	switch {
 	case c.Spec.Discover:
 	case len(found) == 0:
 		return nil, nil
 	case len(found) == 1:
-		opts = append(opts, client.MatchingLabelsSelector{Selector: found[0].pods})
+		opts = append(opts, client.MatchingLabelsSelector{Selector: found[0].podSelector})
 	}
 	list := &corev1.PodList{}
 	if err := r.Reader.List(ctx, list, opts...); err != nil {
-		return nil, reading(err, "list", "pods")
+		return nil, readError(err, "list", "pods")
 	}
 	return list.Items, nil
 }
 
-// judge says what stands between the workloads and pods, and the end of the hand-over.
-func judge(c Consumer, publishedAt time.Time, found []*workload, pods []corev1.Pod) (open []finding) {
+// podFindings returns what delays the end of the hand-over: roll-outs in progress, and pods that may hold the old
+// credential.
+func podFindings(c Consumer, publishedAt time.Time, found []*workload, pods []corev1.Pod) (findings []finding) {
 	owned := sets.New[string]()
 	for _, w := range found {
 		var old []string
@@ -42,35 +43,36 @@ func judge(c Consumer, publishedAt time.Time, found []*workload, pods []corev1.P
 				continue
 			}
 			owned.Insert(pod.Name)
-			isOld := mayHoldTheOld(pod, c, publishedAt)
+			isOld := mayHoldOldCredential(pod, c, publishedAt)
 			if isOld {
 				old = append(old, pod.Name)
 			}
-			// An old pod that crashes is about to be replaced, but that a StatefulSet waits for it.
-			if why := crashing(pod); why != "" && (!isOld || w.kind.name == v1alpha1.KindStatefulSet) {
-				blocked = fmt.Sprintf("pod %s has %s", pod.Name, why)
+			// A new pod replaces a blocked old pod, except in a StatefulSet, which waits for the old pod.
+			if reason := blockedReason(pod); reason != "" && (!isOld || w.kind.name == v1alpha1.KindStatefulSet) {
+				blocked = fmt.Sprintf("pod %s is in %s", pod.Name, reason)
 			}
 		}
-		if f := w.finding(old, blocked); f.reason != "" {
-			open = append(open, finding{f.reason, w.String() + f.text})
+		if f := w.evaluate(old, blocked); f.reason != "" {
+			findings = append(findings, finding{f.reason, w.String() + f.text})
 		}
 	}
 	if !c.Spec.Discover {
-		return open
+		return findings
 	}
 	for i := range pods {
-		if pod := &pods[i]; !owned.Has(pod.Name) && holds(&pod.Spec, c.Secret) && mayHoldTheOld(pod, c, publishedAt) {
-			open = append(open, finding{v1alpha1.ReasonRollingOut, "Pod/" + pod.Name + " started before the new credential"})
+		pod := &pods[i]
+		if !owned.Has(pod.Name) && holds(&pod.Spec, c.Secret) && mayHoldOldCredential(pod, c, publishedAt) {
+			findings = append(findings, rolling("Pod/"+pod.Name+" started before the new credential"))
 		}
 	}
-	return open
+	return findings
 }
 
-// finding of a workload, from its state, the names of its old pods and what keeps a new one from running.
-func (w *workload) finding(old []string, blocked string) finding {
+// evaluate combines the roll-out state with the names of old pods and the reason that blocks a new pod.
+func (w *workload) evaluate(old []string, blocked string) finding {
 	state := w.state
 	if w.deleted() {
-		state = finding{} // nothing rolls out any more
+		state = finding{} // a deleted workload does not roll out
 	}
 	switch {
 	case state.reason == v1alpha1.ReasonRollingOut && blocked != "":
@@ -80,15 +82,16 @@ func (w *workload) finding(old []string, blocked string) finding {
 	case len(old) == 1:
 		return rolling(fmt.Sprintf(": pod %s started before the new credential", old[0]))
 	case len(old) > 1:
-		return rolling(fmt.Sprintf(": %d pods started before the new credential, such as %s", len(old), slices.Min(old)))
+		return rolling(fmt.Sprintf(": %d pods started before the new credential, such as %s", len(old),
+			slices.Min(old)))
 	}
 	return finding{}
 }
 
-// mayHoldTheOld says whether a pod may have started with the credential before. The API server tells seconds only, so a
-// pod of the very second counts; one with the stamp is from a template that is younger than the credential. A pod that
-// is being deleted counts until it is gone.
-func mayHoldTheOld(pod *corev1.Pod, c Consumer, publishedAt time.Time) bool {
+// mayHoldOldCredential reports whether the pod may have started with the old credential. Creation times have a
+// resolution of one second, so a pod created in the second of publication counts as old. A pod with the stamp comes
+// from a newer template. A terminating pod counts until it is gone.
+func mayHoldOldCredential(pod *corev1.Pod, c Consumer, publishedAt time.Time) bool {
 	switch {
 	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
 		return false
@@ -98,13 +101,14 @@ func mayHoldTheOld(pod *corev1.Pod, c Consumer, publishedAt time.Time) bool {
 	return !pod.CreationTimestamp.After(publishedAt)
 }
 
-// hopeless are the reasons of a waiting container that seldom pass by themselves.
-var hopeless = sets.New("CrashLoopBackOff", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError")
+// blockedReasons are waiting reasons that rarely resolve by themselves.
+var blockedReasons = sets.New("CrashLoopBackOff", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull",
+	"CreateContainerConfigError", "CreateContainerError")
 
-// crashing is why a pod does not become ready; empty: no reason is known.
-func crashing(pod *corev1.Pod) string {
+// blockedReason returns why a pod cannot become ready; empty if unknown.
+func blockedReason(pod *corev1.Pod) string {
 	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
-		if s.State.Waiting != nil && hopeless.Has(s.State.Waiting.Reason) {
+		if s.State.Waiting != nil && blockedReasons.Has(s.State.Waiting.Reason) {
 			return s.State.Waiting.Reason
 		}
 	}

@@ -1,7 +1,7 @@
-// Package rollout brings the consumers of a Secret to a new credential: it finds the workloads that use it, stamps their
-// pod templates so that they roll out, and tells when the last pod that may hold the old credential is gone.
+// Package rollout moves the consumers of a Secret to a new credential. It finds the workloads that use the Secret,
+// stamps their pod templates so that they roll out, and reports when no pod can hold the old credential.
 //
-// It keeps nothing between calls. What was done is read from the workloads, so another process goes on where one ended.
+// It keeps no state. It reads its progress from the workloads, so a restarted manager resumes a hand-over.
 package rollout
 
 import (
@@ -17,84 +17,87 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// maxWaiting is how many lines status.handover.waiting takes.
+// maxWaiting is the maximum number of lines in status.handover.waiting.
 const maxWaiting = 16
 
-// Consumer is a Secret whose credential was replaced, and who uses it. There is one for each DynamicSecret.
+// Consumer describes a Secret with a replaced credential, and the workloads that use it. Each DynamicSecret has one.
 type Consumer struct {
-	// Namespace of the Secret and of all who use it.
+	// Namespace of the Secret and its workloads.
 	Namespace string
-	// Secret is its name.
+	// Secret is the name of the Secret.
 	Secret string
-	// Stamp of the credential that it holds. Empty: its consumers have that credential already.
+	// Stamp of the current credential. Empty if its consumers already have it.
 	Stamp string
-	// Spec says who uses it.
+	// Spec selects the workloads.
 	Spec v1alpha1.RolloutSpec
 }
 
 // Progress of a hand-over.
 type Progress struct {
-	// Done: all consumers have the new credential, and no pod is left that may hold the old one.
+	// Done reports that all consumers use the new credential and that no pod may hold the old one.
 	Done bool
-	// Reason why it is not done, the most serious first: v1alpha1.ReasonRolloutForbidden, ReasonRolloutTargetNotFound,
-	// ReasonRolloutStuck, ReasonRolloutPaused, ReasonRollingOut. Empty when it is done.
+	// Reason why the hand-over is not done; empty when it is. The most serious of v1alpha1.ReasonRolloutForbidden,
+	// ReasonRolloutTargetNotFound, ReasonRolloutStuck, ReasonRolloutPaused and ReasonRollingOut, in this order.
 	Reason string
-	// Waiting says what is waited for, sorted, at most 16 lines, such as "Deployment/orders: 1 of 3 pods updated". For
-	// ReasonRolloutForbidden it names the right that is missing: "patch deployments.apps".
+	// Waiting lists what delays the hand-over, sorted, in at most 16 lines, such as "Deployment/orders: 1 of 3 pods
+	// updated". With ReasonRolloutForbidden it names the missing permission, such as "patch deployments.apps".
 	Waiting []string
-	// Stamped counts the pod templates that this call has changed.
+	// Stamped counts the pod templates changed by this call.
 	Stamped int
 }
 
 // Rollouts finds and stamps workloads.
 type Rollouts struct {
-	// Reader is not cached: workloads and pods are read only while a credential is handed over, and never watched.
+	// Reader must not be cached. Workloads and pods are read only during a hand-over and never watched.
 	Reader client.Reader
 	// Writer applies the stamps.
 	Writer client.Client
 }
 
-// Follow stamps the workloads that have to be stamped, and says how far all consumers are. It is safe to repeat at any
-// time: a template that has the stamp is not changed.
+// Follow stamps the workloads that need a stamp and reports the progress of the hand-over. It is safe to repeat: it
+// does not change a template that already has the stamp.
 //
-// The credential must be in the Secret already, since publishedAt by the API server's clock. Others are the
-// DynamicSecrets of the namespace with a roll-out; c may be among them. Where one of them concerns the same workload and
-// has a stamp of its own, both go on in one patch. hold keeps the stamp from workloads that somebody among the others
-// without a stamp concerns: they wait for that one's credential, and then roll out once for both.
+// The new credential must have been in the Secret since publishedAt, by the API server's clock.
 //
-// What the API server refuses is told in Progress, as is all that a person can change; an error means that nothing is
-// known and the call is to be repeated. Stamped counts then too.
-func (r *Rollouts) Follow(ctx context.Context, c Consumer, publishedAt time.Time, others []Consumer, hold bool) (Progress, error) {
-	found, open, err := r.find(ctx, c)
+// others are the namespace's DynamicSecrets with a roll-out; they may include c. A workload that needs stamps of
+// several consumers gets all of them in one patch. With hold, a workload waits for consumers in others that have no
+// stamp yet, and then rolls out once for all of them.
+//
+// Progress reports missing permissions and everything else that a user can fix. An error means that the progress is
+// unknown and the call must be repeated. Stamped is valid in both cases.
+func (r *Rollouts) Follow(
+	ctx context.Context, c Consumer, publishedAt time.Time, others []Consumer, hold bool,
+) (Progress, error) {
+	found, findings, err := r.findWorkloads(ctx, c)
 	if err != nil {
-		return unread(err, 0)
+		return progressOnError(err, 0)
 	}
 	stamped := 0
 	for _, w := range found {
-		changed, err := r.stamp(ctx, w, c, others, hold)
+		changed, err := r.stampWorkload(ctx, w, c, others, hold)
 		if err != nil {
-			return unread(err, stamped)
+			return progressOnError(err, stamped)
 		}
 		if changed {
 			stamped++
 		}
 	}
-	// Pods are read after the workloads: what was finished then has no older pods now.
-	pods, err := r.pods(ctx, c, found)
+	// Read pods after workloads. A roll-out that had finished then has no old pods now.
+	pods, err := r.listPods(ctx, c, found)
 	if err != nil {
-		return unread(err, stamped)
+		return progressOnError(err, stamped)
 	}
-	return progress(append(open, judge(c, publishedAt, found, pods)...), stamped), nil
+	return newProgress(append(findings, podFindings(c, publishedAt, found, pods)...), stamped), nil
 }
 
-// finding is one thing that stands between the consumers and the end of the hand-over. The zero value: nothing does.
+// finding is one cause that delays the end of a hand-over. The zero value means none.
 type finding struct {
 	reason string
-	// text of a workload's state continues its name: " is paused".
+	// text continues the name of a workload: " is paused".
 	text string
 }
 
-// severity of reasons, the worst first.
+// severity lists reasons, most serious first.
 var severity = []string{
 	v1alpha1.ReasonRolloutForbidden,
 	v1alpha1.ReasonRolloutTargetNotFound,
@@ -103,35 +106,35 @@ var severity = []string{
 	v1alpha1.ReasonRollingOut,
 }
 
-func progress(open []finding, stamped int) Progress {
-	if len(open) == 0 {
+func newProgress(findings []finding, stamped int) Progress {
+	if len(findings) == 0 {
 		return Progress{Done: true, Stamped: stamped}
 	}
-	// Where there are too many, the worst are told.
-	slices.SortFunc(open, func(a, b finding) int {
+	// Truncation keeps the most serious findings.
+	slices.SortFunc(findings, func(a, b finding) int {
 		return cmp.Or(slices.Index(severity, a.reason)-slices.Index(severity, b.reason), cmp.Compare(a.text, b.text))
 	})
-	p := Progress{Reason: open[0].reason, Stamped: stamped}
-	for _, f := range open {
+	p := Progress{Reason: findings[0].reason, Stamped: stamped}
+	for _, f := range findings {
 		p.Waiting = append(p.Waiting, f.text)
 	}
-	if more := len(open) - maxWaiting + 1; more > 1 {
+	if more := len(findings) - maxWaiting + 1; more > 1 {
 		p.Waiting = append(p.Waiting[:maxWaiting-1], fmt.Sprintf("and %d more", more))
 	}
 	slices.Sort(p.Waiting)
 	return p
 }
 
-// refusal is a right that leasekeeper does not have, such as "list pods".
-type refusal struct{ right string }
+// forbiddenError is a missing permission, such as "list pods".
+type forbiddenError struct{ permission string }
 
-func (r *refusal) Error() string { return "leasekeeper may not " + r.right }
+func (e *forbiddenError) Error() string { return "leasekeeper lacks the permission to " + e.permission }
 
-// unread is the progress where something could not be read: nothing may be concluded from it.
-func unread(err error, stamped int) (Progress, error) {
-	var refused *refusal
-	if errors.As(err, &refused) {
-		return progress([]finding{{v1alpha1.ReasonRolloutForbidden, refused.right}}, stamped), nil
+// progressOnError reports a missing permission as progress, and returns any other error.
+func progressOnError(err error, stamped int) (Progress, error) {
+	var forbidden *forbiddenError
+	if errors.As(err, &forbidden) {
+		return newProgress([]finding{{v1alpha1.ReasonRolloutForbidden, forbidden.permission}}, stamped), nil
 	}
 	return Progress{Stamped: stamped}, err
 }

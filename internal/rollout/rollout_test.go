@@ -23,11 +23,11 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// cluster without Argo Rollouts. It counts the patches and can be told to fail a request.
+// cluster is a fake without Argo Rollouts. It counts patches and can fail requests.
 type cluster struct {
 	client.WithWatch
 	patches int
-	// fault is asked before each request, with what it is, such as "list deployments.apps".
+	// fault is called before each request, such as "list deployments.apps".
 	fault func(request string) error
 }
 
@@ -35,8 +35,11 @@ func newCluster(objects ...client.Object) *cluster {
 	scheme := runtime.NewScheme()
 	_ = clientgoscheme.AddToScheme(scheme)
 	c := &cluster{fault: func(string) error { return nil }}
-	c.WithWatch = interceptor.NewClient(fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build(), interceptor.Funcs{
-		Get: func(ctx context.Context, in client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+	inner := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build()
+	c.WithWatch = interceptor.NewClient(inner, interceptor.Funcs{
+		Get: func(
+			ctx context.Context, in client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption,
+		) error {
 			if err := c.request("get", o); err != nil {
 				return err
 			}
@@ -48,7 +51,9 @@ func newCluster(objects ...client.Object) *cluster {
 			}
 			return in.List(ctx, l, opts...)
 		},
-		Apply: func(ctx context.Context, in client.WithWatch, o runtime.ApplyConfiguration, opts ...client.ApplyOption) error {
+		Apply: func(
+			ctx context.Context, in client.WithWatch, o runtime.ApplyConfiguration, opts ...client.ApplyOption,
+		) error {
 			c.patches++
 			if err := c.fault("patch"); err != nil {
 				return err
@@ -70,16 +75,16 @@ func (c *cluster) request(verb string, o runtime.Object) error {
 	return c.fault(verb + " " + strings.ToLower(strings.TrimSuffix(gvk.Kind, "List")) + "s.apps")
 }
 
-func (c *cluster) follow(t *testing.T, who Consumer, hold bool, others ...Consumer) Progress {
+func (c *cluster) follow(t *testing.T, consumer Consumer, hold bool, others ...Consumer) Progress {
 	t.Helper()
-	p, err := (&Rollouts{Reader: c, Writer: c}).Follow(t.Context(), who, published, others, hold)
+	p, err := (&Rollouts{Reader: c, Writer: c}).Follow(t.Context(), consumer, published, others, hold)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
 }
 
-// stamps of a workload's template.
+// stamps returns the stamps of a workload's template, by Secret.
 func (c *cluster) stamps(t *testing.T, object client.Object) map[string]string {
 	t.Helper()
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(object), object); err != nil {
@@ -94,18 +99,18 @@ func (c *cluster) stamps(t *testing.T, object client.Object) map[string]string {
 	return stamps
 }
 
-func (c *cluster) wants(t *testing.T, object client.Object, pairs ...string) {
+func (c *cluster) expectStamps(t *testing.T, object client.Object, pairs ...string) {
 	t.Helper()
 	want := map[string]string{}
 	for i := 0; i < len(pairs); i += 2 {
 		want[pairs[i]] = pairs[i+1]
 	}
 	if got := c.stamps(t, object); !maps.Equal(got, want) {
-		t.Errorf("%s has the stamps %v, want %v", object.GetName(), got, want)
+		t.Errorf("%s has stamps %v, want %v", object.GetName(), got, want)
 	}
 }
 
-func says(t *testing.T, p Progress, reason string, waiting ...string) {
+func expectProgress(t *testing.T, p Progress, reason string, waiting ...string) {
 	t.Helper()
 	if p.Done || p.Reason != reason {
 		t.Errorf("got %+v, want %s", p, reason)
@@ -113,155 +118,177 @@ func says(t *testing.T, p Progress, reason string, waiting ...string) {
 	all := strings.Join(p.Waiting, "\n")
 	for _, w := range waiting {
 		if !strings.Contains(all, w) {
-			t.Errorf("it waits for %q, want %q", p.Waiting, w)
+			t.Errorf("Waiting is %q, want %q", p.Waiting, w)
 		}
 	}
 }
 
-func TestWorkloadsThatAreMeantAreStampedOnceAndNoOthers(t *testing.T) {
+func TestStampsEachWorkloadOnce(t *testing.T) {
 	for _, c := range []struct {
-		it   string
-		who  Consumer
-		want []string
+		name     string
+		consumer Consumer
+		want     []string
 	}{
-		{"by kind and name", naming("orders-db", stampNow, target(v1alpha1.KindStatefulSet, "orders")), []string{"StatefulSet/orders"}},
-		{"a Deployment where no kind is said", naming("orders-db", stampNow, target("", "orders")), []string{"Deployment/orders"}},
-		{"by labels", naming("orders-db", stampNow, choosing(v1alpha1.KindDaemonSet, "orders")), []string{"DaemonSet/orders"}},
-		{"none by labels that nothing has", naming("orders-db", stampNow, choosing("", "nothing")), nil},
-		{"all users of the Secret", discovering("orders-db", stampNow), []string{"Deployment/orders", "StatefulSet/orders", "DaemonSet/orders"}},
-		{"one that is found in three ways", Consumer{Namespace: namespace, Secret: "orders-db", Stamp: stampNow, Spec: v1alpha1.RolloutSpec{
-			Discover: true, Targets: []v1alpha1.RolloutTarget{target("", "orders"), choosing("", "orders"), target("", "orders"), target("", "billing")},
-		}}, []string{"Deployment/orders", "StatefulSet/orders", "DaemonSet/orders", "Deployment/billing"}},
+		{"target by kind and name", targetConsumer("orders-db", stampNow, target(v1alpha1.KindStatefulSet, "orders")),
+			[]string{"StatefulSet/orders"}},
+		{"kind defaults to Deployment", targetConsumer("orders-db", stampNow, target("", "orders")),
+			[]string{"Deployment/orders"}},
+		{"target by labels", targetConsumer("orders-db", stampNow, selectorTarget(v1alpha1.KindDaemonSet, "orders")),
+			[]string{"DaemonSet/orders"}},
+		{"labels that match nothing", targetConsumer("orders-db", stampNow, selectorTarget("", "nothing")), nil},
+		{"discovery", discoverConsumer("orders-db", stampNow),
+			[]string{"Deployment/orders", "StatefulSet/orders", "DaemonSet/orders"}},
+		{"workload selected in three ways",
+			Consumer{Namespace: namespace, Secret: "orders-db", Stamp: stampNow, Spec: v1alpha1.RolloutSpec{
+				Discover: true, Targets: []v1alpha1.RolloutTarget{target("", "orders"), selectorTarget("", "orders"),
+					target("", "orders"), target("", "billing")},
+			}}, []string{"Deployment/orders", "StatefulSet/orders", "DaemonSet/orders", "Deployment/billing"}},
 	} {
-		t.Run(c.it, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			elsewhere := deployment("orders", "orders-db")
 			elsewhere.Namespace = "bank"
 			all := map[string]client.Object{
-				"Deployment/orders": deployment("orders", "orders-db"), "StatefulSet/orders": statefulSet("orders", "orders-db"),
-				"DaemonSet/orders": daemonSet("orders", "orders-db"), "Deployment/billing": deployment("billing", "billing-db"), "elsewhere": elsewhere,
+				"Deployment/orders":  deployment("orders", "orders-db"),
+				"StatefulSet/orders": statefulSet("orders", "orders-db"),
+				"DaemonSet/orders":   daemonSet("orders", "orders-db"),
+				"Deployment/billing": deployment("billing", "billing-db"),
+				"elsewhere":          elsewhere,
 			}
 			var objects []client.Object
 			for _, o := range all {
 				objects = append(objects, o)
 			}
 			cluster := newCluster(objects...)
-			p := cluster.follow(t, c.who, false)
+			p := cluster.follow(t, c.consumer, false)
 			if p.Stamped != len(c.want) || cluster.patches != len(c.want) {
 				t.Errorf("%d stamped in %d patches, want %d: %q", p.Stamped, cluster.patches, len(c.want), p.Waiting)
 			}
 			if len(c.want) == 0 && !p.Done {
-				t.Errorf("nothing is to be done, got %+v", p)
+				t.Errorf("got %+v, want it done", p)
 			}
 			for _, name := range c.want {
-				cluster.wants(t, all[name], "orders-db", stampNow)
+				cluster.expectStamps(t, all[name], "orders-db", stampNow)
 				delete(all, name)
 			}
 			for _, o := range all {
-				cluster.wants(t, o)
+				cluster.expectStamps(t, o)
 			}
-			if p := cluster.follow(t, c.who, false); p.Stamped != 0 || cluster.patches != len(c.want) {
-				t.Error("stamped again")
+			if p := cluster.follow(t, c.consumer, false); p.Stamped != 0 || cluster.patches != len(c.want) {
+				t.Error("a second call stamped again")
 			}
 		})
 	}
 }
 
-func TestANamedWorkloadThatDoesNotExistHoldsTheLease(t *testing.T) {
+func TestMissingWorkloadKeepsTheOldLease(t *testing.T) {
 	cluster := newCluster(deployment("orders"))
-	p := cluster.follow(t, naming("orders-db", stampNow, target("", "order"), target("", "orders")), false)
-	says(t, p, v1alpha1.ReasonRolloutTargetNotFound, "Deployment/order does not exist", "Deployment/orders: 0 of 1 pods updated")
+	p := cluster.follow(t, targetConsumer("orders-db", stampNow, target("", "order"), target("", "orders")), false)
+	expectProgress(t, p, v1alpha1.ReasonRolloutTargetNotFound, "Deployment/order does not exist",
+		"Deployment/orders: 0 of 1 pods updated")
 	if p.Stamped != 1 {
-		t.Error("the other was not stamped")
+		t.Error("the existing workload was not stamped")
 	}
 }
 
-func TestANamedArgoRolloutInAClusterWithoutThem(t *testing.T) {
-	p := newCluster().follow(t, naming("orders-db", stampNow, target(v1alpha1.KindRollout, "orders")), false)
-	says(t, p, v1alpha1.ReasonRolloutTargetNotFound, "Rollout/orders does not exist: the cluster has no rollouts.argoproj.io")
+func TestNamedArgoRolloutWithoutTheCRD(t *testing.T) {
+	p := newCluster().follow(t, targetConsumer("orders-db", stampNow, target(v1alpha1.KindRollout, "orders")), false)
+	expectProgress(t, p, v1alpha1.ReasonRolloutTargetNotFound,
+		"Rollout/orders does not exist: the cluster has no rollouts.argoproj.io")
 }
 
-func TestASelectorThatIsNotValidIsTold(t *testing.T) {
-	who := naming("orders-db", stampNow, v1alpha1.RolloutTarget{Selector: &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: "Like"}}}})
-	says(t, newCluster(deployment("orders")).follow(t, who, false), v1alpha1.ReasonRolloutTargetNotFound, "the selector of spec.rollout.targets[0] is not valid", "Like")
+func TestReportsInvalidSelector(t *testing.T) {
+	selector := &metav1.LabelSelector{
+		MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: "Like"}},
+	}
+	consumer := targetConsumer("orders-db", stampNow, v1alpha1.RolloutTarget{Selector: selector})
+	expectProgress(t, newCluster(deployment("orders")).follow(t, consumer, false), v1alpha1.ReasonRolloutTargetNotFound,
+		"spec.rollout.targets[0].selector is invalid", "Like")
 }
 
-func TestAWorkloadThatIsBeingDeletedIsNotStamped(t *testing.T) {
-	leaving := deployment("orders", "orders-db")
+func TestDoesNotStampTerminatingWorkload(t *testing.T) {
+	terminating := deployment("orders", "orders-db")
 	now := metav1.Now()
-	leaving.DeletionTimestamp, leaving.Finalizers = &now, []string{"foregroundDeletion"}
-	cluster := newCluster(leaving, pod("orders", "a", 0))
-	says(t, cluster.follow(t, discovering("orders-db", stampNow), false), v1alpha1.ReasonRollingOut, "Deployment/orders: pod a started before")
-	cluster.wants(t, deployment("orders"))
+	terminating.DeletionTimestamp, terminating.Finalizers = &now, []string{"foregroundDeletion"}
+	cluster := newCluster(terminating, pod("orders", "a", 0))
+	expectProgress(t, cluster.follow(t, discoverConsumer("orders-db", stampNow), false), v1alpha1.ReasonRollingOut,
+		"Deployment/orders: pod a started before")
+	cluster.expectStamps(t, deployment("orders"))
 }
 
-func TestASharedWorkloadWaitsForTheOtherCredentialAndRollsOutOnce(t *testing.T) {
+func TestSharedWorkloadRollsOutOnce(t *testing.T) {
 	shared, own := deployment("shared", "orders-db", "billing-db"), deployment("own", "orders-db")
 	cluster := newCluster(shared, own)
-	orders, billing := discovering("orders-db", "o2"), discovering("billing-db", "")
+	orders, billing := discoverConsumer("orders-db", "o2"), discoverConsumer("billing-db", "")
 
 	p := cluster.follow(t, orders, true, orders, billing)
-	says(t, p, v1alpha1.ReasonRollingOut, "Deployment/shared waits for other credentials that it uses", "Deployment/own: 0 of 1 pods updated")
-	cluster.wants(t, shared)
-	cluster.wants(t, own, "orders-db", "o2")
+	expectProgress(t, p, v1alpha1.ReasonRollingOut, "Deployment/shared waits for its other credentials",
+		"Deployment/own: 0 of 1 pods updated")
+	cluster.expectStamps(t, shared)
+	cluster.expectStamps(t, own, "orders-db", "o2")
 
 	billing.Stamp = "b2"
 	cluster.follow(t, billing, true, orders, billing)
-	cluster.wants(t, shared, "orders-db", "o2", "billing-db", "b2")
+	cluster.expectStamps(t, shared, "orders-db", "o2", "billing-db", "b2")
 	cluster.follow(t, orders, true, orders, billing)
 	if cluster.patches != 2 {
-		t.Errorf("%d patches of 2 workloads", cluster.patches)
+		t.Errorf("got %d patches of 2 workloads, want 2", cluster.patches)
 	}
 }
 
-func TestASharedWorkloadWaitsNoLongerThanItIsHeld(t *testing.T) {
+func TestSharedWorkloadIsStampedWithoutHold(t *testing.T) {
 	shared := deployment("shared", "orders-db", "billing-db")
 	cluster := newCluster(shared)
-	orders, billing := discovering("orders-db", "o2"), discovering("billing-db", "")
+	orders, billing := discoverConsumer("orders-db", "o2"), discoverConsumer("billing-db", "")
 	cluster.follow(t, orders, false, billing)
-	cluster.wants(t, shared, "orders-db", "o2")
+	cluster.expectStamps(t, shared, "orders-db", "o2")
 	billing.Stamp = "b2"
 	cluster.follow(t, billing, false, orders)
-	cluster.wants(t, shared, "orders-db", "o2", "billing-db", "b2")
+	cluster.expectStamps(t, shared, "orders-db", "o2", "billing-db", "b2")
 }
 
-func TestStampsOfOthersStayAndOnlyDueOnesAreAdded(t *testing.T) {
+func TestKeepsStampsOfOtherSecrets(t *testing.T) {
 	shared := deployment("shared", "orders-db", "billing-db", "gone-db")
-	shared.Spec.Template.Annotations = map[string]string{StampKey("gone-db"): "g1", StampKey("billing-db"): "b1", StampKey("orders-db"): "o1", "prometheus.io/scrape": "true"}
+	shared.Spec.Template.Annotations = map[string]string{StampKey("gone-db"): "g1", StampKey("billing-db"): "b1",
+		StampKey("orders-db"): "o1", "prometheus.io/scrape": "true"}
 	cluster := newCluster(shared)
-	cluster.follow(t, discovering("orders-db", "o2"), false, discovering("billing-db", ""), discovering("unrelated", "u2"))
-	cluster.wants(t, shared, "orders-db", "o2", "billing-db", "b1", "gone-db", "g1")
+	cluster.follow(t, discoverConsumer("orders-db", "o2"), false, discoverConsumer("billing-db", ""),
+		discoverConsumer("unrelated", "u2"))
+	cluster.expectStamps(t, shared, "orders-db", "o2", "billing-db", "b1", "gone-db", "g1")
 	if annotations(shared)["prometheus.io/scrape"] != "true" {
-		t.Error("an annotation of somebody else has gone")
+		t.Error("a foreign annotation was removed")
 	}
-	cluster.follow(t, discovering("orders-db", "o3"), false, discovering("billing-db", "b3"))
-	cluster.wants(t, shared, "orders-db", "o3", "billing-db", "b3", "gone-db", "g1")
+	cluster.follow(t, discoverConsumer("orders-db", "o3"), false, discoverConsumer("billing-db", "b3"))
+	cluster.expectStamps(t, shared, "orders-db", "o3", "billing-db", "b3", "gone-db", "g1")
 }
 
-func TestWithoutAStampOfItsOwnNothingIsStamped(t *testing.T) {
+func TestWithoutStampPatchesNothing(t *testing.T) {
 	cluster := newCluster(deployment("orders", "orders-db"))
-	if cluster.follow(t, discovering("orders-db", ""), false); cluster.patches != 0 {
-		t.Error("it was patched")
+	if cluster.follow(t, discoverConsumer("orders-db", ""), false); cluster.patches != 0 {
+		t.Error("the workload was patched")
 	}
 }
 
 func forbidden(message string) error {
-	return apierrors.NewForbidden(schema.GroupResource{Group: "apps", Resource: "deployments"}, "orders", errors.New(message))
+	return apierrors.NewForbidden(schema.GroupResource{Group: "apps", Resource: "deployments"}, "orders",
+		errors.New(message))
 }
 
-func TestAMissingRightIsNamed(t *testing.T) {
-	discover, named := discovering("orders-db", stampNow), naming("orders-db", stampNow, target("", "orders"))
+func TestNamesMissingPermission(t *testing.T) {
+	discover := discoverConsumer("orders-db", stampNow)
+	named := targetConsumer("orders-db", stampNow, target("", "orders"))
 	for _, c := range []struct {
-		request string
-		who     Consumer
-		message string
-		want    string
+		request  string
+		consumer Consumer
+		message  string
+		want     string
 	}{
 		{"list deployments.apps", discover, `User "x" cannot list resource "deployments"`, "list deployments.apps"},
 		{"list daemonsets.apps", discover, `User "x" cannot list resource "daemonsets"`, "list daemonsets.apps"},
 		{"get deployments.apps", named, `User "x" cannot get resource "deployments"`, "get deployments.apps"},
 		{"list pods", named, `User "x" cannot list resource "pods"`, "list pods"},
 		{"patch", named, `User "x" cannot patch resource "deployments"`, "patch deployments.apps"},
-		{"patch", named, `admission webhook "policy" denied the request: no`, `Deployment/orders cannot be stamped: deployments.apps "orders" is forbidden: admission webhook`},
+		{"patch", named, `admission webhook "policy" denied the request: no`,
+			`Deployment/orders cannot be stamped: deployments.apps "orders" is forbidden: admission webhook`},
 	} {
 		t.Run(c.want, func(t *testing.T) {
 			cluster := newCluster(deployment("orders", "orders-db"))
@@ -271,33 +298,37 @@ func TestAMissingRightIsNamed(t *testing.T) {
 				}
 				return nil
 			}
-			says(t, cluster.follow(t, c.who, false), v1alpha1.ReasonRolloutForbidden, c.want)
+			expectProgress(t, cluster.follow(t, c.consumer, false), v1alpha1.ReasonRolloutForbidden, c.want)
 		})
 	}
 }
 
-func TestWhatCannotBeReadIsAnErrorAndNeverTheEnd(t *testing.T) {
-	discover, named := discovering("orders-db", stampNow), naming("orders-db", stampNow, target("", "orders"))
-	for request, who := range map[string]Consumer{"list deployments.apps": discover, "list statefulsets.apps": discover, "list pods": discover, "get deployments.apps": named, "patch": named} {
+func TestFailedRequestIsNeverDone(t *testing.T) {
+	discover := discoverConsumer("orders-db", stampNow)
+	named := targetConsumer("orders-db", stampNow, target("", "orders"))
+	for request, consumer := range map[string]Consumer{
+		"list deployments.apps": discover, "list statefulsets.apps": discover, "list pods": discover,
+		"get deployments.apps": named, "patch": named,
+	} {
 		t.Run(request, func(t *testing.T) {
 			cluster := newCluster(deployment("orders", "orders-db"))
-			broken := apierrors.NewInternalError(errors.New("etcd is away"))
+			failure := apierrors.NewInternalError(errors.New("etcd is unavailable"))
 			cluster.fault = func(r string) error {
 				if r == request {
-					return broken
+					return failure
 				}
 				return nil
 			}
-			p, err := (&Rollouts{Reader: cluster, Writer: cluster}).Follow(t.Context(), who, published, nil, false)
-			if !errors.Is(err, broken) || p.Done {
+			p, err := (&Rollouts{Reader: cluster, Writer: cluster}).Follow(t.Context(), consumer, published, nil, false)
+			if !errors.Is(err, failure) || p.Done {
 				t.Errorf("got %+v and %v", p, err)
 			}
 		})
 	}
 }
 
-// meddled fails the first patches with a conflict, after a change that somebody else made.
-func meddled(t *testing.T, c *cluster, times int, change func(*appsv1.Deployment)) {
+// conflictingChanges makes the first patches conflict with another writer's change.
+func conflictingChanges(t *testing.T, c *cluster, times int, change func(*appsv1.Deployment)) {
 	c.fault = func(request string) error {
 		if request != "patch" || c.patches > times {
 			return nil
@@ -314,45 +345,46 @@ func meddled(t *testing.T, c *cluster, times int, change func(*appsv1.Deployment
 	}
 }
 
-func TestAConflictIsReadAnew(t *testing.T) {
-	t.Run("and a stamp that a sibling has put on stays", func(t *testing.T) {
+func TestConflict(t *testing.T) {
+	t.Run("keeps a stamp of another consumer", func(t *testing.T) {
 		cluster := newCluster(deployment("orders", "orders-db"))
-		meddled(t, cluster, 1, func(d *appsv1.Deployment) {
+		conflictingChanges(t, cluster, 1, func(d *appsv1.Deployment) {
 			d.Spec.Template.Annotations = map[string]string{StampKey("billing-db"): "b2"}
 		})
-		if p := cluster.follow(t, discovering("orders-db", "o2"), false); p.Stamped != 1 || cluster.patches != 2 {
+		if p := cluster.follow(t, discoverConsumer("orders-db", "o2"), false); p.Stamped != 1 || cluster.patches != 2 {
 			t.Errorf("%d patches, %+v", cluster.patches, p)
 		}
-		cluster.wants(t, deployment("orders"), "orders-db", "o2", "billing-db", "b2")
+		cluster.expectStamps(t, deployment("orders"), "orders-db", "o2", "billing-db", "b2")
 	})
-	t.Run("and nothing is done twice", func(t *testing.T) {
+	t.Run("does not stamp twice", func(t *testing.T) {
 		cluster := newCluster(deployment("orders", "orders-db"))
-		meddled(t, cluster, 1, func(d *appsv1.Deployment) {
+		conflictingChanges(t, cluster, 1, func(d *appsv1.Deployment) {
 			d.Spec.Template.Annotations = map[string]string{StampKey("orders-db"): "o2"}
 		})
-		if p := cluster.follow(t, discovering("orders-db", "o2"), false); p.Stamped != 0 || cluster.patches != 1 {
+		if p := cluster.follow(t, discoverConsumer("orders-db", "o2"), false); p.Stamped != 0 || cluster.patches != 1 {
 			t.Errorf("%d patches, %+v", cluster.patches, p)
 		}
 	})
-	t.Run("and not for ever", func(t *testing.T) {
+	t.Run("gives up", func(t *testing.T) {
 		cluster := newCluster(deployment("orders", "orders-db"))
 		serial := 0
-		meddled(t, cluster, 100, func(d *appsv1.Deployment) {
+		conflictingChanges(t, cluster, 100, func(d *appsv1.Deployment) {
 			serial++
 			d.Annotations = map[string]string{"serial": strings.Repeat("x", serial)}
 		})
-		_, err := (&Rollouts{Reader: cluster, Writer: cluster}).Follow(t.Context(), discovering("orders-db", "o2"), published, nil, false)
-		if !apierrors.IsConflict(err) || cluster.patches != tries {
+		_, err := (&Rollouts{Reader: cluster, Writer: cluster}).Follow(t.Context(), discoverConsumer("orders-db", "o2"),
+			published, nil, false)
+		if !apierrors.IsConflict(err) || cluster.patches != maxTries {
 			t.Errorf("%d patches, %v", cluster.patches, err)
 		}
 	})
 }
 
-func TestTheKeyOfALongNameIsAKeyAndItsOwn(t *testing.T) {
+func TestStampKeyIsValidAndUnique(t *testing.T) {
 	long := strings.Repeat("a", 45) + "." + strings.Repeat("b", 200)
 	a, b := StampKey(long+"-1"), StampKey(long+"-2")
 	if a == b {
-		t.Error("two Secrets have one key")
+		t.Error("two Secrets share a key")
 	}
 	for _, k := range []string{a, b, StampKey("orders-db"), StampKey(strings.Repeat("a", 63))} {
 		if errs := validation.IsQualifiedName(k); len(errs) > 0 {

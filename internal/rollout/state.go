@@ -12,25 +12,25 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// How far the roll-out of a workload is, by its own status. A status that its controller wrote before the last change of
-// the spec says nothing. Then come, in this order: finished, what keeps it from ever finishing, and what is still to do.
+// The state of a roll-out, from the workload's own status. A status older than the last spec change says nothing. The
+// order of checks is: finished, blocked, in progress.
 
 const (
-	unseen     = ": its controller has not seen the change yet"
-	unfinished = ": its controller has not finished"
+	notObserved = ": controller has not observed the change yet"
+	notFinished = ": controller has not finished"
 )
 
 func rolling(text string) finding { return finding{v1alpha1.ReasonRollingOut, text} }
 func paused(text string) finding  { return finding{v1alpha1.ReasonRolloutPaused, text} }
 func stuck(text string) finding   { return finding{v1alpha1.ReasonRolloutStuck, text} }
 
-// missing says which pods a roll-out lacks; empty: none.
-func missing(want, all, updated, available int32) string {
+// remaining describes the pods that a roll-out still needs; empty if none.
+func remaining(want, all, updated, available int32) string {
 	switch {
 	case updated < want:
 		return fmt.Sprintf("%d of %d pods updated", updated, want)
 	case all > updated:
-		return fmt.Sprintf("old pods still there: %d", all-updated)
+		return fmt.Sprintf("old pods remaining: %d", all-updated)
 	case available < want:
 		return fmt.Sprintf("%d of %d updated pods available", available, want)
 	}
@@ -43,24 +43,25 @@ func describeDeployment(d *appsv1.Deployment) description {
 
 func deploymentState(d *appsv1.Deployment) finding {
 	s := d.Status
-	lacks := missing(ptr.Deref(d.Spec.Replicas, 1), s.Replicas, s.UpdatedReplicas, s.AvailableReplicas)
+	todo := remaining(ptr.Deref(d.Spec.Replicas, 1), s.Replicas, s.UpdatedReplicas, s.AvailableReplicas)
 	switch {
 	case s.ObservedGeneration < d.Generation:
-		return rolling(unseen)
-	case lacks == "":
+		return rolling(notObserved)
+	case todo == "":
 		return finding{}
 	case d.Spec.Paused:
 		return paused(" is paused")
 	}
 	for _, c := range s.Conditions {
 		switch {
-		case c.Type == appsv1.DeploymentProgressing && c.Status == corev1.ConditionFalse && c.Reason == "ProgressDeadlineExceeded":
-			return stuck(": " + lacks + ", and spec.progressDeadlineSeconds is over")
+		case c.Type == appsv1.DeploymentProgressing && c.Reason == "ProgressDeadlineExceeded" &&
+			c.Status == corev1.ConditionFalse:
+			return stuck(": " + todo + ", progressDeadlineSeconds exceeded")
 		case c.Type == appsv1.DeploymentReplicaFailure && c.Status == corev1.ConditionTrue:
-			return stuck(": " + lacks + "; " + short(c.Message))
+			return stuck(": " + todo + "; " + truncate(c.Message))
 		}
 	}
-	return rolling(": " + lacks)
+	return rolling(": " + todo)
 }
 
 func describeStatefulSet(s *appsv1.StatefulSet) description {
@@ -69,29 +70,29 @@ func describeStatefulSet(s *appsv1.StatefulSet) description {
 
 func statefulSetState(set *appsv1.StatefulSet) finding {
 	s, want := set.Status, ptr.Deref(set.Spec.Replicas, 1)
-	lacks := missing(want, s.Replicas, s.UpdatedReplicas, s.AvailableReplicas)
+	todo := remaining(want, s.Replicas, s.UpdatedReplicas, s.AvailableReplicas)
 	onDelete := set.Spec.UpdateStrategy.Type == appsv1.OnDeleteStatefulSetStrategyType
 	var partition int32
-	if rolling := set.Spec.UpdateStrategy.RollingUpdate; rolling != nil && !onDelete {
-		partition = ptr.Deref(rolling.Partition, 0)
+	if strategy := set.Spec.UpdateStrategy.RollingUpdate; strategy != nil && !onDelete {
+		partition = ptr.Deref(strategy.Partition, 0)
 	}
 	switch {
 	case s.ObservedGeneration < set.Generation:
-		return rolling(unseen)
-	case lacks == "" && !onDelete && partition == 0 && s.CurrentRevision != s.UpdateRevision:
-		return rolling(unfinished)
-	case lacks == "":
+		return rolling(notObserved)
+	case todo == "" && !onDelete && partition == 0 && s.CurrentRevision != s.UpdateRevision:
+		return rolling(notFinished)
+	case todo == "":
 		return finding{}
 	case onDelete && s.UpdatedReplicas < want:
 		return paused(onDeleteText(s.UpdatedReplicas, want))
 	case partition > 0 && s.UpdatedReplicas < want:
-		return paused(fmt.Sprintf(" updates only pods from ordinal %d on: %d of %d pods updated", partition, s.UpdatedReplicas, want))
+		return paused(fmt.Sprintf(" has partition %d: %d of %d pods updated", partition, s.UpdatedReplicas, want))
 	}
-	return rolling(": " + lacks)
+	return rolling(": " + todo)
 }
 
 func onDeleteText(updated, want int32) string {
-	return fmt.Sprintf(" replaces pods only when somebody deletes them: %d of %d pods updated", updated, want)
+	return fmt.Sprintf(" replaces only pods that are deleted (OnDelete): %d of %d pods updated", updated, want)
 }
 
 func describeDaemonSet(d *appsv1.DaemonSet) description {
@@ -101,19 +102,19 @@ func describeDaemonSet(d *appsv1.DaemonSet) description {
 func daemonSetState(d *appsv1.DaemonSet) finding {
 	s := d.Status
 	want, updated := s.DesiredNumberScheduled, s.UpdatedNumberScheduled
-	lacks := missing(want, updated, updated, s.NumberAvailable)
+	todo := remaining(want, updated, updated, s.NumberAvailable)
 	switch {
 	case s.ObservedGeneration < d.Generation:
-		return rolling(unseen)
-	case lacks == "":
+		return rolling(notObserved)
+	case todo == "":
 		return finding{}
 	case d.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType && updated < want:
 		return paused(onDeleteText(updated, want))
 	}
-	return rolling(": " + lacks)
+	return rolling(": " + todo)
 }
 
-// argoRollout has the fields of a Rollout of argoproj.io/v1alpha1 that count here.
+// argoRollout contains the fields of an argoproj.io/v1alpha1 Rollout that are needed here.
 type argoRollout struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -135,7 +136,7 @@ type argoWorkloadRef struct {
 }
 
 type argoStatus struct {
-	// ObservedGeneration is a number, written as a string.
+	// ObservedGeneration is a number in a string.
 	ObservedGeneration string `json:"observedGeneration,omitempty"`
 	Phase              string `json:"phase,omitempty"`
 	Message            string `json:"message,omitempty"`
@@ -146,46 +147,48 @@ type argoStatus struct {
 
 func describeArgoRollout(r *argoRollout) description {
 	d := description{template: r.Spec.Template, selector: r.Spec.Selector, state: argoRolloutState(r)}
-	// With a workloadRef the template is another's; to give the Rollout one of its own would be an error. Pods of the
-	// Rollout have the labels of the Deployment that it refers to, so that one is followed in its place.
+	// With a workloadRef the template belongs to another workload, and stamping the Rollout would be an error. The
+	// Rollout's pods have the labels of the referenced Deployment, so the Deployment must be the target.
 	if ref := r.Spec.WorkloadRef; ref != nil {
 		d.template = nil
-		d.state = paused(fmt.Sprintf(" takes its pod template from %s/%s: name that in spec.rollout.targets instead", ref.Kind, ref.Name))
+		d.state = paused(fmt.Sprintf(" uses the pod template of %s/%s: list that in spec.rollout.targets instead",
+			ref.Kind, ref.Name))
 	}
 	return d
 }
 
 func argoRolloutState(r *argoRollout) finding {
 	s := r.Status
-	lacks := missing(ptr.Deref(r.Spec.Replicas, 1), s.Replicas, s.UpdatedReplicas, s.AvailableReplicas)
-	if lacks == "" {
-		lacks = "phase " + s.Phase
+	todo := remaining(ptr.Deref(r.Spec.Replicas, 1), s.Replicas, s.UpdatedReplicas, s.AvailableReplicas)
+	if todo == "" {
+		todo = "phase " + s.Phase
 	}
 	switch {
 	case s.ObservedGeneration != strconv.FormatInt(r.Generation, 10):
-		return rolling(unseen)
+		return rolling(notObserved)
 	case s.Phase == "Healthy":
 		return healthy(r)
 	case s.Phase == "Degraded":
-		return stuck(" is degraded: " + lacks + because(s.Message))
+		return stuck(" is degraded: " + todo + inParentheses(s.Message))
 	case s.Phase == "Paused" || r.Spec.Paused:
-		return paused(" is paused: " + lacks + because(s.Message))
+		return paused(" is paused: " + todo + inParentheses(s.Message))
 	}
-	return rolling(": " + lacks + because(s.Message))
+	return rolling(": " + todo + inParentheses(s.Message))
 }
 
-// healthy is the state of a Rollout that its controller calls so: it is, unless the numbers say otherwise.
+// healthy checks the pod counts of a Rollout in phase Healthy.
 func healthy(r *argoRollout) finding {
 	s := r.Status
-	if lacks := missing(ptr.Deref(r.Spec.Replicas, 1), s.Replicas, s.UpdatedReplicas, s.AvailableReplicas); lacks != "" {
-		return rolling(": " + lacks)
+	if todo := remaining(ptr.Deref(r.Spec.Replicas, 1), s.Replicas, s.UpdatedReplicas,
+		s.AvailableReplicas); todo != "" {
+		return rolling(": " + todo)
 	}
 	return finding{}
 }
 
-func because(message string) string {
+func inParentheses(message string) string {
 	if message == "" {
 		return ""
 	}
-	return " (" + short(message) + ")"
+	return " (" + truncate(message) + ")"
 }

@@ -6,15 +6,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// startsWith says whether pods of the spec need the Secret to start: as what holds uses, or to pull their images.
-func startsWith(spec *corev1.PodSpec, secret string) bool {
-	pulls := slices.ContainsFunc(spec.ImagePullSecrets, func(s corev1.LocalObjectReference) bool { return s.Name == secret })
+// uses reports whether pods need the Secret to start, in a volume or the environment or to pull images.
+func uses(spec *corev1.PodSpec, secret string) bool {
+	pulls := slices.ContainsFunc(spec.ImagePullSecrets,
+		func(s corev1.LocalObjectReference) bool { return s.Name == secret })
 	return pulls || holds(spec, secret)
 }
 
-// holds says whether a pod that runs may hold what the Secret held when it started: by a volume, or by its environment.
-// Image pull secrets are read anew at each pull. They do not hold an old pod's credential, and many pods get them
-// from their ServiceAccount, so that no pod template shows them.
+// holds reports whether a running pod may keep the Secret's content from its start, in a volume or the environment.
+// Image pull secrets do not count: they are read at each pull, and often come from the ServiceAccount.
 func holds(spec *corev1.PodSpec, secret string) bool {
 	if slices.ContainsFunc(spec.Volumes, func(v corev1.Volume) bool { return mounts(v.VolumeSource, secret) }) {
 		return true

@@ -1,17 +1,16 @@
-// Package secret makes the Secret of a DynamicSecret: its data, its labels and annotations, and the digest by which it
-// is known again. It trusts nothing that it reads from a Secret but the bytes that the digest vouches for.
+// Package secret builds the Secret of a DynamicSecret: its data, its labels and annotations, and the digest that proves
+// that it is unchanged. It trusts nothing that it reads from a Secret except data whose digest matches.
 package secret
 
 import (
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,21 +19,22 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// Check says whether data can become the data of a Secret of the type: at least one key, every key a Secret key, the
-// keys that the type asks for, and no more than 1 MiB. The error names keys, never values.
+// Check says whether data can be the data of a Secret of the type: at least one key, every key valid, the keys that the
+// type requires, and no more than 1 MiB. The error names keys, never values.
 func Check(kind corev1.SecretType, data map[string][]byte) error {
 	if len(data) == 0 {
-		return fmt.Errorf("the answer is empty: there is nothing to put into a Secret")
+		return fmt.Errorf("the response is empty: there is nothing to write to a Secret")
 	}
 	size := 0
 	for _, key := range slices.Sorted(maps.Keys(data)) {
 		if errs := validation.IsConfigMapKey(key); len(errs) > 0 {
-			return fmt.Errorf("the answer has a key that cannot be a Secret's: %q (letters, digits, '-', '_' and '.', 253 at most)", printable(key))
+			return fmt.Errorf("the response has a field that cannot be a key of a Secret: %q "+
+				"(letters, digits, '-', '_' and '.', 253 at most)", printable(key))
 		}
 		size += len(data[key])
 	}
 	if size > corev1.MaxSecretSize {
-		return fmt.Errorf("the answer has %d bytes; a Secret takes %d", size, corev1.MaxSecretSize)
+		return fmt.Errorf("the response has %d bytes; a Secret can have %d", size, corev1.MaxSecretSize)
 	}
 	return checkType(kind, data)
 }
@@ -46,7 +46,7 @@ func printable(key string) string {
 	return key
 }
 
-// typeKeys are the keys that the API server asks for, by type. One of each inner list is enough.
+// typeKeys are the keys that the API server requires, by type. One of each inner list is enough.
 var typeKeys = map[corev1.SecretType][][]string{
 	corev1.SecretTypeTLS:              {{corev1.TLSCertKey}, {corev1.TLSPrivateKeyKey}},
 	corev1.SecretTypeBasicAuth:        {{corev1.BasicAuthUsernameKey, corev1.BasicAuthPasswordKey}},
@@ -58,43 +58,89 @@ var typeKeys = map[corev1.SecretType][][]string{
 func checkType(kind corev1.SecretType, data map[string][]byte) error {
 	for _, anyOf := range typeKeys[kind] {
 		if !slices.ContainsFunc(anyOf, func(k string) bool { _, ok := data[k]; return ok }) {
-			return fmt.Errorf("a Secret of type %s needs the key %q, which the answer does not have: set another spec.target.type", kind, anyOf[0])
+			return fmt.Errorf("a Secret of type %s needs the key %q, which the response does not have: "+
+				"set another spec.target.type", kind, anyOf[0])
 		}
 	}
 	for _, k := range []string{corev1.DockerConfigJsonKey, corev1.DockerConfigKey} {
 		var object map[string]any
-		if len(typeKeys[kind]) > 0 && slices.Contains(typeKeys[kind][0], k) && json.Unmarshal(data[k], &object) != nil {
-			return fmt.Errorf("a Secret of type %s needs a JSON object under the key %q, which the answer does not have there", kind, k)
+		needed := len(typeKeys[kind]) > 0 && slices.Contains(typeKeys[kind][0], k)
+		if needed && json.Unmarshal(data[k], &object) != nil {
+			return fmt.Errorf("a Secret of type %s needs a JSON object under the key %q, "+
+				"which the response does not have there", kind, k)
 		}
 	}
 	if k := corev1.SSHAuthPrivateKey; kind == corev1.SecretTypeSSHAuth && len(data[k]) == 0 {
-		return fmt.Errorf("a Secret of type %s needs a value under the key %q, which the answer has empty", kind, k)
+		return fmt.Errorf("a Secret of type %s needs a value under the key %q, which is empty in the response",
+			kind, k)
 	}
 	return nil
 }
 
-// Placeholder is data that the API server takes for the type, for a dry run before there is a credential.
-func Placeholder(kind corev1.SecretType) map[string][]byte {
-	data := map[string][]byte{"placeholder": []byte("placeholder")}
+// Placeholder is data that the API server accepts for the type, for a dry run before there is a credential. keys are
+// those of the last content, if there was one. Invalid keys are left out: they come from an annotation that anybody may
+// have edited, and must not block an issuance.
+func Placeholder(kind corev1.SecretType, keys []string) Content {
+	data := map[string][]byte{}
+	for _, key := range keys {
+		if len(validation.IsConfigMapKey(key)) == 0 {
+			data[key] = []byte("placeholder")
+		}
+	}
 	for _, anyOf := range typeKeys[kind] {
 		data[anyOf[0]] = []byte("{}")
 	}
-	return data
+	if len(data) == 0 {
+		data["placeholder"] = []byte("placeholder")
+	}
+	return Content{{Data: data}}
 }
 
-// applied is the value of AppliedMetadataAnnotation.
+// applied is the value of AppliedAnnotation: what leasekeeper wrote, so that it removes what it no longer writes and
+// leaves alone what others wrote.
 type applied struct {
 	Type        corev1.SecretType `json:"type,omitempty"`
 	Labels      []string          `json:"labels,omitempty"`
 	Annotations []string          `json:"annotations,omitempty"`
+	Sources     []appliedSource   `json:"sources,omitempty"`
 }
 
+type appliedSource struct {
+	Name     string   `json:"name,omitempty"`
+	Keys     []string `json:"keys"`
+	Volatile []string `json:"volatile,omitempty"`
+}
+
+// wanted is the metadata that the spec asks for.
 func wanted(d *v1alpha1.DynamicSecret) applied {
 	return applied{
 		Type:        Type(d),
 		Labels:      slices.Sorted(maps.Keys(d.Spec.Target.Labels)),
 		Annotations: slices.Sorted(maps.Keys(d.Spec.Target.Annotations)),
 	}
+}
+
+// readApplied returns what was applied; the zero value if the annotation is missing or damaged.
+func readApplied(annotations map[string]string) applied {
+	var a applied
+	if json.Unmarshal([]byte(annotations[v1alpha1.AppliedAnnotation]), &a) != nil {
+		return applied{}
+	}
+	return a
+}
+
+func (a applied) keys() []string {
+	var keys []string
+	for _, s := range a.Sources {
+		keys = append(keys, s.Keys...)
+	}
+	return keys
+}
+
+func (a applied) metadata() string {
+	a.Sources = nil
+	text, _ := json.Marshal(a)
+	return string(text)
 }
 
 // Type of the Secret that the spec asks for.
@@ -105,54 +151,47 @@ func Type(d *v1alpha1.DynamicSecret) corev1.SecretType {
 	return corev1.SecretType(d.Spec.Target.Type)
 }
 
-// New is the Secret that the spec asks for, with the data.
-func New(d *v1alpha1.DynamicSecret, data map[string][]byte, salt string) *corev1.Secret {
+// New is the Secret that the spec asks for, with the content.
+func New(d *v1alpha1.DynamicSecret, c Content, salt string) *corev1.Secret {
 	s := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: d.TargetName(), Namespace: d.Namespace},
 		Type:       Type(d),
+		Data:       c.Data(),
 	}
-	Update(s, d, data, salt)
+	s.Labels, s.Annotations = maps.Clone(d.Spec.Target.Labels), maps.Clone(d.Spec.Target.Annotations)
+	if s.Labels == nil {
+		s.Labels = map[string]string{}
+	}
+	if s.Annotations == nil {
+		s.Annotations = map[string]string{}
+	}
+	s.Labels[v1alpha1.OwnerLabel] = OwnerLabelValue(d.Name)
+	s.Annotations[v1alpha1.DigestSaltAnnotation] = salt
+	s.Annotations[v1alpha1.AppliedAnnotation] = appliedValue(d, c)
+	s.OwnerReferences = owners(d)
 	return s
 }
 
-// Update brings a Secret in line with the spec: its data become those given, labels and annotations that came from the
-// spec once and are no longer in it go, those of others stay.
-func Update(s *corev1.Secret, d *v1alpha1.DynamicSecret, data map[string][]byte, salt string) {
-	var before applied
-	if json.Unmarshal([]byte(s.Annotations[v1alpha1.AppliedMetadataAnnotation]), &before) != nil {
-		before = applied{} // somebody broke it: nothing is taken off
-	}
-	s.Labels = merge(s.Labels, before.Labels, d.Spec.Target.Labels)
-	s.Annotations = merge(s.Annotations, before.Annotations, d.Spec.Target.Annotations)
-	now, _ := json.Marshal(wanted(d))
-	s.Labels[v1alpha1.OwnerLabel] = OwnerLabelValue(d.Name)
-	s.Annotations[v1alpha1.DigestSaltAnnotation] = salt
-	s.Annotations[v1alpha1.AppliedMetadataAnnotation] = string(now)
-	s.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(d, v1alpha1.GroupVersion.WithKind("DynamicSecret"))}
-	s.Data = data
-	s.StringData = nil
+func owners(d *v1alpha1.DynamicSecret) []metav1.OwnerReference {
+	return []metav1.OwnerReference{*metav1.NewControllerRef(d, v1alpha1.GroupVersion.WithKind("DynamicSecret"))}
 }
 
-func merge(have map[string]string, before []string, want map[string]string) map[string]string {
-	out := maps.Clone(have)
-	if out == nil {
-		out = map[string]string{}
+func appliedValue(d *v1alpha1.DynamicSecret, c Content) string {
+	a := wanted(d)
+	for _, p := range c {
+		a.Sources = append(a.Sources, appliedSource{p.Source, slices.Sorted(maps.Keys(p.Data)), p.Volatile})
 	}
-	for _, k := range before {
-		delete(out, k)
-	}
-	maps.Copy(out, want)
-	return out
+	text, _ := json.Marshal(a)
+	return string(text)
 }
 
-// InSync says whether the metadata of a Secret of ours is what the spec asks for. The type is told by an annotation,
-// because who watches metadata only does not see it.
+// InSync says whether the metadata of a Secret of ours is what the spec asks for. The type is read from an annotation,
+// because the cache contains metadata only.
 func InSync(m metav1.Object, d *v1alpha1.DynamicSecret) bool {
-	now, _ := json.Marshal(wanted(d))
 	return m.GetName() == d.TargetName() &&
-		m.GetAnnotations()[v1alpha1.AppliedMetadataAnnotation] == string(now) &&
+		readApplied(m.GetAnnotations()).metadata() == wanted(d).metadata() &&
 		m.GetLabels()[v1alpha1.OwnerLabel] == OwnerLabelValue(d.Name) &&
-		metav1.IsControlledBy(m, d) &&
+		metav1.IsControlledBy(m, d) && len(m.GetOwnerReferences()) == 1 &&
 		contains(m.GetLabels(), d.Spec.Target.Labels) && contains(m.GetAnnotations(), d.Spec.Target.Annotations)
 }
 
@@ -165,8 +204,42 @@ func contains(have, want map[string]string) bool {
 	return true
 }
 
-// OwnerLabelValue is the name of the DynamicSecret, or, where that is longer than a label value may be, its beginning
-// and a hash.
+// Ours says whether the Secret belongs to the object: it is its controller, or the label names it and nothing else
+// controls it. A controller of our kind and name with another UID is this object's predecessor: only one can have the
+// name.
+func Ours(m metav1.Object, d *v1alpha1.DynamicSecret) bool {
+	if c := metav1.GetControllerOf(m); c != nil {
+		group, _, _ := strings.Cut(c.APIVersion, "/")
+		return c.UID == d.UID || group == v1alpha1.GroupVersion.Group && c.Kind == "DynamicSecret" && c.Name == d.Name
+	}
+	return m.GetLabels()[v1alpha1.OwnerLabel] == OwnerLabelValue(d.Name)
+}
+
+// AppliedType is the type that leasekeeper wrote.
+func AppliedType(m metav1.Object) corev1.SecretType { return readApplied(m.GetAnnotations()).Type }
+
+// AppliedKeys are the keys that leasekeeper wrote.
+func AppliedKeys(m metav1.Object) []string { return readApplied(m.GetAnnotations()).keys() }
+
+// Salt of the digest.
+func Salt(m metav1.Object) string { return m.GetAnnotations()[v1alpha1.DigestSaltAnnotation] }
+
+// ContentOf is what leasekeeper wrote into a Secret, as it is now. It trusts nothing: compare its digest.
+func ContentOf(s *corev1.Secret) Content {
+	var c Content
+	for _, source := range readApplied(s.Annotations).Sources {
+		p := Part{Source: source.Name, Data: map[string][]byte{}, Volatile: source.Volatile}
+		for _, key := range source.Keys {
+			if value, ok := s.Data[key]; ok {
+				p.Data[key] = value
+			}
+		}
+		c = append(c, p)
+	}
+	return c
+}
+
+// OwnerLabelValue is the name of the DynamicSecret. If that is too long for a label, it is a prefix and a hash of it.
 func OwnerLabelValue(name string) string {
 	if len(name) <= validation.LabelValueMaxLength {
 		return name
@@ -175,31 +248,12 @@ func OwnerLabelValue(name string) string {
 	return fmt.Sprintf("%s-%x", name[:validation.LabelValueMaxLength-17], sum[:8])
 }
 
-// NewSalt makes the bytes that go into a digest.
+// NewSalt makes the salt of a digest.
 func NewSalt() string {
 	b := make([]byte, 16)
 	_, _ = rand.Read(b) // never fails: crypto/rand aborts the program instead
 	return base64.RawStdEncoding.EncodeToString(b)
 }
 
-// Digest of the data, by which the status knows the Secret again. Without the salt, which only the Secret holds, it
-// says nothing of the values.
-func Digest(data map[string][]byte, salt string) string {
-	mac := hmac.New(sha256.New, []byte(salt))
-	part := func(b []byte) {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
-		mac.Write(n[:])
-		mac.Write(b)
-	}
-	for _, k := range slices.Sorted(maps.Keys(data)) {
-		part([]byte(k))
-		part(data[k])
-	}
-	return base64.RawStdEncoding.EncodeToString(mac.Sum(nil))
-}
-
-// DigestOf is the digest of a Secret as it stands.
-func DigestOf(s *corev1.Secret) string {
-	return Digest(s.Data, s.Annotations[v1alpha1.DigestSaltAnnotation])
-}
+// DigestOf is the digest of what leasekeeper wrote into the Secret, as it is now.
+func DigestOf(s *corev1.Secret) string { return ContentOf(s).Digest(Salt(s)) }

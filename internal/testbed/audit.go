@@ -13,10 +13,10 @@ import (
 	"time"
 )
 
-// Mark is a place in an audit log: requests are counted since a mark.
+// Mark is a position in an audit log. Requests are counted from a mark.
 type Mark int64
 
-// markOf is behind the last whole line: the server may be in the middle of writing the next one.
+// markOf returns the end of the last complete line. The server may be writing the next one.
 func markOf(path string) (Mark, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -25,7 +25,7 @@ func markOf(path string) (Mark, error) {
 	return Mark(bytes.LastIndexByte(text, '\n') + 1), err
 }
 
-// linesSince calls read with every whole line after the mark.
+// linesSince calls read with each complete line after the mark.
 func linesSince(path string, since Mark, read func([]byte) error) error {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -54,28 +54,27 @@ func linesSince(path string, since Mark, read func([]byte) error) error {
 	}
 }
 
-// AuditEntry is one line of Vault's audit log. Vault hashes all that is secret
-// in it; path and operation are plain.
+// AuditEntry is a line of Vault's audit log. Vault hashes secrets in it, but neither path nor operation.
 type AuditEntry struct {
 	Time time.Time
-	// Type is "request" (as it came in) or "response" (as it went out).
+	// Type is "request" or "response".
 	Type string
 	// Operation is Vault's: read, update (POST and PUT), list, delete …
 	Operation string
 	// Path has no leading slash: database/creds/orders.
 	Path string
-	// Error is set on answers that failed.
+	// Error is set on failed responses.
 	Error string
-	// DisplayName is the caller's: kubernetes-<namespace>-<ServiceAccount>.
+	// DisplayName of the client: kubernetes-<namespace>-<ServiceAccount>.
 	DisplayName string
-	// Accessor of the caller's token, as AuditHash makes it.
+	// Accessor of the client's token, hashed as by AuditHash.
 	Accessor string
 }
 
-// Mark is the present end of Vault's audit log.
+// Mark returns the current end of Vault's audit log.
 func (v *Vault) Mark() (Mark, error) { return markOf(v.auditPath()) }
 
-// Audit lists what Vault logged since the mark; 0 is the beginning.
+// Audit returns the entries since the mark; 0 is the start of the log.
 func (v *Vault) Audit(since Mark) ([]AuditEntry, error) {
 	var entries []AuditEntry
 	err := linesSince(v.auditPath(), since, func(line []byte) error {
@@ -93,7 +92,8 @@ func (v *Vault) Audit(since Mark) ([]AuditEntry, error) {
 			return err
 		}
 		entries = append(entries, AuditEntry{
-			Time: raw.Time, Type: raw.Type, Error: raw.Error, DisplayName: raw.Auth.DisplayName, Accessor: raw.Auth.Accessor,
+			Time: raw.Time, Type: raw.Type, Error: raw.Error,
+			DisplayName: raw.Auth.DisplayName, Accessor: raw.Auth.Accessor,
 			Operation: raw.Request.Operation, Path: raw.Request.Path,
 		})
 		return nil
@@ -101,8 +101,8 @@ func (v *Vault) Audit(since Mark) ([]AuditEntry, error) {
 	return entries, err
 }
 
-// Requests are the requests since the mark whose "operation path" matches the
-// regular expression: `^read database/creds/`. The testbed's own count too.
+// Requests returns the requests since the mark whose "operation path" matches the regular expression, such as `^read
+// database/creds/`. It includes the testbed's own requests.
 func (v *Vault) Requests(since Mark, pattern string) ([]AuditEntry, error) {
 	match, err := regexp.Compile(pattern)
 	if err != nil {
@@ -118,12 +118,12 @@ func (v *Vault) Requests(since Mark, pattern string) ([]AuditEntry, error) {
 	return found, err
 }
 
-// AuditHash is how the audit log writes a value that it hashes, such as an accessor.
+// AuditHash returns a value, such as an accessor, as hashed in the audit log.
 func (v *Vault) AuditHash(ctx context.Context, value string) (string, error) {
 	return v.Root.Sys().AuditHashWithContext(ctx, "file", value)
 }
 
-// APIRequest is one answered request of kube-apiserver's audit log.
+// APIRequest is a completed request in kube-apiserver's audit log.
 type APIRequest struct {
 	Time        time.Time
 	User        string
@@ -133,15 +133,15 @@ type APIRequest struct {
 	Namespace   string
 	Name        string
 	Code        int
-	// DryRun asked the API server to store nothing.
+	// DryRun requests store nothing.
 	DryRun bool
 }
 
-// Mark is the present end of the API server's audit log.
+// Mark returns the current end of the API server's audit log.
 func (c *ControlPlane) Mark() (Mark, error) { return markOf(c.auditPath()) }
 
-// Requests are the requests answered since the mark that match says yes to. A
-// line is written just after its answer went out, so poll for an exact count.
+// Requests returns the completed requests since the mark for which match returns true. The API server logs a request
+// just after its response, so poll for an exact count.
 func (c *ControlPlane) Requests(since Mark, match func(APIRequest) bool) ([]APIRequest, error) {
 	var found []APIRequest
 	err := linesSince(c.auditPath(), since, func(line []byte) error {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestAMarkInTheMiddleOfALineIsThatLinesBeginning(t *testing.T) {
+func TestMarkIsTheEndOfTheLastCompleteLine(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	write := func(text string) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -22,6 +22,6 @@ func TestAMarkInTheMiddleOfALineIsThatLinesBeginning(t *testing.T) {
 	var lines []string
 	err = linesSince(path, mark, func(line []byte) error { lines = append(lines, string(line)); return nil })
 	if err != nil || len(lines) != 2 || lines[0] != "second" {
-		t.Errorf("after the mark there are %q, %v", lines, err)
+		t.Errorf("lines after the mark: %q, %v", lines, err)
 	}
 }

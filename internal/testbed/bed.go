@@ -14,8 +14,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// KeeperPolicy is the keeper's as the README shows it; without its last line
-// leases cannot be listed.
+// KeeperPolicy is the keeper's policy in the README. Its last line permits listing leases.
 const (
 	KeeperPolicy = KeeperPolicyWithoutList + `
 path "sys/leases/lookup/*"        { capabilities = ["list", "sudo"] }
@@ -30,39 +29,38 @@ path "auth/token/revoke-accessor" { capabilities = ["update"] }
 `
 )
 
-// BedOptions describe a bed.
+// BedOptions configure a bed.
 type BedOptions struct {
-	// Root is the repository's folder, with config/ in it.
+	// Root is the root directory of the repository.
 	Root string
-	// Manager is the manager's binary.
+	// Manager is the path of the manager binary.
 	Manager string
-	// Flags of every manager.
+	// Flags of all managers.
 	Flags []string
-	// Vault that is started.
+	// Vault configures the Vault server.
 	Vault VaultOptions
-	// Rollout installs leasekeeper with the right to roll workloads out, and starts
-	// nodes for these.
+	// Rollout gives leasekeeper the permissions for roll-outs and starts nodes.
 	Rollout bool
 	// APIProxy puts a proxy between the managers and the API server.
 	APIProxy bool
 }
 
-// Bed is a cluster with leasekeeper installed, a Vault that takes the logins
-// of its ServiceAccounts, a PostgreSQL, and a manager that runs.
+// Bed is a cluster with leasekeeper installed, a Vault that accepts its ServiceAccounts, a PostgreSQL, and a running
+// manager.
 type Bed struct {
 	Plane    *ControlPlane
 	Vault    *Vault
 	Postgres *Postgres
-	// Kube is an administrator's client; it is not throttled.
+	// Kube is an administrator's client without throttling.
 	Kube    client.Client
 	Manager *Manager
-	// API stands between the managers and the API server; nil unless asked for.
+	// API is the proxy between the managers and the API server; nil without APIProxy.
 	API *Proxy
 
 	opts BedOptions
 }
 
-// StartBed starts everything and waits until the manager is ready.
+// StartBed starts all servers and waits until the manager is ready.
 func StartBed(ctx context.Context, opts BedOptions) (*Bed, error) {
 	b := &Bed{opts: opts}
 	for _, step := range []func() error{
@@ -109,7 +107,7 @@ func (b *Bed) startCluster(ctx context.Context) (err error) {
 	return err
 }
 
-// SetUpVault mounts auth/kubernetes with the keeper's role and policy.
+// SetUpVault mounts auth/kubernetes and writes the keeper's role and policy.
 func (b *Bed) SetUpVault(ctx context.Context) error {
 	return errors.Join(
 		b.Vault.EnableKubernetesAuth(ctx, "kubernetes", b.Plane),
@@ -121,19 +119,19 @@ func (b *Bed) SetUpVault(ctx context.Context) error {
 	)
 }
 
-// NewManager prepares one more replica of the manager, with these flags besides those of all.
+// NewManager prepares another replica of the manager with additional flags.
 func (b *Bed) NewManager(ctx context.Context, flags ...string) (*Manager, error) {
 	return b.NewManagerVia(ctx, b.API, flags...)
 }
 
-// NewManagerVia is NewManager with a way of its own to the API server.
+// NewManagerVia is NewManager with its own proxy to the API server; nil for a direct connection.
 func (b *Bed) NewManagerVia(ctx context.Context, api *Proxy, flags ...string) (*Manager, error) {
 	return NewManager(ctx, b.Plane, b.opts.Manager, ManagerOptions{
 		Flags: append(slices.Clone(b.opts.Flags), flags...), Env: []string{"GORACE=halt_on_error=1"}, API: api,
 	})
 }
 
-// Close ends everything, the manager first. A data race that it met is an error.
+// Close stops everything, the manager first. It returns an error if a manager had a data race.
 func (b *Bed) Close() error {
 	var errs []error
 	if b.Manager != nil {

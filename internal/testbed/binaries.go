@@ -10,13 +10,12 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed/servers"
 )
 
-// Binaries are the paths of the programs that were built from Go modules.
+// Binaries are the paths of the servers built from Go modules.
 type Binaries struct {
 	Etcd, APIServer, ControllerManager, Scheduler, Kwok, Kubectl, Vault string
 }
 
-// FindBinaries takes what VAULT_BIN and KUBEBUILDER_ASSETS name, and the rest
-// from the cache. Its error names every program that is missing.
+// FindBinaries prefers VAULT_BIN and KUBEBUILDER_ASSETS to the cache. Its error names each missing binary.
 func FindBinaries() (Binaries, error) {
 	root, err := servers.Root()
 	if err != nil {
@@ -42,11 +41,11 @@ func FindBinaries() (Binaries, error) {
 	return b, errors.Join(errs...)
 }
 
-// ErrNoPostgres says that PostgreSQL's server programs are not installed.
-var ErrNoPostgres = errors.New("PostgreSQL is missing: run hack/postgres.sh, or set POSTGRES_BIN to the folder of initdb and postgres")
+// ErrNoPostgres means that the PostgreSQL server is not installed.
+var ErrNoPostgres = errors.New(
+	"PostgreSQL is not installed: run hack/postgres.sh, or set POSTGRES_BIN to the directory of initdb and postgres")
 
-// PostgresBin is the folder of PostgreSQL's programs: POSTGRES_BIN, or the
-// newest of Debian's.
+// PostgresBin returns the directory of PostgreSQL's binaries: POSTGRES_BIN, or Debian's newest version.
 func PostgresBin() (string, error) {
 	candidates, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	sort.Sort(sort.Reverse(sort.StringSlice(candidates)))
@@ -58,5 +57,5 @@ func PostgresBin() (string, error) {
 			return dir, nil
 		}
 	}
-	return "", fmt.Errorf("%w (looked in %v)", ErrNoPostgres, candidates)
+	return "", fmt.Errorf("%w (searched %v)", ErrNoPostgres, candidates)
 }

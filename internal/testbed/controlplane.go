@@ -17,24 +17,23 @@ import (
 
 // ControlPlaneOptions are all optional.
 type ControlPlaneOptions struct {
-	// CRDs are files or folders, installed before the controller-manager
-	// starts: the garbage collector looks for new kinds only every 30 s.
+	// CRDs are files or directories. They are installed before the controller-manager starts, because its garbage
+	// collector discovers new kinds only every 30 s.
 	CRDs []string
-	// APIServerArgs are added to kube-apiserver's command line.
+	// APIServerArgs are additional arguments of kube-apiserver.
 	APIServerArgs []string
 }
 
-// ControlPlane is etcd, kube-apiserver (RBAC on) and kube-controller-manager
-// with all its controllers: tokens are real, garbage is collected, namespaces
-// go away. There are no nodes, and no pod runs, until StartNodes.
+// ControlPlane is etcd, kube-apiserver with RBAC, and kube-controller-manager with all controllers. It has no nodes,
+// and no pod runs, until StartNodes.
 type ControlPlane struct {
-	// Config is the administrator's; it is not throttled.
+	// Config is the administrator's, without throttling.
 	Config *rest.Config
-	// Kubeconfig is a file with the same access, for kubectl.
+	// Kubeconfig is the path of a kubeconfig with the same access.
 	Kubeconfig string
-	// CA signed the API server's certificate, PEM.
+	// CA is the PEM certificate of the API server's issuer.
 	CA []byte
-	// Binaries that this control plane was started from.
+	// Binaries of the control plane's servers.
 	Binaries Binaries
 
 	dir                          string
@@ -43,8 +42,8 @@ type ControlPlane struct {
 	scheduler, kwok              *process // nil until StartNodes
 }
 
-// StartControlPlane starts all three servers and waits until the API server is
-// ready, the CRDs are established and the controllers work.
+// StartControlPlane starts the three servers and waits until the API server is ready, the CRDs are established, and
+// the controllers are running.
 func StartControlPlane(ctx context.Context, opts ControlPlaneOptions) (*ControlPlane, error) {
 	binaries, err := FindBinaries()
 	if err != nil {
@@ -68,7 +67,7 @@ func (c *ControlPlane) start(ctx context.Context, opts ControlPlaneOptions) erro
 	if err := c.etcd.start(); err != nil {
 		return err
 	}
-	// The API server retries until etcd is there: no need to wait in between.
+	// The API server waits for etcd.
 	if err := c.apiserver.start(); err != nil {
 		return err
 	}
@@ -84,10 +83,10 @@ func (c *ControlPlane) start(ctx context.Context, opts ControlPlaneOptions) erro
 	return c.controllers.await(ctx, c.controllersWork)
 }
 
-// ready asks for the checks that clients depend on: bootstrap roles included.
-func (c *ControlPlane) ready(ctx context.Context) error { return askReady(ctx, c.Config) }
+// ready checks /readyz, which includes the bootstrap roles.
+func (c *ControlPlane) ready(ctx context.Context) error { return checkReady(ctx, c.Config) }
 
-func askReady(ctx context.Context, server *rest.Config) error {
+func checkReady(ctx context.Context, server *rest.Config) error {
 	client, err := kubernetes.NewForConfig(server)
 	if err != nil {
 		return err
@@ -95,7 +94,7 @@ func askReady(ctx context.Context, server *rest.Config) error {
 	return client.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 }
 
-// controllersWork holds once the ServiceAccount controller has acted.
+// controllersWork waits for the first action of the ServiceAccount controller.
 func (c *ControlPlane) controllersWork(ctx context.Context) error {
 	client, err := kubernetes.NewForConfig(c.Config)
 	if err != nil {
@@ -120,7 +119,7 @@ func (c *ControlPlane) installCRDs(ctx context.Context, paths []string) error {
 	return err
 }
 
-// Kubectl runs kubectl as administrator and returns what it printed.
+// Kubectl runs kubectl as administrator and returns its output.
 func (c *ControlPlane) Kubectl(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, c.Binaries.Kubectl, append([]string{"--kubeconfig", c.Kubeconfig}, args...)...)
 	out, err := cmd.CombinedOutput()
@@ -130,8 +129,8 @@ func (c *ControlPlane) Kubectl(ctx context.Context, args ...string) (string, err
 	return string(out), nil
 }
 
-// ConfigForServiceAccount is the access of an existing ServiceAccount, by a
-// token that lasts a day. Code that runs on it has the RBAC of that account.
+// ConfigForServiceAccount returns a config with the permissions of an existing ServiceAccount. Its token expires after
+// a day.
 func (c *ControlPlane) ConfigForServiceAccount(ctx context.Context, namespace, name string) (*rest.Config, error) {
 	token, err := c.Token(ctx, namespace, name)
 	if err != nil {
@@ -142,8 +141,7 @@ func (c *ControlPlane) ConfigForServiceAccount(ctx context.Context, namespace, n
 	return cfg, nil
 }
 
-// Token is a day's token of an existing ServiceAccount. Without audiences it
-// is for the API server itself.
+// Token issues a token of an existing ServiceAccount for a day. Without audiences it is for the API server.
 func (c *ControlPlane) Token(ctx context.Context, namespace, name string, audiences ...string) (string, error) {
 	client, err := kubernetes.NewForConfig(c.Config)
 	if err != nil {
@@ -153,18 +151,18 @@ func (c *ControlPlane) Token(ctx context.Context, namespace, name string, audien
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		Audiences: audiences, ExpirationSeconds: &seconds,
 	}}
-	answer, err := client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name, request, metav1.CreateOptions{})
+	response, err := client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name, request, metav1.CreateOptions{})
 	if err != nil {
-		return "", fmt.Errorf("token of ServiceAccount %s/%s: %w", namespace, name, err)
+		return "", fmt.Errorf("create a token of ServiceAccount %s/%s: %w", namespace, name, err)
 	}
-	return answer.Status.Token, nil
+	return response.Status.Token, nil
 }
 
-// StopAPIServer ends kube-apiserver alone, by force: asked nicely it waits for
-// open watches. StartAPIServer brings it back on its port, with all it stored.
+// StopAPIServer kills kube-apiserver, because a graceful stop waits for open watches. StartAPIServer restarts it on
+// the same port with all stored objects.
 func (c *ControlPlane) StopAPIServer() error { return c.apiserver.kill() }
 
-// StartAPIServer undoes StopAPIServer and waits until it is ready.
+// StartAPIServer reverts StopAPIServer and waits until the API server is ready.
 func (c *ControlPlane) StartAPIServer(ctx context.Context) error {
 	if err := c.apiserver.start(); err != nil {
 		return err
@@ -172,21 +170,20 @@ func (c *ControlPlane) StartAPIServer(ctx context.Context) error {
 	return c.apiserver.await(ctx, c.ready)
 }
 
-// Pause freezes the API server: connections stay open, nothing is answered.
+// Pause freezes the API server: connections stay open, and requests get no response.
 func (c *ControlPlane) Pause() error { return c.apiserver.pause() }
 
-// Resume undoes Pause.
+// Resume reverts Pause.
 func (c *ControlPlane) Resume() error { return c.apiserver.resume() }
 
-// Close ends all servers and removes their files.
+// Close stops all servers and removes their files.
 func (c *ControlPlane) Close() error {
 	var errs []error
 	for _, p := range []*process{c.kwok, c.scheduler, c.controllers, c.apiserver, c.etcd} {
 		if p == nil {
 			continue
 		}
-		// Nothing that is kept needs an orderly end, and the API server takes
-		// its time over open watches.
+		// Kill them: no data is kept, and the API server would wait for open watches.
 		errs = append(errs, p.kill())
 	}
 	return errors.Join(append(errs, os.RemoveAll(c.dir))...)

@@ -11,7 +11,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// auditPolicy records who asked for what, and no contents.
+// auditPolicy records metadata of requests, but no content.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived, ResponseStarted]
@@ -21,8 +21,7 @@ rules:
 - level: Metadata
 `
 
-// configure writes keys, certificates and kubeconfigs, and prepares the three
-// processes.
+// configure writes keys, certificates and kubeconfigs, and prepares the three processes.
 func (c *ControlPlane) configure(opts ControlPlaneOptions) error {
 	ca, err := newAuthority("leasekeeper-testbed")
 	if err != nil {
@@ -56,8 +55,9 @@ func (c *ControlPlane) configure(opts ControlPlaneOptions) error {
 		return err
 	}
 	c.etcd = newProcess(c.Binaries.Etcd, c.dir, c.etcdArgs(ports[0], ports[1])...)
-	c.apiserver = newProcess(c.Binaries.APIServer, c.dir, append(c.apiserverArgs(ports[0], ports[2], host), opts.APIServerArgs...)...)
-	// A small heap that is collected all the time costs an eighth of its work.
+	c.apiserver = newProcess(c.Binaries.APIServer, c.dir,
+		append(c.apiserverArgs(ports[0], ports[2], host), opts.APIServerArgs...)...)
+	// Collecting a small heap often would cost an eighth of the CPU time.
 	c.apiserver.env = append(c.apiserver.env, "GOGC=400")
 	c.controllers = newProcess(c.Binaries.ControllerManager, c.dir, c.controllersArgs(ports[3])...)
 	return nil
@@ -104,7 +104,7 @@ func clientConfig(ca *authority, host, user string, groups ...string) (*rest.Con
 	return &rest.Config{
 		Host:            host,
 		TLSClientConfig: rest.TLSClientConfig{CAData: ca.PEM, CertData: pair.cert, KeyData: pair.key},
-		// Tests must not wait for client-go's own throttle of 5 a second.
+		// Disable client-go's limit of 5 requests per second.
 		QPS: -1,
 	}, nil
 }
@@ -130,7 +130,7 @@ func (c *ControlPlane) apiserverArgs(etcd, port int, host string) []string {
 		"--bind-address=127.0.0.1",
 		fmt.Sprintf("--secure-port=%d", port),
 		"--advertise-address=127.0.0.1",
-		// A loopback address is no valid endpoint of the `kubernetes` Service.
+		// A loopback address is not a valid endpoint of the `kubernetes` Service.
 		"--endpoint-reconciler-type=none",
 		"--tls-cert-file=" + c.path("serving.crt"),
 		"--tls-private-key-file=" + c.path("serving.key"),
@@ -158,7 +158,7 @@ func (c *ControlPlane) controllersArgs(port int) []string {
 		"--use-service-account-credentials",
 		"--service-account-private-key-file=" + c.path("sa.key"),
 		"--root-ca-file=" + c.path("ca.crt"),
-		// Dozens of namespaces are deleted at once at the end of a test run.
+		// A test run deletes dozens of namespaces at its end.
 		"--kube-api-qps=500",
 		"--kube-api-burst=1000",
 		"--concurrent-namespace-syncs=20",

@@ -17,28 +17,31 @@ func admin(t *testing.T) kubernetes.Interface {
 	return must(kubernetes.NewForConfig(bed.plane.Config))(t)
 }
 
-// account makes a namespace with a ServiceAccount called orders.
+// account creates a namespace with the ServiceAccount orders.
 func account(t *testing.T, namespace string) {
 	t.Helper()
 	client, ctx := admin(t), t.Context()
-	must(client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}))(t)
-	must(client.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "orders"}}, metav1.CreateOptions{}))(t)
+	must(client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
+		metav1.CreateOptions{}))(t)
+	must(client.CoreV1().ServiceAccounts(namespace).Create(ctx,
+		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "orders"}}, metav1.CreateOptions{}))(t)
 }
 
-func TestADeletedNamespaceGoesAwayWithAllThatIsInIt(t *testing.T) {
+func TestNamespaceDeletionCompletes(t *testing.T) {
 	client, ctx := admin(t), t.Context()
-	account(t, "going")
-	check(t, client.CoreV1().Namespaces().Delete(ctx, "going", metav1.DeleteOptions{}))
-	eventually(t, "namespace going to be gone", func() (bool, error) {
-		_, err := client.CoreV1().Namespaces().Get(ctx, "going", metav1.GetOptions{})
+	account(t, "deleted")
+	check(t, client.CoreV1().Namespaces().Delete(ctx, "deleted", metav1.DeleteOptions{}))
+	eventually(t, "the namespace to be gone", func() (bool, error) {
+		_, err := client.CoreV1().Namespaces().Get(ctx, "deleted", metav1.GetOptions{})
 		return apierrors.IsNotFound(err), nil
 	})
 }
 
-func TestASecretGoesWithItsOwner(t *testing.T) {
+func TestSecretIsGarbageCollectedWithItsOwner(t *testing.T) {
 	client, ctx := admin(t), t.Context()
 	account(t, "garbage")
-	owner := must(client.CoreV1().ConfigMaps("garbage").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "owner"}}, metav1.CreateOptions{}))(t)
+	owner := must(client.CoreV1().ConfigMaps("garbage").Create(ctx,
+		&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "owner"}}, metav1.CreateOptions{}))(t)
 	owned := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "owned", OwnerReferences: []metav1.OwnerReference{
 		{APIVersion: "v1", Kind: "ConfigMap", Name: owner.Name, UID: owner.UID},
 	}}}
@@ -50,7 +53,7 @@ func TestASecretGoesWithItsOwner(t *testing.T) {
 	})
 }
 
-func TestAServiceAccountsConfigHasTheRightsOfTheAccountAndNoMore(t *testing.T) {
+func TestServiceAccountConfigIsRestrictedByRBAC(t *testing.T) {
 	account(t, "rights")
 	cfg := must(bed.plane.ConfigForServiceAccount(t.Context(), "rights", "orders"))(t)
 	mark := must(bed.plane.Mark())(t)
@@ -59,19 +62,20 @@ func TestAServiceAccountsConfigHasTheRightsOfTheAccountAndNoMore(t *testing.T) {
 	if !apierrors.IsForbidden(err) {
 		t.Fatalf("an account without a role listed Secrets: %v", err)
 	}
-	eventually(t, "the refused request in the audit log", func() (bool, error) {
+	eventually(t, "the forbidden request in the audit log", func() (bool, error) {
 		found, err := bed.plane.Requests(mark, func(r testbed.APIRequest) bool {
-			return r.User == "system:serviceaccount:rights:orders" && r.Verb == "list" && r.Resource == "secrets" && r.Code == 403
+			return r.User == "system:serviceaccount:rights:orders" && r.Verb == "list" && r.Resource == "secrets" &&
+				r.Code == 403
 		})
 		return len(found) == 1, err
 	})
 }
 
-func TestTheAPIServerComesBackWithWhatItHadStored(t *testing.T) {
+func TestRestartedAPIServerKeepsItsObjects(t *testing.T) {
 	account(t, "stored")
 	check(t, bed.plane.StopAPIServer())
 	if _, err := admin(t).CoreV1().Namespaces().Get(t.Context(), "stored", metav1.GetOptions{}); err == nil {
-		t.Fatal("a stopped API server answered")
+		t.Fatal("a stopped API server responded")
 	}
 	check(t, bed.plane.StartAPIServer(t.Context()))
 	must(admin(t).CoreV1().Namespaces().Get(t.Context(), "stored", metav1.GetOptions{}))(t)

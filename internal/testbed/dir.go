@@ -11,20 +11,19 @@ import (
 
 const dirPrefix = "leasekeeper-testbed-"
 
-// tempDir makes a folder that carries this process's id, and sweeps those of
-// processes that were killed before they could clean up.
+// tempDir creates a directory with this process's id in its name. It removes directories of processes that no longer
+// run.
 func tempDir(what string) (string, error) {
 	sweep(os.TempDir())
 	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-%s-", dirPrefix, os.Getpid(), what))
 	if err != nil {
 		return "", err
 	}
-	// PostgreSQL runs as a user of its own and has to get through; whatever is
-	// secret in here has a mode of its own.
+	// PostgreSQL runs as another user and must be able to enter. Confidential files have their own mode.
 	return dir, os.Chmod(dir, 0o711)
 }
 
-// sweep is best effort: a folder that cannot be removed harms nobody.
+// sweep is best effort.
 func sweep(parent string) {
 	found, _ := filepath.Glob(filepath.Join(parent, dirPrefix+"*"))
 	for _, dir := range found {

@@ -1,11 +1,8 @@
-// Package testbed starts real servers for tests, benchmarks and the demo: a
-// Kubernetes control plane, nodes without a container, Vault, PostgreSQL, and a
-// proxy that breaks connections on demand.
+// Package testbed starts real servers for tests, benchmarks and the demo: a Kubernetes control plane, simulated nodes,
+// Vault, PostgreSQL, and a proxy that injects faults.
 //
-// Everything listens on 127.0.0.1 only, on ports that two testbeds at once do
-// not share, keeps its files in a temporary folder, and dies with this process
-// even when that is killed with SIGKILL. The last needs Linux.
+// All servers listen on 127.0.0.1, on ports that are not shared with other testbeds. They keep their files in a
+// temporary directory and are killed with this process, even by SIGKILL. The last point requires Linux.
 //
-// The context of a Start function bounds the start, not the server's life:
-// that ends with Stop.
+// The context of a Start function bounds only the start. The server runs until Stop or Close.
 package testbed

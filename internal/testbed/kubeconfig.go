@@ -6,8 +6,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// WriteKubeconfig writes a file, readable by its owner only, that gives other
-// programs the access of cfg.
+// WriteKubeconfig writes a kubeconfig with the access of cfg. Only its owner can read the file.
 func WriteKubeconfig(path string, cfg *rest.Config) error {
 	const name = "leasekeeper-testbed"
 	file := clientcmdapi.NewConfig()

@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// The names that config/ gives the manager's namespace and ServiceAccount.
+// Names in config/ of the manager's namespace and ServiceAccount.
 const (
 	ManagerNamespace = "leasekeeper-system"
 	ManagerAccount   = "leasekeeper"
@@ -24,25 +24,24 @@ const (
 
 // ManagerOptions are all optional.
 type ManagerOptions struct {
-	// Flags are added to those for addresses and leader election, and win over them.
+	// Flags override the default flags for addresses and leader election.
 	Flags []string
-	// Env is added to the environment, as "name=value".
+	// Env is additional environment variables, as "name=value".
 	Env []string
-	// API leads to the API server in another way, such as through a proxy.
+	// API is a proxy to the API server; nil for a direct connection.
 	API *Proxy
 }
 
-// Manager is leasekeeper's manager as a process of its own, with a token of
-// the ServiceAccount and the RBAC that config/ installs.
+// Manager is leasekeeper's manager as a separate process, with the ServiceAccount and RBAC of config/.
 type Manager struct {
 	*Program
-	// Metrics is the URL of its metrics.
+	// Metrics is the URL of the metrics endpoint.
 	Metrics string
 
 	probes string
 }
 
-// NewManager prepares a manager; Run starts it. config/default must be applied.
+// NewManager prepares a manager. Apply config/default first, and call Run to start it.
 func NewManager(ctx context.Context, c *ControlPlane, binary string, opts ManagerOptions) (*Manager, error) {
 	config, err := c.ConfigForServiceAccount(ctx, ManagerNamespace, ManagerAccount)
 	if err != nil {
@@ -73,7 +72,7 @@ func NewManager(ctx context.Context, c *ControlPlane, binary string, opts Manage
 	return m, WriteKubeconfig(kubeconfig, config)
 }
 
-// Run starts the manager, again where it has ended, and waits until it is ready.
+// Run starts or restarts the manager and waits until it is ready.
 func (m *Manager) Run(ctx context.Context) error {
 	if err := m.Start(); err != nil {
 		return err
@@ -84,7 +83,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	})
 }
 
-// Metric reads one series, such as name{label="value"}; 0: there is none.
+// Metric returns the value of a series, such as name{label="value"}, or 0 if it does not exist.
 func (m *Manager) Metric(series string) (float64, error) {
 	text, err := read(context.Background(), m.Metrics)
 	if err != nil {
@@ -102,29 +101,29 @@ func read(ctx context.Context, url string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	answer, err := http.DefaultClient.Do(request)
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("%s: %s", url, answer.Status)
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s: %s", url, response.Status)
 	}
-	text, err := io.ReadAll(answer.Body)
+	text, err := io.ReadAll(response.Body)
 	return string(text), err
 }
 
-// LastWords is the end of what the manager has printed.
+// LastWords returns the last lines of the manager's log.
 func (m *Manager) LastWords(lines int) string {
 	text, err := os.ReadFile(m.LogPath())
 	if err != nil {
 		return err.Error()
 	}
 	all := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return "the manager's last words:\n" + strings.Join(all[max(0, len(all)-lines):], "\n")
+	return "end of the manager's log:\n" + strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// Raced is the data race that the race detector has found in any of the manager's runs; nil: none.
+// Raced returns the first data race detected in any run of the manager.
 func (m *Manager) Raced() error {
 	text, err := m.Log()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -133,8 +132,8 @@ func (m *Manager) Raced() error {
 	if err != nil {
 		return err
 	}
-	if _, race, raced := strings.Cut(text, "WARNING: DATA RACE"); raced {
-		return fmt.Errorf("the manager raced:\n%s", race)
+	if _, race, found := strings.Cut(text, "WARNING: DATA RACE"); found {
+		return fmt.Errorf("data race in the manager:\n%s", race)
 	}
 	return nil
 }

@@ -2,7 +2,7 @@ package testbed
 
 import (
 	"context"
-	_ "embed" // for the stages
+	_ "embed" // for stages
 	"errors"
 	"fmt"
 	"os"
@@ -16,34 +16,30 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// UnreadyAnnotation on a pod keeps it from becoming ready, whatever the value:
-// its containers run, as under a readiness probe that fails. On a pod template
-// it makes a roll-out that is stuck; a Job's pod does not complete. A pod that
-// loses the annotation becomes ready; one that is ready already stays so.
+// UnreadyAnnotation on a pod keeps it from becoming ready, as a failing readiness probe would. On a pod template it
+// blocks the roll-out. A Job's pod does not complete. A pod becomes ready once the annotation is removed; a pod that
+// is already ready stays ready.
 const UnreadyAnnotation = "testbed.leasekeeper.io/unready"
 
 // NodesOptions are all optional.
 type NodesOptions struct {
-	// Count is how many nodes there are, called node-0, node-1, …; 3 when 0.
+	// Count is the number of nodes, named node-0, node-1, …; 3 if 0.
 	Count int
-	// ReadyAfter is how long containers run until the pod is ready or, if it
-	// is a Job's, has succeeded; 500 ms when 0.
+	// ReadyAfter is the time from the start of a pod until it is ready or, for a Job, complete; 500 ms if 0.
 	ReadyAfter time.Duration
 }
 
-// stages tell kwok what becomes of nodes and pods.
+// stages configure how kwok simulates nodes and pods.
 //
 //go:embed nodes_stages.yaml
 var stages string
 
-// StartNodes starts kube-scheduler, and kwok in place of the kubelets, and
-// waits until pods can be scheduled. From then on workloads roll out: pods are
-// bound, run, become ready and go when they are deleted. No container of theirs
-// exists: nothing is mounted, probed or logged, and a Secret that is missing
-// keeps no pod back. It can be called once.
+// StartNodes starts kube-scheduler, and kwok instead of kubelets, and waits until pods can be scheduled. Pods are then
+// scheduled, become ready, and are removed when deleted. No container runs: nothing is mounted, probed or logged, and
+// a missing Secret does not block a pod. Call it once.
 func (c *ControlPlane) StartNodes(ctx context.Context, opts NodesOptions) error {
 	if c.scheduler != nil {
-		return errors.New("the nodes were started already")
+		return errors.New("the nodes are already running")
 	}
 	if opts.Count == 0 {
 		opts.Count = 3
@@ -61,11 +57,10 @@ func (c *ControlPlane) StartNodes(ctx context.Context, opts NodesOptions) error 
 	if err := c.kwok.await(ctx, c.nodesReady); err != nil {
 		return err
 	}
-	return c.scheduler.await(ctx, func(ctx context.Context) error { return askReady(ctx, scheduler) })
+	return c.scheduler.await(ctx, func(ctx context.Context) error { return checkReady(ctx, scheduler) })
 }
 
-// configureNodes prepares the two processes and answers how to reach the
-// scheduler. kwok listens nowhere.
+// configureNodes prepares the two processes and returns the scheduler's address. kwok does not listen.
 func (c *ControlPlane) configureNodes(opts NodesOptions) (scheduler *rest.Config, err error) {
 	text := strings.ReplaceAll(stages, "READY_AFTER_MS", strconv.FormatInt(opts.ReadyAfter.Milliseconds(), 10))
 	if err := os.WriteFile(c.path("nodes_stages.yaml"), []byte(text), 0o600); err != nil {
@@ -74,7 +69,7 @@ func (c *ControlPlane) configureNodes(opts NodesOptions) (scheduler *rest.Config
 	if err := c.writeAccess("scheduler.kubeconfig", "system:kube-scheduler"); err != nil {
 		return nil, err
 	}
-	// No role that comes with Kubernetes fits kwok, which is many kubelets at once.
+	// No default role fits kwok, which acts as many kubelets.
 	if err := c.writeAccess("kwok.kubeconfig", "kwok", "system:masters"); err != nil {
 		return nil, err
 	}
@@ -111,9 +106,9 @@ func (c *ControlPlane) kwokArgs() []string {
 		"--kubeconfig=" + c.path("kwok.kubeconfig"),
 		"--config=" + c.path("nodes_stages.yaml"),
 		"--manage-all-nodes",
-		// As a kubelet's: without the Lease a node is lost after 50 s.
+		// Like a kubelet. Without the Lease a node is lost after 50 s.
 		"--node-lease-duration-seconds=40",
-		// Apart from the Services', and enough for all pods of a long run.
+		// Distinct from the Services' range, and large enough for all pods of a long run.
 		"--cidr=10.1.0.0/16",
 	}
 }
@@ -135,8 +130,7 @@ func (c *ControlPlane) createNodes(ctx context.Context, count int) error {
 	return nil
 }
 
-// nodesReady waits for the taints too, which a new node has until the
-// node lifecycle controller has seen it ready.
+// nodesReady also waits until the node lifecycle controller removed the taints of new nodes.
 func (c *ControlPlane) nodesReady(ctx context.Context) error {
 	client, err := kubernetes.NewForConfig(c.Config)
 	if err != nil {
@@ -148,7 +142,7 @@ func (c *ControlPlane) nodesReady(ctx context.Context) error {
 	}
 	for _, node := range nodes.Items {
 		if !nodeReady(node) || len(node.Spec.Taints) > 0 {
-			return fmt.Errorf("%s is not ready, or tainted: %v", node.Name, node.Spec.Taints)
+			return fmt.Errorf("%s is not ready or has taints: %v", node.Name, node.Spec.Taints)
 		}
 	}
 	return nil

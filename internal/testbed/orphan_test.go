@@ -17,8 +17,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// orphanMode makes this test binary start all servers, say their process ids
-// and wait to be killed.
+// orphanMode makes this test binary start all servers and wait to be killed.
 const orphanMode = "TESTBED_ORPHAN"
 
 func orphanMain() {
@@ -37,18 +36,19 @@ func orphanMain() {
 	select {}
 }
 
-func TestServersDieWithAParentThatIsKilled(t *testing.T) {
+func TestServersDieWithAKilledParent(t *testing.T) {
 	parent := exec.Command(os.Args[0])
 	parent.Env = append(os.Environ(), orphanMode+"=1")
 	parent.Stderr = os.Stderr
 	out := must(parent.StdoutPipe())(t)
 	check(t, parent.Start())
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "started\n" {
-		t.Fatalf("the parent said %q (%v)", line, err)
+		t.Fatalf("the parent printed %q (%v)", line, err)
 	}
 	servers := childrenOf(t, parent.Process.Pid)
 	if len(servers) != 7 {
-		t.Fatalf("etcd, apiserver, controller-manager, scheduler, kwok, vault and postgres were started: %v", servers)
+		t.Fatalf("got servers %v, want etcd, apiserver, controller-manager, scheduler, kwok, vault and postgres",
+			servers)
 	}
 	check(t, parent.Process.Signal(syscall.SIGKILL))
 	_ = parent.Wait()
@@ -59,7 +59,7 @@ func TestServersDieWithAParentThatIsKilled(t *testing.T) {
 	}
 }
 
-// childrenOf lists pid and name of a process's children.
+// childrenOf returns the names of a process's children by pid.
 func childrenOf(t *testing.T, parent int) map[int]string {
 	t.Helper()
 	children := map[int]string{}

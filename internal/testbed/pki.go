@@ -14,15 +14,15 @@ import (
 	"time"
 )
 
-// authority is a CA made for one testbed.
+// authority is the CA of one testbed.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
-	// PEM is what clients verify with.
+	// PEM is the CA certificate.
 	PEM []byte
 }
 
-// keyPair is a certificate and its key, PEM.
+// keyPair is a certificate and its key in PEM.
 type keyPair struct{ cert, key []byte }
 
 func newAuthority(name string) (*authority, error) {
@@ -44,8 +44,8 @@ func newAuthority(name string) (*authority, error) {
 	return &authority{cert: cert, key: key, PEM: encode("CERTIFICATE", der)}, nil
 }
 
-// issue signs a certificate that serves on loopback and authenticates a
-// client; organizations are the client's groups in Kubernetes.
+// issue signs a certificate for loopback servers and for clients. Kubernetes treats organizations as the client's
+// groups.
 func (a *authority) issue(name string, organizations ...string) (keyPair, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -12,20 +12,18 @@ import (
 	"syscall"
 )
 
-// Ports are taken from below the kernel's ephemeral range (32768 and up on
-// Linux): there, any outgoing connection could get the port of a server that
-// is stopped for a moment.
+// Ports are below the kernel's ephemeral range (32768 and up on Linux). Otherwise an outgoing connection could take
+// the port of a stopped server.
 const firstPort, lastPort = 20000, 31999
 
-// held keeps the lock files of all ports that this process was given. Each
-// stays locked until the process ends, so that a server can be stopped and
-// started again on its port while other test processes run.
+// held keeps the lock files of this process's ports. A port stays locked until the process ends, so a server can
+// restart on it while other tests run.
 var held struct {
 	sync.Mutex
 	files map[int]*os.File
 }
 
-// FreePort reserves a port of 127.0.0.1 for this process.
+// FreePort reserves a port on 127.0.0.1 for this process.
 func FreePort() (int, error) {
 	dir := filepath.Join(os.TempDir(), "leasekeeper-ports")
 	if err := os.MkdirAll(dir, 0o1777); err != nil {
@@ -48,17 +46,17 @@ func FreePort() (int, error) {
 		if file == nil {
 			continue
 		}
-		if !listens(port) {
+		if !canListen(port) {
 			_ = file.Close()
 			continue
 		}
 		held.files[port] = file
 		return port, nil
 	}
-	return 0, errors.New("no free port on 127.0.0.1 in 1000 tries")
+	return 0, errors.New("no free port on 127.0.0.1 after 1000 attempts")
 }
 
-// lockPort answers nil when another process holds the port.
+// lockPort returns nil if another process holds the port.
 func lockPort(path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o666)
 	if err != nil {
@@ -75,7 +73,7 @@ func lockPort(path string) (*os.File, error) {
 	return nil, fmt.Errorf("lock %s: %w", path, err)
 }
 
-func listens(port int) bool {
+func canListen(port int) bool {
 	l, err := net.Listen("tcp", loopback(port))
 	if err != nil {
 		return false

@@ -19,14 +19,13 @@ import (
 
 // PostgresOptions are all optional.
 type PostgresOptions struct {
-	// Port to listen on; a free one when 0.
+	// Port to listen on; a free port if 0.
 	Port int
 }
 
-// Postgres is a real server with an administrator that only this process and
-// the Vault it configures know.
+// Postgres is a server. Only this process and the Vault it configures know the administrator's password.
 type Postgres struct {
-	// Address is host:port; it stays the same after Stop and Start.
+	// Address is host:port. It stays the same after Stop and Start.
 	Address string
 
 	bin, dir        string
@@ -35,9 +34,9 @@ type Postgres struct {
 	process         *process
 }
 
-// StartPostgres makes a database in a temporary folder and waits until it
-// takes logins. Run by root it uses the system's user `postgres`, since the
-// server refuses to be root. The error is ErrNoPostgres where it is missing.
+// StartPostgres creates a database in a temporary directory and waits until it accepts logins. As root it runs the
+// server as user `postgres`, because PostgreSQL refuses to run as root. It returns ErrNoPostgres if PostgreSQL is not
+// installed.
 func StartPostgres(ctx context.Context, opts PostgresOptions) (*Postgres, error) {
 	bin, err := PostgresBin()
 	if err != nil {
@@ -66,7 +65,7 @@ func (p *Postgres) initialise(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The server's user owns a folder of its own below ours.
+	// The server's user owns a subdirectory.
 	home := filepath.Join(p.dir, "home")
 	if err := p.give(home, owner); err != nil {
 		return err
@@ -78,7 +77,7 @@ func (p *Postgres) initialise(ctx context.Context) error {
 	p.process = newProcess(filepath.Join(p.bin, "postgres"), home, p.args(data)...)
 	p.process.logPath = filepath.Join(p.dir, "postgres.log")
 	p.process.credential = owner
-	// The fast shutdown; SIGTERM would wait for every client to leave.
+	// Fast shutdown. SIGTERM would wait until all clients disconnect.
 	p.process.stopSignal = syscall.SIGINT
 	return p.Start(ctx)
 }
@@ -90,9 +89,9 @@ func (p *Postgres) args(data string) []string {
 		"port=" + strconv.Itoa(p.port),
 		"unix_socket_directories=",
 		"max_connections=300",
-		// Nothing in here outlives the test.
+		// Durability is not needed.
 		"fsync=off", "synchronous_commit=off", "full_page_writes=off",
-		// A statement that fails may hold a password: never log one.
+		// Never log failed statements; they may contain a password.
 		"log_min_error_statement=panic",
 		"password_encryption=scram-sha-256",
 	} {
@@ -101,8 +100,7 @@ func (p *Postgres) args(data string) []string {
 	return args
 }
 
-// initdb gives the administrator's password in a file, since a command line
-// is for everyone to see.
+// initdb passes the administrator's password in a file, because other users can read command lines.
 func (p *Postgres) initdb(ctx context.Context, home, data string, owner *syscall.Credential) error {
 	secret := filepath.Join(home, "password")
 	if err := os.WriteFile(secret, []byte(p.password+"\n"), 0o600); err != nil {
@@ -125,7 +123,7 @@ func (p *Postgres) initdb(ctx context.Context, home, data string, owner *syscall
 	return nil
 }
 
-// give makes a folder for the server's user.
+// give creates a directory for the server's user.
 func (p *Postgres) give(dir string, owner *syscall.Credential) error {
 	if err := os.Mkdir(dir, 0o700); err != nil || owner == nil {
 		return err
@@ -133,15 +131,14 @@ func (p *Postgres) give(dir string, owner *syscall.Credential) error {
 	return os.Chown(dir, int(owner.Uid), int(owner.Gid))
 }
 
-// unprivileged is nil when this process is not root and can be the server's
-// user itself.
+// unprivileged returns the server's user, or nil if this process is not root.
 func unprivileged() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
 	}
 	account, err := user.Lookup("postgres")
 	if err != nil {
-		return nil, fmt.Errorf("PostgreSQL refuses to run as root, and needs a user: %w", err)
+		return nil, fmt.Errorf("PostgreSQL does not run as root and needs a user: %w", err)
 	}
 	uid, err := strconv.ParseUint(account.Uid, 10, 32)
 	if err != nil {
@@ -151,7 +148,7 @@ func unprivileged() (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, err
 }
 
-// Start brings a stopped server back on its address, with its data.
+// Start restarts a stopped server on the same address with its data.
 func (p *Postgres) Start(ctx context.Context) error {
 	if err := p.process.start(); err != nil {
 		return err
@@ -159,29 +156,28 @@ func (p *Postgres) Start(ctx context.Context) error {
 	return p.process.await(ctx, func(ctx context.Context) error { return p.Login(ctx, p.admin, p.password) })
 }
 
-// Stop ends the server in order; open connections are cut.
+// Stop uses the fast shutdown, which closes open connections.
 func (p *Postgres) Stop() error { return p.process.stop() }
 
-// Drain ends the server by its smart shutdown: new connections are refused, those that are open come to their own end. No
-// transaction is given up half way.
+// Drain uses the smart shutdown. It refuses new connections and waits until the open ones close, so it aborts no
+// transaction.
 func (p *Postgres) Drain(ctx context.Context) error { return p.process.drain(ctx, syscall.SIGTERM) }
 
 // Pause freezes the server and all its connections.
 func (p *Postgres) Pause() error {
-	// The parent first: it must not make new children meanwhile.
+	// Pause the parent first, so that it cannot fork.
 	if err := p.process.pause(); err != nil {
 		return err
 	}
 	return p.signalChildren(syscall.SIGSTOP)
 }
 
-// Resume undoes Pause.
+// Resume reverts Pause.
 func (p *Postgres) Resume() error {
 	return errors.Join(p.signalChildren(syscall.SIGCONT), p.process.resume())
 }
 
-// signalChildren finds the connections' processes, each of which leads a group
-// of its own.
+// signalChildren signals the process of each connection. Each leads its own process group.
 func (p *Postgres) signalChildren(s syscall.Signal) error {
 	pid := p.process.pid()
 	if pid == 0 {
@@ -204,7 +200,7 @@ func (p *Postgres) signalChildren(s syscall.Signal) error {
 	return nil
 }
 
-// Login opens a connection as this user and runs a statement on it.
+// Login connects as the user and runs a statement.
 func (p *Postgres) Login(ctx context.Context, name, password string) error {
 	conn, err := p.connect(ctx, name, password)
 	if err != nil {
@@ -213,7 +209,7 @@ func (p *Postgres) Login(ctx context.Context, name, password string) error {
 	return errors.Join(conn.Ping(ctx), conn.Close(ctx))
 }
 
-// Users lists the roles whose name starts so; Vault's start with "v-".
+// Users returns the roles with a name prefix. Vault's roles start with "v-".
 func (p *Postgres) Users(ctx context.Context, prefix string) ([]string, error) {
 	conn, err := p.connect(ctx, p.admin, p.password)
 	if err != nil {
@@ -227,7 +223,7 @@ func (p *Postgres) Users(ctx context.Context, prefix string) ([]string, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// Committing counts the transactions that are committed and wait for a standby to have them too.
+// Committing counts the committed transactions that wait for a standby.
 func (p *Postgres) Committing(ctx context.Context) (int, error) {
 	conn, err := p.connect(ctx, p.admin, p.password)
 	if err != nil {
@@ -259,12 +255,11 @@ func (p *Postgres) connect(ctx context.Context, name, password string) (*pgx.Con
 	return pgx.ConnectConfig(ctx, cfg)
 }
 
-// Close ends the server and removes its files.
+// Close stops the server and removes its files.
 func (p *Postgres) Close() error {
 	var err error
 	if p.process != nil {
-		// Fast, but in order: a killed parent leaves its children a moment
-		// longer, and with them the folder.
+		// Stop instead of kill: children of a killed parent live on for a moment and use the directory.
 		err = p.process.stop()
 	}
 	return errors.Join(err, os.RemoveAll(p.dir))

@@ -15,10 +15,8 @@ import (
 	"time"
 )
 
-// spawner starts children from one thread that lives as long as the process.
-// The kernel sends the parent-death signal when the *thread* that forked ends;
-// a thread of Go's scheduler may end at any time and would take healthy
-// servers with it.
+// spawner starts children from one thread that lives as long as the process. The kernel sends the parent-death signal
+// when the forking *thread* ends, and a thread of Go's scheduler may end at any time.
 var spawner = sync.OnceValue(func() chan<- func() {
 	work := make(chan func())
 	go func() {
@@ -36,18 +34,18 @@ func spawn(cmd *exec.Cmd) error {
 	return <-started
 }
 
-// process is one server that can be started again with the same arguments.
+// process is a server that can be restarted with the same arguments.
 type process struct {
 	name string
 	path string
 	args []string
 	env  []string
 	dir  string
-	// logPath gets what the server prints, one run after another.
+	// logPath receives the output of all runs.
 	logPath string
-	// credential runs the server as another user.
+	// credential of the user that runs the server.
 	credential *syscall.Credential
-	// stopSignal asks for an orderly end; SIGTERM when unset.
+	// stopSignal requests a graceful stop; SIGTERM if unset.
 	stopSignal syscall.Signal
 
 	mu     sync.Mutex
@@ -59,7 +57,7 @@ func (p *process) start() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.running() {
-		return fmt.Errorf("%s runs already", p.name)
+		return fmt.Errorf("%s is already running", p.name)
 	}
 	log, err := os.OpenFile(p.logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -71,8 +69,8 @@ func (p *process) start() error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Credential: p.credential,
 		Pdeathsig:  syscall.SIGKILL,
-		// A group of its own: Ctrl-C in the demo's terminal reaches the demo,
-		// which then stops its servers in order.
+		// A separate process group: Ctrl-C in the demo's terminal reaches only the demo, which then stops its servers
+		// in order.
 		Setpgid: true,
 	}
 	if err := spawn(cmd); err != nil {
@@ -84,7 +82,7 @@ func (p *process) start() error {
 	return nil
 }
 
-// running needs p.mu.
+// running requires p.mu.
 func (p *process) running() bool {
 	if p.cmd == nil {
 		return false
@@ -97,7 +95,7 @@ func (p *process) running() bool {
 	}
 }
 
-// pid is 0 while the process does not run.
+// pid returns 0 if the process is not running.
 func (p *process) pid() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,7 +105,7 @@ func (p *process) pid() int {
 	return p.cmd.Process.Pid
 }
 
-// signal does nothing to a process that does not run.
+// signal ignores a process that is not running.
 func (p *process) signal(s syscall.Signal) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -121,7 +119,7 @@ func (p *process) signal(s syscall.Signal) error {
 	return err
 }
 
-// stop ends the process in order, and by force when it takes over ten seconds.
+// stop requests a graceful stop and kills the process after ten seconds.
 func (p *process) stop() error {
 	p.mu.Lock()
 	exited := p.exited
@@ -129,12 +127,12 @@ func (p *process) stop() error {
 	if exited == nil {
 		return nil
 	}
-	end := p.stopSignal
-	if end == 0 {
-		end = syscall.SIGTERM
+	stopSignal := p.stopSignal
+	if stopSignal == 0 {
+		stopSignal = syscall.SIGTERM
 	}
-	// A paused process would never see the signal.
-	if err := errors.Join(p.signal(end), p.signal(syscall.SIGCONT)); err != nil {
+	// A paused process would not handle the signal.
+	if err := errors.Join(p.signal(stopSignal), p.signal(syscall.SIGCONT)); err != nil {
 		return err
 	}
 	select {
@@ -145,7 +143,7 @@ func (p *process) stop() error {
 	}
 }
 
-// drain asks for an end by this signal and leaves the process all the time that ctx has.
+// drain sends the signal and waits for the process until ctx is done.
 func (p *process) drain(ctx context.Context, s syscall.Signal) error {
 	p.mu.Lock()
 	exited := p.exited
@@ -160,11 +158,11 @@ func (p *process) drain(ctx context.Context, s syscall.Signal) error {
 	case <-exited:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%s does not come to an end: %w", p.name, ctx.Err())
+		return fmt.Errorf("%s did not exit: %w", p.name, ctx.Err())
 	}
 }
 
-// kill is the crash: no warning, no clean-up.
+// kill simulates a crash.
 func (p *process) kill() error {
 	p.mu.Lock()
 	exited := p.exited
@@ -178,8 +176,8 @@ func (p *process) kill() error {
 	return nil
 }
 
-// pause freezes the process: its connections stay open and nothing answers. The signal takes effect a moment after it was
-// sent, so the threads are waited for.
+// pause freezes the process: its connections stay open, and nothing responds. The signal takes effect with a delay, so
+// wait for the threads.
 func (p *process) pause() error {
 	if err := p.signal(syscall.SIGSTOP); err != nil {
 		return err
@@ -190,10 +188,10 @@ func (p *process) pause() error {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	return fmt.Errorf("%s does not stop", p.name)
+	return fmt.Errorf("%s did not stop", p.name)
 }
 
-// frozen says that every thread of the process is stopped.
+// frozen reports whether every thread of the process is stopped.
 func frozen(pid int) bool {
 	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 	if err != nil || len(stats) == 0 {
@@ -202,9 +200,9 @@ func frozen(pid int) bool {
 	for _, path := range stats {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			continue // the thread has ended
+			continue // the thread has exited
 		}
-		// The state follows the command's name, which stands in parentheses.
+		// The state follows the command name in parentheses.
 		if _, rest, ok := strings.Cut(string(text), ") "); !ok || !strings.HasPrefix(rest, "T") {
 			return false
 		}
@@ -214,8 +212,8 @@ func frozen(pid int) bool {
 
 func (p *process) resume() error { return p.signal(syscall.SIGCONT) }
 
-// await polls until ready answers nil, the process has ended, or ctx is done.
-// The error holds the end of the server's own log.
+// await polls until ready returns nil, the process exits, or ctx is done. Its error includes the end of the server's
+// log.
 func (p *process) await(ctx context.Context, ready func(context.Context) error) error {
 	p.mu.Lock()
 	exited := p.exited
@@ -230,7 +228,7 @@ func (p *process) await(ctx context.Context, ready func(context.Context) error) 
 		}
 		select {
 		case <-exited:
-			return fmt.Errorf("%s ended while it started (%w)\n%s", p.name, last, p.logTail())
+			return fmt.Errorf("%s exited during startup: %w\n%s", p.name, last, p.logTail())
 		case <-ctx.Done():
 			return fmt.Errorf("%s is not ready: %w\n%s", p.name, errors.Join(ctx.Err(), last), p.logTail())
 		case <-time.After(50 * time.Millisecond):
@@ -247,7 +245,7 @@ func (p *process) logTail() string {
 	if len(lines) > 12 {
 		lines = lines[len(lines)-12:]
 	}
-	return fmt.Sprintf("the end of its log:\n%s", bytes.Join(lines, []byte("\n")))
+	return fmt.Sprintf("end of its log:\n%s", bytes.Join(lines, []byte("\n")))
 }
 
 func newProcess(path, dir string, args ...string) *process {

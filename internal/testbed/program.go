@@ -6,15 +6,14 @@ import (
 	"path/filepath"
 )
 
-// Program is a program of ours, such as the manager, that runs as a process of
-// its own: it can be killed at any instant, and dies with this process.
+// Program is a program of this project, such as the manager, as a separate process. It is killed with this process.
 type Program struct {
 	dir     string
 	process *process
 }
 
-// NewProgram prepares a program; Start runs it. The environment is these
-// variables and PATH, so that nothing of the developer's own leaks in.
+// NewProgram prepares a program for Start. It inherits no environment variable but PATH, so that results do not depend
+// on the developer's shell.
 func NewProgram(path string, args, env []string) (*Program, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -29,40 +28,40 @@ func NewProgram(path string, args, env []string) (*Program, error) {
 	return &Program{dir: dir, process: p}, nil
 }
 
-// Start runs the program, again where it has ended.
+// Start starts or restarts the program.
 func (p *Program) Start() error { return p.process.start() }
 
-// Await polls until ready answers nil. The error, when the program ends or ctx
-// is done first, holds the end of its log.
+// Await polls until ready returns nil. If the program exits or ctx is done first, the error includes the end of its
+// log.
 func (p *Program) Await(ctx context.Context, ready func(context.Context) error) error {
 	return p.process.await(ctx, ready)
 }
 
-// Running says whether the program has not ended yet.
+// Running reports whether the program is running.
 func (p *Program) Running() bool { return p.process.pid() != 0 }
 
-// Stop ends the program in order, by SIGTERM.
+// Stop stops the program with SIGTERM.
 func (p *Program) Stop() error { return p.process.stop() }
 
-// Kill ends the program at once, by SIGKILL.
+// Kill kills the program with SIGKILL.
 func (p *Program) Kill() error { return p.process.kill() }
 
-// Pause freezes the program, as a machine that is starved of CPU would.
+// Pause freezes the program, as on a machine without CPU time.
 func (p *Program) Pause() error { return p.process.pause() }
 
-// Resume undoes Pause.
+// Resume reverts Pause.
 func (p *Program) Resume() error { return p.process.resume() }
 
-// Log is what the program has printed so far, all its runs together.
+// Log returns the output of all runs.
 func (p *Program) Log() (string, error) {
 	text, err := os.ReadFile(p.process.logPath)
 	return string(text), err
 }
 
-// LogPath is the file that the program prints into.
+// LogPath is the path of the log.
 func (p *Program) LogPath() string { return p.process.logPath }
 
-// Close ends the program and removes its files.
+// Close kills the program and removes its files.
 func (p *Program) Close() error {
 	err := p.process.kill()
 	if err != nil {

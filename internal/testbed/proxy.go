@@ -18,23 +18,23 @@ import (
 	"time"
 )
 
-// Fault is what a proxy does to the requests that match it.
+// Fault is an action on matching requests.
 type Fault struct {
-	// Method of the request; empty matches all.
+	// Method to match; empty matches all.
 	Method string
-	// Path is a regular expression over the URL's path; empty matches all.
+	// Path is a regular expression for the URL's path; empty matches all.
 	Path string
-	// Query is one over the URL's query, such as "watch=true"; empty matches all.
+	// Query is a regular expression for the URL's query, such as "watch=true"; empty matches all.
 	Query string
-	// Times is how many requests it happens to; 0 means until Clear.
+	// Times limits how many requests it affects; 0 means until Clear.
 	Times int
-	// For is how long it waits for such requests; 0 means until Clear.
+	// For limits how long it is active; 0 means until Clear.
 	For time.Duration
-	// Action that is taken; see its constants.
+	// Action to take.
 	Action Action
-	// After is how long Cut waits before it cuts, and Delay before it forwards.
+	// After is the delay of Cut and Delay.
 	After time.Duration
-	// Status, Body and ContentType are what Answer says.
+	// Status, Body and ContentType of the response of Answer and AnswerAfter.
 	Status      int
 	Body        string
 	ContentType string
@@ -45,62 +45,58 @@ type Fault struct {
 }
 
 func (f *Fault) matches(r *http.Request) bool {
-	return (f.For == 0 || time.Now().Before(f.until)) && (f.Method == "" || f.Method == r.Method) && f.path.MatchString(r.URL.Path) && f.query.MatchString(r.URL.RawQuery)
+	active := f.For == 0 || time.Now().Before(f.until)
+	methodMatches := f.Method == "" || f.Method == r.Method
+	return active && methodMatches && f.path.MatchString(r.URL.Path) && f.query.MatchString(r.URL.RawQuery)
 }
 
 // Action is a kind of fault.
 type Action string
 
 const (
-	// DropAnswer lets the upstream act and answer, then closes the client's
-	// connection without a byte.
+	// DropAnswer discards the upstream's response and closes the client's connection.
 	DropAnswer Action = "DropAnswer"
-	// Cut closes the client's connection after a while; the upstream's request
-	// goes on to its end.
+	// Cut closes the client's connection after a delay. The upstream request continues.
 	Cut Action = "Cut"
-	// Hang never answers and never asks the upstream, until the client gives up
-	// or the proxy is closed.
+	// Hang sends no response and forwards nothing. It ends when the client gives up or the proxy closes.
 	Hang Action = "Hang"
-	// Refuse closes the connection without asking the upstream.
+	// Refuse closes the connection and forwards nothing.
 	Refuse Action = "Refuse"
-	// Reset does so with a TCP reset, as a host that has crashed and come back
-	// or a firewall would.
+	// Reset is Refuse with a TCP reset, as by a firewall or a restarted host.
 	Reset Action = "Reset"
-	// Answer says Status and Body without asking the upstream, as a gateway or
-	// a standby would.
+	// Answer responds with Status and Body and forwards nothing, as a gateway or a standby would.
 	Answer Action = "Answer"
-	// AnswerAfter says Status and Body after the upstream has acted, as a
-	// gateway that lost the real answer would.
+	// AnswerAfter responds with Status and Body after the upstream handled the request, as a gateway that lost the
+	// response would.
 	AnswerAfter Action = "AnswerAfter"
-	// Delay forwards after a while.
+	// Delay forwards after a delay.
 	Delay Action = "Delay"
-	// Stall forwards and holds back what the upstream says, of streams that are
-	// open already too, until Clear. Watches go stale by it.
+	// Stall forwards the request and holds back the response until Clear. It also stalls open streams, so watches
+	// become stale.
 	Stall Action = "Stall"
 )
 
 // ProxyOptions are all optional.
 type ProxyOptions struct {
-	// CA verifies an upstream that speaks https, PEM.
+	// CA verifies an https upstream, in PEM.
 	CA []byte
-	// TLS serves https, with a certificate of a CA made for this proxy.
+	// TLS serves https with a certificate of a new CA.
 	TLS bool
 }
 
-// ProxyRequest is one request that a proxy saw.
+// ProxyRequest is a request received by a proxy.
 type ProxyRequest struct {
 	Method, Path string
 	At           time.Time
-	// Fault that it met, if any.
+	// Fault that affected the request, if any.
 	Fault Action
 }
 
-// Proxy stands between a client and an HTTP server and breaks what it is told
-// to break, while it runs. Without faults it only forwards, streams included.
+// Proxy forwards requests and streams to an HTTP server and injects faults.
 type Proxy struct {
-	// Address is the URL that clients use instead of the upstream's.
+	// Address is the URL for clients.
 	Address string
-	// CA signed the certificate that it serves with, PEM; empty without TLS.
+	// CA of the serving certificate, in PEM; empty without TLS.
 	CA []byte
 
 	upstream  *url.URL
@@ -115,21 +111,20 @@ type Proxy struct {
 	mu     sync.Mutex
 	server *http.Server
 	faults []*Fault
-	// cleared is closed when faults end.
+	// cleared is closed by Clear.
 	cleared chan struct{}
 	seen    []ProxyRequest
-	// waiting counts the requests whose clients wait, and peak is the most of them at once.
+	// waiting counts requests without a response. peak is its maximum.
 	waiting, peak int
-	// inFlight counts what was sent upstream and has not ended; idle is told
-	// when it is 0.
+	// inFlight counts upstream requests in progress. idle is signaled when it reaches 0.
 	inFlight int
 	idle     *sync.Cond
 }
 
-// silent: connections that break are what a proxy is for.
+// silent discards logs, because the proxy breaks connections on purpose.
 var silent = log.New(io.Discard, "", 0)
 
-// StartProxy listens on a free port and forwards to the target, a URL.
+// StartProxy listens on a free port and forwards to the target URL.
 func StartProxy(target string, opts ProxyOptions) (*Proxy, error) {
 	upstream, err := url.Parse(target)
 	if err != nil {
@@ -168,7 +163,7 @@ func StartProxy(target string, opts ProxyOptions) (*Proxy, error) {
 	return p, p.Accept()
 }
 
-// secure makes a certificate to serve with.
+// secure creates the serving certificate.
 func (p *Proxy) secure() error {
 	ca, err := newAuthority("leasekeeper-testbed-proxy")
 	if err != nil {
@@ -179,13 +174,15 @@ func (p *Proxy) secure() error {
 		return err
 	}
 	certificate, err := tls.X509KeyPair(pair.cert, pair.key)
-	// HTTP/1.1 only: a connection can be broken without breaking others.
-	p.serving = &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	// HTTP/1.1 only, so that breaking a connection affects one request.
+	p.serving = &tls.Config{
+		Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+	}
 	p.Address, p.CA = "https://"+p.listen, ca.PEM
 	return err
 }
 
-// Break adds a fault. Of several that match a request the first added counts.
+// Break adds a fault. The first matching fault applies.
 func (p *Proxy) Break(f Fault) error {
 	var err error
 	if f.path, err = regexp.Compile(f.Path); err != nil {
@@ -201,7 +198,7 @@ func (p *Proxy) Break(f Fault) error {
 	return nil
 }
 
-// Clear ends all faults; requests that already met one go on as they are.
+// Clear removes all faults. Requests that a fault already affects are not changed.
 func (p *Proxy) Clear() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -210,8 +207,8 @@ func (p *Proxy) Clear() {
 	p.cleared = make(chan struct{})
 }
 
-// Requests lists the requests seen whose "METHOD path" matches the regular
-// expression, those that a fault swallowed included.
+// Requests returns the received requests whose "METHOD path" matches the regular expression. It includes requests that
+// were not forwarded.
 func (p *Proxy) Requests(pattern string) ([]ProxyRequest, error) {
 	match, err := regexp.Compile(pattern)
 	if err != nil {
@@ -228,9 +225,8 @@ func (p *Proxy) Requests(pattern string) ([]ProxyRequest, error) {
 	return found, nil
 }
 
-// RefuseConnections closes the port and all connections: dialling fails, as on
-// a host where nothing listens. Accept undoes it. What is under way upstream
-// goes on, but for requests that a departing client ends; see Wait.
+// RefuseConnections closes the port and all connections, until Accept. Dialing then fails as if nothing listened.
+// Requests that a fault sent upstream continue; other requests end with their connection. See Wait.
 func (p *Proxy) RefuseConnections() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -242,7 +238,7 @@ func (p *Proxy) RefuseConnections() error {
 	return err
 }
 
-// Accept listens again on the same port.
+// Accept listens on the same port again.
 func (p *Proxy) Accept() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -261,8 +257,7 @@ func (p *Proxy) Accept() error {
 	return nil
 }
 
-// Wait returns when every request that was sent upstream has come to its end,
-// also those whose client has long gone.
+// Wait waits until all upstream requests have finished, even those whose client disconnected.
 func (p *Proxy) Wait() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -271,8 +266,8 @@ func (p *Proxy) Wait() {
 	}
 }
 
-// begin says whether a request may be sent upstream. While connections are refused none may, not even one that was
-// taken just before: so nothing is under way once Wait has returned.
+// begin reports whether a request may be sent upstream. It returns false while connections are refused, so that none
+// is in progress after Wait.
 func (p *Proxy) begin() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -291,7 +286,7 @@ func (p *Proxy) end() {
 	}
 }
 
-// Close ends the proxy and whatever it still had in flight.
+// Close closes the proxy and cancels requests in progress.
 func (p *Proxy) Close() error {
 	p.close()
 	err := p.RefuseConnections()
@@ -300,7 +295,7 @@ func (p *Proxy) Close() error {
 	return err
 }
 
-// Peak is the most requests that have waited for an answer at once since it was asked last.
+// Peak returns the maximum number of concurrent requests since the last call.
 func (p *Proxy) Peak() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -322,12 +317,12 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	fault := p.note(r)
 	switch fault.Action {
 	case DropAnswer:
-		p.ask(r)
+		p.forwardAndDiscard(r)
 		hangUp(w)
 	case Cut:
 		p.cut(w, r, fault.After)
 	case Hang:
-		// Only a server that has read all of a request sees its client leave.
+		// A server notices a disconnected client only after reading the request body.
 		_, _ = io.Copy(io.Discard, r.Body)
 		p.wait(r, 0)
 		hangUp(w)
@@ -336,10 +331,10 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	case Reset:
 		reset(w)
 	case Answer:
-		fault.answer(w)
+		fault.respond(w)
 	case AnswerAfter:
-		p.ask(r)
-		fault.answer(w)
+		p.forwardAndDiscard(r)
+		fault.respond(w)
 	case Delay:
 		p.wait(r, fault.After)
 		p.pass(w, r)
@@ -348,16 +343,16 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// note records the request and finds the fault that it meets, if any.
+// note records the request and returns the fault that affects it, if any.
 func (p *Proxy) note(r *http.Request) Fault {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var met Fault
+	var matched Fault
 	for i, f := range p.faults {
 		if !f.matches(r) {
 			continue
 		}
-		met = *f
+		matched = *f
 		if f.Times > 0 {
 			if f.left--; f.left == 0 {
 				p.faults = append(p.faults[:i:i], p.faults[i+1:]...)
@@ -365,11 +360,11 @@ func (p *Proxy) note(r *http.Request) Fault {
 		}
 		break
 	}
-	p.seen = append(p.seen, ProxyRequest{Method: r.Method, Path: r.URL.Path, At: time.Now(), Fault: met.Action})
-	return met
+	p.seen = append(p.seen, ProxyRequest{Method: r.Method, Path: r.URL.Path, At: time.Now(), Fault: matched.Action})
+	return matched
 }
 
-// pass forwards and lets the client's departure end the upstream's request.
+// pass forwards the request and cancels it when the client disconnects.
 func (p *Proxy) pass(w http.ResponseWriter, r *http.Request) {
 	if !p.begin() {
 		hangUp(w)
@@ -379,7 +374,7 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request) {
 	p.forward.ServeHTTP(&stallable{ResponseWriter: w, p: p, r: r}, r)
 }
 
-// stallable is an answer that goes out when no Stall is on its request.
+// stallable is a response that waits while a Stall matches its request.
 type stallable struct {
 	http.ResponseWriter
 	p *Proxy
@@ -402,7 +397,7 @@ func (s *stallable) Write(b []byte) (int, error) {
 	}
 }
 
-// Unwrap lets the flushes and hijacks of http.ResponseController through.
+// Unwrap supports http.ResponseController.
 func (s *stallable) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 func (p *Proxy) stalls(r *http.Request) (bool, <-chan struct{}) {
@@ -416,29 +411,28 @@ func (p *Proxy) stalls(r *http.Request) (bool, <-chan struct{}) {
 	return false, nil
 }
 
-// ask sends the request upstream and waits for the whole answer. The client's
-// departure does not end it; only Close does.
-func (p *Proxy) ask(r *http.Request) {
+// forwardAndDiscard sends the request upstream and waits for the whole response. Only Close cancels it; a disconnected
+// client does not.
+func (p *Proxy) forwardAndDiscard(r *http.Request) {
 	if body, err := io.ReadAll(r.Body); err == nil && p.begin() {
 		defer p.end()
 		p.send(r, body)
 	}
 }
 
-// send follows begin.
+// send requires begin.
 func (p *Proxy) send(r *http.Request, body []byte) {
 	out := r.Clone(p.closing)
 	out.RequestURI, out.Host = "", ""
 	out.URL.Scheme, out.URL.Host = p.upstream.Scheme, p.upstream.Host
 	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-	if answer, err := p.transport.RoundTrip(out); err == nil {
-		_, _ = io.Copy(io.Discard, answer.Body)
-		_ = answer.Body.Close()
+	if response, err := p.transport.RoundTrip(out); err == nil {
+		_, _ = io.Copy(io.Discard, response.Body)
+		_ = response.Body.Close()
 	}
 }
 
-// cut hangs up on the client after a while, whether the upstream has answered
-// by then or not, and leaves the upstream's request alone.
+// cut disconnects the client after a delay. The upstream request continues.
 func (p *Proxy) cut(w http.ResponseWriter, r *http.Request, after time.Duration) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil || !p.begin() {
@@ -454,20 +448,20 @@ func (p *Proxy) cut(w http.ResponseWriter, r *http.Request, after time.Duration)
 	hangUp(w)
 }
 
-// wait ends after a while (never, when 0), with the client or with the proxy.
+// wait returns after a delay (never if 0), or when the client disconnects or the proxy closes.
 func (p *Proxy) wait(r *http.Request, after time.Duration) {
-	var over <-chan time.Time
+	var elapsed <-chan time.Time
 	if after > 0 {
-		over = time.After(after)
+		elapsed = time.After(after)
 	}
 	select {
-	case <-over:
+	case <-elapsed:
 	case <-r.Context().Done():
 	case <-p.closing.Done():
 	}
 }
 
-func (f Fault) answer(w http.ResponseWriter) {
+func (f Fault) respond(w http.ResponseWriter) {
 	kind := f.ContentType
 	if kind == "" {
 		kind = "application/json"
@@ -477,10 +471,10 @@ func (f Fault) answer(w http.ResponseWriter) {
 	_, _ = fmt.Fprint(w, f.Body)
 }
 
-// hangUp closes the client's connection without answering.
+// hangUp closes the client's connection without a response.
 func hangUp(w http.ResponseWriter) { _ = hijack(w).Close() }
 
-// reset closes it with a TCP reset.
+// reset closes the client's connection with a TCP reset.
 func reset(w http.ResponseWriter) {
 	conn := hijack(w)
 	if secured, ok := conn.(*tls.Conn); ok {

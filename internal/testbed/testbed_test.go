@@ -11,7 +11,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// bed is started once: every test works in a namespace and mounts of its own.
+// bed is shared. Each test has its own namespace and mounts.
 var bed struct {
 	plane    *testbed.ControlPlane
 	vault    *testbed.Vault
@@ -53,8 +53,7 @@ func runAll(m *testing.M) int {
 
 const issuerPolicy = `path "database/creds/orders" { capabilities = ["read"] }`
 
-// setUpVault prepares what the tests share: role "app" may lease from
-// database/creds/orders.
+// setUpVault permits role "app" to lease from database/creds/orders.
 func setUpVault(ctx context.Context) error {
 	v := bed.vault
 	if err := v.EnableKubernetesAuth(ctx, "kubernetes", bed.plane); err != nil {
@@ -72,12 +71,12 @@ func setUpVault(ctx context.Context) error {
 	if err := v.EnableDatabase(ctx, "database", bed.postgres); err != nil {
 		return err
 	}
-	return v.WriteDatabaseRole(ctx, "database", "orders", testbed.DatabaseRole{DefaultTTL: time.Hour, MaxTTL: 2 * time.Hour})
+	return v.WriteDatabaseRole(ctx, "database", "orders",
+		testbed.DatabaseRole{DefaultTTL: time.Hour, MaxTTL: 2 * time.Hour})
 }
 
-// eventually polls until the condition holds; what it waited for is the
-// failure's message.
-func eventually(t *testing.T, waitedFor string, condition func() (bool, error)) {
+// eventually polls for up to a minute.
+func eventually(t *testing.T, what string, condition func() (bool, error)) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for {
@@ -86,7 +85,7 @@ func eventually(t *testing.T, waitedFor string, condition func() (bool, error)) 
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("waited a minute for: %s (last error: %v)", waitedFor, err)
+			t.Fatalf("timed out waiting for %s (last error: %v)", what, err)
 		}
 		<-time.After(100 * time.Millisecond)
 	}

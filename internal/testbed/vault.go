@@ -15,23 +15,21 @@ import (
 
 // VaultOptions are all optional.
 type VaultOptions struct {
-	// Durable keeps what Vault stores in files, so that it survives Stop and
-	// Kill. Without it everything is in memory, which is faster.
+	// Durable stores data in files, so that it survives Stop and Kill. The default, in memory, is faster.
 	Durable bool
-	// TLS serves https with a certificate of a CA made for this Vault.
+	// TLS serves https with a certificate of a new CA.
 	TLS bool
-	// MaxRequestDuration ends a request that takes longer; Vault's default is
-	// 90 s.
+	// MaxRequestDuration aborts longer requests; 90 s, Vault's default, if 0.
 	MaxRequestDuration time.Duration
-	// Port to listen on; a free one when 0.
+	// Port to listen on; a free port if 0.
 	Port int
 }
 
-// Vault is a real server: initialised, unsealed, with a file audit device.
+// Vault is an initialized and unsealed server with a file audit device.
 type Vault struct {
-	// Address is the URL to reach it by; it stays the same after Stop and Start.
+	// Address is the URL. It stays the same after Stop and Start.
 	Address string
-	// CA signed the server's certificate, PEM; empty without TLS.
+	// CA of the server's certificate, in PEM; empty without TLS.
 	CA []byte
 	// Root is a client with the root token. It does not retry.
 	Root *api.Client
@@ -75,13 +73,13 @@ func (v *Vault) start(ctx context.Context, binary string, opts VaultOptions) err
 	if err := v.process.start(); err != nil {
 		return err
 	}
-	if err := v.process.await(ctx, v.answers); err != nil {
+	if err := v.process.await(ctx, v.reachable); err != nil {
 		return err
 	}
-	return v.initialise(ctx)
+	return v.initialize(ctx)
 }
 
-// configure sets address and CA and returns the server's configuration.
+// configure sets Address and CA and returns the server's configuration.
 func (v *Vault) configure(opts VaultOptions) (string, error) {
 	port := opts.Port
 	if port == 0 {
@@ -129,8 +127,7 @@ log_level = "info"
 `, storage, loopback(port), limit, tls, v.Address, limit), nil
 }
 
-// Client is a new client with this token. The environment's VAULT_ variables
-// do not reach it.
+// Client returns a client with this token. It ignores VAULT_ environment variables.
 func (v *Vault) Client(token string) (*api.Client, error) {
 	cfg := api.DefaultConfig()
 	if cfg.Error != nil {
@@ -151,19 +148,19 @@ func (v *Vault) Client(token string) (*api.Client, error) {
 	return client, nil
 }
 
-// answers holds once the server speaks, sealed or not.
-func (v *Vault) answers(ctx context.Context) error {
+// reachable succeeds once the server responds, sealed or not.
+func (v *Vault) reachable(ctx context.Context) error {
 	_, err := v.Root.Sys().SealStatusWithContext(ctx)
 	return err
 }
 
-func (v *Vault) initialise(ctx context.Context) error {
-	answer, err := v.Root.Sys().InitWithContext(ctx, &api.InitRequest{SecretShares: 1, SecretThreshold: 1})
+func (v *Vault) initialize(ctx context.Context) error {
+	response, err := v.Root.Sys().InitWithContext(ctx, &api.InitRequest{SecretShares: 1, SecretThreshold: 1})
 	if err != nil {
 		return fmt.Errorf("vault init: %w", err)
 	}
-	v.unsealKey = answer.KeysB64[0]
-	v.Root.SetToken(answer.RootToken)
+	v.unsealKey = response.KeysB64[0]
+	v.Root.SetToken(response.RootToken)
 	if err := v.Unseal(ctx); err != nil {
 		return err
 	}
@@ -176,7 +173,7 @@ func (v *Vault) initialise(ctx context.Context) error {
 	return nil
 }
 
-// Unseal unseals and waits until the server is active.
+// Unseal unseals the server and waits until it is active.
 func (v *Vault) Unseal(ctx context.Context) error {
 	if _, err := v.Root.Sys().UnsealWithContext(ctx, v.unsealKey); err != nil {
 		return fmt.Errorf("vault unseal: %w", err)
@@ -185,49 +182,49 @@ func (v *Vault) Unseal(ctx context.Context) error {
 }
 
 func (v *Vault) active(ctx context.Context) error {
-	answer, err := v.Root.Sys().HealthWithContext(ctx)
+	response, err := v.Root.Sys().HealthWithContext(ctx)
 	if err != nil {
 		return err
 	}
-	if answer.Sealed || answer.Standby {
-		return fmt.Errorf("vault is not active yet (sealed: %t, standby: %t)", answer.Sealed, answer.Standby)
+	if response.Sealed || response.Standby {
+		return fmt.Errorf("vault is not active yet (sealed: %t, standby: %t)", response.Sealed, response.Standby)
 	}
 	return nil
 }
 
-// Seal makes every request but the status fail with 503, until Unseal.
+// Seal makes all requests but the seal status fail with 503, until Unseal.
 func (v *Vault) Seal(ctx context.Context) error { return v.Root.Sys().SealWithContext(ctx) }
 
-// Log is the end of what the server has printed.
+// Log returns the end of the server's log.
 func (v *Vault) Log() string { return v.process.logTail() }
 
-// Stop ends the server in order. Only a Durable one can be started again.
+// Stop stops the server gracefully. Only a Durable server can be started again.
 func (v *Vault) Stop() error { return v.process.stop() }
 
-// Kill ends the server at once, as a crash would.
+// Kill simulates a crash.
 func (v *Vault) Kill() error { return v.process.kill() }
 
-// Start brings a Durable server back on its address, and unseals it.
+// Start restarts a Durable server on the same address and unseals it.
 func (v *Vault) Start(ctx context.Context) error {
 	if !v.durable {
-		return errors.New("this Vault keeps its data in memory: start it with VaultOptions{Durable: true}")
+		return errors.New("this Vault has in-memory storage: start it with VaultOptions{Durable: true}")
 	}
 	if err := v.process.start(); err != nil {
 		return err
 	}
-	if err := v.process.await(ctx, v.answers); err != nil {
+	if err := v.process.await(ctx, v.reachable); err != nil {
 		return err
 	}
 	return v.Unseal(ctx)
 }
 
-// Pause freezes the server: connections stay open, nothing is answered.
+// Pause freezes the server: connections stay open, and requests get no response.
 func (v *Vault) Pause() error { return v.process.pause() }
 
-// Resume undoes Pause.
+// Resume reverts Pause.
 func (v *Vault) Resume() error { return v.process.resume() }
 
-// Close ends the server and removes its files.
+// Close kills the server and removes its files.
 func (v *Vault) Close() error {
 	var err error
 	if v.process != nil {
@@ -236,7 +233,7 @@ func (v *Vault) Close() error {
 	return errors.Join(err, os.RemoveAll(v.dir))
 }
 
-// Leases lists the ids of all leases below the prefix, as database/creds/orders.
+// Leases returns the ids of all leases under a prefix, such as database/creds/orders.
 func (v *Vault) Leases(ctx context.Context, prefix string) ([]string, error) {
 	prefix = strings.Trim(prefix, "/")
 	keys, err := v.list(ctx, "sys/leases/lookup/"+prefix)
@@ -259,22 +256,22 @@ func (v *Vault) Leases(ctx context.Context, prefix string) ([]string, error) {
 	return leases, nil
 }
 
-// TokenAccessors lists every living token, the root token included.
+// TokenAccessors returns the accessors of all tokens, including the root token.
 func (v *Vault) TokenAccessors(ctx context.Context) ([]string, error) {
 	return v.list(ctx, "auth/token/accessors")
 }
 
-// list answers nothing for a path without keys: Vault says 404 there.
+// list returns nil for a path without keys, for which Vault responds with 404.
 func (v *Vault) list(ctx context.Context, path string) ([]string, error) {
-	answer, err := v.Root.Logical().ListWithContext(ctx, path)
-	var refused *api.ResponseError
-	if errors.As(err, &refused) && refused.StatusCode == http.StatusNotFound {
+	response, err := v.Root.Logical().ListWithContext(ctx, path)
+	var responseErr *api.ResponseError
+	if errors.As(err, &responseErr) && responseErr.StatusCode == http.StatusNotFound {
 		return nil, nil
 	}
-	if err != nil || answer == nil {
+	if err != nil || response == nil {
 		return nil, err
 	}
-	raw, _ := answer.Data["keys"].([]any)
+	raw, _ := response.Data["keys"].([]any)
 	keys := make([]string, 0, len(raw))
 	for _, key := range raw {
 		keys = append(keys, fmt.Sprint(key))

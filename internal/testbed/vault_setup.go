@@ -17,22 +17,22 @@ import (
 
 // KubernetesRole is a role of Vault's kubernetes auth method.
 type KubernetesRole struct {
-	// ServiceAccounts and Namespaces may log in; "*" stands for all.
+	// ServiceAccounts and Namespaces that may log in; "*" matches all.
 	ServiceAccounts, Namespaces []string
-	// Policies of the tokens, besides `default`.
+	// Policies of the tokens, in addition to `default`.
 	Policies []string
-	// Audience that the ServiceAccount's token must be for; empty: the API server's.
+	// Audience of the ServiceAccount's token; empty for the API server.
 	Audience string
-	// TTL, MaxTTL and Period of the tokens; 0 leaves Vault's default.
+	// TTL, MaxTTL and Period of the tokens; Vault's default if 0.
 	TTL, MaxTTL, Period time.Duration
-	// More sets parameters that have no field here, such as token_type.
+	// More parameters, such as token_type.
 	More map[string]any
 }
 
-// DatabaseRole is a role of the database engine. Without statements it creates
-// a PostgreSQL user that can log in, and drops it as Vault does by itself.
+// DatabaseRole is a role of the database engine. By default it creates a PostgreSQL user that can log in, and Vault's
+// default statements drop it.
 type DatabaseRole struct {
-	// Connection of the mount; "postgres" when empty.
+	// Connection of the mount; "postgres" if empty.
 	Connection           string
 	DefaultTTL, MaxTTL   time.Duration
 	CreationStatements   []string
@@ -41,9 +41,8 @@ type DatabaseRole struct {
 
 const createLogin = `CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';`
 
-// EnableKubernetesAuth mounts the kubernetes auth method. Its logins are really
-// reviewed by this control plane, on behalf of a ServiceAccount that may do
-// nothing but review.
+// EnableKubernetesAuth mounts the kubernetes auth method for this control plane. Vault reviews tokens with a
+// ServiceAccount that has no other permission.
 func (v *Vault) EnableKubernetesAuth(ctx context.Context, mount string, c *ControlPlane) error {
 	const namespace, name = "kube-system", "vault-token-reviewer"
 	if err := c.grant(ctx, namespace, name, "system:auth-delegator"); err != nil {
@@ -53,7 +52,8 @@ func (v *Vault) EnableKubernetesAuth(ctx context.Context, mount string, c *Contr
 	if err != nil {
 		return err
 	}
-	if err := v.Root.Sys().EnableAuthWithOptionsWithContext(ctx, mount, &api.EnableAuthOptions{Type: "kubernetes"}); err != nil {
+	if err := v.Root.Sys().EnableAuthWithOptionsWithContext(ctx, mount,
+		&api.EnableAuthOptions{Type: "kubernetes"}); err != nil {
 		return err
 	}
 	return v.Write(ctx, "auth/"+mount+"/config", map[string]any{
@@ -86,8 +86,7 @@ func (v *Vault) WritePolicy(ctx context.Context, name, rules string) error {
 	return v.Root.Sys().PutPolicyWithContext(ctx, name, rules)
 }
 
-// EnableDatabase mounts the database engine and connects it to PostgreSQL as
-// its administrator. The connection is called "postgres".
+// EnableDatabase mounts the database engine and adds the connection "postgres" with PostgreSQL's administrator.
 func (v *Vault) EnableDatabase(ctx context.Context, mount string, pg *Postgres) error {
 	if err := v.Root.Sys().MountWithContext(ctx, mount, &api.MountInput{Type: "database"}); err != nil {
 		return err
@@ -95,9 +94,8 @@ func (v *Vault) EnableDatabase(ctx context.Context, mount string, pg *Postgres) 
 	return v.ConnectDatabase(ctx, mount, "postgres", pg, nil)
 }
 
-// ConnectDatabase adds a connection to a mount of the database engine, with
-// these settings besides. Vault makes, renews and drops one user of a
-// connection at a time, so that a slow one keeps all others waiting.
+// ConnectDatabase adds a connection to a database mount. Vault handles one user of a connection at a time, so a slow
+// user delays the others.
 func (v *Vault) ConnectDatabase(ctx context.Context, mount, name string, pg *Postgres, more map[string]any) error {
 	data := map[string]any{
 		"plugin_name":             "postgresql-database-plugin",
@@ -112,8 +110,7 @@ func (v *Vault) ConnectDatabase(ctx context.Context, mount, name string, pg *Pos
 	return v.Write(ctx, mount+"/config/"+name, data)
 }
 
-// WriteDatabaseRole creates or replaces a role: reading <mount>/creds/<name>
-// then makes a PostgreSQL user.
+// WriteDatabaseRole creates or replaces a role. Reading <mount>/creds/<name> then creates a PostgreSQL user.
 func (v *Vault) WriteDatabaseRole(ctx context.Context, mount, name string, role DatabaseRole) error {
 	if len(role.CreationStatements) == 0 {
 		role.CreationStatements = []string{createLogin}
@@ -130,20 +127,18 @@ func (v *Vault) WriteDatabaseRole(ctx context.Context, mount, name string, role 
 	})
 }
 
-// EnableKV mounts a key-value engine of version 1 or 2.
+// EnableKV mounts a key-value engine, version 1 or 2.
 func (v *Vault) EnableKV(ctx context.Context, mount string, version int) error {
 	return v.Root.Sys().MountWithContext(ctx, mount, &api.MountInput{
 		Type: "kv", Options: map[string]string{"version": fmt.Sprint(version)},
 	})
 }
 
-// EnableKubernetesSecrets mounts the engine that leases ServiceAccount tokens
-// of this control plane: <mount>/creds/<role> with the parameter
-// kubernetes_namespace.
+// EnableKubernetesSecrets mounts the engine that leases ServiceAccount tokens of this control plane. Write
+// kubernetes_namespace to <mount>/creds/<role> to issue one.
 func (v *Vault) EnableKubernetesSecrets(ctx context.Context, mount string, c *ControlPlane) error {
 	const namespace, name = "kube-system", "vault-token-issuer"
-	// The engine creates a ServiceAccount with a role for each lease, and an
-	// account may only give what it has.
+	// The engine creates a ServiceAccount and a role for each lease, and can grant only its own permissions.
 	if err := c.grant(ctx, namespace, name, "cluster-admin"); err != nil {
 		return err
 	}
@@ -162,7 +157,7 @@ func (v *Vault) EnableKubernetesSecrets(ctx context.Context, mount string, c *Co
 	})
 }
 
-// Write writes to a path of Vault with the root token.
+// Write writes to a path with the root token.
 func (v *Vault) Write(ctx context.Context, path string, data map[string]any) error {
 	_, err := v.Root.Logical().WriteWithContext(ctx, path, data)
 	if err != nil {
@@ -171,24 +166,22 @@ func (v *Vault) Write(ctx context.Context, path string, data map[string]any) err
 	return nil
 }
 
-// Login is what a workload does: it exchanges a ServiceAccount's token for a
-// client at a kubernetes auth mount.
+// Login logs in as a workload, with a ServiceAccount's token.
 func (v *Vault) Login(ctx context.Context, mount, role, serviceAccountToken string) (*api.Client, error) {
 	client, err := v.Client("")
 	if err != nil {
 		return nil, err
 	}
-	answer, err := client.Logical().WriteWithContext(ctx, "auth/"+strings.Trim(mount, "/")+"/login",
+	response, err := client.Logical().WriteWithContext(ctx, "auth/"+strings.Trim(mount, "/")+"/login",
 		map[string]any{"role": role, "jwt": serviceAccountToken})
 	if err != nil {
 		return nil, err
 	}
-	client.SetToken(answer.Auth.ClientToken)
+	client.SetToken(response.Auth.ClientToken)
 	return client, nil
 }
 
-// grant makes a ServiceAccount, where it is missing, and binds a cluster role
-// to it.
+// grant creates a ServiceAccount if necessary and binds a cluster role to it.
 func (c *ControlPlane) grant(ctx context.Context, namespace, name, role string) error {
 	client, err := kubernetes.NewForConfig(c.Config)
 	if err != nil {

@@ -1,12 +1,11 @@
 package vault
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"sync/atomic"
 	"time"
-
-	"context"
 
 	"k8s.io/utils/clock"
 
@@ -14,14 +13,14 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// Backend is a Vault or OpenBao server as one provider sees it. It is safe for concurrent use.
+// Backend is a Vault or OpenBao server as one provider uses it. It is safe for concurrent use.
 type Backend struct {
-	clock        clock.PassiveClock
-	kube         Kube
-	accounts     *accounts
-	sleep        func(context.Context, time.Duration) error
-	timeout      time.Duration
-	issueTimeout time.Duration
+	clock           clock.PassiveClock
+	kube            Kube
+	serviceAccounts *serviceAccountTokens
+	sleep           func(context.Context, time.Duration) error
+	timeout         time.Duration
+	issueTimeout    time.Duration
 
 	// namespace of a SecretProvider; empty for a ClusterSecretProvider.
 	namespace  string
@@ -29,58 +28,86 @@ type Backend struct {
 	spec       *v1alpha1.VaultProvider
 	base       *url.URL
 	http       *http.Client
-	// minting is for requests that mint.
+	// minting sends requests that mint.
 	minting *http.Client
 
 	materialVersion string
-	// materialReadAt is in nanoseconds since 1970; 0 after an error of TLS.
+	// materialReadAt is in nanoseconds since 1970; 0 after a TLS error.
 	materialReadAt atomic.Int64
 
-	gate   *gate
-	keeper *cached[keeperSession]
-	// redirects is true once a standby has answered a request that mints with a redirect.
+	breaker *breaker
+	// keeper is the session for leasekeeper's own work.
+	keeper *cached[session]
+	// readers are the sessions that read static responses again.
+	readers *sessionCache
+	// redirects is true once a standby has redirected a request that mints.
 	redirects atomic.Bool
 }
 
-var _ backend.Backend = (*Backend)(nil)
+var (
+	_ backend.Backend   = (*Backend)(nil)
+	_ backend.Reader    = (*Backend)(nil)
+	_ backend.Lister    = (*Backend)(nil)
+	_ backend.Inspector = (*Backend)(nil)
+)
 
 func (b *Backend) address() string { return b.base.Scheme + "://" + b.base.Host }
 
-func (b *Backend) materialSeen(now time.Time) { b.materialReadAt.Store(now.UnixNano()) }
+func (b *Backend) markMaterialRead(now time.Time) { b.materialReadAt.Store(now.UnixNano()) }
 
 func (b *Backend) materialFresh(now time.Time) bool {
 	return now.Sub(time.Unix(0, b.materialReadAt.Load())) < materialAge
 }
 
-// Close ends the keeper's session. Who still uses this backend logs in anew.
+// Close closes the sessions, as far as ctx permits. A caller that still uses this backend logs in again.
 func (b *Backend) Close(ctx context.Context) error {
 	defer b.http.CloseIdleConnections()
-	session, ok, err := b.keeper.take(ctx)
-	if err != nil || !ok || !session.ours {
-		return err
+	keeper, ok, err := b.keeper.take(ctx)
+	if err == nil && ok && keeper.owned {
+		err = b.revokeSelf(ctx, keeper.token)
 	}
-	return b.revokeSelf(ctx, session.token)
+	for _, reader := range b.readers.takeAll(ctx) {
+		if closeErr := b.revokeSelf(ctx, reader.token); err == nil {
+			err = closeErr
+		}
+	}
+	return err
 }
 
-// courtesy bounds what is done for order's sake, while somebody waits.
-const courtesy = 2 * time.Second
+// cleanupTimeout bounds a best-effort cleanup that delays a caller.
+const cleanupTimeout = 2 * time.Second
 
-// retire is Close without insisting: the session owns nothing and runs out by itself.
+// retire closes the sessions on a best-effort basis: they own nothing and expire by themselves.
 func (b *Backend) retire() {
-	ctx, cancel := context.WithTimeout(context.Background(), courtesy)
+	ctx, cancel := context.WithTimeout(context.Background(), cleanupTimeout)
 	defer cancel()
 	_ = b.Close(ctx)
 }
 
-// revokeSelf ends a token that this package made and that owns nothing, or nothing that is wanted.
+// closeSession revokes the token of a session on a best-effort basis: it owns nothing and expires by itself.
+func (b *Backend) closeSession(ctx context.Context, s session) {
+	if !s.owned {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	_ = b.revokeSelf(ctx, s.token)
+}
+
+// revokeSelf revokes a token with itself, and with it whatever it owns.
 func (b *Backend) revokeSelf(ctx context.Context, token string) error {
-	r, err := b.do(ctx, call{method: http.MethodPost, path: "auth/token/revoke-self", token: token, namespace: b.spec.Namespace})
+	return b.revokeSelfBy(ctx, call{}, token)
+}
+
+func (b *Backend) revokeSelfBy(ctx context.Context, c call, token string) error {
+	c.method, c.path, c.token, c.namespace = http.MethodPost, "auth/token/revoke-self", token, b.spec.Namespace
+	r, err := b.do(ctx, c)
 	if err != nil {
 		return err
 	}
-	// 403: the token is no more.
+	// 403: the token no longer exists.
 	if !succeeded(r.status) && r.status != http.StatusForbidden {
-		return b.fault(r, "ending a token by itself", "the token", "`auth/token/revoke-self: update`", token)
+		return b.fault(r, "revoking a token with itself", "the token", "`auth/token/revoke-self: update`", token)
 	}
 	return nil
 }

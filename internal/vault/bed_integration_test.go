@@ -22,13 +22,13 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
-// bed is started once: every test works on paths of its own.
+// bed is started once: every test uses its own paths.
 var bed struct {
 	plane    *testbed.ControlPlane
 	vault    *testbed.Vault
 	postgres *testbed.Postgres
 	client   client.Client
-	backends *vault.Backends
+	driver   *vault.Driver
 }
 
 func TestMain(m *testing.M) { os.Exit(runAll(m)) }
@@ -65,12 +65,18 @@ path "auth/token/renew-accessor"  { capabilities = ["update"] }
 path "auth/token/revoke-accessor" { capabilities = ["update"] }
 `
 
+// certificatePolicy is what revokes certificates without a lease.
+const certificatePolicy = `path "+/revoke" { capabilities = ["update"] }`
+
 const issuerPolicy = `
 path "database/creds/*" { capabilities = ["read"] }
+path "database/static-creds/*" { capabilities = ["read"] }
+path "identity/oidc/token/*" { capabilities = ["read"] }
+path "+/sign/*" { capabilities = ["update"] }
+path "+/issue/*" { capabilities = ["update"] }
 path "kv/*"             { capabilities = ["read"] }
 path "kv2/*"            { capabilities = ["read"] }
 path "nowhere/*"        { capabilities = ["read"] }
-path "pki/issue/*"      { capabilities = ["update"] }
 `
 
 func setUp(ctx context.Context) error {
@@ -79,6 +85,7 @@ func setUp(ctx context.Context) error {
 		func() error { return setUpCluster(ctx) },
 		func() error { return v.EnableKubernetesAuth(ctx, "kubernetes", bed.plane) },
 		func() error { return v.WritePolicy(ctx, "keeper", keeperPolicy) },
+		func() error { return v.WritePolicy(ctx, "certificates", certificatePolicy) },
 		func() error { return v.WritePolicy(ctx, "app", issuerPolicy) },
 		func() error { return v.EnableDatabase(ctx, "database", bed.postgres) },
 		func() error { return v.EnableKV(ctx, "kv", 1) },
@@ -92,7 +99,8 @@ func setUp(ctx context.Context) error {
 		"batch":    {Policies: []string{"app"}, TTL: time.Hour, More: map[string]any{"token_type": "batch"}},
 		"uses":     {Policies: []string{"app"}, TTL: time.Hour, More: map[string]any{"token_num_uses": 2}},
 		"nothing":  {TTL: time.Hour},
-		"keeper":   {Policies: []string{"keeper"}, TTL: time.Hour},
+		"keeper":   {Policies: []string{"keeper", "certificates"}, TTL: time.Hour},
+		"bare":     {Policies: []string{"keeper"}, TTL: time.Hour},
 		"weak":     {TTL: time.Hour},
 	} {
 		role.ServiceAccounts, role.Namespaces, role.Audience = []string{"orders", "leasekeeper"}, []string{"*"}, "vault"
@@ -110,7 +118,7 @@ func setUpCluster(ctx context.Context) (err error) {
 	if bed.client, err = client.New(bed.plane.Config, client.Options{}); err != nil {
 		return err
 	}
-	bed.backends = vault.NewBackends(vault.Options{Clock: clock.RealClock{}, Kube: vault.NewKube(bed.client, bed.client)})
+	bed.driver = vault.NewDriver(vault.Options{Clock: clock.RealClock{}, Kube: vault.NewKube(bed.client, bed.client)})
 	for namespace, account := range map[string]string{"shop": "orders", "bank": "orders", "system": "leasekeeper"} {
 		for _, object := range []client.Object{
 			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
@@ -132,8 +140,8 @@ func unique(name string) string {
 	return fmt.Sprintf("%s-%d", name, serial)
 }
 
-// backend is one whose workloads log in with the role; the keeper's role is "keeper" unless changed.
-func backend(t *testing.T, role string, changes ...func(*v1alpha1.VaultProvider)) *vault.Backend {
+// connect makes a backend whose workloads log in with the role. The keeper's role is "keeper" unless it is changed.
+func connect(t *testing.T, role string, changes ...func(*v1alpha1.VaultProvider)) *vault.Backend {
 	t.Helper()
 	name := unique("vault")
 	p := &v1alpha1.ClusterSecretProvider{
@@ -141,23 +149,21 @@ func backend(t *testing.T, role string, changes ...func(*v1alpha1.VaultProvider)
 		Spec: v1alpha1.ClusterSecretProviderSpec{ProviderSpec: v1alpha1.ProviderSpec{Vault: &v1alpha1.VaultProvider{
 			Address: bed.vault.Address, TLS: &v1alpha1.TLSConfig{CABundle: bed.vault.CA},
 			Auth: v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
-				Mount: "kubernetes", Role: role, ServiceAccountRef: &v1alpha1.WorkloadServiceAccount{Name: "orders", Audiences: []string{"vault"}},
+				Mount: "kubernetes", Role: role, ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "orders", Audiences: []string{"vault"}},
 			}},
-			KeeperAuth: &v1alpha1.VaultKeeperAuth{Kubernetes: &v1alpha1.VaultKeeperKubernetesAuth{
+			KeeperAuth: &v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
 				Mount: "kubernetes", Role: "keeper",
-				ServiceAccountRef: v1alpha1.KeeperServiceAccount{Name: "leasekeeper", Namespace: "system", Audiences: []string{"vault"}},
+				ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "leasekeeper", Namespace: "system", Audiences: []string{"vault"}},
 			}},
 		}}},
 	}
 	for _, change := range changes {
 		change(p.Spec.Vault)
 	}
-	b, err := bed.backends.For(t.Context(), p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { bed.backends.Forget(p) })
-	return b
+	b, err := bed.driver.Backend(t.Context(), p)
+	must(t, err)
+	t.Cleanup(func() { bed.driver.Forget(p) })
+	return b.(*vault.Backend)
 }
 
 var (
@@ -166,22 +172,37 @@ var (
 	who      = backend.Identity{Namespace: "shop", Owner: owner}
 )
 
+// read is a request without parameters.
+func read(path string) *v1alpha1.VaultRequest { return &v1alpha1.VaultRequest{Path: path} }
+
+// source has the request.
+func source(req *v1alpha1.VaultRequest) v1alpha1.SecretSource {
+	return v1alpha1.SecretSource{Vault: req}
+}
+
+// recordOf is the record of a lease or an attempt.
+func recordOf(path, id, accessor string) v1alpha1.LeaseRecord {
+	return v1alpha1.LeaseRecord{
+		ID: id, Vault: &v1alpha1.VaultRecord{Address: bed.vault.Address, Path: path, TokenAccessor: accessor},
+	}
+}
+
 // databaseRole makes a role that nothing else uses.
-func databaseRole(t *testing.T, ttl, maxTTL time.Duration) backend.Request {
+func databaseRole(t *testing.T, ttl, maxTTL time.Duration) *v1alpha1.VaultRequest {
 	t.Helper()
 	name := unique("role")
 	must(t, bed.vault.WriteDatabaseRole(t.Context(), "database", name, testbed.DatabaseRole{DefaultTTL: ttl, MaxTTL: maxTTL}))
-	return backend.Request{Path: "database/creds/" + name}
+	return read("database/creds/" + name)
 }
 
-// issue logs in, issues and makes the record of it.
-func issue(t *testing.T, b *vault.Backend, req backend.Request) (v1alpha1.LeaseRecord, backend.Response) {
+// issue logs in, issues and makes the record.
+func issue(t *testing.T, b *vault.Backend, req *v1alpha1.VaultRequest) (v1alpha1.LeaseRecord, backend.Response) {
 	t.Helper()
 	session, err := b.Login(t.Context(), who)
 	must(t, err)
-	answer, err := b.Issue(t.Context(), session, req)
+	response, err := b.Issue(t.Context(), session, source(req))
 	must(t, err)
-	return v1alpha1.LeaseRecord{Path: req.Path, ID: answer.LeaseID, TokenAccessor: session.Handle}, answer
+	return recordOf(req.Path, response.LeaseID, session.Handle), response
 }
 
 func must(t *testing.T, err error) {
@@ -191,7 +212,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// eventually polls with a deadline that only a fault reaches.
+// eventually polls until a deadline that only a fault reaches.
 func eventually(t *testing.T, what string, holds func() error) {
 	t.Helper()
 	var err error
@@ -203,7 +224,7 @@ func eventually(t *testing.T, what string, holds func() error) {
 	t.Fatalf("%s: %v", what, err)
 }
 
-// stopPostgres takes the database away until start is called, or the test ends.
+// stopPostgres stops the database until start is called, or the test ends.
 func stopPostgres(t *testing.T) (start func()) {
 	t.Helper()
 	must(t, bed.postgres.Stop())

@@ -9,43 +9,46 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// failureMemory is how long a failed attempt stands for all who ask, so that a thousand objects do not each try.
+// failureMemory is how long the error of a failed attempt is returned to all callers, so that a thousand objects do not
+// each try.
 const failureMemory = time.Second
 
-// cached is a value that one caller at a time makes and all share until it goes stale.
+// cached is a value that one caller at a time creates and all share until it expires.
 type cached[T comparable] struct {
 	clock clock.PassiveClock
-	// gate has room for one: holding its token is holding the lock, and waiting for it can be given up.
-	gate chan struct{}
+	// held has room for one: to send is to lock. Unlike a mutex, a caller can stop waiting for it.
+	held chan struct{}
 
-	has      bool
-	value    T
-	madeAt   time.Time
-	until    time.Time // zero: for ever
-	failed   error
-	failedAt time.Time
+	has       bool
+	value     T
+	createdAt time.Time
+	until     time.Time // zero: forever
+	failed    error
+	failedAt  time.Time
 }
 
 func newCached[T comparable](c clock.PassiveClock) *cached[T] {
-	return &cached[T]{clock: c, gate: make(chan struct{}, 1)}
+	return &cached[T]{clock: c, held: make(chan struct{}, 1)}
 }
 
 func (c *cached[T]) lock(ctx context.Context) error {
 	select {
-	case c.gate <- struct{}{}:
+	case c.held <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		fault := backend.Errorf(backend.Unavailable, "gave up waiting for another login that is under way")
-		fault.Err = ctx.Err()
-		return fault
+		timedOut := backend.Errorf(backend.Unavailable, "timed out waiting for another login in progress")
+		timedOut.Err = ctx.Err()
+		return timedOut
 	}
 }
 
-func (c *cached[T]) unlock() { <-c.gate }
+func (c *cached[T]) unlock() { <-c.held }
 
-// get returns the value, made anew where it is missing or stale. make says until when it is good; a zero time means
-// for ever. old says what was there before and was replaced.
-func (c *cached[T]) get(ctx context.Context, make func(context.Context) (T, time.Time, error)) (value, old T, err error) {
+// get returns the value; create makes a new one if it is missing or expired, and returns until when it is valid (zero:
+// forever). old is the value that was replaced.
+func (c *cached[T]) get(
+	ctx context.Context, create func(context.Context) (T, time.Time, error),
+) (value, old T, err error) {
 	if err := c.lock(ctx); err != nil {
 		return value, old, err
 	}
@@ -57,7 +60,7 @@ func (c *cached[T]) get(ctx context.Context, make func(context.Context) (T, time
 	if c.failed != nil && now.Sub(c.failedAt) < failureMemory {
 		return value, old, c.failed
 	}
-	made, until, err := make(ctx)
+	created, until, err := create(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			c.failed, c.failedAt = err, c.clock.Now()
@@ -67,18 +70,18 @@ func (c *cached[T]) get(ctx context.Context, make func(context.Context) (T, time
 	if c.has {
 		old = c.value
 	}
-	c.has, c.value, c.madeAt, c.until, c.failed = true, made, c.clock.Now(), until, nil
-	return made, old, nil
+	c.has, c.value, c.createdAt, c.until, c.failed = true, created, c.clock.Now(), until, nil
+	return created, old, nil
 }
 
-// drop forgets the value if it is still the one that the caller found wanting, and is at least minAge old. It says
-// whether it did.
-func (c *cached[T]) drop(ctx context.Context, bad T, minAge time.Duration) bool {
+// drop forgets the value if it is still the one that failed the caller, and is at least minAge old. It reports whether
+// it did.
+func (c *cached[T]) drop(ctx context.Context, failed T, minAge time.Duration) bool {
 	if c.lock(ctx) != nil {
 		return false
 	}
 	defer c.unlock()
-	if !c.has || c.value != bad || c.clock.Since(c.madeAt) < minAge {
+	if !c.has || c.value != failed || c.clock.Since(c.createdAt) < minAge {
 		return false
 	}
 	c.has = false

@@ -16,8 +16,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// maxAnswerBytes bounds what is read of an answer. A Secret holds 1 MiB; base64 and JSON make more of it.
-const maxAnswerBytes = 4 << 20
+// maxResponseBytes bounds what is read of a response. A Secret holds 1 MiB; base64 and JSON make more of it.
+const maxResponseBytes = 4 << 20
 
 // call is one request.
 type call struct {
@@ -32,73 +32,81 @@ type call struct {
 	timeout   time.Duration
 	// mints: the request must reach the server at most once, and Vault must finish it once it has begun; see oneShot.
 	mints bool
-	// exempt: the server answers it even where it serves nothing else, so an answer proves nothing.
+	// engine: the request is served by a secrets engine, whose failures show nothing about the server.
+	engine bool
+	// urgent: the request is sent even if the server seems to be down.
+	urgent bool
+	// exempt: the server responds even if it serves nothing else, so a response shows nothing about the server.
 	exempt bool
 }
 
-// reply is an answer of whatever stands at the address: Vault itself or a gateway before it.
-type reply struct {
-	// at is when the request was sent.
-	at     time.Time
-	status int
-	body   []byte
-	// tooLong: the body is longer than maxAnswerBytes and was not read.
+// rawResponse is the response of whatever is at the address: Vault itself or a gateway in front of it.
+type rawResponse struct {
+	// at is when the request was sent, receivedAt when its response was complete.
+	at, receivedAt time.Time
+	status         int
+	body           []byte
+	// tooLong: the body is longer than maxResponseBytes and was not read.
 	tooLong bool
-	// token that was sent, which no text may repeat.
+	// token that was sent. No message repeats it.
 	token string
-	// redirect is where to, for a redirect that was not followed.
+	// redirect is the target of a redirect that was not followed.
 	redirect string
 	address  string
 }
 
-// do sends the request and returns the answer, of whatever status. Errors are those of the way there and back, and
-// are told apart by whether a single byte can have been sent.
+// do sends the request and returns the response, of whatever status. An error is one of the network; its kind depends
+// on whether a single byte can have been sent.
 //
-// A standby's redirect is followed once. For a call that mints that is safe only when the standby was told not to
-// forward: a standby also redirects after its own forwarding broke half way, when the active node may be minting
-// already (forwardRequest in http/handler.go of Vault and of OpenBao). So the first such redirect is an error without
-// an answer, and from then on this backend tells standbys not to forward. Where the redirect's target cannot be
-// reached it goes back to forwarding.
-func (b *Backend) do(ctx context.Context, c call) (reply, error) {
+// A standby's redirect is followed once. For a call that mints, that is safe only if the standby was told not to
+// forward: a standby also redirects after its own forwarding broke halfway, when the active node may be minting already
+// (forwardRequest in http/handler.go of Vault and of OpenBao). So the first such redirect is an error without a
+// response, and from then on this backend tells standbys not to forward. If the redirect's target cannot be reached,
+// it lets them forward again.
+func (b *Backend) do(ctx context.Context, c call) (rawResponse, error) {
 	probe := false
-	if !c.mints { // the login of one that mints has just been served, and there is a journal that waits for an answer
+	// The login of a request that mints was just served, and the journaled attempt waits for its response.
+	if !c.mints && !c.urgent {
 		var err error
-		if probe, err = b.gate.enter(); err != nil {
-			return reply{}, err
+		if probe, err = b.breaker.allow(); err != nil {
+			return rawResponse{}, err
 		}
 	}
 	sent := b.clock.Now()
 	r, err := b.send(ctx, c)
-	v, fault := judge(ctx, c, r, err)
-	b.gate.leave(probe, sent, v, fault)
+	f, fault := conclude(ctx, c, r, err)
+	b.breaker.observe(probe, sent, f, fault)
 	return r, err
 }
 
-// judge says what a request tells of the server, in words that do not change from one request to the next.
-func judge(ctx context.Context, c call, r reply, err error) (verdict, *backend.Error) {
-	down := func(text string) (verdict, *backend.Error) {
-		return isDown, backend.Errorf(backend.Unavailable, "%s: %s", r.address, text)
+// conclude derives what a result shows about the server. The error has the same text for each request.
+func conclude(ctx context.Context, c call, r rawResponse, err error) (finding, *backend.Error) {
+	isDown := func(text string) (finding, *backend.Error) {
+		return down, backend.Errorf(backend.Unavailable, "%s: %s", r.address, text)
 	}
-	switch a, spoke := r.parse(); {
-	// What one path's engine says, or does not say, of an issue tells nothing of the server.
-	case err != nil && (ctx.Err() != nil || (c.mints && backend.KindOf(err) == backend.NoResponse)):
-		return noVerdict, nil
+	a, fromVault := r.parse()
+	engineFailed := c.engine && !succeeded(r.status)
+	noStatement := r.status == http.StatusPreconditionFailed || r.redirect != "" || r.tooLong
+	notServed := notServing(r.status) || r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout
+	switch {
+	case err != nil && ctx.Err() != nil, err != nil && c.engine && backend.KindOf(err) == backend.NoResponse:
+		return inconclusive, nil
 	case err != nil && backend.KindOf(err) == backend.TLS:
-		return seemsDown, backend.Errorf(backend.TLS, "%s", err)
+		return maybeDown, backend.Errorf(backend.TLS, "%s", err)
 	case err != nil:
-		return seemsDown, backend.Errorf(backend.Unavailable, "%s", err)
-	case c.exempt || c.mints && !succeeded(r.status) || r.status == http.StatusPreconditionFailed || r.redirect != "" || r.tooLong:
-		return noVerdict, nil
-	case notServing(r.status) || r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout:
-		return down("it does not serve now (" + statusText(r.status) + "): " + a.quote())
-	case !spoke && !succeeded(r.status):
-		return down("it answered " + statusText(r.status) + ", not in Vault's words: a gateway, or another server")
+		return maybeDown, backend.Errorf(backend.Unavailable, "%s", err)
+	case c.exempt || engineFailed || noStatement:
+		return inconclusive, nil
+	case notServed:
+		return isDown("it does not serve now (" + statusText(r.status) + "): " + a.errorText())
+	case !fromVault && !succeeded(r.status):
+		return isDown("it responded " + statusText(r.status) + " in a form that is not Vault's: " + notVault)
 	}
-	return serves, nil
+	return serving, nil
 }
 
-// send is do without the gate.
-func (b *Backend) send(ctx context.Context, c call) (reply, error) {
+// send is do without the breaker.
+func (b *Backend) send(ctx context.Context, c call) (rawResponse, error) {
 	timeout := c.timeout
 	if timeout == 0 {
 		timeout = b.timeout
@@ -124,31 +132,34 @@ func (b *Backend) send(ctx context.Context, c call) (reply, error) {
 		}
 		if c.mints && !direct {
 			b.redirects.Store(true)
-			return r, backend.Errorf(backend.NoResponse, "a standby at %s redirected and may have forwarded before; the next try tells it not to", b.address())
+			return r, backend.Errorf(backend.NoResponse,
+				"the standby at %s redirected the request and may have forwarded it before; the next request forbids forwarding",
+				b.address())
 		}
 		base = next
 	}
 }
 
-func redirectTarget(base *url.URL, r reply) (*url.URL, error) {
+func redirectTarget(base *url.URL, r rawResponse) (*url.URL, error) {
 	next, err := url.Parse(r.redirect)
 	if err != nil || !isHost(next.Host) {
-		return nil, backend.Errorf(backend.NoResponse, "%s answered with a redirect that cannot be read", r.address)
+		return nil, backend.Errorf(backend.NoResponse, "%s sent a redirect without a usable target", r.address)
 	}
 	if base.Scheme == "https" && next.Scheme != "https" {
-		return nil, backend.Errorf(backend.NoResponse, "%s redirected to an address without TLS, which is not followed", r.address)
+		return nil, backend.Errorf(backend.NoResponse,
+			"%s redirected to an address without TLS, which is not followed: configure an https api_addr in Vault", r.address)
 	}
 	return &url.URL{Scheme: next.Scheme, Host: next.Host}, nil
 }
 
-// isHost says whether it looks like a name or an address with a port. It is told in messages, which must be short text.
+// isHost reports whether it looks like a name or an address with a port. Messages contain it, so it must be short.
 func isHost(host string) bool {
 	return host != "" && len(host) <= 300 && !strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct bool) (reply, error) {
-	r := reply{at: b.clock.Now(), address: base.Scheme + "://" + base.Host, token: c.token}
-	// Once a connection is at hand, bytes may go out at any time; before that, none have.
+func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct bool) (rawResponse, error) {
+	r := rawResponse{at: b.clock.Now(), address: base.Scheme + "://" + base.Host, token: c.token}
+	// Once there is a connection, bytes may be sent at any time; before that, none were.
 	var sent atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
 	request, err := newRequest(httptrace.WithClientTrace(ctx, trace), c, base, direct)
@@ -159,23 +170,24 @@ func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct b
 	if c.mints {
 		client = b.minting
 	}
-	answer, err := client.Do(request)
+	response, err := client.Do(request)
 	if err != nil {
-		return r, b.wayFault(ctx, err, r.address, sent.Load())
+		return r, b.networkError(ctx, err, r.address, sent.Load())
 	}
-	defer answer.Body.Close()
-	r.status = answer.StatusCode
+	defer response.Body.Close()
+	r.status = response.StatusCode
 	if r.status == http.StatusTemporaryRedirect || r.status == http.StatusPermanentRedirect {
-		r.redirect = answer.Header.Get("Location")
+		r.redirect = response.Header.Get("Location")
 		return r, nil
 	}
-	r.body, err = io.ReadAll(io.LimitReader(answer.Body, maxAnswerBytes+1))
+	r.body, err = io.ReadAll(io.LimitReader(response.Body, maxResponseBytes+1))
 	if err != nil {
-		return r, b.wayFault(ctx, err, r.address, true)
+		return r, b.networkError(ctx, err, r.address, true)
 	}
-	if len(r.body) > maxAnswerBytes {
+	if len(r.body) > maxResponseBytes {
 		r.body, r.tooLong = nil, true
 	}
+	r.receivedAt = b.clock.Now()
 	return r, nil
 }
 
@@ -211,15 +223,15 @@ func newRequest(ctx context.Context, c call, base *url.URL, direct bool) (*http.
 	return request, nil
 }
 
-// wayFault says what an error on the way there or back means. The URL is taken off it: it may hold parameters.
-func (b *Backend) wayFault(ctx context.Context, err error, address string, sent bool) *backend.Error {
+// networkError translates an error of the network. The URL is removed: it may contain parameters.
+func (b *Backend) networkError(ctx context.Context, err error, address string, sent bool) *backend.Error {
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
-	kind, text := wayKind(ctx, err, sent)
+	kind, text := classifyNetworkError(ctx, err, sent)
 	if kind == backend.TLS {
-		// What the provider refers to may have been renewed meanwhile.
+		// The material that the provider refers to may have changed.
 		b.materialReadAt.Store(0)
 	}
 	fault := backend.Errorf(kind, "%s: %s", address, text)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -28,12 +29,12 @@ import (
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// fakeKube answers from maps by "namespace/name".
+// fakeKube responds from maps by "namespace/name".
 type fakeKube struct {
 	mu         sync.Mutex
 	secrets    map[string]*corev1.Secret
 	configMaps map[string]*corev1.ConfigMap
-	// refuse is what RequestToken fails with.
+	// refuse is the error of RequestToken.
 	refuse   error
 	requests int
 	reads    int
@@ -69,25 +70,25 @@ func (k *fakeKube) RequestToken(_ context.Context, namespace, name string, _ []s
 	return fmt.Sprintf("jwt-%s-%s-%d", namespace, name, k.requests), time.Duration(seconds) * time.Second, nil
 }
 
-func (k *fakeKube) tokensAsked() int {
+func (k *fakeKube) tokensRequested() int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.requests
 }
 
-// request is what the fake server got.
+// request is what the fake server received.
 type request struct {
 	method, path, query, token, namespace string
 	body                                  map[string]any
 	direct, http2, chunked                bool
 }
 
-// says is what it answers.
+// says is its response.
 type says struct {
 	status int
 	body   string
 	header http.Header
-	// hang keeps the answer back until the test ends; hangUp breaks the connection.
+	// hang delays the response until the test ends; hangUp breaks the connection.
 	hang, hangUp bool
 }
 
@@ -98,7 +99,7 @@ func errs(status int, text ...string) says {
 	return says{status: status, body: string(encoded)}
 }
 
-// server is a Vault that answers what a test tells it to. Logins of the roles app and keeper work by themselves.
+// server is a Vault with the responses of a test. Logins of the roles app and keeper work without any.
 type server struct {
 	*httptest.Server
 	t *testing.T
@@ -107,15 +108,15 @@ type server struct {
 	got     []request
 	answers map[string]func(request) says
 	logins  int
-	// over is closed when the test ends.
-	over chan struct{}
+	// ended is closed when the test ends.
+	ended chan struct{}
 }
 
 func newServer(t *testing.T) *server {
-	s := &server{t: t, answers: map[string]func(request) says{}, over: make(chan struct{})}
+	s := &server{t: t, answers: map[string]func(request) says{}, ended: make(chan struct{})}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)
-	t.Cleanup(func() { close(s.over) })
+	t.Cleanup(func() { close(s.ended) })
 	s.on("auth/kubernetes/login", func(r request) says {
 		s.logins++
 		return ok(fmt.Sprintf(`{"request_id":"1","auth":{"client_token":"hvs.%s%d","accessor":"acc%d","lease_duration":3600,"renewable":true,"num_uses":0}}`,
@@ -125,7 +126,7 @@ func newServer(t *testing.T) *server {
 	return s
 }
 
-// on sets the answer for a path.
+// on sets the response of a path.
 func (s *server) on(path string, answer func(request) says) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +135,7 @@ func (s *server) on(path string, answer func(request) says) {
 
 func (s *server) always(path string, answer says) { s.on(path, func(request) says { return answer }) }
 
-// inTurn answers the first request with the first, and so on; the last stays.
+// inTurn sends the first response to the first request, and so on; the last one is repeated.
 func (s *server) inTurn(path string, answers ...says) {
 	n := 0
 	s.on(path, func(request) says {
@@ -181,7 +182,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Unlock()
 	if answer.hang {
-		<-s.over
+		<-s.ended
 		return
 	}
 	if answer.hangUp {
@@ -201,7 +202,7 @@ type fixture struct {
 	server   *server
 	kube     *fakeKube
 	clock    *clocktesting.FakePassiveClock
-	backends *Backends
+	driver   *Driver
 	provider *v1alpha1.ClusterSecretProvider
 }
 
@@ -232,9 +233,9 @@ func newFixtureAt(t *testing.T, s *server, address string, changes ...change) *f
 		Spec: v1alpha1.ClusterSecretProviderSpec{ProviderSpec: v1alpha1.ProviderSpec{Vault: &v1alpha1.VaultProvider{
 			Address: address,
 			Auth:    v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{Mount: "kubernetes", Role: "app"}},
-			KeeperAuth: &v1alpha1.VaultKeeperAuth{Kubernetes: &v1alpha1.VaultKeeperKubernetesAuth{
+			KeeperAuth: &v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
 				Mount: "kubernetes", Role: "keeper",
-				ServiceAccountRef: v1alpha1.KeeperServiceAccount{Name: "leasekeeper", Namespace: "system"},
+				ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "leasekeeper", Namespace: "system"},
 			}},
 		}}},
 	}
@@ -245,9 +246,9 @@ func newFixtureAt(t *testing.T, s *server, address string, changes ...change) *f
 	for _, c := range changes {
 		c(f.provider, &opts)
 	}
-	f.backends = NewBackends(opts)
+	f.driver = NewDriver(opts)
 	var err error
-	if f.Backend, err = f.backends.For(t.Context(), f.provider); err != nil {
+	if f.Backend, err = f.driver.backendFor(t.Context(), f.provider); err != nil {
 		t.Fatal(err)
 	}
 	return f
@@ -256,15 +257,39 @@ func newFixtureAt(t *testing.T, s *server, address string, changes ...change) *f
 var (
 	who   = backend.Identity{Namespace: "shop", ServiceAccount: "orders", Owner: owner}
 	owner = backend.Owner{Namespace: "shop", Name: "orders-db", UID: "owner-uid"}
-	read  = backend.Request{Path: "database/creds/orders"}
+	read  = source("database/creds/orders")
 	at    = backend.Session{Token: "hvs.session-token-of-the-test", Handle: "acc"}
 )
 
-func record() v1alpha1.LeaseRecord {
-	return v1alpha1.LeaseRecord{Path: "database/creds/orders", ID: "database/creds/orders/abc", TokenAccessor: "acc"}
+const readPath = "database/creds/orders"
+
+// source reads the path.
+func source(path string, changes ...func(*v1alpha1.VaultRequest)) v1alpha1.SecretSource {
+	req := &v1alpha1.VaultRequest{Path: path}
+	for _, change := range changes {
+		change(req)
+	}
+	return v1alpha1.SecretSource{Vault: req}
 }
 
-// wantKind fails unless err is an error of the Lessor's of this kind; an empty kind wants no error.
+func write(req *v1alpha1.VaultRequest) { req.Method = v1alpha1.MethodWrite }
+
+func parameters(values map[string]string) func(*v1alpha1.VaultRequest) {
+	return func(req *v1alpha1.VaultRequest) {
+		req.Parameters = map[string]apiextensionsv1.JSON{}
+		for name, value := range values {
+			req.Parameters[name] = apiextensionsv1.JSON{Raw: []byte(value)}
+		}
+	}
+}
+
+func record() v1alpha1.LeaseRecord { return recordOf(readPath, readPath+"/abc", "acc") }
+
+func recordOf(path, id, accessor string) v1alpha1.LeaseRecord {
+	return v1alpha1.LeaseRecord{ID: id, Vault: &v1alpha1.VaultRecord{Path: path, TokenAccessor: accessor}}
+}
+
+// wantKind fails unless err is an error of the Backend of this kind; an empty kind expects no error.
 func wantKind(t *testing.T, err error, kind backend.ErrorKind) {
 	t.Helper()
 	if kind == "" {

@@ -7,12 +7,13 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// ofPath says whether an id is that of a lease of the path: Vault makes it of the path, a slash and one word (Register in
-// vault/expiration.go; a namespace's is part of the word). What lies deeper is another path's lease, and what has dots or
-// empty segments in it some server on the way may take for another path altogether.
+// ofPath reports whether the id is that of a lease of the path. Vault builds an id from the path, a slash and one word
+// (Register in vault/expiration.go; a namespace is part of the word). A longer id belongs to another path. An id with
+// dots or empty segments may become another path on its way to Vault.
 func ofPath(path, id string) bool {
 	word, below := strings.CutPrefix(id, path+"/")
-	return below && isPath(path) && plainPath.MatchString(word) && !strings.Contains(word, "/") && !badSegment.MatchString(word)
+	oneWord := plainPath.MatchString(word) && !strings.Contains(word, "/") && !badSegment.MatchString(word)
+	return below && isPath(path) && oneWord
 }
 
 var (
@@ -21,13 +22,14 @@ var (
 	noEngine   = regexp.MustCompile(`^(sys|auth)(/|$)`)
 )
 
-// isPath says whether spec.vault.path may be so. The API server does not look at a record's, which somebody may have
-// written into a status. Below auth/ the leases are logins.
+// isPath reports whether spec.vault.path may have this value. The API server does not validate the path of a record,
+// which somebody may have written into a status. The leases below auth/ are logins.
 func isPath(path string) bool {
 	return plainPath.MatchString(path) && !badSegment.MatchString(path) && !noEngine.MatchString(path)
 }
 
-// foreign is for a record that names what is not its own, and so is left alone.
+// foreign is the error for a record that names something which does not belong to its path.
 func foreign(path string) *backend.Error {
-	return backend.Errorf(backend.Mismatch, "the record's lease is not one of its path %q: it is left alone", cut(oneLine(path), 128))
+	return backend.Errorf(backend.Mismatch,
+		"the record's lease does not belong to the record's path %q: nothing is done to it", cut(oneLine(path), 128))
 }

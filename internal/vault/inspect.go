@@ -16,7 +16,7 @@ const (
 	KindOpenBao = "OpenBao"
 )
 
-// keeperPaths are what the keeper needs `update` on. None needs sudo.
+// keeperPaths need `update` in the keeper's policy. None needs sudo.
 var keeperPaths = []string{
 	"auth/token/lookup-accessor",
 	"auth/token/renew-accessor",
@@ -26,28 +26,20 @@ var keeperPaths = []string{
 	"sys/leases/revoke",
 }
 
-// Report is what Inspect finds.
-type Report struct {
-	// ServerKind is Vault or OpenBao.
-	ServerKind string
-	// Version as the server tells it; empty where it is set up not to.
-	Version string
-	// Missing are the policy lines that the keeper lacks, such as `sys/leases/revoke: update`, sorted.
-	Missing []string
-	// Advised are lines that the keeper can do without and would be better with. Inspect does not fill it in: what
-	// they are depends on what is leased.
-	Advised []string
-}
-
-// Inspect asks the server how it is, logs the keeper in and asks what its policy lacks. What an error leaves unknown is
-// left out of the report; the rest is there. A standby and a performance standby are fine, they forward.
-func (b *Backend) Inspect(ctx context.Context) (Report, error) {
+// Inspect implements backend.Inspector: it checks the server's health, logs the keeper in and checks its policy. A
+// standby and a performance standby are accepted; they forward.
+func (b *Backend) Inspect(ctx context.Context) (backend.Report, error) {
 	report, err := b.health(ctx)
+	report.Address, report.Identity = b.address(), b.keeperName()
+	if report.Unattended = b.spec.KeeperAuth == nil; report.Unattended {
+		report.Notes = []string{"keeperAuth is not set, so leasekeeper uses auth: " +
+			"when this namespace is deleted, its remaining leases expire by themselves."}
+	}
 	if err != nil {
 		return report, err
 	}
 	report.Missing, err = b.missing(ctx, keeperPaths)
-	if len(report.Missing) > 0 && b.loginAnew(ctx) {
+	if len(report.Missing) > 0 && b.keeperLoginAgain(ctx) {
 		report.Missing, err = b.missing(ctx, keeperPaths)
 	}
 	return report, err
@@ -60,41 +52,42 @@ type health struct {
 	Enterprise  *bool  `json:"enterprise"`
 }
 
-func (b *Backend) health(ctx context.Context) (Report, error) {
-	const what = "asking for the server's health"
+func (b *Backend) health(ctx context.Context) (backend.Report, error) {
+	const what = "requesting the server's health"
 	r, err := b.do(ctx, call{method: http.MethodGet, path: "sys/health", exempt: true})
 	if err != nil {
-		return Report{}, err
+		return backend.Report{}, err
 	}
 	var h health
 	if json.Unmarshal(r.body, &h) != nil || h.Initialized == nil {
-		return Report{}, b.gatewayFault(r, what)
+		return backend.Report{}, b.gatewayFault(r, what)
 	}
-	report := Report{ServerKind: serverKind(h), Version: scrub(h.Version)}
-	why := ""
+	report := backend.Report{ServerKind: serverKind(h), Version: scrub(h.Version)}
+	problem := ""
 	switch {
 	case !*h.Initialized || r.status == http.StatusNotImplemented:
-		why = "is not initialised"
+		problem = "is not initialised: run `vault operator init`"
 	case h.Sealed || r.status == http.StatusServiceUnavailable:
-		why = "is sealed"
+		problem = "is sealed: unseal it"
 	case r.status == 472:
-		why = "is a disaster recovery secondary, which serves no requests"
+		problem = "is a disaster recovery secondary, which serves no requests: use the primary's address"
 	case r.status == 474:
-		why = "is a standby that does not reach its active node"
+		problem = "is a standby that does not reach its active node"
 	case r.status == 530:
-		why = "was removed from its cluster"
+		problem = "was removed from its cluster: use the address of a member"
 	case !succeeded(r.status) && r.status != http.StatusTooManyRequests && r.status != 473:
 		return report, b.gatewayFault(r, what)
 	}
-	if why != "" {
-		return report, backend.Errorf(backend.Unavailable, "%s at %s %s", report.ServerKind, b.address(), why)
+	if problem != "" {
+		return report, backend.Errorf(backend.Unavailable, "%s at %s %s", report.ServerKind, b.address(), problem)
 	}
 	return report, nil
 }
 
-// serverKind tells OpenBao from Vault by sys/health, which needs no token. Vault's has the key "enterprise", in every
-// edition, and its versions begin with 1 for as long as it had not; OpenBao's never had it (http/sys_health.go at v2.0.0,
-// v2.2.0, v2.4.0 and main) and begins at 2. The version alone would not do: either may hide it.
+// serverKind distinguishes OpenBao from Vault by sys/health, which needs no token. Vault's response has the key
+// "enterprise" in every edition; before it had, its versions began with 1. OpenBao's never had the key
+// (http/sys_health.go at v2.0.0, v2.2.0, v2.4.0 and main), and its versions begin with 2. The version alone is not
+// enough: either may hide it.
 func serverKind(h health) string {
 	if h.Enterprise != nil || strings.HasPrefix(h.Version, "1.") || strings.HasPrefix(h.Version, "0.") {
 		return KindVault
@@ -102,7 +95,7 @@ func serverKind(h health) string {
 	return KindOpenBao
 }
 
-// missing asks which of these paths the keeper has no `update` on.
+// missing returns the policy lines that the keeper lacks: those of these paths on which it has no `update`.
 func (b *Backend) missing(ctx context.Context, paths []string) ([]string, error) {
 	has, line, err := b.capabilities(ctx, paths)
 	if err != nil {
@@ -121,10 +114,15 @@ func (b *Backend) missing(ctx context.Context, paths []string) ([]string, error)
 	return missing, nil
 }
 
-// capabilities asks what the keeper may do with these paths. capabilities-self is answered to everybody who has the policy
-// `default`; where it is refused that line is what is missing, and nothing is known of the others.
-func (b *Backend) capabilities(ctx context.Context, paths []string) (has map[string][]string, missing string, err error) {
-	const path = "sys/capabilities-self"
+// capabilities returns what the keeper may do on these paths. The policy `default` permits capabilities-self; if it is
+// refused, that line is missing, and nothing is known about the paths.
+func (b *Backend) capabilities(
+	ctx context.Context, paths []string,
+) (has map[string][]string, missing string, err error) {
+	const (
+		path = "sys/capabilities-self"
+		what = "requesting the keeper's capabilities"
+	)
 	r, err := b.asKeeper(ctx, call{
 		method: http.MethodPost, path: path, namespace: b.spec.Namespace, body: map[string]any{"paths": paths},
 	})
@@ -136,11 +134,11 @@ func (b *Backend) capabilities(ctx context.Context, paths []string) (has map[str
 	case r.status == http.StatusForbidden && ok:
 		return nil, path + ": update", nil
 	case !succeeded(r.status):
-		return nil, "", b.keeperFault(r, "asking what the keeper may do", path)
+		return nil, "", b.keeperFault(r, what, path)
 	}
 	fields := object(a.Data)
 	if fields == nil {
-		return nil, "", backend.Errorf(backend.InvalidResponse, "asking what the keeper may do: %s gave an answer that cannot be used", r.address)
+		return nil, "", unusable(r, what)
 	}
 	has = map[string][]string{}
 	for _, path := range paths {
@@ -152,10 +150,10 @@ func (b *Backend) capabilities(ctx context.Context, paths []string) (has map[str
 	return has, "", nil
 }
 
-// covers says whether what the keeper has on a path is all of what is wanted.
-func covers(has []string, wanted ...string) bool {
+// covers reports whether the capabilities include all of the required ones.
+func covers(has []string, required ...string) bool {
 	if slices.Contains(has, "root") {
 		return true
 	}
-	return !slices.ContainsFunc(wanted, func(capability string) bool { return !slices.Contains(has, capability) })
+	return !slices.ContainsFunc(required, func(capability string) bool { return !slices.Contains(has, capability) })
 }

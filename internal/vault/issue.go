@@ -11,28 +11,30 @@ import (
 	"slices"
 	"strings"
 
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/vault/auth"
 )
 
 // Issue implements backend.Backend. The request reaches Vault at most once; see doc.go for what that takes.
-func (b *Backend) Issue(ctx context.Context, s backend.Session, req backend.Request) (backend.Response, error) {
-	c := call{
-		path: req.Path, namespace: or(req.Namespace, b.spec.Namespace), token: s.Token, timeout: b.issueTimeout, mints: true,
+//
+// The session of a response without a lease is closed here. It is not kept for Read: the ledger names it, so it is
+// revoked with its record, and that must not close a session that other objects use.
+func (b *Backend) Issue(
+	ctx context.Context, s backend.Session, src v1alpha1.SecretSource,
+) (backend.Response, error) {
+	req, err := requestOf(src)
+	if err != nil {
+		return backend.Response{}, err
 	}
-	if req.Write {
-		body, err := writeBody(req.Parameters)
-		if err != nil {
-			return backend.Response{}, err
-		}
-		c.method, c.body = http.MethodPut, body
-	} else {
-		query, err := readQuery(req.Parameters)
-		if err != nil {
-			return backend.Response{}, err
-		}
-		c.method, c.query = http.MethodGet, query
+	c, err := b.engineCall(req)
+	if err != nil {
+		return backend.Response{}, err
 	}
+	c.token, c.timeout, c.mints = s.Token, b.issueTimeout, true
 	r, err := b.do(ctx, c)
 	if err != nil {
 		return backend.Response{}, err
@@ -40,32 +42,50 @@ func (b *Backend) Issue(ctx context.Context, s backend.Session, req backend.Requ
 	if !succeeded(r.status) {
 		return backend.Response{}, b.issueFault(r, req)
 	}
-	return b.issued(r, req)
+	issued, err := b.issued(r, req)
+	if err == nil && issued.Kind != v1alpha1.ResponseLeased {
+		b.closeSession(ctx, session{token: s.Token, owned: true})
+	}
+	return issued, err
 }
 
-func writeBody(parameters map[string][]byte) (map[string]json.RawMessage, error) {
+// engineCall is the request of a source, without a token.
+func (b *Backend) engineCall(req *v1alpha1.VaultRequest) (call, error) {
+	c := call{path: req.Path, namespace: or(req.Namespace, b.spec.Namespace), engine: true}
+	if req.Method == v1alpha1.MethodWrite {
+		body, err := writeBody(req.Parameters)
+		c.method, c.body = http.MethodPut, body
+		return c, err
+	}
+	query, err := readQuery(req.Parameters)
+	c.method, c.query = http.MethodGet, query
+	return c, err
+}
+
+func writeBody(parameters map[string]apiextensionsv1.JSON) (map[string]json.RawMessage, error) {
 	body := make(map[string]json.RawMessage, len(parameters))
-	for name, raw := range parameters {
-		if !json.Valid(raw) {
+	for name, value := range parameters {
+		if !json.Valid(value.Raw) {
 			return nil, backend.Errorf(backend.Refused, "parameter %q is not JSON", name)
 		}
-		body[name] = raw
+		body[name] = value.Raw
 	}
 	return body, nil
 }
 
-// readQuery makes a query of plain values; a list of plain values is repeated, which is how Vault reads lists.
-func readQuery(parameters map[string][]byte) (url.Values, error) {
+// readQuery makes a query of plain values. A list of plain values is repeated: that is how Vault reads lists.
+func readQuery(parameters map[string]apiextensionsv1.JSON) (url.Values, error) {
 	query := url.Values{}
-	for name, raw := range parameters {
+	for name, value := range parameters {
 		var list []json.RawMessage
-		if json.Unmarshal(raw, &list) != nil || list == nil {
-			list = []json.RawMessage{raw}
+		if json.Unmarshal(value.Raw, &list) != nil || list == nil {
+			list = []json.RawMessage{value.Raw}
 		}
 		for _, item := range list {
 			text, ok := plain(item)
 			if !ok {
-				return nil, backend.Errorf(backend.Refused, "parameter %q is no plain value, which a Read needs; use method: Write where the path takes it", name)
+				return nil, backend.Errorf(backend.Refused,
+					"parameter %q is not a plain value, which a Read needs: use method: Write if the path accepts it", name)
 			}
 			query.Add(name, text)
 		}
@@ -86,119 +106,126 @@ func plain(raw json.RawMessage) (string, bool) {
 	return string(raw), true
 }
 
-// stillActing are pieces of error texts with which Vault says that it gave up waiting, not that nothing happens: what
-// it waited for (a database, a plugin, the active node) may still act.
+// stillActing are parts of error texts with which Vault reports that it stopped waiting, not that nothing happens: a
+// database, a plugin or the active node may still act.
 var stillActing = []string{
-	"context deadline exceeded", "context canceled", "i/o timeout", "client.timeout exceeded", "request forwarding", "rpc error",
-	"connection reset", "broken pipe", "unexpected eof", "transport is closing", "timed out", "driver: bad connection",
+	"context deadline exceeded", "context canceled", "i/o timeout", "client.timeout exceeded", "request forwarding",
+	"rpc error", "connection reset", "broken pipe", "unexpected eof", "transport is closing", "timed out",
+	"driver: bad connection",
 }
 
-// sealedBefore are the texts of a server that turns a request away before it looks at it (Core.switchedLockHandleRequest
-// and respondStandby; OpenBao uses the same words). The same words inside a longer text come from a server that was sealed while it worked.
+// sealedBefore are the texts of a server that rejects a request before it handles it (Core.switchedLockHandleRequest
+// and respondStandby; OpenBao has the same words). Inside a longer text they come from a server that was sealed while
+// it handled the request.
 var sealedBefore = []string{"Vault is sealed", "node is not active", "no active Vault instance found"}
 
-// issueFault maps an answer to an issue. The question is always whether something may still come to life.
-func (b *Backend) issueFault(r reply, req backend.Request) *backend.Error {
-	what := fmt.Sprintf("asking for %q", req.Path)
+// generatedName is a user name of Vault's database engines: v-<who>-<role>-<20 characters>-<time>.
+var generatedName = regexp.MustCompile(`\bv-[A-Za-z0-9_.-]*-[A-Za-z0-9]{20}-[0-9]{10}\b`)
+
+// issueFault maps a failed response to a request for a credential. What matters is whether Vault may still mint.
+func (b *Backend) issueFault(r rawResponse, req *v1alpha1.VaultRequest) *backend.Error {
+	what := fmt.Sprintf("requesting %q", req.Path)
 	a, ok := r.parse()
 	if r.redirect != "" {
-		// A standby that was told not to forward led to another one: a change of leaders is under way.
+		// A standby that was told not to forward redirected to another standby: the leader is changing.
 		return backend.Errorf(backend.Unavailable, "%s: no active node behind %s", what, b.address())
 	}
 	if !ok || r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout {
 		return b.gatewayFault(r, what)
 	}
-	// A name that Vault made up for this try would make another message of the same fault each time.
-	said := generatedName.ReplaceAllString(a.quote(), "v-…")
-	if actsStill(a) {
-		return backend.Errorf(backend.NoResponse, "%s: Vault gave up waiting for it: %s", what, said)
+	// A name that Vault generates for each attempt would change the message of the same fault.
+	text := generatedName.ReplaceAllString(a.errorText(), "v-…")
+	if mayStillAct(a) {
+		return backend.Errorf(backend.NoResponse, "%s: Vault stopped waiting: %s", what, text)
 	}
 	switch r.status {
 	case http.StatusNotFound:
 		return notFound(a, req)
 	case http.StatusForbidden:
 		return b.issueDenied(a, req, what)
-	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
-		return backend.Errorf(backend.Refused, "%s: Vault refuses it: %s", what, said)
+	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusRequestEntityTooLarge,
+		http.StatusUnprocessableEntity:
+		return backend.Errorf(backend.Refused, "%s: Vault refused: %s", what, text)
 	case http.StatusTooManyRequests, http.StatusPreconditionFailed:
-		// Quotas and replication state are looked at before the request is routed (handleRequest in
+		// Vault checks quotas and the replication state before it routes the request (handleRequest in
 		// vault/request_handling.go).
-		return backend.Errorf(backend.Unavailable, "%s: Vault says to come back later: %s", what, said)
+		return backend.Errorf(backend.Unavailable, "%s: Vault asks to retry later: %s", what, text)
 	case http.StatusServiceUnavailable:
-		if a.says(sealedBefore...) {
-			return backend.Errorf(backend.Unavailable, "%s: Vault does not serve now: %s", what, said)
+		if a.hasError(sealedBefore...) {
+			return backend.Errorf(backend.Unavailable, "%s: Vault does not serve now: %s", what, text)
 		}
-		return backend.Errorf(backend.NoResponse, "%s: Vault stopped serving, maybe half way: %s", what, said)
+		return backend.Errorf(backend.NoResponse, "%s: Vault stopped serving, perhaps after it had begun: %s", what, text)
 	}
+	kind := backend.NoResponse
 	if r.status >= 400 && !notServing(r.status) {
-		return backend.Errorf(backend.Failed, "%s: Vault answered %s: %s", what, statusText(r.status), said)
+		kind = backend.Failed
 	}
-	return backend.Errorf(backend.NoResponse, "%s: Vault answered %s: %s", what, statusText(r.status), said)
+	return backend.Errorf(kind, "%s: Vault responded %s: %s", what, statusText(r.status), text)
 }
 
-// generatedName is a user name as Vault's database engines make them: v-<who>-<role>-<20 characters>-<time>.
-var generatedName = regexp.MustCompile(`\bv-[A-Za-z0-9_.-]*-[A-Za-z0-9]{20}-[0-9]{10}\b`)
-
-func actsStill(a answer) bool {
-	all := strings.ToLower(strings.Join(a.texts(), "\n"))
-	return slices.ContainsFunc(stillActing, func(piece string) bool { return strings.Contains(all, piece) })
+func mayStillAct(a response) bool {
+	all := strings.ToLower(strings.Join(a.errorTexts(), "\n"))
+	return slices.ContainsFunc(stillActing, func(part string) bool { return strings.Contains(all, part) })
 }
 
-func notFound(a answer, req backend.Request) *backend.Error {
+func notFound(a response, req *v1alpha1.VaultRequest) *backend.Error {
 	if v, ok := kv2(a); ok {
-		return v.gone(req.Path)
+		return v.unreadable(req.Path)
 	}
-	if said := strings.Join(a.Warnings, " "); strings.Contains(said, "versioned K/V") {
+	if strings.Contains(strings.Join(a.Warnings, " "), "versioned K/V") {
 		mount, rest, _ := strings.Cut(req.Path, "/")
-		return backend.Errorf(backend.NotFound, "%q is in a KV engine of version 2, whose paths have data/ after the mount: try %q", req.Path, mount+"/data/"+rest)
+		return backend.Errorf(backend.NotFound,
+			"%q is in a KV engine of version 2, whose paths have data/ after the mount: use %q", req.Path, mount+"/data/"+rest)
 	}
-	if len(a.texts()) > 0 || len(a.Warnings) > 0 {
-		return backend.Errorf(backend.NotFound, "nothing is at %q: %s", req.Path, a.quote())
+	if len(a.errorTexts()) > 0 || len(a.Warnings) > 0 {
+		return backend.Errorf(backend.NotFound, "nothing exists at %q: %s", req.Path, a.errorText())
 	}
-	return backend.Errorf(backend.NotFound, "nothing is at %q", req.Path)
+	return backend.Errorf(backend.NotFound, "nothing exists at %q: check the path", req.Path)
 }
 
-func (b *Backend) issueDenied(a answer, req backend.Request, what string) *backend.Error {
-	if a.says("invalid token", "bad token", "token is expired") {
+func (b *Backend) issueDenied(a response, req *v1alpha1.VaultRequest, what string) *backend.Error {
+	if a.hasError("invalid token", "bad token", "token is expired") {
 		return backend.Errorf(backend.LoginFailed, "%s: the token of this login is no longer valid", what)
 	}
 	capability := "read"
-	if req.Write {
+	if req.Method == v1alpha1.MethodWrite {
 		capability = "update"
 	}
-	who := "the token in the Secret"
-	if b.spec.Auth.Kubernetes != nil {
-		who = fmt.Sprintf("role %q", b.spec.Auth.Kubernetes.Role)
+	who := "the issuing token"
+	if issuer, err := auth.Issuer(b.spec, b.namespace); err == nil {
+		who = issuer.String()
 	}
 	return backend.Errorf(backend.Denied, "%s: policy of %s lacks %q on %q", what, who, capability, req.Path)
 }
 
-// issued reads a success. Whatever is wrong with it, Vault has answered: a lease may be alive, and the caller ends the
-// session's token.
-func (b *Backend) issued(r reply, req backend.Request) (backend.Response, error) {
+// issued reads a success. An error means that the response cannot be used. Its lease may be alive; the caller revokes
+// it with the session.
+func (b *Backend) issued(r rawResponse, req *v1alpha1.VaultRequest) (backend.Response, error) {
 	a, ok := r.parse()
-	bad := func(why string) (backend.Response, error) {
-		return backend.Response{}, backend.Errorf(backend.InvalidResponse, "the answer for %q %s", req.Path, why)
-	}
+	problem := ""
 	switch {
 	case r.tooLong:
-		return bad(fmt.Sprintf("has more than %d MiB", maxAnswerBytes>>20))
+		problem = fmt.Sprintf("has more than %d MiB", maxResponseBytes>>20)
 	case len(r.body) == 0:
-		return bad("is empty: does the path give out anything, and is the method right?")
+		problem = "is empty: check that the path returns something, and the method"
 	case !ok:
-		return bad("is not in Vault's words: is the address that of Vault?")
+		problem = "is not in Vault's format: check the provider's address"
 	case !isNull(a.WrapInfo):
-		return bad("is wrapped, which is not supported: take the wrapping off the policy")
+		problem = "is wrapped, which is not supported: remove the wrapping from the policy"
 	case a.LeaseID != "" && !ofPath(req.Path, a.LeaseID):
-		// End trusts no lease id that is not one of the record's path.
-		return bad("has a lease of another path: give the path as Vault knows it, and a namespace in vault.namespace")
+		// Revoke accepts only a lease id of the record's path.
+		problem = "has a lease of another path: set the path as Vault knows it, and its namespace in vault.namespace"
 	}
-	data, err := secretData(a, req)
+	if problem != "" {
+		return backend.Response{}, backend.Errorf(backend.InvalidResponse, "the response for %q %s", req.Path, problem)
+	}
+	fields, err := secretFields(a, req)
 	if err != nil {
 		return backend.Response{}, err
 	}
-	return backend.Response{
-		LeaseID: a.LeaseID, Data: data,
-		Term: lease.Term{At: r.at, Duration: seconds(a.LeaseDuration), Renewable: a.Renewable, Capped: a.capped()},
-	}, nil
+	response := backend.Response{Term: lease.Term{At: r.at, Capped: a.capped()}}
+	if response.Data, err = secretData(fields, req); err != nil {
+		return backend.Response{}, err
+	}
+	return response, classify(&response, r, a, req, fields)
 }

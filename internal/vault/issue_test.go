@@ -19,7 +19,7 @@ import (
 
 const leased = `{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":3600,"renewable":true,"data":{"username":"u","password":"p"}}`
 
-func TestAnAnswerToAnIssueSaysWhatMayBeAlive(t *testing.T) {
+func TestAFailedIssuanceShowsWhatMayBeAlive(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer says
 		kind   backend.ErrorKind
@@ -33,7 +33,7 @@ func TestAnAnswerToAnIssueSaysWhatMayBeAlive(t *testing.T) {
 		"a wrong request is refused with Vault's words":         {errs(400, "unknown role: orders"), backend.Refused, "unknown role: orders"},
 		"a path that knows no reading":                          {errs(405, "1 error occurred:\n\t* unsupported operation\n\n"), backend.Refused, "unsupported operation"},
 		"a database that is down":                               {errs(500, "1 error occurred:\n\t* failed to connect: connection refused\n\n"), backend.Failed, "connection refused"},
-		"a database that Vault gave up on may still act":        {errs(500, "1 error occurred:\n\t* context deadline exceeded\n\n"), backend.NoResponse, "gave up"},
+		"a database that Vault gave up on may still act":        {errs(500, "1 error occurred:\n\t* context deadline exceeded\n\n"), backend.NoResponse, "stopped waiting"},
 		"a cancelled request may still act":                     {errs(500, "context canceled"), backend.NoResponse, ""},
 		"an active node that was lost while forwarding may act": {errs(500, "error during forwarding RPC request: rpc error: code = Unavailable"), backend.NoResponse, ""},
 		"a name that Vault made up is the same each time":       {errs(500, `role "v-kubernet-role-30-z4vBOtWgeOSDT1bi3OBb-1795461068" exists`), backend.Failed, `role "v-…" exists`},
@@ -66,7 +66,7 @@ func TestAnAnswerToAnIssueSaysWhatMayBeAlive(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
-			f.server.always(read.Path, test.answer)
+			f.server.always(readPath, test.answer)
 			_, err := f.Issue(t.Context(), at, read)
 			wantKind(t, err, test.kind)
 			if test.kind != "" {
@@ -75,14 +75,14 @@ func TestAnAnswerToAnIssueSaysWhatMayBeAlive(t *testing.T) {
 					t.Error("the error has the token in it")
 				}
 			}
-			if n := len(f.server.requests(read.Path)); n != 1 {
+			if n := len(f.server.requests(readPath)); n != 1 {
 				t.Errorf("the request was sent %d times, want once", n)
 			}
 		})
 	}
 }
 
-func TestAMessageStaysShortWhateverTheServerSays(t *testing.T) {
+func TestMessagesAreShort(t *testing.T) {
 	long := strings.Repeat("9", 20_000)
 	for name, answer := range map[string]says{
 		"a version": ok(`{"request_id":"1","data":{"data":null,"metadata":{"version":` + long + `,"created_time":"x"}}}`),
@@ -97,17 +97,18 @@ func TestAMessageStaysShortWhateverTheServerSays(t *testing.T) {
 	}
 }
 
-func TestAnIssueCarriesWhatWasAsked(t *testing.T) {
+func TestARequestHasItsMethodParametersAndNamespace(t *testing.T) {
 	f := newFixture(t, func(p *v1alpha1.ClusterSecretProvider, _ *Options) { p.Spec.Vault.Namespace = "team" })
 	f.server.always("pki/issue/web", ok(`{"request_id":"1","lease_id":"","data":{"serial":"1"}}`))
 
-	_, err := f.Issue(t.Context(), at, backend.Request{Path: "pki/issue/web", Parameters: map[string][]byte{
-		"name": []byte(`"a b&c"`), "n": []byte(`12345678901234567890`), "yes": []byte(`true`), "list": []byte(`["a",1]`),
-	}})
+	_, err := f.Issue(t.Context(), at, source("pki/issue/web", parameters(map[string]string{
+		"name": `"a b&c"`, "n": `12345678901234567890`, "yes": `true`, "list": `["a",1]`,
+	})))
 	wantKind(t, err, "")
-	_, err = f.Issue(t.Context(), at, backend.Request{Path: "pki/issue/web", Namespace: "team/b", Write: true, Parameters: map[string][]byte{
-		"deep": []byte(`{"a":[1,null]}`),
-	}})
+	elsewhere := func(req *v1alpha1.VaultRequest) { req.Namespace = "team/b" }
+	_, err = f.Issue(t.Context(), at, source("pki/issue/web", write, elsewhere, parameters(map[string]string{
+		"deep": `{"a":[1,null]}`,
+	})))
 	wantKind(t, err, "")
 
 	got := f.server.requests("pki/issue/web")
@@ -118,7 +119,7 @@ func TestAnIssueCarriesWhatWasAsked(t *testing.T) {
 		t.Errorf("write: got %+v", got[1])
 	}
 	for name, raw := range map[string]string{"an object": `{}`, "null": `null`, "a list of lists": `[[1]]`, "no JSON": `x`} {
-		_, err := f.Issue(t.Context(), at, backend.Request{Path: "pki/issue/web", Parameters: map[string][]byte{"p": []byte(raw)}})
+		_, err := f.Issue(t.Context(), at, source("pki/issue/web", parameters(map[string]string{"p": raw})))
 		if backend.KindOf(err) != backend.Refused {
 			t.Errorf("%s as a query: got %v, want Refused", name, err)
 		}
@@ -128,41 +129,41 @@ func TestAnIssueCarriesWhatWasAsked(t *testing.T) {
 	}
 }
 
-func TestABrokenConnectionIsNeverAskedAgain(t *testing.T) {
-	// Go's transport, which speaks to proxies, would: the connection is kept alive, and the request is a GET.
-	for name, way := range map[string]struct{ http2, proxied bool }{
-		"on a connection of its own":     {},
-		"by way of a proxy, HTTP/1.1":    {proxied: true},
-		"by way of a proxy, HTTP/2":      {proxied: true, http2: true},
+func TestAMintingRequestIsNeverRepeated(t *testing.T) {
+	// Go's transport, which is used with proxies, would repeat it: the connection is kept alive, and it is a GET.
+	for name, route := range map[string]struct{ http2, proxied bool }{
+		"on its own connection":          {},
+		"through a proxy, HTTP/1.1":      {proxied: true},
+		"through a proxy, HTTP/2":        {proxied: true, http2: true},
 		"to a server that speaks HTTP/2": {http2: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(t)
-			over := tlsServer(t, s, way.http2)
+			over := tlsServer(t, s, route.http2)
 			f := newFixtureAt(t, s, over.URL, trusting(over))
-			if way.proxied {
-				// The transport below does without; what matters here is that it is taken.
+			if route.proxied {
+				// The transport below does not need one; what matters is that it is used.
 				f.minting.Transport.(*oneShot).proxy = func(*http.Request) (*url.URL, error) { return &url.URL{}, nil }
 			}
-			s.inTurn(read.Path, ok(leased), says{hangUp: true}, ok(leased))
+			s.inTurn(readPath, ok(leased), says{hangUp: true}, ok(leased))
 			if _, err := f.Issue(t.Context(), at, read); err != nil {
 				t.Fatal(err)
 			}
 			_, err := f.Issue(t.Context(), at, read)
 			wantKind(t, err, backend.NoResponse)
-			got := s.requests(read.Path)
+			got := s.requests(readPath)
 			if len(got) != 2 {
 				t.Errorf("the server got %d requests, want 2: the second was sent again", len(got))
 			}
-			if got[0].http2 != (way.http2 && way.proxied) || got[0].chunked {
+			if got[0].http2 != (route.http2 && route.proxied) || got[0].chunked {
 				t.Errorf("over HTTP/2: %t, with a body: %t", got[0].http2, got[0].chunked)
 			}
 		})
 	}
 }
 
-func TestAServerFinishesWhatMintsWhenNobodyWaitsForItAnyMore(t *testing.T) {
-	// gaveUp sends a request, stops waiting for its answer, and tells whether the server saw that.
+func TestAServerFinishesARequestThatMints(t *testing.T) {
+	// gaveUp sends a request, stops waiting for its response, and reports whether the server noticed.
 	gaveUp := func(t *testing.T, secured bool, c call) bool {
 		s := newServer(t)
 		got, left := make(chan struct{}), make(chan bool)
@@ -201,12 +202,12 @@ func TestAServerFinishesWhatMintsWhenNobodyWaitsForItAnyMore(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, TLS %t", name, secured), func(t *testing.T) {
 				t.Parallel()
 				if !gaveUp(t, secured, c) {
-					t.Fatal("an ordinary request went on too: this test would see nothing")
+					t.Fatal("an ordinary request was finished too: this test proves nothing")
 				}
 				minting := c
 				minting.mints = true
 				if gaveUp(t, secured, minting) {
-					t.Error("the server saw that nobody waits any more, and gives the request up")
+					t.Error("the server noticed that the client is gone, and cancels the request")
 				}
 			})
 		}
@@ -227,15 +228,15 @@ func trusting(s *httptest.Server) change {
 	}
 }
 
-func TestAHangingServerEndsAtTheTimeout(t *testing.T) {
+func TestAHangingServerTimesOut(t *testing.T) {
 	f := newFixture(t, func(_ *v1alpha1.ClusterSecretProvider, o *Options) { o.IssueTimeout = 500 * time.Millisecond })
-	f.server.always(read.Path, says{hang: true})
+	f.server.always(readPath, says{hang: true})
 	_, err := f.Issue(t.Context(), at, read)
 	wantKind(t, err, backend.NoResponse)
-	wantText(t, err, "no answer in time")
+	wantText(t, err, "no response in time")
 }
 
-func TestAConnectionThatWasNeverMadeHasMintedNothing(t *testing.T) {
+func TestWithoutAConnectionNothingWasMinted(t *testing.T) {
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -256,7 +257,7 @@ func TestAConnectionThatWasNeverMadeHasMintedNothing(t *testing.T) {
 	}
 }
 
-func TestACertificateThatDoesNotVerifyIsSaidToBeThat(t *testing.T) {
+func TestACertificateThatDoesNotVerify(t *testing.T) {
 	f := newFixtureAt(t, nil, newTLSServer(t).URL)
 	_, err := f.Issue(t.Context(), at, read)
 	wantKind(t, err, backend.TLS)
@@ -268,12 +269,12 @@ func TestACertificateThatDoesNotVerifyIsSaidToBeThat(t *testing.T) {
 	wantText(t, err, "does not speak TLS")
 }
 
-func TestAStandbysRedirectMintsOnce(t *testing.T) {
+func TestARedirectOfAStandbyMintsOnce(t *testing.T) {
 	active := newServer(t)
-	active.always(read.Path, ok(leased))
+	active.always(readPath, ok(leased))
 	f := newFixture(t)
-	redirect := says{status: 307, header: http.Header{"Location": {active.URL + "/v1/" + read.Path}}}
-	f.server.always(read.Path, redirect)
+	redirect := says{status: 307, header: http.Header{"Location": {active.URL + "/v1/" + readPath}}}
+	f.server.always(readPath, redirect)
 	f.server.always("auth/kubernetes/login", says{status: 307, header: http.Header{"Location": {active.URL + "/v1/auth/kubernetes/login"}}})
 
 	if _, err := f.Login(t.Context(), who); err != nil {
@@ -281,22 +282,22 @@ func TestAStandbysRedirectMintsOnce(t *testing.T) {
 	}
 	_, err := f.Issue(t.Context(), at, read)
 	wantKind(t, err, backend.NoResponse)
-	if n := len(active.requests(read.Path)); n != 0 {
+	if n := len(active.requests(readPath)); n != 0 {
 		t.Fatalf("the active node got %d requests: the standby may have forwarded one already", n)
 	}
 	_, err = f.Issue(t.Context(), at, read)
 	wantKind(t, err, "")
-	got := active.requests(read.Path)
+	got := active.requests(readPath)
 	if len(got) != 1 || !got[0].direct || got[0].token != at.Token {
 		t.Errorf("the active node got %+v, want one request that is not forwarded", got)
 	}
 	active.Close()
 	_, err = f.Issue(t.Context(), at, read)
 	wantKind(t, err, backend.Unavailable)
-	f.server.always(read.Path, ok(leased))
+	f.server.always(readPath, ok(leased))
 	_, err = f.Issue(t.Context(), at, read)
 	wantKind(t, err, "")
-	if got := f.server.requests(read.Path); got[len(got)-1].direct {
+	if got := f.server.requests(readPath); got[len(got)-1].direct {
 		t.Error("where the active node cannot be reached, standbys are to forward again")
 	}
 }
@@ -316,10 +317,10 @@ func TestARedirectAwayFromTLSIsNotFollowed(t *testing.T) {
 	}
 }
 
-func TestTheCauseOfAnErrorHasNoAddressWithParameters(t *testing.T) {
+func TestTheCauseOfAnErrorHasNoParameters(t *testing.T) {
 	f := newFixture(t)
-	f.server.always(read.Path, says{hangUp: true})
-	_, err := f.Issue(t.Context(), at, backend.Request{Path: read.Path, Parameters: map[string][]byte{"p": []byte(`"value-of-p"`)}})
+	f.server.always(readPath, says{hangUp: true})
+	_, err := f.Issue(t.Context(), at, source(readPath, parameters(map[string]string{"p": `"value-of-p"`})))
 	if cause := errors.Unwrap(err); cause == nil || strings.Contains(cause.Error(), "value-of-p") {
 		t.Errorf("the cause is %v", cause)
 	}

@@ -7,141 +7,118 @@ import (
 	"time"
 
 	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/vault/auth"
 )
 
-// minSessionAge is how old a keeper's session must be before a refusal leads to a new login: a policy that lacks a
-// line refuses each request, and must not make each a login too.
+// minSessionAge is how old a shared session must be before a refusal leads to a new login: a policy that lacks a line
+// refuses each request, and each refusal must not cause a login.
 const minSessionAge = time.Second
 
-// policyMemory is how long a session stands for what its role's policies lack: a token keeps those that it was made with.
+// policyMemory is how long the policies of a session are assumed to be those of its role: a token keeps the policies
+// that it was created with.
 const policyMemory = 10 * time.Second
 
-// keeperSession is the token that renews, looks up and ends. It owns nothing: its death costs nothing, and it is
-// re-made at will.
-type keeperSession struct {
+// session is a token that owns nothing. Losing it costs a login.
+type session struct {
 	token string
-	// ours: it came from a login and is ended when it is replaced. A token from a Secret is not.
-	ours bool
+	// owned: the token came from a login and is revoked when it is replaced. A token from a Secret is not.
+	owned bool
 }
 
-// asKeeper sends the request with the keeper's token. A refusal leads to a fresh login before it is believed: the
-// token may have been revoked or run out, or its role may have got another policy.
-func (b *Backend) asKeeper(ctx context.Context, c call) (reply, error) {
-	session, err := b.keeperSession(ctx)
+// asKeeper sends the request with the keeper's token. A refusal leads to a new login before it is believed: the token
+// may have been revoked or have expired, or its role may have got another policy.
+func (b *Backend) asKeeper(ctx context.Context, c call) (rawResponse, error) {
+	return b.asSession(ctx, c, b.keeper, b.keeperLogin)
+}
+
+// asSession sends the request with the token of a shared session. A refusal leads to one new login.
+func (b *Backend) asSession(
+	ctx context.Context, c call, shared *cached[session], login func(context.Context) (session, time.Time, error),
+) (rawResponse, error) {
+	used, err := b.openSession(ctx, shared, login)
 	if err != nil {
-		return reply{}, err
+		return rawResponse{}, err
 	}
-	c.token = session.token
+	c.token = used.token
 	r, err := b.do(ctx, c)
 	if err != nil || r.status != http.StatusForbidden {
 		return r, err
 	}
-	if b.keeper.drop(ctx, session, minSessionAge) {
-		b.discard(ctx, session)
+	if shared.drop(ctx, used, minSessionAge) {
+		b.closeSession(ctx, used)
 	}
-	fresh, err := b.keeperSession(ctx)
+	fresh, err := b.openSession(ctx, shared, login)
 	if err != nil {
-		return reply{}, err
+		return rawResponse{}, err
 	}
-	if fresh == session {
+	if fresh == used {
 		return r, nil
 	}
 	c.token = fresh.token
 	return b.do(ctx, c)
 }
 
-func (b *Backend) keeperSession(ctx context.Context) (keeperSession, error) {
-	session, old, err := b.keeper.get(ctx, b.keeperLogin)
-	if err == nil && old.token != "" && old.token != session.token {
-		b.discard(ctx, old)
+// openSession returns the shared session, and closes the one that it replaces.
+func (b *Backend) openSession(
+	ctx context.Context, shared *cached[session], login func(context.Context) (session, time.Time, error),
+) (session, error) {
+	current, old, err := shared.get(ctx, login)
+	if err == nil && old.token != "" && old.token != current.token {
+		b.closeSession(ctx, old)
 	}
-	return session, err
+	return current, err
 }
 
-// loginAnew drops a session that may be older than its role's policies, and says whether it did.
-func (b *Backend) loginAnew(ctx context.Context) bool {
-	session, err := b.keeperSession(ctx)
-	if err != nil || !session.ours || !b.keeper.drop(ctx, session, policyMemory) {
+// keeperLoginAgain drops a session that may be older than its role's policies, and reports whether it did.
+func (b *Backend) keeperLoginAgain(ctx context.Context) bool {
+	current, err := b.openSession(ctx, b.keeper, b.keeperLogin)
+	if err != nil || !current.owned || !b.keeper.drop(ctx, current, policyMemory) {
 		return false
 	}
-	b.discard(ctx, session)
+	b.closeSession(ctx, current)
 	return true
 }
 
-// discard ends a session that nobody is to use any more, without insisting: it owns nothing and runs out by itself.
-func (b *Backend) discard(ctx context.Context, session keeperSession) {
-	if !session.ours {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, courtesy)
-	defer cancel()
-	_ = b.revokeSelf(ctx, session.token)
-}
-
-// keeperLogin logs in as keeperAuth says, or, where a SecretProvider has none, as auth does.
-func (b *Backend) keeperLogin(ctx context.Context) (keeperSession, time.Time, error) {
-	method, err := b.keeperMethod()
+// keeperLogin logs in with keeperAuth, or with auth if a SecretProvider has no keeperAuth.
+func (b *Backend) keeperLogin(ctx context.Context) (session, time.Time, error) {
+	method, err := auth.Keeper(b.spec, b.namespace)
 	if err != nil {
-		return keeperSession{}, time.Time{}, err
-	}
-	if method.secret != nil {
-		token, err := b.secretToken(ctx, *method.secret)
-		// Read again once a minute, so that a token that was replaced is not used for long.
-		return keeperSession{token: token}, b.clock.Now().Add(time.Minute), err
+		return session{}, time.Time{}, err
 	}
 	sent := b.clock.Now()
-	auth, err := b.kubernetesLogin(ctx, *method.kubernetes, "the keeper's login")
+	token, err := method.Login(ctx, requester{b}, backend.Identity{})
 	if err != nil {
-		return keeperSession{}, time.Time{}, err
+		return session{}, time.Time{}, err
 	}
-	// A batch token has no accessor and cannot be ended.
-	session := keeperSession{token: auth.ClientToken, ours: auth.Accessor != ""}
-	var until time.Time
-	if ttl := seconds(auth.LeaseDuration); ttl > 0 {
-		// The last tenth is left for requests that are under way.
-		until = sent.Add(ttl - max(ttl/10, min(ttl/2, 2*time.Second)))
+	if token.Shared {
+		// Read again once a minute, so that a token that was replaced is not used for long.
+		return session{token: token.Value}, sent.Add(time.Minute), nil
 	}
-	return session, until, nil
+	// A batch token has no accessor and cannot be revoked.
+	return session{token: token.Value, owned: token.Accessor != ""}, usableUntil(sent, token.TTL), nil
 }
 
-// method is one way to log in; exactly one of the two is set.
-type method struct {
-	kubernetes *kubernetesMethod
-	secret     *secretKey
+// usableUntil is when a session must be replaced; zero: never. The last tenth is left for requests in progress.
+func usableUntil(sent time.Time, ttl time.Duration) time.Time {
+	if ttl <= 0 {
+		return time.Time{}
+	}
+	return sent.Add(ttl - max(ttl/10, min(ttl/2, 2*time.Second)))
 }
 
-func (b *Backend) keeperMethod() (method, error) {
-	if keeper := b.spec.KeeperAuth; keeper != nil {
-		switch {
-		case keeper.Kubernetes != nil:
-			k := keeper.Kubernetes
-			return method{kubernetes: &kubernetesMethod{mount: or(k.Mount, "kubernetes"), role: k.Role, account: account{
-				namespace: or(k.ServiceAccountRef.Namespace, b.namespace), name: k.ServiceAccountRef.Name, audiences: k.ServiceAccountRef.Audiences,
-			}}}, nil
-		case keeper.Token != nil:
-			return method{secret: b.keyOf(keeper.Token.SecretRef)}, nil
-		}
-		return method{}, backend.Errorf(backend.Misconfigured, "keeperAuth names no method")
-	}
-	switch {
-	case b.namespace == "":
-		return method{}, backend.Errorf(backend.Misconfigured, "a ClusterSecretProvider needs keeperAuth")
-	case b.spec.Auth.Token != nil:
-		return method{secret: b.keyOf(b.spec.Auth.Token.SecretRef)}, nil
-	case b.spec.Auth.Kubernetes == nil || b.spec.Auth.Kubernetes.ServiceAccountRef == nil:
-		return method{}, backend.Errorf(backend.Misconfigured, "without keeperAuth, auth.kubernetes.serviceAccountRef is needed: it does the keeper's work")
-	}
-	return method{kubernetes: b.workload(b.namespace, b.spec.Auth.Kubernetes.ServiceAccountRef.Name)}, nil
-}
-
-// keeperName is how messages call the keeper.
+// keeperName is the keeper in messages.
 func (b *Backend) keeperName() string {
-	m, err := b.keeperMethod()
-	if err != nil || m.kubernetes == nil {
+	method, err := auth.Keeper(b.spec, b.namespace)
+	if err != nil {
 		return "the keeper's token"
 	}
-	return fmt.Sprintf("role %q", m.kubernetes.role)
+	return method.String()
 }
 
 // keeperLine names a policy line that the keeper needs.
 func keeperLine(path string) string { return fmt.Sprintf("\"update\" on %q", path) }
+
+// keeperFault is the error of a refused or failed request of the keeper.
+func (b *Backend) keeperFault(r rawResponse, what, path string) *backend.Error {
+	return b.fault(r, what, b.keeperName(), keeperLine(path))
+}

@@ -28,21 +28,21 @@ func TestRenewing(t *testing.T) {
 		text   string
 		want   lease.Term
 	}{
-		"the answer decides":              {ok(renewed), "", "", lease.Term{At: epoch, Duration: 10 * time.Minute, Renewable: true}},
-		"a maximum is said in a warning":  {ok(strings.Replace(renewed, "null", `["TTL of \"48h\" exceeded the effective max_ttl of \"1h\"; TTL value is capped accordingly"]`, 1)), "", "", lease.Term{At: epoch, Duration: 10 * time.Minute, Renewable: true, Capped: true}},
-		"a revoked lease is gone":         {errs(400, "lease not found"), backend.Gone, "lease not found", lease.Term{}},
-		"an expired lease is gone":        {errs(400, "lease expired"), backend.Gone, "", lease.Term{}},
-		"a joined text counts too":        {errs(400, "1 error occurred:\n\t* lease not found\n\n"), backend.Gone, "", lease.Term{}},
-		"a lost database is no end":       {errs(400, "failed to renew entry: resp: (*logical.Response)(nil) err: dial: connection refused"), backend.Failed, "connection refused", lease.Term{}},
-		"an engine that quotes the words": {errs(400, `failed to renew entry: the text "lease not found" is in a table`), backend.Failed, "", lease.Term{}},
-		"refused":                         {errs(403, denied), backend.Denied, `policy of role "keeper" lacks "update" on "sys/leases/renew"`, lease.Term{}},
-		"a quota":                         {errs(429, "rate limit quota exceeded"), backend.Unavailable, "", lease.Term{}},
-		"sealed":                          {errs(503, "Vault is sealed"), backend.Unavailable, "", lease.Term{}},
-		"trouble":                         {errs(500, "internal error"), backend.Failed, "", lease.Term{}},
-		"a gateway":                       {says{status: 504, body: "late"}, backend.NoResponse, "", lease.Term{}},
-		"a broken connection":             {says{hangUp: true}, backend.NoResponse, "", lease.Term{}},
-		"a page":                          {ok("<html>"), backend.InvalidResponse, "", lease.Term{}},
-		"another lease":                   {ok(strings.Replace(renewed, "abc", "def", 1)), backend.InvalidResponse, "", lease.Term{}},
+		"the response decides":           {ok(renewed), "", "", lease.Term{At: epoch, Duration: 10 * time.Minute, Renewable: true}},
+		"a warning reports a maximum":    {ok(strings.Replace(renewed, "null", `["TTL of \"48h\" exceeded the effective max_ttl of \"1h\"; TTL value is capped accordingly"]`, 1)), "", "", lease.Term{At: epoch, Duration: 10 * time.Minute, Renewable: true, Capped: true}},
+		"a revoked lease is gone":        {errs(400, "lease not found"), backend.Gone, "lease not found", lease.Term{}},
+		"an expired lease is gone":       {errs(400, "lease expired"), backend.Gone, "", lease.Term{}},
+		"a joined text counts too":       {errs(400, "1 error occurred:\n\t* lease not found\n\n"), backend.Gone, "", lease.Term{}},
+		"a database outage is no expiry": {errs(400, "failed to renew entry: resp: (*logical.Response)(nil) err: dial: connection refused"), backend.Failed, "connection refused", lease.Term{}},
+		"an engine quotes the words":     {errs(400, `failed to renew entry: the text "lease not found" is in a table`), backend.Failed, "", lease.Term{}},
+		"refused":                        {errs(403, denied), backend.Denied, `policy of role "keeper" lacks "update" on "sys/leases/renew"`, lease.Term{}},
+		"a quota":                        {errs(429, "rate limit quota exceeded"), backend.Unavailable, "", lease.Term{}},
+		"sealed":                         {errs(503, "Vault is sealed"), backend.Unavailable, "", lease.Term{}},
+		"trouble":                        {errs(500, "internal error"), backend.Failed, "", lease.Term{}},
+		"a gateway":                      {says{status: 504, body: "late"}, backend.NoResponse, "", lease.Term{}},
+		"a broken connection":            {says{hangUp: true}, backend.NoResponse, "", lease.Term{}},
+		"a page":                         {ok("<html>"), backend.InvalidResponse, "", lease.Term{}},
+		"another lease":                  {ok(strings.Replace(renewed, "abc", "def", 1)), backend.InvalidResponse, "", lease.Term{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -62,17 +62,17 @@ func TestRenewing(t *testing.T) {
 	}
 }
 
-func TestExtendingTheToken(t *testing.T) {
+func TestExtendingTheSession(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer says
 		kind   backend.ErrorKind
 		want   lease.Term
 	}{
-		"as far as it goes":           {ok(`{"request_id":"1","auth":{"lease_duration":7200,"renewable":true},"warnings":["TTL of \"x\" exceeded the effective max_ttl of \"y\""]}`), "", lease.Term{At: epoch, Duration: 2 * time.Hour, Renewable: true, Capped: true}},
+		"up to the maximum":           {ok(`{"request_id":"1","auth":{"lease_duration":7200,"renewable":true},"warnings":["TTL of \"x\" exceeded the effective max_ttl of \"y\""]}`), "", lease.Term{At: epoch, Duration: 2 * time.Hour, Renewable: true, Capped: true}},
 		"a periodic one":              {ok(`{"request_id":"1","auth":{"lease_duration":60,"renewable":true}}`), "", lease.Term{At: epoch, Duration: time.Minute, Renewable: true}},
 		"an unknown accessor is gone": {errs(400, "invalid accessor"), backend.Gone, lease.Term{}},
-		"403 can say so too":          {errs(403, "invalid accessor"), backend.Gone, lease.Term{}},
-		"404 can say so too":          {errs(404, "invalid accessor"), backend.Gone, lease.Term{}},
+		"403 can mean that too":       {errs(403, "invalid accessor"), backend.Gone, lease.Term{}},
+		"404 can mean that too":       {errs(404, "invalid accessor"), backend.Gone, lease.Term{}},
 		"one that cannot be extended": {errs(400, "invalid request"), backend.Refused, lease.Term{}},
 		"refused":                     {errs(403, denied), backend.Denied, lease.Term{}},
 	} {
@@ -94,13 +94,13 @@ func TestLookingUp(t *testing.T) {
 		answer says
 		kind   backend.ErrorKind
 	}{
-		"it lives":                    {ok(aliveLease), ""},
-		"it lives without an end":     {ok(strings.NewReplacer(`"2026-01-02T04:00:00Z"`, "null", "600", "0").Replace(aliveLease)), ""},
+		"it is alive":                 {ok(aliveLease), ""},
+		"it never expires":            {ok(strings.NewReplacer(`"2026-01-02T04:00:00Z"`, "null", "600", "0").Replace(aliveLease)), ""},
 		"it is dead and still listed": {ok(deadLease), backend.Gone},
-		"it is no more":               {errs(400, "invalid lease"), backend.Gone},
-		"another 400 says nothing":    {errs(400, "lease_id must be specified"), backend.Failed},
+		"it no longer exists":         {errs(400, "invalid lease"), backend.Gone},
+		"another 400 proves nothing":  {errs(400, "lease_id must be specified"), backend.Failed},
 		"refused":                     {errs(403, denied), backend.Denied},
-		"no answer of Vault":          {ok("{}"), backend.InvalidResponse},
+		"no response of Vault":        {ok("{}"), backend.InvalidResponse},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -110,7 +110,7 @@ func TestLookingUp(t *testing.T) {
 	}
 }
 
-func TestARefusalLeadsToAFreshLoginBeforeItIsBelieved(t *testing.T) {
+func TestARefusalLeadsToAFreshLogin(t *testing.T) {
 	f := newFixture(t)
 	f.server.on("sys/leases/renew", func(r request) says {
 		if r.token == "hvs.keeper1" {
@@ -128,11 +128,11 @@ func TestARefusalLeadsToAFreshLoginBeforeItIsBelieved(t *testing.T) {
 	}
 	ended := f.server.requests("auth/token/revoke-self")
 	if len(ended) != 1 || ended[0].token != "hvs.keeper1" {
-		t.Error("the old session was not ended")
+		t.Error("the old session was not closed")
 	}
 }
 
-func TestAPolicyThatLacksALineDoesNotMakeALoginOfEachRefusal(t *testing.T) {
+func TestRepeatedRefusalsLeadToOneLogin(t *testing.T) {
 	f := newFixture(t)
 	f.server.always("sys/leases/renew", errs(403, denied))
 	for range 10 {
@@ -144,7 +144,7 @@ func TestAPolicyThatLacksALineDoesNotMakeALoginOfEachRefusal(t *testing.T) {
 	}
 }
 
-func TestTheKeepersSessionIsSharedAndMadeAnewBeforeItExpires(t *testing.T) {
+func TestTheKeepersSessionIsSharedAndReplacedInTime(t *testing.T) {
 	f := newFixture(t)
 	f.server.always("sys/leases/renew", ok(renewed))
 	renew := func() {
@@ -163,17 +163,17 @@ func TestTheKeepersSessionIsSharedAndMadeAnewBeforeItExpires(t *testing.T) {
 	f.clock.SetTime(epoch.Add(55 * time.Minute))
 	renew()
 	if n := len(f.server.requests("auth/kubernetes/login")); n != 2 {
-		t.Errorf("%d logins, want 2: the session is near its end", n)
+		t.Errorf("%d logins, want 2: the session is about to expire", n)
 	}
-	if err := f.backends.Close(t.Context()); err != nil {
+	if err := f.driver.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(f.server.requests("auth/token/revoke-self")); n != 2 {
-		t.Errorf("%d sessions were ended, want both", n)
+		t.Errorf("%d sessions were closed, want both", n)
 	}
 }
 
-func TestAFailedLoginStandsForASecond(t *testing.T) {
+func TestAFailedLoginIsRememberedForASecond(t *testing.T) {
 	f := newFixture(t)
 	f.server.always("auth/kubernetes/login", errs(403, "permission denied"))
 	for range 10 {
@@ -189,16 +189,16 @@ func TestAFailedLoginStandsForASecond(t *testing.T) {
 	}
 }
 
-func TestAKeepersTokenFromASecretIsNeverEnded(t *testing.T) {
+func TestAKeepersTokenFromASecretIsNotRevoked(t *testing.T) {
 	f := newFixture(t, withTokenAuth, func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
-		p.Spec.Vault.KeeperAuth = &v1alpha1.VaultKeeperAuth{Token: p.Spec.Vault.Auth.Token}
+		p.Spec.Vault.KeeperAuth = &v1alpha1.VaultAuth{Token: p.Spec.Vault.Auth.Token}
 	})
 	f.server.always("sys/leases/renew", errs(403, denied))
 	f.clock.SetTime(epoch)
 	_, err := f.Renew(t.Context(), record(), time.Minute)
 	wantKind(t, err, backend.Denied)
 	wantText(t, err, "the keeper's token")
-	if err := f.backends.Close(t.Context()); err != nil {
+	if err := f.driver.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := f.server.paths(); strings.Contains(got, "revoke") || f.server.requests("sys/leases/renew")[0].token != "hvs.static-secret-token" {
@@ -206,17 +206,17 @@ func TestAKeepersTokenFromASecretIsNeverEnded(t *testing.T) {
 	}
 }
 
-func TestWithoutAKeeperAuthDoesItsWork(t *testing.T) {
+func TestWithoutKeeperAuthTheIssuerIsUsed(t *testing.T) {
 	f := newFixture(t)
 	p := &v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Name: "vault", Namespace: "shop", UID: "other"}}
 	p.Spec.Vault = f.provider.Spec.Vault.DeepCopy()
 	p.Spec.Vault.KeeperAuth = nil
-	b, err := f.backends.For(t.Context(), p)
+	b, err := f.driver.backendFor(t.Context(), p)
 	wantNil(t, err)
 	wantKind(t, b.Lookup(t.Context(), record()), backend.Misconfigured)
 	f.clock.SetTime(epoch.Add(failureMemory))
-	p.Generation, p.Spec.Vault.Auth.Kubernetes.ServiceAccountRef = 1, &v1alpha1.WorkloadServiceAccount{Name: "all"}
-	b, err = f.backends.For(t.Context(), p)
+	p.Generation, p.Spec.Vault.Auth.Kubernetes.ServiceAccountRef = 1, &v1alpha1.ServiceAccountReference{Name: "all"}
+	b, err = f.driver.backendFor(t.Context(), p)
 	wantNil(t, err)
 	f.server.always("sys/leases/lookup", ok(aliveLease))
 	wantKind(t, b.Lookup(t.Context(), record()), "")
@@ -225,9 +225,9 @@ func TestWithoutAKeeperAuthDoesItsWork(t *testing.T) {
 	}
 }
 
-func TestEnding(t *testing.T) {
+func TestRevoking(t *testing.T) {
 	const (
-		who, end, look, revoke = "auth/token/lookup-accessor", "auth/token/revoke-accessor", "sys/leases/lookup", "sys/leases/revoke"
+		owns, end, look, revoke = "auth/token/lookup-accessor", "auth/token/revoke-accessor", "sys/leases/lookup", "sys/leases/revoke"
 	)
 	gone, none := errs(400, "invalid lease"), errs(403, "invalid accessor")
 	stuck := errs(400, `failed to revoke entry: resp: (*logical.Response)(nil) err: role "v-x" cannot be dropped (SQLSTATE 2BP01)`)
@@ -238,30 +238,30 @@ func TestEnding(t *testing.T) {
 		text    string
 		paths   []string
 	}{
-		"a live record takes three requests": {nil, map[string][]says{who: {ok(shopToken)}, end: {nothing()}, look: {gone}}, "", "", []string{who, end, look}},
-		"the lease goes a moment later":      {nil, map[string][]says{who: {ok(shopToken)}, end: {nothing()}, look: {ok(aliveLease), ok(deadLease), gone}}, "", "", []string{who, end, look, look, look}},
-		"a lease that stays is revoked by its id": {nil, map[string][]says{who: {ok(shopToken)}, end: {nothing()}, look: {ok(deadLease), ok(deadLease), ok(deadLease), gone}, revoke: {nothing()}}, "", "",
-			[]string{who, end, look, look, look, revoke, look}},
-		"a lease that cannot be revoked": {nil, map[string][]says{who: {none}, look: {ok(deadLease)}, revoke: {stuck}}, backend.Failed, "2BP01",
-			[]string{who, look, revoke, look}},
-		"a lease that went while it was being revoked": {nil, map[string][]says{who: {none}, look: {ok(deadLease), gone}, revoke: {stuck}}, "", "", []string{who, look, revoke, look}},
-		"done and still there is not done":             {nil, map[string][]says{who: {none}, look: {ok(deadLease)}, revoke: {nothing()}}, backend.Failed, "still has it", []string{who, look, revoke, look}},
-		"a token that is gone proves nothing":          {nil, map[string][]says{who: {none}, look: {gone}}, "", "", []string{who, look}},
-		"a record without an id ends with its token":   {func(r *v1alpha1.LeaseRecord) { r.ID = "" }, map[string][]says{who: {ok(shopToken)}, end: {nothing()}}, "", "", []string{who, end}},
-		"without an id and without the token":          {func(r *v1alpha1.LeaseRecord) { r.ID = "" }, map[string][]says{who: {none}}, "", "", []string{who}},
-		"without an accessor":                          {func(r *v1alpha1.LeaseRecord) { r.TokenAccessor = "" }, map[string][]says{look: {gone}}, "", "", []string{look}},
-		"another namespace's token is left alone":      {nil, map[string][]says{who: {ok(strings.Replace(shopToken, "shop", "bank", 1))}}, backend.Mismatch, "left alone", []string{who}},
-		"another mount's token is left alone":          {nil, map[string][]says{who: {ok(strings.Replace(shopToken, "kubernetes/login", "other/login", 1))}}, backend.Mismatch, "", []string{who}},
-		"a token of another method is left alone":      {nil, map[string][]says{who: {ok(`{"request_id":"1","data":{"path":"auth/token/create","meta":{"leasekeeper_uid":"owner-uid"}}}`)}}, backend.Mismatch, "", []string{who}},
-		"root's token is left alone":                   {nil, map[string][]says{who: {ok(`{"request_id":"1","data":{"path":"auth/token/root","meta":null}}`)}}, backend.Mismatch, "", []string{who}},
-		"a lease of another path is left alone":        {func(r *v1alpha1.LeaseRecord) { r.ID = "database/creds/admin/abc" }, nil, backend.Mismatch, "", nil},
-		"the accessor may not be looked up": {nil, map[string][]says{who: {errs(403, denied)}, "sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["deny"]}}`)}}, backend.Denied, `"auth/token/lookup-accessor"`,
-			[]string{who, "sys/capabilities-self"}},
-		"a token that is being ended is gone": {nil, map[string][]says{who: {errs(403, denied)}, "sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`)}, look: {gone}}, "", "",
-			[]string{who, "sys/capabilities-self", look}},
-		"the token may not be ended":   {nil, map[string][]says{who: {ok(shopToken)}, end: {errs(403, denied)}}, backend.Denied, `"auth/token/revoke-accessor"`, []string{who, end}},
-		"the lease may not be revoked": {nil, map[string][]says{who: {none}, look: {ok(aliveLease)}, revoke: {errs(403, denied)}}, backend.Denied, `"sys/leases/revoke"`, []string{who, look, revoke}},
-		"no answer is no end":          {nil, map[string][]says{who: {ok(shopToken)}, end: {{hangUp: true}}}, backend.NoResponse, "", []string{who, end}},
+		"three requests revoke a live record": {nil, map[string][]says{owns: {ok(shopToken)}, end: {nothing()}, look: {gone}}, "", "", []string{owns, end, look}},
+		"the lease disappears a moment later": {nil, map[string][]says{owns: {ok(shopToken)}, end: {nothing()}, look: {ok(aliveLease), ok(deadLease), gone}}, "", "", []string{owns, end, look, look, look}},
+		"a lease that remains is revoked by id": {nil, map[string][]says{owns: {ok(shopToken)}, end: {nothing()}, look: {ok(deadLease), ok(deadLease), ok(deadLease), gone}, revoke: {nothing()}}, "", "",
+			[]string{owns, end, look, look, look, revoke, look}},
+		"a lease that cannot be revoked": {nil, map[string][]says{owns: {none}, look: {ok(deadLease)}, revoke: {stuck}}, backend.Failed, "2BP01",
+			[]string{owns, look, revoke, look}},
+		"a lease that disappeared meanwhile":  {nil, map[string][]says{owns: {none}, look: {ok(deadLease), gone}, revoke: {stuck}}, "", "", []string{owns, look, revoke, look}},
+		"success, and the lease still exists": {nil, map[string][]says{owns: {none}, look: {ok(deadLease)}, revoke: {nothing()}}, backend.Failed, "still has the lease", []string{owns, look, revoke, look}},
+		"a token that is gone proves nothing": {nil, map[string][]says{owns: {none}, look: {gone}}, "", "", []string{owns, look}},
+		"without an id, the token is revoked": {func(r *v1alpha1.LeaseRecord) { r.ID = "" }, map[string][]says{owns: {ok(shopToken)}, end: {nothing()}}, "", "", []string{owns, end}},
+		"without an id and without the token": {func(r *v1alpha1.LeaseRecord) { r.ID = "" }, map[string][]says{owns: {none}}, "", "", []string{owns}},
+		"without an accessor":                 {func(r *v1alpha1.LeaseRecord) { r.SetHandle("") }, map[string][]says{look: {gone}}, "", "", []string{look}},
+		"a token of another namespace":        {nil, map[string][]says{owns: {ok(strings.Replace(shopToken, "shop", "bank", 1))}}, backend.Mismatch, "nothing is done", []string{owns}},
+		"a token of another mount":            {nil, map[string][]says{owns: {ok(strings.Replace(shopToken, "kubernetes/login", "other/login", 1))}}, backend.Mismatch, "", []string{owns}},
+		"a token of another method":           {nil, map[string][]says{owns: {ok(`{"request_id":"1","data":{"path":"auth/token/create","meta":{"leasekeeper_uid":"owner-uid"}}}`)}}, backend.Mismatch, "", []string{owns}},
+		"the root token":                      {nil, map[string][]says{owns: {ok(`{"request_id":"1","data":{"path":"auth/token/root","meta":null}}`)}}, backend.Mismatch, "", []string{owns}},
+		"a lease of another path":             {func(r *v1alpha1.LeaseRecord) { r.ID = "database/creds/admin/abc" }, nil, backend.Mismatch, "", nil},
+		"the accessor may not be looked up": {nil, map[string][]says{owns: {errs(403, denied)}, "sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["deny"]}}`)}}, backend.Denied, `"auth/token/lookup-accessor"`,
+			[]string{owns, "sys/capabilities-self"}},
+		"a token that is being revoked is gone": {nil, map[string][]says{owns: {errs(403, denied)}, "sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`)}, look: {gone}}, "", "",
+			[]string{owns, "sys/capabilities-self", look}},
+		"the token may not be revoked": {nil, map[string][]says{owns: {ok(shopToken)}, end: {errs(403, denied)}}, backend.Denied, `"auth/token/revoke-accessor"`, []string{owns, end}},
+		"the lease may not be revoked": {nil, map[string][]says{owns: {none}, look: {ok(aliveLease)}, revoke: {errs(403, denied)}}, backend.Denied, `"sys/leases/revoke"`, []string{owns, look, revoke}},
+		"no response is no success":    {nil, map[string][]says{owns: {ok(shopToken)}, end: {{hangUp: true}}}, backend.NoResponse, "", []string{owns, end}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -285,7 +285,7 @@ func TestEnding(t *testing.T) {
 	}
 }
 
-func TestTokenAuthVerifiesTheObject(t *testing.T) {
+func TestTokenAuthChecksTheOwnersUID(t *testing.T) {
 	for uid, kind := range map[string]backend.ErrorKind{"owner-uid": "", "other": backend.Mismatch, "": backend.Mismatch} {
 		f := newFixture(t, withTokenAuth)
 		f.server.always("auth/token/lookup-accessor", ok(`{"request_id":"1","data":{"path":"auth/token/create","meta":{"leasekeeper_uid":"`+uid+`"}}}`))
@@ -295,19 +295,19 @@ func TestTokenAuthVerifiesTheObject(t *testing.T) {
 	}
 }
 
-func TestALeaseAndItsTokenAreAskedForInTheirNamespaces(t *testing.T) {
+func TestALeaseAndItsTokenHaveTheirOwnNamespaces(t *testing.T) {
 	f := newFixture(t, func(p *v1alpha1.ClusterSecretProvider, _ *Options) { p.Spec.Vault.Namespace = "team" })
 	f.server.always("auth/token/lookup-accessor", ok(shopToken))
 	f.server.always("auth/token/revoke-accessor", nothing())
 	f.server.always("sys/leases/lookup", errs(400, "invalid lease"))
 	rec := record()
-	rec.VaultNamespace = "team/b"
+	rec.Vault.Namespace = "team/b"
 	wantKind(t, f.Revoke(t.Context(), rec, owner), "")
 	for path, want := range map[string]string{
 		"auth/kubernetes/login": "team", "auth/token/lookup-accessor": "team", "auth/token/revoke-accessor": "team", "sys/leases/lookup": "team/b",
 	} {
 		if got := f.server.requests(path)[0].namespace; got != want {
-			t.Errorf("%s was asked in %q, want %q", path, got, want)
+			t.Errorf("%s was requested in %q, want %q", path, got, want)
 		}
 	}
 }

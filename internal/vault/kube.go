@@ -14,13 +14,15 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// Kube is what this package needs of the cluster. Errors are those of the API server, so that apierrors tells them
-// apart. Reads must not come from a cache: a Secret that holds a token is read when it is needed and not kept.
+// Kube is what this package needs from the cluster. Errors are those of the API server, so that apierrors recognises
+// them. Reads must not come from a cache: a Secret that contains a token is read when it is needed and not kept.
 type Kube interface {
 	GetSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
 	GetConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error)
-	// RequestToken asks for a token of a ServiceAccount and says how long it is good for, as granted.
-	RequestToken(ctx context.Context, namespace, serviceAccount string, audiences []string, expirationSeconds int64) (string, time.Duration, error)
+	// RequestToken requests a token of a ServiceAccount. It returns the lifetime that was granted.
+	RequestToken(
+		ctx context.Context, namespace, serviceAccount string, audiences []string, expirationSeconds int64,
+	) (string, time.Duration, error)
 }
 
 // NewKube is a Kube over controller-runtime: an uncached reader and a client for the subresource serviceaccounts/token.
@@ -45,7 +47,9 @@ func (k kube) GetConfigMap(ctx context.Context, namespace, name string) (*corev1
 	return configMap, err
 }
 
-func (k kube) RequestToken(ctx context.Context, namespace, serviceAccount string, audiences []string, expirationSeconds int64) (string, time.Duration, error) {
+func (k kube) RequestToken(
+	ctx context.Context, namespace, serviceAccount string, audiences []string, expirationSeconds int64,
+) (string, time.Duration, error) {
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: serviceAccount}}
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		Audiences: audiences, ExpirationSeconds: &expirationSeconds,
@@ -53,46 +57,52 @@ func (k kube) RequestToken(ctx context.Context, namespace, serviceAccount string
 	if err := k.tokens.SubResource("token").Create(ctx, account, request); err != nil {
 		return "", 0, err
 	}
-	// The answer repeats the spec with what was granted. The status has a time of the API server's clock; durations
-	// are trusted, foreign clocks are not.
+	// The response repeats the spec with what was granted. Its status has a time of the API server's clock, which is not
+	// used: the clocks may differ.
 	if granted := request.Spec.ExpirationSeconds; granted != nil {
 		expirationSeconds = *granted
 	}
 	return request.Status.Token, time.Duration(expirationSeconds) * time.Second, nil
 }
 
-// readFault maps an error of reading an object that the provider's spec names.
-func readFault(err error, kind, namespace, name string) *backend.Error {
+// readError maps an error of reading an object that the provider's spec names.
+func readError(err error, kind, namespace, name string) *backend.Error {
 	object := fmt.Sprintf("%s %q in namespace %q", kind, name, namespace)
-	var fault *backend.Error
+	var mapped *backend.Error
 	switch {
 	case apierrors.IsNotFound(err):
-		fault = backend.Errorf(backend.Misconfigured, "the provider names %s, which does not exist", object)
+		mapped = backend.Errorf(backend.Misconfigured, "the provider names %s, which does not exist: create it", object)
 	case apierrors.IsForbidden(err):
-		fault = backend.Errorf(backend.Misconfigured, "leasekeeper may not read %s: grant its ServiceAccount get on it", object)
+		mapped = backend.Errorf(backend.Misconfigured,
+			"leasekeeper may not read %s: grant leasekeeper's ServiceAccount get on it", object)
 	default:
-		fault = backend.Errorf(backend.Unavailable, "the API server did not give %s", object)
+		mapped = backend.Errorf(backend.Unavailable, "reading %s from the API server failed", object)
 	}
-	fault.Err = err
-	return fault
+	mapped.Err = err
+	return mapped
 }
 
-// tokenFault maps an error of asking for a ServiceAccount's token.
-func tokenFault(err error, namespace, name string) *backend.Error {
-	var fault *backend.Error
+// tokenError maps an error of requesting a ServiceAccount's token.
+func tokenError(err error, namespace, name string) *backend.Error {
+	var mapped *backend.Error
 	switch {
 	case apierrors.IsNotFound(err):
-		fault = backend.Errorf(backend.NoServiceAccount, "ServiceAccount %q does not exist in namespace %q", name, namespace)
+		mapped = backend.Errorf(backend.NoServiceAccount,
+			"ServiceAccount %q does not exist in namespace %q: create it", name, namespace)
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		fault = backend.Errorf(backend.NoServiceAccount, "namespace %q is being deleted: its ServiceAccounts get no more tokens", namespace)
+		mapped = backend.Errorf(backend.NoServiceAccount,
+			"namespace %q is being deleted: the API server issues no tokens of its ServiceAccounts", namespace)
 	case apierrors.IsForbidden(err):
-		fault = backend.Errorf(backend.Misconfigured,
-			"leasekeeper may not ask for a token of ServiceAccount %q in namespace %q: grant its own ServiceAccount create on serviceaccounts/token", name, namespace)
+		mapped = backend.Errorf(backend.Misconfigured,
+			"leasekeeper may not request a token of ServiceAccount %q in namespace %q: "+
+				"grant leasekeeper's ServiceAccount create on serviceaccounts/token", name, namespace)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
-		fault = backend.Errorf(backend.Misconfigured, "the API server refuses a token of ServiceAccount %q in namespace %q: look at the audiences", name, namespace)
+		mapped = backend.Errorf(backend.Misconfigured,
+			"the API server refuses a token of ServiceAccount %q in namespace %q: check the audiences", name, namespace)
 	default:
-		fault = backend.Errorf(backend.Unavailable, "the API server did not give a token of ServiceAccount %q in namespace %q", name, namespace)
+		mapped = backend.Errorf(backend.Unavailable,
+			"requesting a token of ServiceAccount %q in namespace %q from the API server failed", name, namespace)
 	}
-	fault.Err = err
-	return fault
+	mapped.Err = err
+	return mapped
 }

@@ -7,27 +7,38 @@ import (
 	"net/http"
 	"net/url"
 
-	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// ListLeases lists the leases of a path in a namespace by one request, as a set of their ids. The set is a hint: an empty
-// list, a wrong prefix and a standby that lags behind look alike, and a lease that ran out and cannot be revoked is
-// still in it. Denied names the line that the keeper's policy lacks.
-func (b *Backend) ListLeases(ctx context.Context, namespace, path string) (map[string]bool, error) {
-	keys, err := b.listKeys(ctx, namespace, path)
+// Folder implements backend.Lister: the namespace and the path.
+func (b *Backend) Folder(rec *v1alpha1.LeaseRecord) string {
+	if rec.Vault == nil {
+		return ""
+	}
+	return or(rec.Vault.Namespace, b.spec.Namespace) + "|" + rec.Vault.Path
+}
+
+// List implements backend.Lister, with one request. An empty list, a wrong prefix and a standby that lags behind look
+// the same.
+func (b *Backend) List(ctx context.Context, rec v1alpha1.LeaseRecord) (map[string]bool, error) {
+	at, err := locationOf(&rec)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := b.listKeys(ctx, at.Namespace, at.Path)
 	if err != nil {
 		return nil, err
 	}
 	ids := make(map[string]bool, len(keys))
 	for _, key := range keys {
-		if id := path + "/" + key; ofPath(path, id) {
+		if id := at.Path + "/" + key; ofPath(at.Path, id) {
 			ids[id] = true
 		}
 	}
 	return ids, nil
 }
 
-// listKeys lists what is one segment below a path: the last segments of ids, and, with a slash behind them, those of
+// listKeys lists what is one segment below a path: the last segments of ids, and, with a slash at the end, those of
 // paths that have leases below them.
 func (b *Backend) listKeys(ctx context.Context, namespace, path string) ([]string, error) {
 	if !isPath(path) {
@@ -46,13 +57,14 @@ func (b *Backend) listKeys(ctx context.Context, namespace, path string) ([]strin
 	case r.status == http.StatusNotFound && ok && a.Errors != nil && len(*a.Errors) == 0:
 		return nil, nil
 	case !succeeded(r.status):
-		return nil, b.fault(r, what, b.keeperName(), fmt.Sprintf("\"list\" and \"sudo\" on %q", "sys/leases/lookup/"+path))
+		line := fmt.Sprintf("\"list\" and \"sudo\" on %q", "sys/leases/lookup/"+path)
+		return nil, b.fault(r, what, b.keeperName(), line)
 	}
 	var data struct {
 		Keys []string `json:"keys"`
 	}
 	if !ok || json.Unmarshal(a.Data, &data) != nil {
-		return nil, backend.Errorf(backend.InvalidResponse, "%s: %s gave an answer that cannot be used", what, r.address)
+		return nil, unusable(r, what)
 	}
 	return data.Keys, nil
 }

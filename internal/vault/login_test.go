@@ -18,13 +18,13 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
-func loginAnswer(accessor string, ttl, uses int) says {
+func loginResponse(accessor string, ttl, uses int) says {
 	return ok(fmt.Sprintf(`{"request_id":"1","auth":{"client_token":"hvs.new-token","accessor":%q,"lease_duration":%d,"renewable":true,"num_uses":%d}}`, accessor, ttl, uses))
 }
 
-func TestALoginGivesASessionForOneIssue(t *testing.T) {
+func TestALoginOpensASessionForOneIssuance(t *testing.T) {
 	f := newFixture(t)
-	f.server.always("auth/kubernetes/login", loginAnswer("acc", 3600, 0))
+	f.server.always("auth/kubernetes/login", loginResponse("acc", 3600, 0))
 	got, err := f.Login(t.Context(), who)
 	wantKind(t, err, "")
 	want := backend.Session{Token: "hvs.new-token", Handle: "acc", Term: lease.Term{At: epoch, Duration: time.Hour, Renewable: true}}
@@ -37,15 +37,15 @@ func TestALoginGivesASessionForOneIssue(t *testing.T) {
 	}
 }
 
-func TestATokenThatCannotDoIsRefused(t *testing.T) {
+func TestUnsuitableTokensAreRejected(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer says
 		text   string
 		ended  int
 	}{
-		"a batch token has no accessor":            {loginAnswer("", 3600, 0), "token_type=service", 0},
-		"a token with limited uses is ended again": {loginAnswer("acc", 3600, 3), "token_num_uses=0", 1},
-		"an answer without a token":                {ok(`{"request_id":"1","auth":{"mfa_requirement":{}}}`), "second factor", 0},
+		"a batch token has no accessor":        {loginResponse("", 3600, 0), "token_type=service", 0},
+		"a token with limited uses is revoked": {loginResponse("acc", 3600, 3), "token_num_uses=0", 1},
+		"a response without a token":           {ok(`{"request_id":"1","auth":{"mfa_requirement":{}}}`), "second factor", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -54,24 +54,24 @@ func TestATokenThatCannotDoIsRefused(t *testing.T) {
 			wantKind(t, err, backend.LoginFailed)
 			wantText(t, err, test.text)
 			if n := len(f.server.requests("auth/token/revoke-self")); n != test.ended {
-				t.Errorf("%d tokens were ended, want %d", n, test.ended)
+				t.Errorf("%d tokens were revoked, want %d", n, test.ended)
 			}
 		})
 	}
 }
 
-func TestAShortTokenIsExtendedOnce(t *testing.T) {
+func TestAShortSessionIsExtendedOnce(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer says
 		want   time.Duration
 	}{
-		"as far as needed":              {loginAnswer("acc", 120, 0), 2 * time.Minute},
-		"as far as it goes":             {loginAnswer("acc", 60, 0), time.Minute},
-		"what cannot be extended stays": {errs(403, "permission denied"), 30 * time.Second},
+		"as far as needed":                {loginResponse("acc", 120, 0), 2 * time.Minute},
+		"up to the maximum":               {loginResponse("acc", 60, 0), time.Minute},
+		"what cannot be extended remains": {errs(403, "permission denied"), 30 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
-			f.server.always("auth/kubernetes/login", loginAnswer("acc", 30, 0))
+			f.server.always("auth/kubernetes/login", loginResponse("acc", 30, 0))
 			f.server.always("auth/token/renew-self", test.answer)
 			w := who
 			w.MinTTL = 2 * time.Minute
@@ -84,14 +84,14 @@ func TestAShortTokenIsExtendedOnce(t *testing.T) {
 	}
 }
 
-func TestALoginThatFailsSaysWhoAndWhy(t *testing.T) {
+func TestAFailedLoginNamesTheIdentityAndCause(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer says
 		kind   backend.ErrorKind
 	}{
 		"refused":             {errs(403, "permission denied"), backend.LoginFailed},
 		"an unknown role":     {errs(400, `invalid role name "app"`), backend.LoginFailed},
-		"Vault's own trouble": {errs(500, "internal error"), backend.Failed},
+		"an error of Vault's": {errs(500, "internal error"), backend.Failed},
 		"sealed":              {errs(503, "Vault is sealed"), backend.Unavailable},
 		"a gateway":           {says{status: 502, body: "<html>"}, backend.NoResponse},
 		"another server":      {ok("<html>"), backend.InvalidResponse},
@@ -112,12 +112,12 @@ func TestALoginThatFailsSaysWhoAndWhy(t *testing.T) {
 	}
 }
 
-func TestARefusedTokenFromTheCacheIsAskedForAnewOnce(t *testing.T) {
+func TestACachedTokenThatIsRefusedIsReplacedOnce(t *testing.T) {
 	f := newFixture(t)
 	if _, err := f.Login(t.Context(), who); err != nil {
 		t.Fatal(err)
 	}
-	f.server.inTurn("auth/kubernetes/login", errs(403, "permission denied"), loginAnswer("acc", 60, 0))
+	f.server.inTurn("auth/kubernetes/login", errs(403, "permission denied"), loginResponse("acc", 60, 0))
 	_, err := f.Login(t.Context(), who)
 	wantKind(t, err, "")
 	f.server.always("auth/kubernetes/login", errs(403, "permission denied"))
@@ -126,12 +126,12 @@ func TestARefusedTokenFromTheCacheIsAskedForAnewOnce(t *testing.T) {
 	if n := len(f.server.requests("auth/kubernetes/login")); n != 1+2+2 {
 		t.Errorf("%d logins, want 5", n)
 	}
-	if n := f.kube.tokensAsked(); n != 3 {
-		t.Errorf("%d tokens of the ServiceAccount were asked for, want 3", n)
+	if n := f.kube.tokensRequested(); n != 3 {
+		t.Errorf("%d tokens of the ServiceAccount were requested, want 3", n)
 	}
 }
 
-func TestATokenOfAServiceAccountIsShared(t *testing.T) {
+func TestAServiceAccountTokenIsShared(t *testing.T) {
 	f := newFixture(t)
 	var wait sync.WaitGroup
 	for range 20 {
@@ -142,15 +142,15 @@ func TestATokenOfAServiceAccountIsShared(t *testing.T) {
 		})
 	}
 	wait.Wait()
-	if n := f.kube.tokensAsked(); n != 1 {
-		t.Errorf("%d tokens were asked for, want 1", n)
+	if n := f.kube.tokensRequested(); n != 1 {
+		t.Errorf("%d tokens were requested, want 1", n)
 	}
 	f.clock.SetTime(epoch.Add(9 * time.Minute))
 	if _, err := f.Login(t.Context(), who); err != nil {
 		t.Fatal(err)
 	}
-	if n := f.kube.tokensAsked(); n != 2 {
-		t.Errorf("%d tokens were asked for, want 2: the first is about to expire", n)
+	if n := f.kube.tokensRequested(); n != 2 {
+		t.Errorf("%d tokens were requested, want 2: the first is about to expire", n)
 	}
 }
 
@@ -164,11 +164,11 @@ func TestAServiceAccountThatCannotLogIn(t *testing.T) {
 		kind   backend.ErrorKind
 		text   string
 	}{
-		"it does not exist":           {apierrors.NewNotFound(resource, "orders"), who, backend.NoServiceAccount, `"orders" does not exist`},
-		"its namespace is going away": {terminating, who, backend.NoServiceAccount, "being deleted"},
-		"leasekeeper may not be it":   {apierrors.NewForbidden(resource, "orders", errors.New("no")), who, backend.Misconfigured, "serviceaccounts/token"},
-		"the API server is away":      {errors.New("connection refused"), who, backend.Unavailable, "API server"},
-		"none is named":               {nil, backend.Identity{Namespace: "shop"}, backend.NoServiceAccount, "spec.serviceAccountName"},
+		"it does not exist":                {apierrors.NewNotFound(resource, "orders"), who, backend.NoServiceAccount, `"orders" does not exist`},
+		"its namespace is being deleted":   {terminating, who, backend.NoServiceAccount, "being deleted"},
+		"leasekeeper lacks the permission": {apierrors.NewForbidden(resource, "orders", errors.New("no")), who, backend.Misconfigured, "serviceaccounts/token"},
+		"the API server is unavailable":    {errors.New("connection refused"), who, backend.Unavailable, "API server"},
+		"none is named":                    {nil, backend.Identity{Namespace: "shop"}, backend.NoServiceAccount, "spec.serviceAccountName"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -177,15 +177,15 @@ func TestAServiceAccountThatCannotLogIn(t *testing.T) {
 			wantKind(t, err, test.kind)
 			wantText(t, err, test.text)
 			if f.server.paths() != "" {
-				t.Error("Vault was asked")
+				t.Error("Vault got a request")
 			}
 		})
 	}
 }
 
-func TestTokenAuthMakesAChild(t *testing.T) {
+func TestTokenAuthCreatesAChild(t *testing.T) {
 	f := newFixture(t, withTokenAuth)
-	f.server.always("auth/token/create", loginAnswer("acc", 3600, 0))
+	f.server.always("auth/token/create", loginResponse("acc", 3600, 0))
 	got, err := f.Login(t.Context(), who)
 	wantKind(t, err, "")
 	if got.Handle != "acc" {
@@ -217,7 +217,7 @@ func TestATokenInASecretIsTrimmedAndChecked(t *testing.T) {
 	}
 }
 
-func TestTheEnvironmentChangesNothing(t *testing.T) {
+func TestTheEnvironmentIsNotUsed(t *testing.T) {
 	elsewhere := newServer(t)
 	for name, value := range map[string]string{
 		"VAULT_ADDR": elsewhere.URL, "VAULT_AGENT_ADDR": elsewhere.URL, "VAULT_TOKEN": "hvs.from-the-environment", "VAULT_NAMESPACE": "other",
@@ -227,7 +227,7 @@ func TestTheEnvironmentChangesNothing(t *testing.T) {
 		t.Setenv(name, value)
 	}
 	f := newFixture(t)
-	f.server.always(read.Path, ok(leased))
+	f.server.always(readPath, ok(leased))
 	if _, err := f.Login(t.Context(), who); err != nil {
 		t.Fatal(err)
 	}
@@ -235,9 +235,9 @@ func TestTheEnvironmentChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if elsewhere.paths() != "" {
-		t.Error("VAULT_ADDR was asked")
+		t.Error("VAULT_ADDR got a request")
 	}
-	login, issue := f.server.requests("auth/kubernetes/login")[0], f.server.requests(read.Path)[0]
+	login, issue := f.server.requests("auth/kubernetes/login")[0], f.server.requests(readPath)[0]
 	if login.token != "" || login.namespace != "" || issue.token != at.Token || issue.namespace != "" {
 		t.Error("a token or namespace of the environment was sent")
 	}

@@ -15,26 +15,27 @@ import (
 	"time"
 )
 
-// oneShot sends requests that mint: each at most once, and so that Vault finishes it even when this process dies.
+// oneShot sends requests that mint: each at most once, and in a way that Vault finishes it even if this process dies.
 //
-// Vault runs on Go's HTTP server, which cancels a request when its connection breaks. The database engine hands that on to
-// the transaction that makes the user, and a COMMIT that is given up half way may still happen: a user without a lease,
-// which nobody can end. The server sees the break by reading ahead on the connection, and a byte that it finds there, as
-// the next request's, ends its watch (connReader.backgroundRead in net/http/server.go). So a next request goes out with
-// the first, in one write, since between two this process could die. It is HTTP's no-op, which the server answers by
-// itself, so that it does not reach Vault; its answer is not waited for.
+// Vault runs on Go's HTTP server, which cancels a request when its connection breaks. The database engine passes that
+// on to the transaction that creates the user, and a COMMIT that is cancelled halfway may still happen: a user without a
+// lease, which nobody can revoke. The server detects the break by reading ahead on the connection; a byte of a next
+// request stops the detection (connReader.backgroundRead in net/http/server.go). So a second request is sent with the
+// first, in one write, because this process could die between two. It is the no-op of HTTP, which Go's server handles
+// itself, so it does not reach Vault. Its response is not read.
 type oneShot struct {
 	dial net.Dialer
 	// tls is the configuration for https.
 	tls *tls.Config
-	// proxied is used where proxy names one for the address. What a proxy tells Vault of a broken connection is the
-	// proxy's matter.
+	// proxied is used if proxy returns a proxy for the address. That proxy decides what Vault learns about a broken
+	// connection.
 	proxy   func(*http.Request) (*url.URL, error)
 	proxied http.RoundTripper
 }
 
-// noOp is longer than the server's buffer of 4 KiB, so that there is a byte to be read ahead.
-const noOp = "OPTIONS * HTTP/1.1\r\nHost: %s\r\nUser-Agent: leasekeeper\r\nX-Padding: %05000d\r\nConnection: close\r\n\r\n"
+// noOp is longer than the server's buffer of 4 KiB, so that a byte is left to read ahead.
+const noOp = "OPTIONS * HTTP/1.1\r\n" +
+	"Host: %s\r\nUser-Agent: leasekeeper\r\nX-Padding: %05000d\r\nConnection: close\r\n\r\n"
 
 func newOneShot(config *tls.Config, proxied http.RoundTripper) *http.Client {
 	config = config.Clone()
@@ -68,16 +69,16 @@ func (o *oneShot) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A deadline, unlike closing, leaves the error that the caller's context has ended.
+	// A deadline leaves the connection's own error; a close would hide it.
 	stop := context.AfterFunc(request.Context(), func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	answer, err := exchange(conn, request, all.Bytes())
+	response, err := exchange(conn, request, all.Bytes())
 	if err != nil {
 		stop()
 		_ = conn.Close()
 		return nil, err
 	}
-	answer.Body = &lastBody{ReadCloser: answer.Body, conn: conn, stop: stop}
-	return answer, nil
+	response.Body = &lastBody{ReadCloser: response.Body, conn: conn, stop: stop}
+	return response, nil
 }
 
 func (o *oneShot) connect(request *http.Request) (net.Conn, error) {
@@ -104,7 +105,7 @@ func (o *oneShot) connect(request *http.Request) (net.Conn, error) {
 	return secured, nil
 }
 
-// exchange writes everything at once and reads the answer, past those that only announce one.
+// exchange writes everything at once and reads the response, after any informational ones.
 func exchange(conn net.Conn, request *http.Request, all []byte) (*http.Response, error) {
 	if trace := httptrace.ContextClientTrace(request.Context()); trace != nil && trace.GotConn != nil {
 		trace.GotConn(httptrace.GotConnInfo{Conn: conn})
@@ -112,12 +113,12 @@ func exchange(conn net.Conn, request *http.Request, all []byte) (*http.Response,
 	if _, err := conn.Write(all); err != nil {
 		return nil, err
 	}
-	// The caller bounds what it reads of the body; this bounds the rest.
-	reader := bufio.NewReader(io.LimitReader(conn, 2*maxAnswerBytes))
+	// The caller bounds the body; this bounds the headers as well.
+	reader := bufio.NewReader(io.LimitReader(conn, 2*maxResponseBytes))
 	for {
-		answer, err := http.ReadResponse(reader, request)
-		if err != nil || answer.StatusCode >= 200 || answer.StatusCode == http.StatusSwitchingProtocols {
-			return answer, err
+		response, err := http.ReadResponse(reader, request)
+		if err != nil || response.StatusCode >= 200 || response.StatusCode == http.StatusSwitchingProtocols {
+			return response, err
 		}
 	}
 }
@@ -135,9 +136,9 @@ func (l *lastBody) Close() error {
 	return l.conn.Close()
 }
 
-// unrepeatable is the request for Go's transport, which sends one again when a kept-alive connection breaks before the
-// answer, if it is a GET without a body or has a body that can be rewound. This body is there, empty, and cannot be
-// rewound.
+// unrepeatable prepares the request for Go's transport. If a kept-alive connection breaks before the response, that
+// transport repeats a GET without a body, and a request whose body can be rewound. This body exists, is empty, and
+// cannot be rewound.
 func unrepeatable(request *http.Request) *http.Request {
 	request = request.Clone(request.Context())
 	if request.Body == nil || request.Body == http.NoBody {

@@ -11,71 +11,73 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// Order is to revoke leases, whoever's they are: those below Prefix, or the one of LeaseID.
-type Order struct {
-	// Namespace of Vault Enterprise or OpenBao; empty: the provider's.
-	Namespace string
-	// Prefix of paths, in whole segments, with a slash at its end or without.
-	Prefix string
-	// LeaseID of one lease; empty where there is a Prefix.
-	LeaseID string
-	// Force makes RevokeOne have Vault forget a lease whose revocation fails.
-	Force bool
+var _ backend.BulkRevoker = (*Backend)(nil)
+
+// order selects the leases of a LeaseRevocation: one by its id, or all below a prefix.
+type order struct {
+	v1alpha1.VaultRevocation
+	// name of the selection, for messages.
+	name string
 }
 
-// String is how messages call what is ordered.
-func (o Order) String() string {
-	if o.LeaseID != "" {
-		return "lease " + o.LeaseID
+// orderOf is the order of a spec, with the provider's namespace as the default. It checks again what the API server has
+// checked: an order below auth/ would end logins.
+func (b *Backend) orderOf(spec *v1alpha1.LeaseRevocationSpec) (order, error) {
+	if spec.Vault == nil {
+		return order{}, backend.Errorf(backend.Misconfigured, "the provider is a Vault server: set spec.vault")
 	}
-	return "leases below " + o.folder() + "/"
+	o := order{VaultRevocation: *spec.Vault, name: spec.Selection()}
+	o.Namespace = or(o.Namespace, b.spec.Namespace)
+	target := o.folder()
+	if o.LeaseID != "" {
+		target = o.LeaseID
+	}
+	if !isPath(target) || (o.LeaseID != "") == (o.Prefix != "") {
+		return order{}, backend.Errorf(backend.Misconfigured,
+			"%q is neither the id of a lease nor a prefix of such ids", cut(oneLine(target), 128))
+	}
+	return o, nil
 }
 
-func (o Order) folder() string { return strings.TrimSuffix(o.Prefix, "/") }
+// folder is the prefix without a slash at its end.
+func (o order) folder() string { return strings.TrimSuffix(o.Prefix, "/") }
 
-// Covers says whether a lease is one of those that are ordered. Vault goes by whole segments: a prefix that has no slash at
-// its end is a lease's whole id, if there is such a lease, or else gets one (revokePrefixCommon in vault/expiration.go).
-func (o Order) Covers(id string) bool {
+// selects is true if the id is one of those ordered. Vault matches whole segments. A prefix without a slash at its end
+// is a lease's whole id, if there is such a lease; otherwise Vault appends the slash (revokePrefixCommon in
+// vault/expiration.go).
+func (o order) selects(id string) bool {
 	if o.LeaseID != "" {
 		return id == o.LeaseID
 	}
 	return id == o.folder() || strings.HasPrefix(id, o.folder()+"/")
 }
 
-// sound says whether it may be sent. The API server has looked at it already; an order below auth/ would end logins, so
-// that is not left to one look.
-func (o Order) sound() error {
-	target := o.folder()
-	if o.LeaseID != "" {
-		target = o.LeaseID
-	}
-	if !isPath(target) || (o.LeaseID != "") == (o.Prefix != "") {
-		return backend.Errorf(backend.Misconfigured, "%q is not what leases can be revoked by", cut(oneLine(target), 128))
-	}
-	return nil
-}
-
-// path of the request that carries it out. Vault takes none with a slash at its end.
-func (o Order) path() string {
+// path of the request that revokes the leases. Vault accepts none with a slash at its end.
+func (o order) path() string {
 	if o.LeaseID != "" {
 		return "sys/leases/revoke"
 	}
 	return "sys/leases/revoke-prefix/" + o.folder()
 }
 
+// record of one of the leases.
+func (o order) record(id string) v1alpha1.LeaseRecord {
+	return v1alpha1.LeaseRecord{ID: id, Vault: &v1alpha1.VaultRecord{Namespace: o.Namespace, Path: path.Dir(id)}}
+}
+
 // policyLine is a line of a policy.
 type policyLine struct {
-	// asked is the path that is asked for, path the one that the line should have.
-	asked, path  string
-	capabilities []string
+	// example is a path that the line covers; path is the one that the line should have.
+	example, path string
+	capabilities  []string
 }
 
 func (l policyLine) String() string {
 	return fmt.Sprintf(`path %q { capabilities = ["%s"] }`, l.path, strings.Join(l.capabilities, `", "`))
 }
 
-// lines that the keeper's policy must have for the order: to look, to revoke, and, where it is to, to force.
-func (o Order) lines() []policyLine {
+// lines that the keeper's policy needs: to list or look up, to revoke, and, if ordered, to force.
+func (o order) lines() []policyLine {
 	const force = "sys/leases/revoke-force/"
 	sudo := []string{"update", "sudo"}
 	if o.LeaseID != "" {
@@ -99,68 +101,80 @@ func (o Order) lines() []policyLine {
 	return lines
 }
 
-// refused makes one error of a refusal, that names every line which the order needs and the keeper lacks, so that they can be
-// added at once.
-func (b *Backend) refused(ctx context.Context, o Order, err error) error {
-	if backend.KindOf(err) != backend.Denied || or(o.Namespace, b.spec.Namespace) != b.spec.Namespace {
-		return err // what it may do in another namespace is not known here
+// expandDenied expands a permission error to all policy lines that the order needs and the keeper lacks, so that they
+// can be added together.
+func (b *Backend) expandDenied(ctx context.Context, o order, err error) error {
+	if backend.KindOf(err) != backend.Denied || o.Namespace != b.spec.Namespace {
+		return err // the capabilities in another namespace are unknown
 	}
-	needed := o.lines()
-	var asked []string
-	for _, line := range needed {
-		asked = append(asked, line.asked)
+	lines := o.lines()
+	var examples []string
+	for _, line := range lines {
+		examples = append(examples, line.example)
 	}
-	has, unknown, askErr := b.capabilities(ctx, asked)
-	if askErr != nil {
+	has, unknown, selfErr := b.capabilities(ctx, examples)
+	if selfErr != nil {
 		return err
 	}
 	var missing []string
-	for _, line := range needed {
-		if unknown != "" || !covers(has[line.asked], line.capabilities...) {
+	for _, line := range lines {
+		if unknown != "" || !covers(has[line.example], line.capabilities...) {
 			missing = append(missing, line.String())
 		}
 	}
-	if len(missing) == 0 { // by a policy of another kind, which nobody can ask about
+	if len(missing) == 0 { // a policy of another kind denies the request, such as Sentinel
 		return err
 	}
-	fault := backend.Errorf(backend.Denied, "revoking %s: policy of %s lacks %s", o, b.keeperName(), strings.Join(missing, " and "))
-	fault.Err = err
-	return fault
+	denied := backend.Errorf(backend.Denied, "revoking %s: policy of %s lacks %s",
+		o.name, b.keeperName(), strings.Join(missing, " and "))
+	denied.Err = err
+	return denied
 }
 
-// maxFolders bounds a list that a server could make endless.
-const maxFolders = 10_000
+// Covers implements backend.BulkRevoker.
+func (b *Backend) Covers(spec *v1alpha1.LeaseRevocationSpec, rec *v1alpha1.LeaseRecord) bool {
+	o, err := b.orderOf(spec)
+	if err != nil || rec.Vault == nil {
+		return false
+	}
+	return rec.Vault.Address == b.spec.Address && rec.Vault.Namespace == o.Namespace && o.selects(rec.ID)
+}
 
-// Matching lists the ids of the leases that the order is about and Vault has, those too that ran out and cannot be revoked.
-func (b *Backend) Matching(ctx context.Context, o Order) ([]string, error) {
-	if err := o.sound(); err != nil {
+// Matching implements backend.BulkRevoker.
+func (b *Backend) Matching(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec) ([]string, error) {
+	o, err := b.orderOf(spec)
+	if err != nil {
 		return nil, err
 	}
 	if o.LeaseID != "" {
-		found, err := b.lookup(ctx, o.record(o.LeaseID))
-		if err != nil || found == leaseUnknown {
-			return nil, b.refused(ctx, o, err)
-		}
-		return []string{o.LeaseID}, nil
+		return b.listOne(ctx, o, o.LeaseID)
 	}
 	ids, err := b.listBelow(ctx, o)
 	if err != nil || len(ids) > 0 || !ofPath(path.Dir(o.folder()), o.folder()) {
-		return ids, b.refused(ctx, o, err)
+		return ids, b.expandDenied(ctx, o, err)
 	}
-	// The prefix may be a whole id.
-	found, err := b.lookup(ctx, o.record(o.folder()))
-	if err != nil || found == leaseUnknown {
-		return nil, b.refused(ctx, o, err)
-	}
-	return []string{o.folder()}, nil
+	return b.listOne(ctx, o, o.folder()) // the prefix may be a whole id
 }
 
-func (b *Backend) listBelow(ctx context.Context, o Order) ([]string, error) {
+// listOne lists the lease if it exists.
+func (b *Backend) listOne(ctx context.Context, o order, id string) ([]string, error) {
+	found, err := b.lookup(ctx, o.record(id))
+	if err != nil || found == leaseUnknown {
+		return nil, b.expandDenied(ctx, o, err)
+	}
+	return []string{id}, nil
+}
+
+// maxFolders limits a list that a faulty server could make endless.
+const maxFolders = 10_000
+
+func (b *Backend) listBelow(ctx context.Context, o order) ([]string, error) {
 	var ids []string
 	folders := []string{o.folder()}
 	for i := 0; i < len(folders); i++ {
 		if len(folders) > maxFolders {
-			return nil, backend.Errorf(backend.InvalidResponse, "listing the %s: more than %d paths", o, maxFolders)
+			return nil, backend.Errorf(backend.InvalidResponse,
+				"listing the %s: more than %d paths", o.name, maxFolders)
 		}
 		keys, err := b.listKeys(ctx, o.Namespace, folders[i])
 		if err != nil {
@@ -179,59 +193,64 @@ func (b *Backend) listBelow(ctx context.Context, o Order) ([]string, error) {
 	return ids, nil
 }
 
-// RevokeAll gives Vault the order, and does not wait for what comes of it: Vault marks every lease as expired before it answers,
-// so that none can be renewed or is found alive any more, and ends them in the background, many at a time, again and again
-// where that fails (six times in about ten minutes). Asked to wait it would take them one by one, and stop at the first that
-// fails, leaving those behind it alive.
-//
-// It is safe to repeat, but takes what was leased since.
-func (b *Backend) RevokeAll(ctx context.Context, o Order) error {
-	if err := o.sound(); err != nil {
+// RevokeAll implements backend.BulkRevoker. It does not wait for the revocations: Vault marks every lease as expired
+// before it responds, then revokes many at a time in the background, and repeats a failed revocation six times in about
+// ten minutes. With sync it would revoke one after the other and stop at the first that fails, so the leases behind it
+// would stay alive.
+func (b *Backend) RevokeAll(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec) error {
+	o, err := b.orderOf(spec)
+	if err != nil {
 		return err
 	}
 	body := map[string]any{"sync": false}
 	if o.LeaseID != "" {
 		body["lease_id"] = o.LeaseID
 	}
-	// Thousands take it seconds. It goes on with what it has begun even when nobody waits.
-	return b.carryOut(ctx, o, "revoking "+o.String(), o.lines()[1], call{path: o.path(), body: body, timeout: b.issueTimeout})
+	// Thousands of leases take Vault seconds. It continues even if the request times out.
+	return b.carryOut(ctx, o, "revoking "+o.name, o.lines()[1],
+		call{path: o.path(), body: body, timeout: b.issueTimeout})
 }
 
-// RevokeOne revokes one of the order's leases and waits for it: what Vault says when that fails is the error. With Force
-// Vault forgets the lease then.
-func (b *Backend) RevokeOne(ctx context.Context, o Order, id string) error {
+// RevokeOne implements backend.BulkRevoker. Without force the error is what Vault reports about the revocation.
+func (b *Backend) RevokeOne(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec, id string, force bool) error {
+	o, err := b.orderOf(spec)
+	if err != nil {
+		return err
+	}
 	rec := o.record(id)
 	switch {
-	case !ofPath(rec.Path, id) || !o.Covers(id):
-		return foreign(rec.Path)
-	case !o.Force:
+	case !ofPath(rec.Vault.Path, id) || !o.selects(id):
+		return foreign(rec.Vault.Path)
+	case !force:
 		return b.revoke(ctx, rec)
+	case !o.Force:
+		return backend.Errorf(backend.Misconfigured, "force is not set: a lease of %s is not forgotten", rec.Vault.Path)
 	}
-	// A whole id is taken for one before it is taken for a prefix.
+	// Vault takes a whole id for a lease, not for a prefix.
 	lines := o.lines()
-	return b.carryOut(ctx, o, "revoking a lease of "+rec.Path+" by force", lines[len(lines)-1],
+	return b.carryOut(ctx, o, "revoking a lease of "+rec.Vault.Path+" by force", lines[len(lines)-1],
 		call{path: "sys/leases/revoke-force/" + id, body: map[string]any{}, timeout: b.issueTimeout})
 }
 
-func (b *Backend) carryOut(ctx context.Context, o Order, what string, line policyLine, c call) error {
-	c.method, c.namespace = http.MethodPut, or(o.Namespace, b.spec.Namespace)
+func (b *Backend) carryOut(ctx context.Context, o order, what string, line policyLine, c call) error {
+	c.method, c.namespace = http.MethodPut, o.Namespace
 	r, err := b.asKeeper(ctx, c)
 	if err != nil || succeeded(r.status) {
 		return err
 	}
-	return b.refused(ctx, o, b.fault(r, what, b.keeperName(), line.String()))
+	return b.expandDenied(ctx, o, b.fault(r, what, b.keeperName(), line.String()))
 }
 
-// Lives says whether a lease is there and not expired. An id that is not in the form of Vault's own is taken to be.
-func (b *Backend) Lives(ctx context.Context, o Order, id string) (bool, error) {
+// Lives implements backend.BulkRevoker. An id that does not have the form of Vault's ids counts as alive.
+func (b *Backend) Lives(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec, id string) (bool, error) {
+	o, err := b.orderOf(spec)
+	if err != nil {
+		return false, err
+	}
 	rec := o.record(id)
-	if !ofPath(rec.Path, id) {
+	if !ofPath(rec.Vault.Path, id) {
 		return true, nil
 	}
 	found, err := b.lookup(ctx, rec)
 	return found == leaseAlive, err
-}
-
-func (o Order) record(id string) v1alpha1.LeaseRecord {
-	return v1alpha1.LeaseRecord{VaultNamespace: o.Namespace, Path: path.Dir(id), ID: id}
 }

@@ -21,9 +21,9 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// What the fuzz targets stand on: a Vault without a network, that answers whatever it is told to.
+// The base of the fuzz targets: a Vault without a network, with arbitrary responses.
 
-// script answers in turn, the last answer again and again, and keeps what it was asked.
+// script sends its responses in turn and repeats the last one. It records the requests.
 type script struct {
 	answers []says
 	// by path, before answers.
@@ -31,7 +31,7 @@ type script struct {
 	asked []asked
 }
 
-// asked is a request and what was answered to it.
+// asked is a request and its response.
 type asked struct {
 	request
 	host   string
@@ -44,7 +44,7 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 	if trace := httptrace.ContextClientTrace(r.Context()); trace != nil {
 		trace.GotConn(httptrace.GotConnInfo{})
 	}
-	// Read as a server reads it.
+	// Read it the way a server does.
 	seen, err := url.ParseRequestURI(r.URL.RequestURI())
 	if err != nil {
 		return nil, err
@@ -86,7 +86,8 @@ func (s *script) of(path string) []asked {
 	return found
 }
 
-// These look like no token and no password, so that no pattern finds them: what keeps them out of texts must know them.
+// These do not look like a token or a password, so no pattern matches them: to remove them from texts, the code must
+// know them.
 const (
 	plainToken    = "PlainSession/Token+of.the-test"
 	plainKeeper   = "PlainKeeper/Token+of.the-test"
@@ -98,13 +99,17 @@ func newScripted(s *script) *Backend {
 	clock := clocktesting.NewFakePassiveClock(epoch)
 	kube := &fakeKube{}
 	client := &http.Client{Transport: s, CheckRedirect: noRedirect}
-	keeper := newCached[keeperSession](clock)
-	keeper.has, keeper.value, keeper.madeAt = true, keeperSession{token: plainKeeper}, epoch
+	keeper := newCached[session](clock)
+	keeper.has, keeper.value, keeper.createdAt = true, session{token: plainKeeper}, epoch
 	spec := newProviderSpec()
-	spec.KeeperAuth = &v1alpha1.VaultKeeperAuth{Kubernetes: &v1alpha1.VaultKeeperKubernetesAuth{Role: "keeper"}}
+	spec.KeeperAuth = &v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
+		Role: "keeper", ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "leasekeeper", Namespace: "system"},
+	}}
 	return &Backend{
-		clock: clock, kube: kube, accounts: newAccounts(clock, kube), sleep: func(context.Context, time.Duration) error { return nil },
-		timeout: time.Minute, issueTimeout: time.Minute, spec: spec, base: mustURL("https://vault.test:8200"), http: client, minting: client, keeper: keeper, gate: &gate{clock: clock},
+		clock: clock, kube: kube, serviceAccounts: newServiceAccountTokens(clock, kube),
+		sleep:   func(context.Context, time.Duration) error { return nil },
+		timeout: time.Minute, issueTimeout: time.Minute, spec: spec, base: mustURL("https://vault.test:8200"),
+		http: client, minting: client, keeper: keeper, readers: newSessionCache(clock), breaker: &breaker{clock: clock},
 	}
 }
 
@@ -116,12 +121,12 @@ func status(n uint16) int {
 	return 200 + int(n)%800
 }
 
-// planted puts secrets into an answer where it has a place for them.
+// planted puts secrets into a response that has a place for them.
 func planted(body []byte) string {
 	return strings.NewReplacer("TOKEN", plainToken, "KEEPER", plainKeeper, "PASSWORD", plainPassword).Replace(string(body))
 }
 
-// turns reads answers, one a line: a status, and a body behind a blank.
+// turns reads responses, one per line: a status, a space and a body.
 func turns(text string) []says {
 	var all []says
 	for line := range strings.SplitSeq(text, "\n") {
@@ -132,18 +137,18 @@ func turns(text string) []says {
 	return all
 }
 
-// maxMessage is what fits into a condition with room for more.
+// maxMessage fits into a condition with room for more.
 const maxMessage = 8 << 10
 
-// kinds are all there are.
+// kinds are all kinds of errors.
 var kinds = map[backend.ErrorKind]bool{
 	backend.NoResponse: true, backend.Unavailable: true, backend.Failed: true, backend.Denied: true, backend.LoginFailed: true, backend.NotFound: true,
 	backend.Refused: true, backend.InvalidResponse: true, backend.Gone: true, backend.Mismatch: true, backend.Disputed: true, backend.TLS: true,
 	backend.NoServiceAccount: true, backend.Misconfigured: true,
 }
 
-// fit fails unless err is nil or an error of the Lessor's that may be shown to people: of a kind, in one bounded line,
-// and without the secrets that were sent.
+// fit fails unless err is nil or an error of the Backend that can be shown: of a known kind, in one bounded line, and
+// without the secrets that were sent.
 func fit(t *testing.T, err error, secrets ...string) {
 	t.Helper()
 	if err == nil {
@@ -158,16 +163,16 @@ func fit(t *testing.T, err error, secrets ...string) {
 		t.Errorf("the kind %q of %q", ours.Kind, text)
 	}
 	if text == "" || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) || len(text) > maxMessage {
-		t.Errorf("this is not fit for a condition, with %d bytes: %q", len(text), text)
+		t.Errorf("this does not fit into a condition, with %d bytes: %q", len(text), text)
 	}
 	for _, secret := range secrets {
 		if strings.Contains(text, secret) {
-			t.Errorf("%q is told in %q", secret, text)
+			t.Errorf("%q is shown in %q", secret, text)
 		}
 	}
 }
 
-// says of an answer, read by another way than the code's: the fields at the top; nil for what is no object.
+// fields reads the top level of a response in another way than the code; nil if it is not an object.
 func fields(body string) map[string]any {
 	var all map[string]any
 	decoder := json.NewDecoder(strings.NewReader(body))
@@ -178,8 +183,8 @@ func fields(body string) map[string]any {
 	return all
 }
 
-// once says that the object has no key twice in another spelling: encoding/json takes them for one, in whatever order
-// they come. Vault writes each once.
+// once reports that the object has none of the keys in a second spelling. encoding/json accepts both as one key, in any
+// order. Vault writes each once.
 func once(all map[string]any, keys ...string) bool {
 	for _, key := range keys {
 		for other := range all {

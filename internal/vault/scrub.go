@@ -10,12 +10,11 @@ import (
 const (
 	// maxTextRunes is how much of a server's text is shown.
 	maxTextRunes = 512
-	// maxScrubBytes is how much of it is looked at.
+	// maxScrubBytes is how much of it is processed.
 	maxScrubBytes = 16 << 10
 )
 
-// secretPatterns find what an error text may repeat: an engine may quote the statement or the connection string that
-// failed.
+// secretPatterns find secrets in an error text: an engine may quote the statement or the connection string that failed.
 var secretPatterns = []struct {
 	find    *regexp.Regexp
 	replace string
@@ -29,11 +28,11 @@ var secretPatterns = []struct {
 	{regexp.MustCompile(`://([^\s/@:]*):[^\s/]*@`), "://$1:[secret]@"},
 }
 
-// scrub makes a server's text fit to be shown: one line, bounded, and without what it may repeat of secrets: those
-// that are given and whatever looks like a token, a JWT, a key or a password.
+// scrub makes a server's text safe to show: one bounded line without secrets. It removes the given secrets and
+// everything that looks like a token, a JWT, a key or a password.
 func scrub(text string, secrets ...string) string {
 	if len(text) > maxScrubBytes {
-		// The last word may be half a secret that no pattern finds any more.
+		// The last word may be half a secret that no pattern matches.
 		text = text[:maxScrubBytes]
 		if end := strings.LastIndexFunc(text, unicode.IsSpace); end > 0 {
 			text = text[:end]
@@ -53,7 +52,7 @@ func scrub(text string, secrets ...string) string {
 	return cut(text, maxTextRunes)
 }
 
-// oneLine turns every run of blanks and control characters into one blank.
+// oneLine replaces every run of white space and control characters with one space.
 func oneLine(text string) string {
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.IsSpace(r) || r == utf8.RuneError || !unicode.IsPrint(r) {

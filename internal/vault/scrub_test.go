@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-func TestWhatAnErrorTextRepeatsOfSecretsIsTakenOut(t *testing.T) {
+func TestSecretsAreRemovedFromTexts(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
 		"plain words stay":              {"unknown role: orders", "unknown role: orders"},
 		"the session's token":           {"bad session-secret here", "bad [token] here"},
@@ -24,7 +24,7 @@ func TestWhatAnErrorTextRepeatsOfSecretsIsTakenOut(t *testing.T) {
 		"a private key":                 {"x -----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY----- y", "x [key] y"},
 		"a lease id stays":              {"failed to revoke entry: database/creds/orders/s0meLeaseId", "failed to revoke entry: database/creds/orders/s0meLeaseId"},
 		"a code of PostgreSQL stays":    {`role "v-app" cannot be dropped because some objects depend on it (SQLSTATE 2BP01)`, `role "v-app" cannot be dropped because some objects depend on it (SQLSTATE 2BP01)`},
-		"bytes that are no text go":     {"a\xff\xfeb", "a b"},
+		"bytes that are not text":       {"a\xff\xfeb", "a b"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := scrub(test.text, "session-secret"); got != test.want {

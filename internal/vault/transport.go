@@ -12,8 +12,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// newHTTPClient makes the client for one provider. Nothing of it comes from VAULT_* in the environment. HTTPS_PROXY,
-// HTTP_PROXY and NO_PROXY count, as they do for every Go program.
+// newHTTPClient makes the client for one provider. It does not use VAULT_* from the environment. It uses HTTPS_PROXY,
+// HTTP_PROXY and NO_PROXY, like every Go program.
 func newHTTPClient(config *tls.Config) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -27,27 +27,27 @@ func newHTTPClient(config *tls.Config) *http.Client {
 			MaxIdleConnsPerHost:    32,
 			IdleConnTimeout:        60 * time.Second,
 			MaxResponseHeaderBytes: 64 << 10,
-			// No gzip: an answer's size is bounded as it is read, and it is small.
+			// No gzip: responses are small, and their size is bounded as they are read.
 			DisableCompression: true,
 		},
 		CheckRedirect: noRedirect,
 	}
 }
 
-// connectTimeout bounds the dialling of a connection, and the handshake on it.
+// connectTimeout bounds dialling a connection, and its TLS handshake.
 const connectTimeout = 10 * time.Second
 
-// noRedirect: redirects are followed by do, which knows when that is safe.
+// noRedirect leaves redirects to do, which knows when to follow them is safe.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// material is the TLS configuration and what it was made from.
+// material is a TLS configuration and the version of its sources.
 type material struct {
 	config *tls.Config
-	// version changes when a referenced object does; empty when nothing is referenced.
+	// version changes when a referenced object changes; empty if nothing is referenced.
 	version string
 }
 
-// readMaterial reads what the provider's spec says about TLS. namespace is that of a SecretProvider.
+// readMaterial makes the TLS configuration of the provider's spec. namespace is that of a SecretProvider.
 func readMaterial(ctx context.Context, k Kube, spec *v1alpha1.TLSConfig, namespace string) (material, error) {
 	m := material{config: &tls.Config{MinVersion: tls.VersionTLS12}}
 	if spec == nil {
@@ -75,7 +75,7 @@ func readMaterial(ctx context.Context, k Kube, spec *v1alpha1.TLSConfig, namespa
 func (m *material) trust(pem []byte, where string) error {
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return backend.Errorf(backend.TLS, "%s holds no certificate in PEM form", where)
+		return backend.Errorf(backend.TLS, "%s contains no certificate in PEM format", where)
 	}
 	m.config.RootCAs = pool
 	return nil
@@ -88,20 +88,21 @@ func (m *material) readCA(ctx context.Context, k Kube, ref v1alpha1.CAReference,
 	if kind == "ConfigMap" {
 		object, err := k.GetConfigMap(ctx, namespace, ref.Name)
 		if err != nil {
-			return readFault(err, kind, namespace, ref.Name)
+			return readError(err, kind, namespace, ref.Name)
 		}
 		pem = []byte(object.Data[key])
 		m.version += string(object.UID) + object.ResourceVersion + "/"
 	} else {
 		object, err := k.GetSecret(ctx, namespace, ref.Name)
 		if err != nil {
-			return readFault(err, kind, namespace, ref.Name)
+			return readError(err, kind, namespace, ref.Name)
 		}
 		pem = object.Data[key]
 		m.version += string(object.UID) + object.ResourceVersion + "/"
 	}
 	if len(pem) == 0 {
-		return backend.Errorf(backend.Misconfigured, "tls.caRef: %s %q in namespace %q has no key %q", kind, ref.Name, namespace, key)
+		return backend.Errorf(backend.Misconfigured,
+			"tls.caRef: %s %q in namespace %q has no key %q: set tls.caRef.key", kind, ref.Name, namespace, key)
 	}
 	return m.trust(pem, "tls.caRef: key "+key+" of "+kind+" "+ref.Name)
 }
@@ -110,18 +111,20 @@ func (m *material) readClientCert(ctx context.Context, k Kube, ref v1alpha1.Secr
 	namespace = or(ref.Namespace, namespace)
 	secret, err := k.GetSecret(ctx, namespace, ref.Name)
 	if err != nil {
-		return readFault(err, "Secret", namespace, ref.Name)
+		return readError(err, "Secret", namespace, ref.Name)
 	}
 	for _, key := range []string{"tls.crt", "tls.key"} {
 		if len(secret.Data[key]) == 0 {
 			return backend.Errorf(backend.Misconfigured,
-				"tls.clientCertRef: Secret %q in namespace %q has no key %q; it must be of type kubernetes.io/tls", ref.Name, namespace, key)
+				"tls.clientCertRef: Secret %q in namespace %q has no key %q: use one of type kubernetes.io/tls",
+				ref.Name, namespace, key)
 		}
 	}
 	pair, err := tls.X509KeyPair(secret.Data["tls.crt"], secret.Data["tls.key"])
 	if err != nil {
-		// The cause is not kept: it is not known to leave the key out.
-		return backend.Errorf(backend.TLS, "tls.clientCertRef: Secret %q in namespace %q holds no usable certificate and key", ref.Name, namespace)
+		// The cause is dropped: it might quote the key.
+		return backend.Errorf(backend.TLS,
+			"tls.clientCertRef: Secret %q in namespace %q has no matching certificate and key", ref.Name, namespace)
 	}
 	m.config.Certificates = []tls.Certificate{pair}
 	m.version += string(secret.UID) + secret.ResourceVersion + "/"

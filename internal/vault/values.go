@@ -3,56 +3,99 @@ package vault
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"strings"
 
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// maxDataBytes is what a Secret can hold. Which keys and values are fit for one is looked at elsewhere.
+// maxDataBytes is what a Secret can hold. Whether keys and values are valid in a Secret is checked elsewhere.
 const maxDataBytes = 1 << 20
 
-// secretData makes the answer's data into that of a Secret.
-func secretData(a answer, req backend.Request) (map[string][]byte, error) {
+// secretFields returns the fields of the response's secret. Null fields are omitted: an engine sends null for what the
+// credential does not have, such as session_token of an IAM user.
+func secretFields(a response, req *v1alpha1.VaultRequest) (map[string]json.RawMessage, error) {
 	fields := object(a.Data)
 	if v, ok := kv2(a); ok {
 		if isNull(v.data) {
-			return nil, v.gone(req.Path)
+			return nil, v.unreadable(req.Path)
 		}
 		fields = object(v.data)
 	}
-	if len(fields) == 0 {
-		why := "has no data: does the path give out anything, and is the method right?"
-		if a.Auth != nil {
-			why = "is a login, not a credential: a token is not given out"
+	for key, raw := range fields {
+		if isNull(raw) {
+			delete(fields, key)
 		}
-		return nil, backend.Errorf(backend.InvalidResponse, "the answer for %q %s", req.Path, why)
 	}
+	if len(fields) > 0 {
+		return fields, nil
+	}
+	problem := "has no data: check that the path returns something, and the method"
+	if a.Auth != nil {
+		problem = "is a login, not a credential: use the path of a secrets engine"
+	}
+	return nil, backend.Errorf(backend.InvalidResponse, "the response for %q %s", req.Path, problem)
+}
+
+// secretData makes the fields into the data of a Secret.
+func secretData(fields map[string]json.RawMessage, req *v1alpha1.VaultRequest) (map[string][]byte, error) {
 	data, total := make(map[string][]byte, len(fields)), 0
 	for key, raw := range fields {
-		data[key] = value(raw)
+		data[key] = valueBytes(raw)
 		total += len(key) + len(data[key])
 	}
 	if total > maxDataBytes {
-		return nil, backend.Errorf(backend.InvalidResponse, "the answer for %q has more than 1 MiB of data, which no Secret holds", req.Path)
+		return nil, backend.Errorf(backend.InvalidResponse,
+			"the response for %q has more than 1 MiB of data, which a Secret cannot hold", req.Path)
 	}
 	return data, nil
 }
 
-// value is the bytes of a value: a string as it is, everything else as its JSON text without blanks, numbers with the
-// digits that Vault sent. null becomes the text `null` by the same rule: it tells a reader more than an empty value,
-// which looks like an empty password.
-func value(raw json.RawMessage) []byte {
+// valueBytes is a value in a Secret: the bytes of a string, and the JSON of everything else, without white space.
+// Numbers keep the digits that Vault sent.
+func valueBytes(raw json.RawMessage) []byte {
 	var text string
-	if bytes.HasPrefix(bytes.TrimSpace(raw), []byte(`"`)) && json.Unmarshal(raw, &text) == nil {
+	if readString(raw, &text) == nil && bytes.HasPrefix(bytes.TrimSpace(raw), []byte(`"`)) {
 		return []byte(text)
 	}
 	var compact bytes.Buffer
 	if json.Compact(&compact, raw) != nil {
 		return []byte(raw)
 	}
-	return compact.Bytes()
+	return unescapeHTML(compact.Bytes())
 }
 
-// version is an answer of a KV engine of version 2.
+// htmlEscapes undoes what Vault's JSON encoder does to characters that need no escape in JSON.
+var htmlEscapes = map[string]string{
+	`\u0026`: "&", `\u003c`: "<", `\u003e`: ">", `\u2028`: "\u2028", `\u2029`: "\u2029",
+}
+
+// unescapeHTML undoes Vault's escapes in valid JSON, so that a stored URL keeps its "&".
+func unescapeHTML(text []byte) []byte {
+	if !bytes.Contains(text, []byte(`\u`)) {
+		return text
+	}
+	var out bytes.Buffer
+	for i := 0; i < len(text); i++ {
+		if text[i] != '\\' {
+			out.WriteByte(text[i])
+			continue
+		}
+		escape := text[i:min(i+6, len(text))]
+		if plain, ok := htmlEscapes[strings.ToLower(string(escape))]; ok {
+			out.WriteString(plain)
+			i += len(escape) - 1
+			continue
+		}
+		// The next character belongs to the escape, which may be an escaped backslash.
+		out.Write(text[i:min(i+2, len(text))])
+		i++
+	}
+	return out.Bytes()
+}
+
+// version is a response of a KV engine of version 2.
 type version struct {
 	data     json.RawMessage
 	metadata struct {
@@ -63,10 +106,10 @@ type version struct {
 	}
 }
 
-// kv2 tells an answer of KV version 2, whose data is in data.data, from a version 1 secret that happens to have the
-// keys data and metadata: by the metadata that version 2 always sends. A version 1 secret with just these two keys and
-// that very metadata cannot be told.
-func kv2(a answer) (v version, ok bool) {
+// kv2 recognises a response of KV version 2, whose secret is in data.data. A version 1 secret may have the keys data
+// and metadata by chance; version 2 always sends a certain metadata. A version 1 secret with just these two keys and that
+// very metadata cannot be distinguished.
+func kv2(a response) (v version, ok bool) {
 	fields := object(a.Data)
 	if a.LeaseID != "" || len(fields) != 2 || fields["data"] == nil || fields["metadata"] == nil {
 		return v, false
@@ -77,21 +120,31 @@ func kv2(a answer) (v version, ok bool) {
 	if json.Unmarshal(fields["metadata"], &v.metadata) != nil || v.metadata.Version == "" || v.metadata.CreatedTime == "" {
 		return v, false
 	}
-	// json.Number also takes a string that holds a number.
-	if number, isNumber := plain(object(fields["metadata"])["version"]); !isNumber || number == "" || object(fields["metadata"])["version"][0] == '"' {
+	// json.Number also accepts a string that contains a number.
+	raw := object(fields["metadata"])["version"]
+	if number, isNumber := plain(raw); !isNumber || number == "" || bytes.TrimSpace(raw)[0] == '"' {
 		return v, false
 	}
 	v.data = fields["data"]
 	return v, true
 }
 
-// maxNumberRunes is more than a number of Vault's has: JSON's may have any length, and a condition takes 32 KiB.
+// maxNumberRunes is more than Vault's numbers have. A number in JSON may have any length, and a condition has 32 KiB.
 const maxNumberRunes = 32
 
-func (v version) gone(path string) *backend.Error {
-	what := "deleted"
+// unreadable is the error for a version that was deleted or destroyed.
+func (v version) unreadable(path string) *backend.Error {
+	state := "deleted"
 	if v.metadata.Destroyed {
-		what = "destroyed"
+		state = "destroyed"
 	}
-	return backend.Errorf(backend.NotFound, "version %s of %q is %s: write a new version or undelete it", cut(string(v.metadata.Version), maxNumberRunes), path, what)
+	return backend.Errorf(backend.NotFound, "version %s of %q is %s: write a new version or undelete it",
+		cut(string(v.metadata.Version), maxNumberRunes), path, state)
+}
+
+func readString(raw json.RawMessage, into *string) error {
+	if isNull(raw) {
+		return fmt.Errorf("missing")
+	}
+	return json.Unmarshal(raw, into)
 }

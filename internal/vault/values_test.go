@@ -6,13 +6,14 @@ import (
 	"reflect"
 	"testing"
 
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 func TestDataBecomesTheBytesOfASecret(t *testing.T) {
 	for name, test := range map[string]struct {
-		answer string
-		want   map[string]string
+		response string
+		want     map[string]string
 	}{
 		"strings stay as they are": {
 			`{"data":{"a":"x\u0000\n\"é\\ <&>","b":" {\"not\": \"touched\"} ","c":""}}`,
@@ -22,9 +23,16 @@ func TestDataBecomesTheBytesOfASecret(t *testing.T) {
 			`{"data":{"big":12345678901234567890,"exact":1.10,"exp":1e400}}`,
 			map[string]string{"big": "12345678901234567890", "exact": "1.10", "exp": "1e400"},
 		},
-		"the rest is JSON without blanks": {
-			`{"data":{"t":true,"o":{ "b": 1, "a": [1, 2.0] },"l":[ "x" ],"n":null}}`,
-			map[string]string{"t": "true", "o": `{"b":1,"a":[1,2.0]}`, "l": `["x"]`, "n": "null"},
+		"the rest is JSON without white space": {
+			`{"data":{"t":true,"o":{ "b": 1, "a": [1, 2.0] },"l":[ "x", null ]}}`,
+			map[string]string{"t": "true", "o": `{"b":1,"a":[1,2.0]}`, "l": `["x",null]`},
+		},
+		"null fields are omitted": {
+			`{"data":{"access_key":"a","session_token":null}}`, map[string]string{"access_key": "a"},
+		},
+		"Vault's escapes are undone": {
+			`{"data":{"o":{"url":"a\u0026b\u003cc\u003E","kept":"\u00e9\n\\u0026\\\u0026"}}}`,
+			map[string]string{"o": `{"url":"a&b<c>","kept":"\u00e9\n\\u0026\\&"}`},
 		},
 		"version 2 of KV is unwrapped": {
 			`{"request_id":"1","lease_id":"","data":{"data":{"a":"b","data":"c"},"metadata":{"version":2,"created_time":"x","destroyed":false}}}`,
@@ -44,14 +52,15 @@ func TestDataBecomesTheBytesOfASecret(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, ok := reply{status: http.StatusOK, body: []byte(test.answer)}.parse()
+			a, ok := rawResponse{status: http.StatusOK, body: []byte(test.response)}.parse()
 			if !ok {
-				t.Fatal("the answer is not taken for Vault's")
+				t.Fatal("the response is not accepted as Vault's")
 			}
-			data, err := secretData(a, backend.Request{Path: "p"})
-			if err != nil {
-				t.Fatal(err)
-			}
+			req := &v1alpha1.VaultRequest{Path: "p"}
+			fields, err := secretFields(a, req)
+			wantNil(t, err)
+			data, err := secretData(fields, req)
+			wantNil(t, err)
 			got := map[string]string{}
 			for key, value := range data {
 				got[key] = string(value)
@@ -63,25 +72,25 @@ func TestDataBecomesTheBytesOfASecret(t *testing.T) {
 	}
 }
 
-func TestKVHasNoLeaseWhateverItsDurationSays(t *testing.T) {
+func TestADurationWithoutAnIDIsNoLease(t *testing.T) {
 	f := newFixture(t)
 	f.server.always("kv/orders", ok(`{"request_id":"1","lease_id":"","lease_duration":2764800,"renewable":false,"data":{"a":"b"}}`))
-	got, err := f.Issue(t.Context(), at, backend.Request{Path: "kv/orders"})
+	got, err := f.Issue(t.Context(), at, source("kv/orders"))
 	wantKind(t, err, "")
 	if got.LeaseID != "" || string(got.Data["a"]) != "b" {
 		t.Errorf("got lease %q and data of %d keys", got.LeaseID, len(got.Data))
 	}
 }
 
-func TestADestroyedVersionIsNotFoundEvenWithA200(t *testing.T) {
+func TestADestroyedVersionWith200IsNotFound(t *testing.T) {
 	f := newFixture(t)
 	f.server.always("kv/data/orders", ok(`{"request_id":"1","data":{"data":null,"metadata":{"version":1,"created_time":"x","destroyed":true}}}`))
-	_, err := f.Issue(t.Context(), at, backend.Request{Path: "kv/data/orders"})
+	_, err := f.Issue(t.Context(), at, source("kv/data/orders"))
 	wantKind(t, err, backend.NotFound)
 	wantText(t, err, "destroyed")
 }
 
-func TestDurationsAreRead(t *testing.T) {
+func TestReadingDurations(t *testing.T) {
 	for in, want := range map[string]string{"3600": "1h0m0s", "0": "0s", "-5": "0s", "": "0s", "x": "0s", "1e30": "876000h0m0s"} {
 		if got := seconds(json.Number(in)).String(); got != want {
 			t.Errorf("%q seconds: got %s, want %s", in, got, want)

@@ -28,8 +28,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{/*
-The rules of the one object of a kind in a file below files/, which is a copy of the file of that name in config/rbac.
-Called with a list: root, file, kind.
+The rules of the object with the given kind in a file below files/. `make manifests` copies these files from config/.
+Argument: a list of root, file, kind.
 */}}
 {{- define "leasekeeper.rules" -}}
 {{- $root := index . 0 -}}{{- $file := index . 1 -}}{{- $kind := index . 2 -}}

@@ -1,5 +1,5 @@
-# The keeper's policy: it renews and ends what workloads have leased. Renewing
-# and looking up leases by id is in Vault's `default` policy already.
+# The keeper's policy: renew and revoke the workloads' leases. Vault's `default` policy already permits renewing and
+# looking up leases by id.
 path "auth/token/lookup-accessor" {
   capabilities = ["update"]
 }
@@ -12,7 +12,7 @@ path "auth/token/revoke-accessor" {
 path "sys/leases/revoke" {
   capabilities = ["update"]
 }
-# To notice at once what others revoke; without it each lease is looked up.
+# Detects out-of-band revocations by listing. Without it each lease is looked up.
 path "sys/leases/lookup/*" {
   capabilities = ["list", "sudo"]
 }

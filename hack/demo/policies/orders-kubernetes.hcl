@@ -1,5 +1,4 @@
-# The issuer's policy where the demo has no PostgreSQL: ServiceAccounts that
-# Vault's kubernetes engine creates are leased instead.
+# The issuer's policy without PostgreSQL: lease ServiceAccounts from Vault's kubernetes engine.
 path "cluster/creds/orders" {
   capabilities = ["update"]
 }

@@ -1,4 +1,4 @@
-# The issuer's policy: what a workload may lease, and nothing else.
+# The issuer's policy: the only path from which the workload may lease.
 path "database/creds/orders" {
   capabilities = ["read"]
 }

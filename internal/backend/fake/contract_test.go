@@ -6,25 +6,52 @@ import (
 
 	testclock "k8s.io/utils/clock/testing"
 
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/backend/contract"
 	"github.com/leasekeeper/leasekeeper/internal/backend/fake"
 )
 
+var paths = map[v1alpha1.ResponseKind]string{
+	"":                         "database/creds/orders",
+	v1alpha1.ResponseExpiring:  "pki/issue/orders",
+	v1alpha1.ResponseScheduled: "static/orders",
+	v1alpha1.ResponseStatic:    "kv/orders",
+}
+
 func TestTheFakeKeepsTheContract(t *testing.T) {
 	contract.Run(t, func(_ *testing.T, shape contract.Shape) contract.Subject {
 		clock := testclock.NewFakeClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 		b := fake.New(clock)
-		b.TTL, b.MaxTTL, b.Unleased = shape.TTL, shape.MaxTTL, shape.Unleased
+		b.TTL, b.MaxTTL = shape.TTL, shape.MaxTTL
+		b.Renewable, b.Revocable = !shape.NotRenewable, !shape.NotRevocable
 		b.TokenTTL, b.TokenMaxTTL = time.Hour, 768*time.Hour
+		path := paths[shape.Kind]
 		return contract.Subject{
 			Backend:  b,
 			Who:      backend.Identity{Namespace: "shop", Owner: backend.Owner{Namespace: "shop", Name: "orders", UID: "1"}},
 			Stranger: backend.Owner{Namespace: "bank", Name: "orders", UID: "2"},
-			Request:  backend.Request{Path: "database/creds/orders"},
+			Source:   v1alpha1.SecretSource{Vault: &v1alpha1.VaultRequest{Path: path}},
 			Revoke:   func(_ *testing.T, id string) { b.RevokeBehind(id) },
-			Live:     func(*testing.T) int { return len(b.Live()) },
-			Wait:     func(_ *testing.T, d time.Duration) { clock.Step(d) },
+			Live:     func(*testing.T) int { return len(b.Live()) + len(b.LiveCertificates()) },
+			Change: func(*testing.T) {
+				b.SetValue(path, "changed")
+				clock.Step(b.RotationPeriod)
+			},
+			Wait: func(_ *testing.T, d time.Duration) { clock.Step(d) },
 		}
 	})
+}
+
+func TestUnleasedMakesEveryPathStatic(t *testing.T) {
+	b := fake.New(testclock.NewFakeClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)))
+	b.Unleased = true
+	session, err := b.Login(t.Context(), backend.Identity{Namespace: "shop"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := b.Issue(t.Context(), session, v1alpha1.SecretSource{Vault: &v1alpha1.VaultRequest{Path: paths[""]}})
+	if err != nil || got.Kind != v1alpha1.ResponseStatic || b.Issued() != 0 {
+		t.Errorf("kind %s, %d issued, %v", got.Kind, b.Issued(), err)
+	}
 }

@@ -1,12 +1,11 @@
-// Package fake is a backend.Backend in memory, on a clock of the test's. It exists for faults that a real backend cannot be
-// told to have: an answer that is lost at a chosen instant, a credential that is minted long after everybody stopped
-// waiting. The contract suite that runs against Vault runs against it too, so that it cannot drift.
+// Package fake is a backend.Backend in memory, on the clock of a test. It exists for faults that a real backend cannot
+// be told to have: a response that is lost at a chosen instant, a credential that is minted after the client stopped
+// waiting. The contract suite runs against the fake and against Vault, so the fake cannot drift.
 package fake
 
 import (
 	"context"
 	"fmt"
-	"sort"
 	"sync"
 	"time"
 
@@ -21,41 +20,52 @@ import (
 type Fault string
 
 const (
-	// None: the call goes well.
+	// None: the call succeeds.
 	None Fault = ""
-	// Down: the backend is not reached.
+	// Down: the request does not reach the backend.
 	Down Fault = "Down"
-	// Lost: the backend acts, the answer is lost.
+	// Lost: the backend acts, and the response is lost.
 	Lost Fault = "Lost"
-	// Late: the answer is lost, and the backend acts Backend.Delay later (issue only).
+	// Late: the response is lost, and the backend acts Backend.Delay later (issue only).
 	Late Fault = "Late"
-	// Error: the backend answers with an error of its own.
+	// Error: the backend responds with an error of its own.
 	Error Fault = "Error"
 )
 
 // Backend is a backend in memory. Its fields may be changed between calls.
+//
+// The path of a source selects the kind of its response: kv/ is static, static/ is scheduled, pki/ expires without an
+// id, and everything else is leased.
 type Backend struct {
-	// TTL and MaxTTL of leases.
+	// TTL and MaxTTL of leases. TTL is that of expiring responses too.
 	TTL, MaxTTL time.Duration
-	// TokenTTL of the tokens that log in; 0: they do not expire. TokenMaxTTL bounds their extension; 0 with a
-	// TokenTTL makes them periodic.
+	// TokenTTL of the sessions; 0: they do not expire. TokenMaxTTL bounds their extension; 0 with a TokenTTL makes them
+	// periodic.
 	TokenTTL, TokenMaxTTL time.Duration
-	// Renewable says whether leases can be renewed.
+	// RotationPeriod of scheduled responses.
+	RotationPeriod time.Duration
+	// Renewable is true if leases can be renewed.
 	Renewable bool
-	// Unleased makes it answer like a key-value store.
+	// Revocable is true if expiring responses can be revoked.
+	Revocable bool
+	// Unleased makes the responses of all paths static.
 	Unleased bool
-	// Delay of a late issue: at most what the backend allows a request to take.
+	// Delay of a late issuance: at most what the backend permits a request to take.
 	Delay time.Duration
 	// Next chooses the fault of a call; nil: none.
 	Next func(operation string) Fault
 
-	clock  clock.PassiveClock
+	clock   clock.PassiveClock
+	started time.Time
+
 	mu     sync.Mutex
 	serial int
 	tokens map[string]*token
-	leases map[string]*leased
-	late   []lateIssue
-	// Issued counts credentials that were minted.
+	// minted has every leased and every expiring credential, by lease id or serial number.
+	minted map[string]*credential
+	values map[string]string
+	late   []lateIssuance
+	// issued counts the credentials that were minted.
 	issued int
 	calls  map[string]int
 }
@@ -66,39 +76,42 @@ type token struct {
 	revoked             bool
 }
 
-type leased struct {
+type credential struct {
 	id, accessor      string
+	leased            bool
 	issuedAt, expires time.Time
 	revoked           bool
 }
 
-type lateIssue struct {
+type lateIssuance struct {
 	at       time.Time
 	accessor string
 	path     string
 }
 
-// New makes a backend with leases of one hour, a day at most.
+var (
+	_ backend.Backend = (*Backend)(nil)
+	_ backend.Reader  = (*Backend)(nil)
+)
+
+// New makes a backend whose leases last an hour, and a day at most.
 func New(c clock.PassiveClock) *Backend {
 	return &Backend{
-		TTL: time.Hour, MaxTTL: 24 * time.Hour, Renewable: true, clock: c,
-		tokens: map[string]*token{}, leases: map[string]*leased{}, calls: map[string]int{},
+		TTL: time.Hour, MaxTTL: 24 * time.Hour, RotationPeriod: time.Hour, Renewable: true, Revocable: true,
+		clock: c, started: c.Now(),
+		tokens: map[string]*token{}, minted: map[string]*credential{}, values: map[string]string{}, calls: map[string]int{},
 	}
 }
 
-func (b *Backend) fault(op string) Fault {
-	b.calls[op]++
-	if b.Next == nil {
-		return None
-	}
-	return b.Next(op)
-}
-
-// begin counts the call and lets late issues happen that are due.
+// begin counts the call, completes the late issuances that are due, and chooses the fault.
 func (b *Backend) begin(op string) (Fault, time.Time) {
 	now := b.clock.Now()
 	b.settle(now)
-	return b.fault(op), now
+	b.calls[op]++
+	if b.Next == nil {
+		return None, now
+	}
+	return b.Next(op), now
 }
 
 func (b *Backend) settle(now time.Time) {
@@ -108,18 +121,21 @@ func (b *Backend) settle(now time.Time) {
 			kept = append(kept, l)
 			continue
 		}
-		// It was let in while its token lived, and mints whatever became of the token since.
+		// It was accepted while its token was alive, and it mints even if the token was revoked since.
 		b.mint(l.accessor, l.path, l.at)
 	}
 	b.late = kept
 }
 
-func (b *Backend) mint(accessor, path string, at time.Time) *leased {
+func (b *Backend) mint(accessor, path string, at time.Time) *credential {
 	b.serial++
 	b.issued++
-	l := &leased{id: fmt.Sprintf("%s/%d", path, b.serial), accessor: accessor, issuedAt: at, expires: at.Add(b.TTL)}
-	b.leases[l.id] = l
-	return l
+	c := &credential{
+		id: fmt.Sprintf("%s/%d", path, b.serial), accessor: accessor, issuedAt: at, expires: at.Add(b.TTL),
+		leased: b.kindOf(path) == v1alpha1.ResponseLeased,
+	}
+	b.minted[c.id] = c
+	return c
 }
 
 func (b *Backend) tokenAlive(accessor string, now time.Time) bool {
@@ -127,18 +143,30 @@ func (b *Backend) tokenAlive(accessor string, now time.Time) bool {
 	return t != nil && !t.revoked && (t.expires.IsZero() || now.Before(t.expires))
 }
 
-func (b *Backend) alive(l *leased, now time.Time) bool {
-	if l == nil || l.revoked || !now.Before(l.expires) {
+func (b *Backend) alive(c *credential, now time.Time) bool {
+	if c == nil || c.revoked || !now.Before(c.expires) {
 		return false
 	}
-	t := b.tokens[l.accessor]
-	// A lease that was minted after its token had ended is owned by nothing and lives to its end.
-	return t == nil || t.revoked || t.expires.IsZero() || now.Before(t.expires) || l.issuedAt.After(t.expires)
+	t := b.tokens[c.accessor]
+	// Only leases depend on their token. A lease that was minted after its token was revoked has no owner, and lives
+	// until it expires.
+	return !c.leased || t == nil || t.revoked || t.expires.IsZero() || now.Before(t.expires) || c.issuedAt.After(t.expires)
 }
 
-var errDown = backend.Errorf(backend.Unavailable, "the backend is down")
+// lease is the lease of an id; nil if there is none, or it is not a lease.
+func (b *Backend) lease(id string) *credential {
+	if c := b.minted[id]; c != nil && c.leased {
+		return c
+	}
+	return nil
+}
 
-// Login makes a token.
+var (
+	errDown = backend.Errorf(backend.Unavailable, "the backend is down")
+	errLost = backend.Errorf(backend.NoResponse, "the response was lost")
+)
+
+// Login opens a session.
 func (b *Backend) Login(_ context.Context, who backend.Identity) (backend.Session, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -153,44 +181,49 @@ func (b *Backend) Login(_ context.Context, who backend.Identity) (backend.Sessio
 	t := &token{accessor: fmt.Sprintf("accessor-%d", b.serial), namespace: who.Namespace, issuedAt: now}
 	ttl := b.TokenTTL
 	if ttl > 0 {
-		ttl = max(ttl, who.MinTTL) // extended, as the contract has it
+		ttl = max(ttl, who.MinTTL) // the contract requires the extension
 		t.expires = now.Add(ttl)
 	}
 	b.tokens[t.accessor] = t
 	if f != None {
-		return backend.Session{}, backend.Errorf(backend.NoResponse, "the answer was lost")
+		return backend.Session{}, errLost
 	}
-	return backend.Session{Token: t.accessor, Handle: t.accessor, Term: lease.Term{At: now, Duration: ttl, Renewable: ttl > 0}}, nil
+	return backend.Session{
+		Token: t.accessor, Handle: t.accessor, Term: lease.Term{At: now, Duration: ttl, Renewable: ttl > 0},
+	}, nil
 }
 
-// Issue mints a credential.
-func (b *Backend) Issue(_ context.Context, s backend.Session, req backend.Request) (backend.Response, error) {
+// Issue mints a credential, or reads a static or scheduled value.
+func (b *Backend) Issue(
+	_ context.Context, s backend.Session, src v1alpha1.SecretSource,
+) (backend.Response, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	path := src.Vault.Path
 	f, now := b.begin("issue")
-	unanswered := backend.Errorf(backend.NoResponse, "the answer was lost")
 	switch {
 	case f == Down:
-		return backend.Response{}, unanswered
+		return backend.Response{}, errLost
 	case !b.tokenAlive(s.Handle, now):
 		return backend.Response{}, backend.Errorf(backend.Denied, "permission denied")
 	case f == Error:
 		return backend.Response{}, backend.Errorf(backend.Failed, "the database is down")
-	case b.Unleased:
-		return backend.Response{Term: lease.Term{At: now, Duration: 768 * time.Hour}, Data: map[string][]byte{"value": []byte("same")}}, nil
-	case f == Late:
-		b.late = append(b.late, lateIssue{at: now.Add(b.Delay), accessor: s.Handle, path: req.Path})
-		return backend.Response{}, unanswered
+	case f == Late && mints(b.kindOf(path)):
+		b.late = append(b.late, lateIssuance{at: now.Add(b.Delay), accessor: s.Handle, path: path})
+		return backend.Response{}, errLost
 	}
-	l := b.mint(s.Handle, req.Path, now)
-	if f == Lost {
-		return backend.Response{}, unanswered
+	response := b.respond(s.Handle, path, now)
+	if f != None {
+		return backend.Response{}, errLost
 	}
-	return backend.Response{
-		LeaseID: l.id,
-		Term:    lease.Term{At: now, Duration: b.TTL, Renewable: b.Renewable},
-		Data:    map[string][]byte{"username": []byte(l.id)},
-	}, nil
+	if response.Kind != v1alpha1.ResponseLeased {
+		b.revokeToken(b.tokens[s.Handle])
+	}
+	return response, nil
+}
+
+func mints(kind v1alpha1.ResponseKind) bool {
+	return kind == v1alpha1.ResponseLeased || kind == v1alpha1.ResponseExpiring
 }
 
 // Renew extends a lease, to its maximum at most.
@@ -198,22 +231,23 @@ func (b *Backend) Renew(_ context.Context, rec v1alpha1.LeaseRecord, increment t
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f, now := b.begin("renew")
-	if f == Down {
+	c := b.lease(rec.ID)
+	switch {
+	case f == Down:
 		return lease.Term{}, errDown
-	}
-	if f == Error {
+	case f == Error:
 		return lease.Term{}, backend.Errorf(backend.Failed, "the database is down")
-	}
-	l := b.leases[rec.ID]
-	if !b.alive(l, now) {
+	case !b.alive(c, now):
 		return lease.Term{}, backend.Errorf(backend.Gone, "lease not found")
+	case !b.Renewable:
+		return lease.Term{}, backend.Errorf(backend.Failed, "lease is not renewable")
 	}
-	end, capped := capAt(now.Add(increment), l.issuedAt.Add(b.MaxTTL))
-	l.expires = end
+	end, capped := capAt(now.Add(increment), c.issuedAt.Add(b.MaxTTL))
+	c.expires = end
 	if f != None {
-		return lease.Term{}, backend.Errorf(backend.NoResponse, "the answer was lost")
+		return lease.Term{}, errLost
 	}
-	return lease.Term{At: now, Duration: end.Sub(now), Renewable: b.Renewable, Capped: capped}, nil
+	return lease.Term{At: now, Duration: end.Sub(now), Renewable: true, Capped: capped}, nil
 }
 
 func capAt(t, limit time.Time) (time.Time, bool) {
@@ -223,20 +257,22 @@ func capAt(t, limit time.Time) (time.Time, bool) {
 	return t, false
 }
 
-// ExtendToken extends a token, to its maximum or by its period.
-func (b *Backend) ExtendSession(_ context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) (lease.Term, error) {
+// ExtendSession extends a session, to its maximum or by its period.
+func (b *Backend) ExtendSession(
+	_ context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner,
+) (lease.Term, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f, now := b.begin("extend")
 	if f == Down || f == Error {
 		return lease.Term{}, errDown
 	}
-	if !b.tokenAlive(rec.TokenAccessor, now) {
+	if !b.tokenAlive(rec.Handle(), now) {
 		return lease.Term{}, backend.Errorf(backend.Gone, "invalid accessor")
 	}
-	t := b.tokens[rec.TokenAccessor]
+	t := b.tokens[rec.Handle()]
 	if t.namespace != owner.Namespace {
-		return lease.Term{}, strangers(t)
+		return lease.Term{}, notOwners(t)
 	}
 	if b.TokenMaxTTL == 0 {
 		t.expires = now.Add(b.TokenTTL)
@@ -246,43 +282,46 @@ func (b *Backend) ExtendSession(_ context.Context, rec v1alpha1.LeaseRecord, own
 	return lease.Term{At: now, Duration: t.expires.Sub(now), Renewable: true, Capped: true}, nil
 }
 
-func strangers(t *token) error {
-	return backend.Errorf(backend.Mismatch, "the token came from namespace %s", t.namespace)
+func notOwners(t *token) error {
+	return backend.Errorf(backend.Mismatch, "the session belongs to namespace %s", t.namespace)
 }
 
-// End ends a token and its leases, then the lease of the id.
+// Revoke revokes a session and its leases, then the lease or the certificate of the record.
 func (b *Backend) Revoke(_ context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	f, now := b.begin("end")
+	f, now := b.begin("revoke")
 	if f == Down || f == Error {
 		return errDown
 	}
-	if t := b.tokens[rec.TokenAccessor]; t != nil && b.tokenAlive(rec.TokenAccessor, now) {
+	if t := b.tokens[rec.Handle()]; t != nil && b.tokenAlive(rec.Handle(), now) {
 		if t.namespace != owner.Namespace {
-			return strangers(t)
+			return notOwners(t)
 		}
 		b.revokeToken(t)
 	}
-	if l := b.leases[rec.ID]; l != nil {
-		l.revoked = true
+	if c := b.lease(rec.ID); c != nil {
+		c.revoked = true
+	}
+	if rec.Vault != nil && b.minted[rec.Vault.SerialNumber] != nil {
+		b.minted[rec.Vault.SerialNumber].revoked = true
 	}
 	if f != None {
-		return backend.Errorf(backend.NoResponse, "the answer was lost")
+		return errLost
 	}
 	return nil
 }
 
 func (b *Backend) revokeToken(t *token) {
 	t.revoked = true
-	for _, l := range b.leases {
-		if l.accessor == t.accessor {
-			l.revoked = true
+	for _, c := range b.minted {
+		if c.leased && c.accessor == t.accessor {
+			c.revoked = true
 		}
 	}
 }
 
-// Lookup asks whether a lease lives.
+// Lookup checks whether a lease is alive.
 func (b *Backend) Lookup(_ context.Context, rec v1alpha1.LeaseRecord) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -290,64 +329,8 @@ func (b *Backend) Lookup(_ context.Context, rec v1alpha1.LeaseRecord) error {
 	if f != None {
 		return errDown
 	}
-	if !b.alive(b.leases[rec.ID], now) {
+	if !b.alive(b.lease(rec.ID), now) {
 		return backend.Errorf(backend.Gone, "invalid lease")
 	}
 	return nil
-}
-
-// Live maps the ids of the leases that live to the accessors that own them.
-func (b *Backend) Live() map[string]string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	now := b.clock.Now()
-	b.settle(now)
-	live := map[string]string{}
-	for id, l := range b.leases {
-		if b.alive(l, now) {
-			live[id] = l.accessor
-		}
-	}
-	return live
-}
-
-// RevokeBehind revokes a lease as an administrator would, without leasekeeper.
-func (b *Backend) RevokeBehind(id string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if l := b.leases[id]; l != nil {
-		l.revoked = true
-	}
-}
-
-// Issued counts the credentials that were minted.
-func (b *Backend) Issued() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.issued
-}
-
-// Calls counts the calls of each operation, in order of its name.
-func (b *Backend) Calls() []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var out []string
-	for op, n := range b.calls {
-		out = append(out, fmt.Sprintf("%s=%d", op, n))
-	}
-	sort.Strings(out)
-	return out
-}
-
-var _ backend.Backend = (*Backend)(nil)
-
-// Expiry of a lease as the backend has it; false: no such lease.
-func (b *Backend) Expiry(id string) (time.Time, bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	l := b.leases[id]
-	if l == nil {
-		return time.Time{}, false
-	}
-	return l.expires, true
 }

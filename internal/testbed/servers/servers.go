@@ -1,6 +1,5 @@
-// Package servers says which real servers the tests, the demo and the
-// benchmarks run, which Go module each is built from, and where the built
-// binary is kept. `make servers` fills that cache; internal/testbed reads it.
+// Package servers lists the real servers for tests, the demo and benchmarks, their Go modules, and the cache of built
+// binaries. `make servers` fills the cache; internal/testbed reads it.
 package servers
 
 import (
@@ -13,55 +12,61 @@ import (
 	"strings"
 )
 
-// Server is one binary built from one of the modules in hack/servers.
+// Server is a binary built from a module in hack/servers.
 type Server struct {
 	// Name of the binary.
 	Name string
-	// Module is the folder of hack/servers that holds the go.mod.
+	// Module is the directory of the go.mod in hack/servers.
 	Module string
-	// Package is what `go build` is asked for.
+	// Package to build.
 	Package string
-	// Requirement is the required module whose version is the binary's.
+	// Requirement is the module that determines the version.
 	Requirement string
-	// LDFlags are given to the linker; VERSION stands for the version.
+	// LDFlags of the linker; VERSION is replaced with the version.
 	LDFlags string
 }
 
-// The Kubernetes binaries learn their version from the linker; with the
-// default one (v0.0.0-master) clients take them for an unreleased server.
+// Kubernetes binaries get their version from the linker. Clients treat the default, v0.0.0-master, as unreleased.
 const kubernetesLDFlags = "-s -w" +
 	" -X k8s.io/component-base/version.gitVersion=VERSION" +
 	" -X k8s.io/client-go/pkg/version.gitVersion=VERSION"
 
 var catalog = []Server{
-	{Name: "etcd", Module: "etcd", Package: "go.etcd.io/etcd/server/v3", Requirement: "go.etcd.io/etcd/server/v3", LDFlags: "-s -w"},
-	{Name: "kubectl", Module: "kubernetes", Package: "k8s.io/kubernetes/cmd/kubectl", Requirement: "k8s.io/kubernetes", LDFlags: kubernetesLDFlags},
-	{Name: "kube-apiserver", Module: "kubernetes", Package: "k8s.io/kubernetes/cmd/kube-apiserver", Requirement: "k8s.io/kubernetes", LDFlags: kubernetesLDFlags},
-	{Name: "kube-controller-manager", Module: "kubernetes", Package: "k8s.io/kubernetes/cmd/kube-controller-manager", Requirement: "k8s.io/kubernetes", LDFlags: kubernetesLDFlags},
-	{Name: "kube-scheduler", Module: "kubernetes", Package: "k8s.io/kubernetes/cmd/kube-scheduler", Requirement: "k8s.io/kubernetes", LDFlags: kubernetesLDFlags},
-	{Name: "kwok", Module: "kwok", Package: "sigs.k8s.io/kwok/cmd/kwok", Requirement: "sigs.k8s.io/kwok", LDFlags: "-s -w"},
-	{Name: "vault", Module: "vault", Package: "github.com/hashicorp/vault", Requirement: "github.com/hashicorp/vault", LDFlags: "-s -w"},
+	{Name: "etcd", Module: "etcd", Package: "go.etcd.io/etcd/server/v3", Requirement: "go.etcd.io/etcd/server/v3",
+		LDFlags: "-s -w"},
+	{Name: "kubectl", Module: "kubernetes", Package: "k8s.io/kubernetes/cmd/kubectl", Requirement: "k8s.io/kubernetes",
+		LDFlags: kubernetesLDFlags},
+	{Name: "kube-apiserver", Module: "kubernetes", Package: "k8s.io/kubernetes/cmd/kube-apiserver",
+		Requirement: "k8s.io/kubernetes", LDFlags: kubernetesLDFlags},
+	{Name: "kube-controller-manager", Module: "kubernetes", Package: "k8s.io/kubernetes/cmd/kube-controller-manager",
+		Requirement: "k8s.io/kubernetes", LDFlags: kubernetesLDFlags},
+	{Name: "kube-scheduler", Module: "kubernetes", Package: "k8s.io/kubernetes/cmd/kube-scheduler",
+		Requirement: "k8s.io/kubernetes", LDFlags: kubernetesLDFlags},
+	{Name: "kwok", Module: "kwok", Package: "sigs.k8s.io/kwok/cmd/kwok", Requirement: "sigs.k8s.io/kwok",
+		LDFlags: "-s -w"},
+	{Name: "vault", Module: "vault", Package: "github.com/hashicorp/vault", Requirement: "github.com/hashicorp/vault",
+		LDFlags: "-s -w"},
 }
 
-// Catalog lists every server, the quickest to build first.
+// Catalog returns all servers, those with the shortest build first.
 func Catalog() []Server { return append([]Server(nil), catalog...) }
 
-// Named finds a server of the catalog.
+// Named returns a server by name.
 func Named(name string) (Server, error) {
 	for _, s := range catalog {
 		if s.Name == name {
 			return s, nil
 		}
 	}
-	return Server{}, fmt.Errorf("no server is called %q", name)
+	return Server{}, fmt.Errorf("unknown server %q", name)
 }
 
-// ModuleDir is the folder that `go build` has to run in.
+// ModuleDir is the working directory for `go build`.
 func (s Server) ModuleDir(root string) string {
 	return filepath.Join(root, "hack", "servers", s.Module)
 }
 
-// Version is read from the module's go.mod, so that it stands in one place.
+// Version returns the version in the module's go.mod.
 func (s Server) Version(root string) (string, error) {
 	path := filepath.Join(s.ModuleDir(root), "go.mod")
 	text, err := os.ReadFile(path)
@@ -76,14 +81,13 @@ func (s Server) Version(root string) (string, error) {
 	return string(found[1]), nil
 }
 
-// Flags are the linker's flags for this version.
+// Flags returns the linker flags for a version.
 func (s Server) Flags(version string) string {
 	return strings.ReplaceAll(s.LDFlags, "VERSION", version)
 }
 
-// Override is the binary that the environment names instead of a built one:
-// VAULT_BIN is the file itself, KUBEBUILDER_ASSETS a folder, of which only the
-// binaries that it really holds are taken.
+// Override returns the binary from the environment: the file VAULT_BIN, or an existing file in the directory
+// KUBEBUILDER_ASSETS.
 func (s Server) Override() (string, bool) {
 	if s.Name == "vault" {
 		path := os.Getenv("VAULT_BIN")
@@ -98,9 +102,8 @@ func (s Server) Override() (string, bool) {
 	return path, err == nil
 }
 
-// CachePath is where the built binary is kept. Its folder carries the version
-// and a hash of all that decides what is built, so that two checkouts with
-// different go.sum files share the cache without sharing a binary.
+// CachePath returns the path of the built binary. Its directory contains the version and a hash of all build inputs,
+// so checkouts with different go.sum files share the cache but not the binary.
 func (s Server) CachePath(root string) (string, error) {
 	version, err := s.Version(root)
 	if err != nil {
@@ -123,8 +126,7 @@ func (s Server) CachePath(root string) (string, error) {
 	return filepath.Join(cache, "bin", folder, s.Name), nil
 }
 
-// Find is the binary to run: the environment's, or the cached one. The error
-// of a missing one says how to get it.
+// Find returns the binary from the environment or the cache. The error for a missing binary says how to build it.
 func (s Server) Find(root string) (string, error) {
 	if path, ok := s.Override(); ok {
 		return path, nil
@@ -134,13 +136,12 @@ func (s Server) Find(root string) (string, error) {
 		return "", err
 	}
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("%s is not built yet (looked for %s): run `make servers`", s.Name, path)
+		return "", fmt.Errorf("%s is not built (%s does not exist): run `make servers`", s.Name, path)
 	}
 	return path, nil
 }
 
-// Root is the repository's folder, found upwards from the working directory:
-// tests run in their package's folder, programs in any.
+// Root returns the root directory of the repository, searching upwards from the working directory.
 func Root() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -151,19 +152,19 @@ func Root() (string, error) {
 			return dir, nil
 		}
 		if dir == filepath.Dir(dir) {
-			return "", fmt.Errorf("%s is not inside a checkout of leasekeeper", start)
+			return "", fmt.Errorf("%s is not in a checkout of leasekeeper", start)
 		}
 	}
 }
 
-// cacheDir lies outside the checkout: a fresh clone finds what another built.
+// cacheDir is outside the checkout, so that clones share it.
 func cacheDir() (string, error) {
 	if dir := os.Getenv("LEASEKEEPER_CACHE"); dir != "" {
 		return dir, nil
 	}
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return "", errors.Join(errors.New("set LEASEKEEPER_CACHE to a folder that can be kept"), err)
+		return "", errors.Join(errors.New("set LEASEKEEPER_CACHE to a persistent directory"), err)
 	}
 	return filepath.Join(dir, "leasekeeper"), nil
 }

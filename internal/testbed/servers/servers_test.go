@@ -9,7 +9,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed/servers"
 )
 
-// checkout makes a folder that looks like this repository to the catalog.
+// checkout creates a directory that the catalog accepts as this repository.
 func checkout(t *testing.T, sum string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -36,7 +36,7 @@ func etcd(t *testing.T) servers.Server {
 	return server
 }
 
-func TestCheckoutsShareABinaryOnlyWhenTheyWouldBuildTheSame(t *testing.T) {
+func TestCachePathDependsOnModules(t *testing.T) {
 	t.Setenv("LEASEKEEPER_CACHE", t.TempDir())
 	path := func(sum string) string {
 		path, err := etcd(t).CachePath(checkout(t, sum))
@@ -47,17 +47,17 @@ func TestCheckoutsShareABinaryOnlyWhenTheyWouldBuildTheSame(t *testing.T) {
 	}
 	one, again := path("one"), path("one")
 	if one != again {
-		t.Error("the same modules have two places in the cache")
+		t.Error("the same modules have two cache paths")
 	}
 	if one == path("two") {
-		t.Error("another go.sum is another binary, and has the same place in the cache")
+		t.Error("different go.sum files share a cache path")
 	}
 	if !strings.Contains(one, "etcd-v3.6.1-") {
-		t.Errorf("the place does not tell the version: %s", one)
+		t.Errorf("the cache path lacks the version: %s", one)
 	}
 }
 
-func TestAMissingBinarySaysHowToGetIt(t *testing.T) {
+func TestMissingBinaryErrorNamesMakeServers(t *testing.T) {
 	t.Setenv("LEASEKEEPER_CACHE", t.TempDir())
 	t.Setenv("KUBEBUILDER_ASSETS", "")
 	if _, err := etcd(t).Find(checkout(t, "")); err == nil || !strings.Contains(err.Error(), "make servers") {
@@ -65,11 +65,11 @@ func TestAMissingBinarySaysHowToGetIt(t *testing.T) {
 	}
 }
 
-func TestTheEnvironmentNamesOnlyWhatItHas(t *testing.T) {
+func TestOverrideIgnoresMissingFiles(t *testing.T) {
 	assets := t.TempDir()
 	t.Setenv("KUBEBUILDER_ASSETS", assets)
 	if path, ok := etcd(t).Override(); ok {
-		t.Errorf("an empty folder of assets gave %s", path)
+		t.Errorf("got %s from an empty directory", path)
 	}
 	want := filepath.Join(assets, "etcd")
 	if err := os.WriteFile(want, nil, 0o600); err != nil {
@@ -80,7 +80,7 @@ func TestTheEnvironmentNamesOnlyWhatItHas(t *testing.T) {
 	}
 }
 
-func TestEveryServerHasAModuleThatSaysItsVersion(t *testing.T) {
+func TestEachServerHasAVersion(t *testing.T) {
 	root, err := servers.Root()
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,323 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// DynamicSecretStatus is what leasekeeper knows. Attempt, leases and retiring together are the ledger: everything that
+// may be alive in the backends because of this object.
+type DynamicSecretStatus struct {
+	// ObservedGeneration is the generation of the spec that this status describes.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// Conditions: Ready always; Leased once something was issued; Rotated once a credential was replaced; Reconciling
+	// and Stalled only while they are true.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// ExpiresAt is the earliest expiry of the leases. Absent: nothing expires.
+	// +optional
+	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
+
+	// LedgerVersion is the version of the format of attempt, leases and retiring. A manager that does not know the
+	// version leaves the object alone.
+	// +optional
+	LedgerVersion int32 `json:"ledgerVersion,omitempty"`
+
+	// Attempt is an issuance in progress: its sessions exist, its credentials may.
+	// +optional
+	Attempt *IssuanceAttempt `json:"attempt,omitempty"`
+
+	// Leases has one record for each source: of the credential that the Secret contains, or is about to contain.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	Leases []LeaseRecord `json:"leases,omitempty"`
+
+	// Retiring are the records of credentials that must still be revoked.
+	// +optional
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	Retiring []LeaseRecord `json:"retiring,omitempty"`
+
+	// Secret is what was written last, or is being written.
+	// +optional
+	Secret *SecretStatus `json:"secret,omitempty"`
+
+	// Handover is the progress of the consumers towards the credential that the Secret contains.
+	// +optional
+	Handover *HandoverStatus `json:"handover,omitempty"`
+
+	// GrantEndedAt is when the lease of an object with reissue: Never ended.
+	// +optional
+	GrantEndedAt *metav1.Time `json:"grantEndedAt,omitempty"`
+
+	// NextAction is what leasekeeper does next, such as Renew or Replace.
+	// +optional
+	NextAction string `json:"nextAction,omitempty"`
+
+	// NextActionAt is when it does that.
+	// +optional
+	NextActionAt *metav1.Time `json:"nextActionAt,omitempty"`
+
+	// LastHandledRenewAt is the last value of the annotation leasekeeper.io/renew-requested-at that was handled.
+	// +optional
+	LastHandledRenewAt string `json:"lastHandledRenewAt,omitempty"`
+
+	// LastHandledForceSync is the last value of the annotation force-sync that was handled.
+	// +optional
+	LastHandledForceSync string `json:"lastHandledForceSync,omitempty"`
+
+	// LastHandledRotateAt is the last value of the annotation leasekeeper.io/rotate-requested-at that was handled.
+	// +optional
+	LastHandledRotateAt string `json:"lastHandledRotateAt,omitempty"`
+}
+
+// IssuanceAttempt is an issuance in progress.
+type IssuanceAttempt struct {
+	// Records has one record for each source.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	Records []LeaseRecord `json:"records"`
+}
+
+// HandoverStatus is the progress of the consumers towards the credential that was published last.
+type HandoverStatus struct {
+	// Stamp is the value that the pod templates of the consumers have once they use this credential. It is derived from
+	// the digest of the Secret.
+	Stamp string `json:"stamp"`
+
+	// PublishedAt is when the Secret got the credential.
+	PublishedAt metav1.Time `json:"publishedAt"`
+
+	// StampedAt is when the first consumer was restarted. Absent: none was yet.
+	// +optional
+	StampedAt *metav1.Time `json:"stampedAt,omitempty"`
+
+	// RolledOutAt is when all consumers used the credential. Absent: not all do yet.
+	// +optional
+	RolledOutAt *metav1.Time `json:"rolledOutAt,omitempty"`
+
+	// Reason why not all do, such as RollingOut, RolloutPaused or RolloutTargetNotFound.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+
+	// Waiting describes the pending workloads, one line each.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	Waiting []string `json:"waiting,omitempty"`
+
+	// CutShortAt is when an old lease ended before the hand-over was complete. Absent: none did.
+	// +optional
+	CutShortAt *metav1.Time `json:"cutShortAt,omitempty"`
+
+	// RolloutSeconds is the duration of the last roll-out. The next hand-over starts early enough for twice that.
+	// +optional
+	RolloutSeconds int64 `json:"rolloutSeconds,omitempty"`
+}
+
+// ResponseKind says how a response is kept valid.
+// +kubebuilder:validation:Enum=Leased;Expiring;Scheduled;Static
+type ResponseKind string
+
+const (
+	// ResponseLeased has a lease: it is renewed, verified and revoked by its id.
+	ResponseLeased ResponseKind = "Leased"
+	// ResponseExpiring has no lease but expires, such as a certificate: it is replaced in time.
+	ResponseExpiring ResponseKind = "Expiring"
+	// ResponseScheduled is changed by the backend on a schedule, such as a static role: it is read again after each
+	// change.
+	ResponseScheduled ResponseKind = "Scheduled"
+	// ResponseStatic has no known expiry, such as a KV secret: it is read again every refreshInterval.
+	ResponseStatic ResponseKind = "Static"
+)
+
+// LeaseRecord says where a credential lives, how it can be revoked, and how long it is valid. It contains no secret:
+// an id or an accessor gives access to nothing. Exactly one backend block is set.
+type LeaseRecord struct {
+	// Source is the name of the source in spec.sources; empty for the short form.
+	// +optional
+	Source string `json:"source,omitempty"`
+
+	// Provider that issued the credential.
+	Provider ProviderIdentity `json:"provider"`
+
+	// RequestDigest identifies the request: where it was sent, what it requested, and as whom. It starts with the
+	// version of its format.
+	RequestDigest string `json:"requestDigest"`
+
+	// Kind of the response. Absent: there is no response yet.
+	// +optional
+	Kind ResponseKind `json:"kind,omitempty"`
+
+	// ID of the lease; empty while it is unknown, and for a response without a lease.
+	// +optional
+	ID string `json:"id,omitempty"`
+
+	// StartedAt is when the issuance started.
+	StartedAt metav1.Time `json:"startedAt"`
+
+	// IssuedAt is when the credential was requested, or when a static response last changed.
+	// +optional
+	IssuedAt *metav1.Time `json:"issuedAt,omitempty"`
+
+	// RenewedAt is when the lease was last renewed.
+	// +optional
+	RenewedAt *metav1.Time `json:"renewedAt,omitempty"`
+
+	// ExpiresAt is when the credential expires unless its lease is renewed; for a scheduled response, when the backend
+	// changes it.
+	// +optional
+	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
+
+	// DurationSeconds is what the backend granted last, in seconds.
+	// +optional
+	DurationSeconds int64 `json:"durationSeconds,omitempty"`
+
+	// Renewable as the backend reports it.
+	// +optional
+	Renewable bool `json:"renewable,omitempty"`
+
+	// Revocable is true for a response without a lease that the backend can revoke, such as a certificate.
+	// +optional
+	Revocable bool `json:"revocable,omitempty"`
+
+	// ExpiryUnknown is true for a response without a lease that may expire without saying when. It is requested again
+	// every refreshInterval.
+	// +optional
+	ExpiryUnknown bool `json:"expiryUnknown,omitempty"`
+
+	// Digest of the data of a static or scheduled response, salted like status.secret.digest.
+	// +optional
+	Digest string `json:"digest,omitempty"`
+
+	// Renewals counts the renewals of this lease.
+	// +optional
+	Renewals int64 `json:"renewals,omitempty"`
+
+	// MaxTTLReached is true once the backend refuses to extend the lease any further.
+	// +optional
+	MaxTTLReached bool `json:"maxTTLReached,omitempty"`
+
+	// MaxTTLSeconds is the maximum life of a lease of this request, in seconds, as observed. Absent: unknown.
+	// +optional
+	MaxTTLSeconds int64 `json:"maxTTLSeconds,omitempty"`
+
+	// Session is the term of the session that issued the credential. The credential is revoked with its session.
+	// Absent: the session does not expire, or the credential does not depend on it.
+	// +optional
+	Session *SessionTerm `json:"session,omitempty"`
+
+	// RevokeAfter is the earliest time to revoke a retiring record.
+	// +optional
+	RevokeAfter *metav1.Time `json:"revokeAfter,omitempty"`
+
+	// Reason why the record is retiring.
+	// +optional
+	Reason string `json:"reason,omitempty"`
+
+	// Seal proves that leasekeeper wrote this record. It is not a secret. If two objects name the same lease or
+	// session, leasekeeper acts only on the record with a valid seal.
+	// +optional
+	Seal string `json:"seal,omitempty"`
+
+	// Vault identifies the credential in Vault or OpenBao.
+	// +optional
+	Vault *VaultRecord `json:"vault,omitempty"`
+}
+
+// SessionTerm is how long the session that issued a credential lives.
+type SessionTerm struct {
+	// ExpiresAt is when the session expires unless it is extended.
+	ExpiresAt metav1.Time `json:"expiresAt"`
+
+	// DurationSeconds is what was granted to the session last, in seconds.
+	// +optional
+	DurationSeconds int64 `json:"durationSeconds,omitempty"`
+
+	// Renewable is true while the session can be extended further.
+	// +optional
+	Renewable bool `json:"renewable,omitempty"`
+}
+
+// VaultRecord identifies a credential in Vault or OpenBao.
+type VaultRecord struct {
+	// Address of the server.
+	Address string `json:"address"`
+
+	// Namespace of Vault Enterprise or OpenBao.
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+
+	// Path of the request.
+	Path string `json:"path"`
+
+	// TokenAccessor of the token that issued the credential. The token itself is not stored anywhere.
+	// +optional
+	TokenAccessor string `json:"tokenAccessor,omitempty"`
+
+	// SerialNumber of a certificate that was issued without a lease.
+	// +optional
+	SerialNumber string `json:"serialNumber,omitempty"`
+}
+
+// Handle identifies the issuance in the backend: for Vault, the accessor of the issuing token. It is journaled before
+// the credential is requested.
+func (r *LeaseRecord) Handle() string {
+	if r.Vault != nil {
+		return r.Vault.TokenAccessor
+	}
+	return ""
+}
+
+// SetHandle sets what Handle returns. It does not change a block that another record shares.
+func (r *LeaseRecord) SetHandle(handle string) {
+	if r.Vault != nil {
+		block := *r.Vault
+		block.TokenAccessor = handle
+		r.Vault = &block
+	}
+}
+
+// Location is where the credential lives in the backend, for messages: a path of Vault.
+func (r *LeaseRecord) Location() string {
+	if r.Vault != nil {
+		return r.Vault.Path
+	}
+	return ""
+}
+
+// ProviderIdentity identifies the provider of a record.
+type ProviderIdentity struct {
+	// Kind of the provider.
+	Kind string `json:"kind"`
+	// Name of the provider.
+	Name string `json:"name"`
+	// UID of the provider.
+	// +optional
+	UID types.UID `json:"uid,omitempty"`
+}
+
+// SecretStatus is the Secret that was written last, or is being written.
+type SecretStatus struct {
+	// Name of the Secret.
+	Name string `json:"name"`
+	// UID of the Secret; empty until it is written for the first time.
+	// +optional
+	UID types.UID `json:"uid,omitempty"`
+	// ResourceVersion of the Secret as it was written last; empty while the data of Digest are still to be written.
+	// +optional
+	ResourceVersion string `json:"resourceVersion,omitempty"`
+	// Digest of the data that leasekeeper wrote, salted with bytes that only the Secret contains.
+	// +optional
+	Digest string `json:"digest,omitempty"`
+	// PreviousDigest of the data before a static source changed; set while the change is being written.
+	// +optional
+	PreviousDigest string `json:"previousDigest,omitempty"`
+}

@@ -1,0 +1,69 @@
+package backend
+
+import (
+	"context"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+)
+
+// Optional abilities of a Backend. As finds them behind decorators.
+
+// Reader reads again what was issued without a lease.
+type Reader interface {
+	// Read requests the source again as the workload. It may use one session for many reads. A response that has a lease
+	// after all is revoked at once; the error is InvalidResponse then.
+	Read(ctx context.Context, who Identity, src v1alpha1.SecretSource) (Response, error)
+}
+
+// Lister lists leases, so that one request verifies many.
+type Lister interface {
+	// Folder names the list that contains the lease of the record. Records with the same folder are in the same list.
+	Folder(rec *v1alpha1.LeaseRecord) string
+	// List returns the ids of the leases in the folder of the record. The list is a hint: a replica that lags behind
+	// lists too few, and an expired lease that cannot be revoked is still listed. Denied names the missing permission.
+	List(ctx context.Context, rec v1alpha1.LeaseRecord) (map[string]bool, error)
+}
+
+// Inspector checks whether a provider can be used.
+type Inspector interface {
+	// Inspect contacts the server and reports what leasekeeper's own identity may not do there. On an error the report
+	// contains what is known.
+	Inspect(ctx context.Context) (Report, error)
+}
+
+// Report is the result of an inspection.
+type Report struct {
+	// ServerKind is the product, such as Vault or OpenBao.
+	ServerKind string
+	// Version of the server; empty if it does not say.
+	Version string
+	// Address of the server, for messages.
+	Address string
+	// Identity is who must have the permissions, for messages: `role "keeper"`.
+	Identity string
+	// Unattended is true if leasekeeper has no identity of its own at the server and borrows the workload's. Then it may
+	// lack permissions; the provider is ready without them.
+	Unattended bool
+	// Missing are the required permissions that Identity lacks, such as `sys/leases/revoke: update`, sorted.
+	Missing []string
+	// Notes are sentences for the Ready condition: what works, or works differently, because of the provider's spec.
+	Notes []string
+	// Advised are permissions that leasekeeper can do without, but not as well. Inspect leaves it empty: they depend on
+	// what is leased.
+	Advised []string
+}
+
+// As returns the ability of a backend, or of the backend that it decorates.
+func As[T any](b Backend) (T, bool) {
+	for {
+		if ability, ok := b.(T); ok {
+			return ability, true
+		}
+		decorator, ok := b.(interface{ Unwrap() Backend })
+		if !ok {
+			var none T
+			return none, false
+		}
+		b = decorator.Unwrap()
+	}
+}

@@ -1,0 +1,187 @@
+package lease
+
+import (
+	"slices"
+	"time"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+)
+
+// deleting removes everything: the Secret first, then every record, then the finalizer. The deletion timestamp is the
+// recorded intent, so nothing is written to the ledger on the way.
+func deleting(v *view) *Step {
+	if v.Object.DeletionTimestamp.IsZero() {
+		return nil
+	}
+	if !slices.Contains(v.Object.Finalizers, v1alpha1.Finalizer) {
+		s := v.wait()
+		return &s
+	}
+	if v.st.Attempt != nil {
+		return &Step{Action: DropAttempt, Reason: v1alpha1.ReasonDeleting}
+	}
+	if v.secretExists() {
+		if s := deleteSecret(v, v1alpha1.ReasonDeleting); s != nil {
+			return s
+		}
+	}
+	left := false
+	for _, retiring := range []bool{false, true} {
+		records := v.leases
+		if retiring {
+			records = v.st.Retiring
+		}
+		for i := range records {
+			if v.Done[Key(&records[i])] || (!retiring && !alive(&records[i])) {
+				continue
+			}
+			left = true
+			if s := v.revoke(&records[i], i, retiring); s != nil {
+				return s
+			}
+		}
+	}
+	if left || v.secretExists() && v.Now.Before(v.deletionDeadline()) {
+		if !left {
+			v.later(v.deletionDeadline(), v1alpha1.NextRevoke)
+		}
+		s := v.wait()
+		return &s
+	}
+	// A Secret that cannot be deleted is left to the garbage collector.
+	return &Step{Action: RemoveFinalizer, Reason: v1alpha1.ReasonDeleting}
+}
+
+func (v *view) deletionDeadline() time.Time {
+	return v.Object.DeletionTimestamp.Add(revocationDeadline(v.spec))
+}
+
+// revoked does what spec.revoked says. Records are revoked whether or not the Secret can be deleted.
+func revoked(v *view) *Step {
+	if !v.Object.Spec.Revoked {
+		return nil
+	}
+	if len(v.leases) > 0 {
+		return &Step{Action: DropLeases, Reason: v1alpha1.ReasonRevoked, Record: -1}
+	}
+	if v.st.Secret != nil {
+		if s := deleteSecret(v, v1alpha1.ReasonRevoked); s != nil {
+			return s
+		}
+	}
+	if s := revokeRetiring(v); s != nil {
+		return s
+	}
+	s := v.wait()
+	return &s
+}
+
+func deleteSecret(v *view, reason string) *Step {
+	return v.due(v.Now, v.Tries.DeleteSecret, v1alpha1.NextRevoke, Step{Action: DeleteSecret, Reason: reason})
+}
+
+// deleteDeadSecret deletes a Secret whose credential is dead, unless a replacement can be issued now.
+func deleteDeadSecret(v *view) *Step {
+	written := v.st.Secret != nil && (v.st.Secret.UID != "" || v.secretExists())
+	valid := len(v.leases) > 0 && (v.published() || v.publishable() || v.Target == TargetCurrent)
+	if !written || valid {
+		return nil
+	}
+	if until, alive := v.contentAlive(); alive {
+		if !until.IsZero() {
+			v.later(until, v1alpha1.NextExpire)
+		}
+		return nil
+	}
+	if v.st.GrantEndedAt == nil {
+		if v.spec.OnExpiry == v1alpha1.OnExpiryRetain {
+			return nil
+		}
+		canIssue := v.issueBlock() == nil && v.Tries.Issue.Count == 0 && !failing(v.Tries.Renew)
+		if !v.holds(v.leases) && canIssue {
+			return nil
+		}
+	}
+	return deleteSecret(v, v1alpha1.ReasonExpired)
+}
+
+func failing(tries map[string]Failure) bool {
+	for _, f := range tries {
+		if f.Count > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// revokeRetiring revokes, or abandons, the retiring records.
+func revokeRetiring(v *view) *Step {
+	for i := range v.st.Retiring {
+		rec := &v.st.Retiring[i]
+		if v.inSecret(rec) {
+			continue
+		}
+		if s := v.revoke(rec, i, true); s != nil {
+			return s
+		}
+	}
+	return nil
+}
+
+func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
+	f := v.Tries.Revoke[Key(rec)]
+	if v.abandoned(rec, f) {
+		return &Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: i, Retiring: retiring}
+	}
+	from := v.Now
+	if rec.RevokeAfter != nil {
+		from = rec.RevokeAfter.Time
+	}
+	if retiring && awaited(v.Object, rec) {
+		until, known := heldUntil(v.Object, rec)
+		if !known {
+			return nil
+		}
+		from = later(from, until)
+	}
+	reason := rec.Reason
+	if reason == "" {
+		reason = v1alpha1.ReasonDeleting
+	}
+	return v.due(from, f, v1alpha1.NextRevoke, Step{Action: RevokeRecord, Record: i, Retiring: retiring, Reason: reason})
+}
+
+// abandoned says that the record is given up: somebody requested it, revoking it is useless, or its deadline has passed
+// and the backend has failed to revoke it.
+func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
+	if f.Final {
+		return true
+	}
+	if !Leased(rec) && rec.Revocable && v.Object.DeletionTimestamp.IsZero() {
+		return false // it expires, and then there is nothing left to revoke
+	}
+	removed := !v.Object.DeletionTimestamp.IsZero()
+	requested := v.spec.OnDelete == v1alpha1.OnDeleteAbandon ||
+		v.Object.Annotations[v1alpha1.AbandonLeaseAnnotation] == "true"
+	if removed && requested {
+		return true
+	}
+	if f.Count == 0 {
+		return false
+	}
+	bound, bounded := finalEnd(rec, increment(v.spec))
+	bound = bound.Add(abandonGrace)
+	if removed {
+		if deadline := v.deletionDeadline(); !bounded || deadline.Before(bound) {
+			bound, bounded = deadline, true
+		}
+	}
+	if !bounded {
+		return false
+	}
+	if v.Now.Before(bound) {
+		v.later(bound, v1alpha1.NextRevoke)
+		return false
+	}
+	return true
+}

@@ -1,0 +1,240 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+// ReasonRevocationFailed is the reason of the event that reports a lease which could not be revoked yet. No condition has
+// it: the Secret is in order.
+const ReasonRevocationFailed = "RevocationFailed"
+
+func (l *Lifecycle) execute(ctx context.Context, o *observation, s lease.Step) error {
+	switch s.Action {
+	case lease.AddFinalizer:
+		return l.setFinalizer(ctx, o, true)
+	case lease.Issue:
+		return l.issue(ctx, o, s)
+	case lease.RecordLeases:
+		return l.record(ctx, o)
+	case lease.DropAttempt:
+		return l.dropAttempt(ctx, o, s)
+	case lease.ResolveHeld:
+		return l.resolveHeld(ctx, o)
+	case lease.DropLeases:
+		return l.dropLeases(ctx, o, s)
+	case lease.PublishSecret:
+		return l.publish(ctx, o)
+	case lease.SyncSecret:
+		return l.syncSecret(ctx, o)
+	case lease.DeleteSecret:
+		return l.deleteSecret(ctx, o, s)
+	case lease.RefreshSource:
+		return l.refresh(ctx, o, s)
+	case lease.RenewLease:
+		return l.renew(ctx, o, s)
+	case lease.ExtendSession:
+		return l.extendSession(ctx, o, s)
+	case lease.VerifyLease:
+		return l.verify(ctx, o, s)
+	case lease.AcknowledgeRenew:
+		return l.commit(ctx, o, lease.RenewalHandled)
+	case lease.FollowRollout:
+		return l.followRollout(ctx, o, s)
+	case lease.RevokeRecord:
+		return l.revoke(ctx, o, s)
+	case lease.AbandonRecord:
+		return l.abandon(ctx, o, s)
+	case lease.RemoveFinalizer:
+		return l.setFinalizer(ctx, o, false)
+	}
+	return fmt.Errorf("unknown action %s", s.Action)
+}
+
+func (l *Lifecycle) setFinalizer(ctx context.Context, o *observation, present bool) error {
+	d := o.d.DeepCopy()
+	err := l.objects.SetFinalizer(ctx, d, present)
+	if !present && (err == nil || apierrors.IsNotFound(err)) {
+		l.memory.release(o.key(), o.d.UID)
+		return nil
+	}
+	if err == nil {
+		d.Status = o.d.Status // what is in memory is not older
+		l.stored(o, d)
+	}
+	return err
+}
+
+// stored notes that a locked write of the object succeeded: the observation is as current as a read.
+func (l *Lifecycle) stored(o *observation, d *v1alpha1.DynamicSecret) {
+	o.d, o.locked = d, true
+	l.memory.setLatest(o.key(), d)
+}
+
+// commit makes one transition durable: the ledger and the conditions that follow from it, in one locked write. After an
+// error nothing that depends on the transition may be done; the next observation shows whether it was stored.
+func (l *Lifecycle) commit(ctx context.Context, o *observation, transition func(*v1alpha1.DynamicSecret)) error {
+	before, d := o.d, o.d.DeepCopy()
+	transition(d)
+	lease.SealNew(l.sealKey, before, d)
+	o.d = d
+	l.refreshInput(o)
+	lease.SetStatus(d, o.in, lease.Plan(o.in))
+	if err := l.objects.UpdateStatus(ctx, d); err != nil {
+		o.d = before
+		return err
+	}
+	l.stored(o, d)
+	return nil
+}
+
+// commitFor is commit for something that has already happened to a lease: if something else has written in the meantime (a
+// person edits labels), the transition is applied to what is stored, as long as that has the lease.
+func (l *Lifecycle) commitFor(ctx context.Context, o *observation, id string, change func(*v1alpha1.LeaseRecord), also func(*v1alpha1.DynamicSecret)) error {
+	apply := func(d *v1alpha1.DynamicSecret) {
+		if rec := findRecord(&d.Status, id); rec != nil {
+			change(rec)
+		}
+		if also != nil {
+			also(d)
+		}
+	}
+	err := l.commit(ctx, o, apply)
+	for range 3 {
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		if err := l.read(ctx, o); err != nil {
+			return err
+		}
+		if findRecord(&o.d.Status, id) == nil {
+			return nil
+		}
+		err = l.commit(ctx, o, apply)
+	}
+	return err
+}
+
+func findRecord(st *v1alpha1.DynamicSecretStatus, id string) *v1alpha1.LeaseRecord {
+	for _, records := range [][]v1alpha1.LeaseRecord{st.Leases, st.Retiring} {
+		for i := range records {
+			if records[i].ID == id {
+				return &records[i]
+			}
+		}
+	}
+	return nil
+}
+
+// record of a step.
+func (o *observation) record(s lease.Step) v1alpha1.LeaseRecord {
+	if s.Retiring {
+		return o.d.Status.Retiring[s.Record]
+	}
+	return o.d.Status.Leases[s.Record]
+}
+
+// rest writes the status if it does not say yet what waiting means.
+func (l *Lifecycle) rest(ctx context.Context, o *observation, s lease.Step) error {
+	if h := o.mem.held; h != nil && h.Outcome == lease.OutcomeIssued && o.in.Target == lease.TargetCurrent && o.heldIsRecorded() {
+		o.mem.held = nil // published, or unchanged: nothing needs it any more
+		l.refreshInput(o)
+	}
+	if !o.d.DeletionTimestamp.IsZero() && len(o.d.Finalizers) == 0 {
+		return nil
+	}
+	d := o.d.DeepCopy()
+	lease.SetStatus(d, o.in, s)
+	l.reportFailure(o, d)
+	if equality.Semantic.DeepEqual(o.d.Status, d.Status) {
+		return nil
+	}
+	if err := l.objects.UpdateStatus(ctx, d); err != nil {
+		if apierrors.IsConflict(err) {
+			l.memory.setLatest(o.key(), nil)
+		}
+		return err
+	}
+	l.stored(o, d)
+	return nil
+}
+
+func (o *observation) heldIsRecorded() bool {
+	leases := o.d.Status.Leases
+	return len(leases) > 0 && len(o.mem.held.Records) > 0 && leases[0].Handle() == o.mem.held.Records[0].Record.Handle()
+}
+
+// reportFailure emits one event for each new failure.
+func (l *Lifecycle) reportFailure(o *observation, d *v1alpha1.DynamicSecret) {
+	reason, message := "", ""
+	for _, rec := range append(append([]v1alpha1.LeaseRecord{}, d.Status.Leases...), d.Status.Retiring...) {
+		if f := o.mem.tries.Revoke[lease.Key(&rec)]; f.Count > 0 {
+			reason, message = ReasonRevocationFailed, "A lease that is no longer needed could not be revoked yet: "+f.Message
+		}
+	}
+	for _, c := range d.Status.Conditions {
+		stalled := c.Type == v1alpha1.StalledCondition && c.Status == "True"
+		trying := c.Type == v1alpha1.ReconcilingCondition && c.Status == "True" && o.mem.failing() && !o.mem.awaitsBackend(c.Reason)
+		expected := c.Reason == v1alpha1.ReasonRevoked || c.Reason == v1alpha1.ReasonGrantEnded ||
+			strings.HasPrefix(c.Message, lease.NotRevoked) // reported above
+		if (stalled || trying) && !expected && d.DeletionTimestamp.IsZero() {
+			reason, message = c.Reason, c.Message
+		}
+	}
+	if reason != "" && reason != o.mem.reported {
+		l.announce.Event(o.d, corev1.EventTypeWarning, reason, message)
+	}
+	o.mem.reported = reason
+}
+
+// awaitsBackend: the provider already reports this outage; don't repeat it per object.
+func (r *remembered) awaitsBackend(reason string) bool {
+	if reason != v1alpha1.ReasonRenewing {
+		return false
+	}
+	for _, tries := range []map[string]lease.Failure{r.tries.Renew, r.tries.ExtendSession} {
+		for _, f := range tries {
+			if f.Count > 0 && f.Reason != v1alpha1.ReasonBackendUnavailable {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (r *remembered) failing() bool {
+	t := r.tries
+	n := t.Issue.Count + t.Publish.Count + t.Sync.Count + t.DeleteSecret.Count
+	for _, tries := range []map[string]lease.Failure{t.Renew, t.ExtendSession, t.Revoke, t.Refresh} {
+		for _, f := range tries {
+			n += f.Count
+		}
+	}
+	return n > 0
+}
+
+// backoff is the pause after a failure of this object.
+func (o *observation) backoff(count int) time.Duration { return lease.Backoff(count, o.d.UID) }
+
+func fmtRevision(generation int64, revision string) string {
+	return fmt.Sprintf("%d|%s", generation, revision)
+}
+
+func owner(d *v1alpha1.DynamicSecret) backend.Owner {
+	return backend.Owner{Namespace: d.Namespace, Name: d.Name, UID: string(d.UID)}
+}
+
+func keyOf(d *v1alpha1.DynamicSecret) types.NamespacedName {
+	return types.NamespacedName{Namespace: d.Namespace, Name: d.Name}
+}

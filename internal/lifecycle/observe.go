@@ -1,0 +1,284 @@
+package lifecycle
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/secret"
+)
+
+// trustOwnWrite is for how long a Secret that this process wrote is believed to exist although the cache does not show it.
+const trustOwnWrite = 2 * time.Second
+
+// observation is what is known of an object. It comes from the cache and from this process's own writes; the API server is
+// read only if the Secret seems to be changed or missing, or after a conflict.
+type observation struct {
+	d       *v1alpha1.DynamicSecret
+	mem     *remembered
+	sources *resolved
+	// secret has the name that the spec wants, previous the name in the status if that is another; nil: absent.
+	secret, previous *seen
+	// locked: the Secret was seen before the last locked write of the object, or before the last read of it. Only then is
+	// it certain that no newer credential is overwritten: whoever publishes one writes the object first.
+	locked bool
+	// trustedUntil is until when the observation relies on an own write that the cache does not show; zero: it does not.
+	trustedUntil time.Time
+	in           lease.Input
+}
+
+// seen is a Secret as it was observed.
+type seen struct {
+	metav1.ObjectMeta
+	// full is the Secret if it was read from the API server; nil: only its metadata are known.
+	full *corev1.Secret
+}
+
+func (s *seen) kind() corev1.SecretType {
+	if s.full != nil {
+		return s.full.Type
+	}
+	return secret.AppliedType(s)
+}
+
+func (o *observation) key() types.NamespacedName { return client.ObjectKeyFromObject(o.d) }
+
+// recheckAt is the earlier of at and the end of the trust in an own write.
+func (o *observation) recheckAt(at time.Time) time.Time {
+	if !o.trustedUntil.IsZero() && (at.IsZero() || o.trustedUntil.Before(at)) {
+		return o.trustedUntil
+	}
+	return at
+}
+
+// observe builds the observation, without a request if that is possible.
+func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*observation, error) {
+	o := &observation{mem: l.memory.of(client.ObjectKeyFromObject(d), d.UID)}
+	o.d = l.memory.newest(d)
+	l.memory.forgetIDs(o.key(), &o.d.Status)
+	o.mem.prune(&o.d.Status)
+	var err error
+	if o.sources, err = l.sources.Resolve(ctx, o.d); err != nil {
+		return nil, err
+	}
+	certain, err := l.seeCached(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if !certain {
+		return o, l.confirm(ctx, o)
+	}
+	l.refreshInput(o)
+	return o, nil
+}
+
+// confirm reads the Secret. If it is ours and unchanged, somebody else wrote only what leasekeeper does not, and the object
+// needs no read.
+func (l *Lifecycle) confirm(ctx context.Context, o *observation) error {
+	if err := l.readSecrets(ctx, o); err != nil {
+		return err
+	}
+	unchanged := lease.Published(&o.d.Status) && o.current(o.secret) && secret.InSync(o.secret, o.d)
+	if unchanged && o.previous == nil && o.mem.held == nil && o.secret.full.Type == secret.Type(o.d) {
+		l.refreshInput(o)
+		return nil
+	}
+	return l.readObject(ctx, o)
+}
+
+// seeCached takes the Secret from the cache. False: it seems to be changed, missing or moved, which only a read confirms.
+func (l *Lifecycle) seeCached(ctx context.Context, o *observation) (certain bool, err error) {
+	known, name := o.d.Status.Secret, o.d.TargetName()
+	if known != nil && known.Name != name || o.mem.held != nil {
+		return false, nil
+	}
+	m, err := l.secrets.Cached(ctx, types.NamespacedName{Namespace: o.d.Namespace, Name: name})
+	if err != nil {
+		return false, err
+	}
+	if own := o.mem.secret; own != nil && own.meta.Name == name {
+		if !behind(m, own) {
+			o.mem.secret = nil
+		} else if l.clock.Now().Sub(own.at) > trustOwnWrite {
+			return false, nil
+		} else {
+			o.trustedUntil = own.at.Add(trustOwnWrite + 100*time.Millisecond)
+			m = &metav1.PartialObjectMetadata{ObjectMeta: own.meta}
+		}
+	}
+	switch {
+	case m == nil && (known == nil || known.UID == ""):
+		return true, nil // there is none, or one of something else, which the dry run finds
+	case m == nil || known == nil || known.UID != m.UID:
+		return false, nil
+	}
+	unchanged := m.ResourceVersion == known.ResourceVersion || m.ResourceVersion == o.mem.verified
+	o.secret = &seen{ObjectMeta: m.ObjectMeta}
+	return unchanged && known.PreviousDigest == "" && secret.InSync(m, o.d), nil
+}
+
+// behind says that the cache does not show the own write yet.
+func behind(m *metav1.PartialObjectMetadata, own *ownWrite) bool {
+	return m == nil || m.UID != own.meta.UID || older(m.ResourceVersion, own.meta.ResourceVersion)
+}
+
+// read builds the observation from the API server. The Secret is read before the object: whoever publishes has written the
+// object first, so a Secret that was read before an object that still names our leases cannot be a later one.
+func (l *Lifecycle) read(ctx context.Context, o *observation) error {
+	if err := l.readSecrets(ctx, o); err != nil {
+		return err
+	}
+	return l.readObject(ctx, o)
+}
+
+// readSecrets reads the Secret of the name in the spec, and that of the name in the status.
+func (l *Lifecycle) readSecrets(ctx context.Context, o *observation) (err error) {
+	o.secret, o.previous, o.trustedUntil, o.locked = nil, nil, time.Time{}, false
+	name := o.d.TargetName()
+	if o.secret, err = l.readSecret(ctx, o.d.Namespace, name); err != nil {
+		return err
+	}
+	if known := o.d.Status.Secret; known != nil && known.Name != name {
+		o.previous, err = l.readSecret(ctx, o.d.Namespace, known.Name)
+	}
+	return err
+}
+
+// readObject reads the object, after its Secrets.
+func (l *Lifecycle) readObject(ctx context.Context, o *observation) error {
+	name := o.d.TargetName()
+	previous := name
+	if known := o.d.Status.Secret; known != nil {
+		previous = known.Name
+	}
+	fresh, err := l.objects.Get(ctx, o.key())
+	if err != nil {
+		return err
+	}
+	o.d = fresh
+	l.memory.setLatest(o.key(), fresh)
+	known := fresh.Status.Secret
+	if fresh.TargetName() != name || known != nil && known.Name != previous && known.Name != name {
+		return l.read(ctx, o)
+	}
+	if o.sources, err = l.sources.Resolve(ctx, fresh); err != nil {
+		return err
+	}
+	o.mem = l.memory.of(o.key(), fresh.UID)
+	o.locked = true
+	l.refreshInput(o)
+	return nil
+}
+
+func (l *Lifecycle) readSecret(ctx context.Context, namespace, name string) (*seen, error) {
+	s, err := l.secrets.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name})
+	// A 404 that the API server did not write comes from something in front of it.
+	if apierrors.IsNotFound(err) && !apierrors.IsUnexpectedServerError(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &seen{ObjectMeta: s.ObjectMeta, full: s}, nil
+}
+
+// refreshInput makes the input of the plan from the observation as it is now.
+func (l *Lifecycle) refreshInput(o *observation) {
+	o.mem.refresh(fmtRevision(o.d.Generation, o.sources.Revision), o.sources.Recoveries, o.d.Status.Leases)
+	state, outOfSync := o.targetState()
+	o.in = lease.Input{
+		Now:            l.clock.Now(),
+		Object:         o.d,
+		Block:          o.sources.Block,
+		Target:         state,
+		OutOfSync:      outOfSync,
+		Held:           o.mem.heldForPlan(),
+		Lost:           union(o.mem.lost, l.memory.lostOf(o.key())),
+		Suspects:       l.memory.suspectsOf(o.key()),
+		Done:           o.mem.done,
+		Reads:          o.mem.reads,
+		Handled:        o.mem.handled,
+		Tries:          o.mem.tries,
+		RolloutCheckAt: o.mem.rolloutCheckAt,
+		RolloutWindow:  l.rolloutWindow,
+		RolloutOff:     l.rollouts == nil,
+		RequestLimit:   l.requestLimit,
+	}
+	for i := range o.sources.Sources {
+		s := &o.sources.Sources[i]
+		o.in.Requests = append(o.in.Requests, lease.Request{Source: s.Spec.Name, Digest: s.Record.RequestDigest})
+	}
+	var err error
+	if o.in.Windows, err = lease.ParseWindows(o.d.Spec.Rotation.Windows); err != nil {
+		o.in.Invalid = &lease.Block{Reason: v1alpha1.ReasonInvalidWindow, Message: err.Error(), Stalled: true}
+	}
+}
+
+func union(sets ...map[string]bool) map[string]bool {
+	all := map[string]bool{}
+	for _, set := range sets {
+		for id := range set {
+			all[id] = true
+		}
+	}
+	return all
+}
+
+// targetState classifies the Secret. Metadata from the cache that passed seeCached belong to an unchanged Secret.
+func (o *observation) targetState() (state lease.TargetState, outOfSync bool) {
+	d, known := o.d, o.d.Status.Secret
+	switch {
+	case o.secret != nil && !secret.Ours(o.secret, d):
+		return lease.TargetForeign, false
+	case o.current(o.secret):
+		noted := lease.Published(&d.Status) && known.UID == o.secret.UID && known.Name == o.secret.Name
+		return lease.TargetCurrent, !noted || o.secret.kind() != secret.Type(d) || !secret.InSync(o.secret, d)
+	case o.current(o.previous):
+		return lease.TargetCurrent, true
+	case o.secret != nil || o.previous != nil && secret.Ours(o.previous, d):
+		return lease.TargetChanged, false
+	}
+	return lease.TargetAbsent, false
+}
+
+// current says that a Secret of ours contains what the status says, or what it contained before a refresh that was not
+// completed.
+func (o *observation) current(s *seen) bool {
+	known := o.d.Status.Secret
+	if s == nil || known == nil || known.Digest == "" || !secret.Ours(s, o.d) {
+		return false
+	}
+	if s.full == nil {
+		return s.UID == known.UID && (s.ResourceVersion == known.ResourceVersion || s.ResourceVersion == o.mem.verified)
+	}
+	digest := secret.DigestOf(s.full)
+	if digest != known.Digest && (known.PreviousDigest == "" || digest != known.PreviousDigest) {
+		return false
+	}
+	if lease.Published(&o.d.Status) && known.UID == s.UID {
+		o.mem.verified = s.ResourceVersion
+	}
+	return true
+}
+
+// mayAct says whether the step may be executed on this observation. A step that overwrites or deletes a Secret needs one
+// that was seen before the object was known to be current.
+func (l *Lifecycle) mayAct(o *observation, s lease.Step) bool {
+	switch s.Action {
+	case lease.PublishSecret:
+		return o.locked
+	case lease.SyncSecret:
+		complete := func(s *seen) bool { return s == nil || s.full != nil }
+		return o.locked && complete(o.secret) && complete(o.previous)
+	case lease.DeleteSecret:
+		return o.locked || !o.d.DeletionTimestamp.IsZero()
+	}
+	return true
+}

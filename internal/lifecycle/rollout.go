@@ -1,0 +1,108 @@
+package lifecycle
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/rollout"
+)
+
+// maxRolloutPause is the longest pause between two checks of a roll-out.
+const maxRolloutPause = 15 * time.Second
+
+// rolloutPause is the pause until the next check of a roll-out that has taken so long: a tenth of it.
+func rolloutPause(taken time.Duration) time.Duration {
+	return max(time.Second, min(taken/10, maxRolloutPause))
+}
+
+// followRollout stamps the consumers and records their progress.
+func (l *Lifecycle) followRollout(ctx context.Context, o *observation, s lease.Step) error {
+	now := l.clock.Now()
+	if l.rollouts == nil {
+		o.mem.rolloutCheckAt = now.Add(maxRolloutPause)
+		return nil
+	}
+	h := o.d.Status.Handover
+	progress, err := l.rollouts.Follow(ctx, o.d, s.Hold)
+	if err != nil {
+		return err
+	}
+	if progress.Stamped > 0 {
+		l.announce.Event(o.d, corev1.EventTypeNormal, v1alpha1.ReasonRollingOut,
+			"Workloads are being rolled out to use the new credential.")
+	}
+	if progress.Done {
+		o.mem.rolloutCheckAt = time.Time{}
+		return l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.RolledOut(&d.Status, l.clock.Now()) })
+	}
+	o.mem.rolloutCheckAt = now.Add(rolloutPause(now.Sub(h.PublishedAt.Time)))
+	blocked := progress.Reason == v1alpha1.ReasonRolloutPaused || progress.Reason == v1alpha1.ReasonRolloutStuck
+	if progress.Reason != h.Reason && blocked {
+		l.announce.Event(o.d, corev1.EventTypeWarning, progress.Reason,
+			"The old lease is kept: "+strings.Join(progress.Waiting, "; ")+".")
+	}
+	noted := progress.Stamped == 0 || h.StampedAt != nil
+	if progress.Reason == h.Reason && equality.Semantic.DeepEqual(progress.Waiting, h.Waiting) && noted {
+		return nil
+	}
+	return l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
+		lease.Rolling(&d.Status, progress.Reason, progress.Waiting, progress.Stamped > 0, now)
+	})
+}
+
+// apiRollouts are the workloads of the API server.
+type apiRollouts struct {
+	*rollout.Rollouts
+	cache, reader client.Reader
+}
+
+func (a apiRollouts) Follow(ctx context.Context, d *v1alpha1.DynamicSecret, hold bool) (rollout.Progress, error) {
+	var all v1alpha1.DynamicSecretList
+	if err := a.cache.List(ctx, &all, client.InNamespace(d.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return rollout.Progress{}, err
+	}
+	var others []rollout.Consumer
+	for i := range all.Items {
+		if other := &all.Items[i]; other.UID != d.UID && lease.RollsOut(other) {
+			others = append(others, consumer(other))
+		}
+	}
+	written, err := a.writtenAt(ctx, d)
+	if err != nil {
+		return rollout.Progress{}, err
+	}
+	return a.Rollouts.Follow(ctx, consumer(d), written, others, hold)
+}
+
+// consumer describes the Secret of the object; with a stamp only during a roll-out.
+func consumer(d *v1alpha1.DynamicSecret) rollout.Consumer {
+	c := rollout.Consumer{Namespace: d.Namespace, Secret: d.TargetName(), Spec: *d.Spec.Rollout}
+	if h := d.Status.Handover; h != nil && h.RolledOutAt == nil {
+		c.Stamp = h.Stamp
+	}
+	return c
+}
+
+// writtenAt is when leasekeeper last wrote the Secret, by the API server's clock, which the pods use too. Only the API
+// server has it: the cache omits managedFields.
+func (a apiRollouts) writtenAt(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Time, error) {
+	m := secretMetadata()
+	if err := a.reader.Get(ctx, types.NamespacedName{Namespace: d.Namespace, Name: d.TargetName()}, m); err != nil {
+		return time.Time{}, err
+	}
+	at := m.CreationTimestamp.Time
+	for _, f := range m.ManagedFields {
+		if f.Manager == string(FieldOwner) && f.Time != nil && f.Time.After(at) {
+			at = f.Time.Time
+		}
+	}
+	return at, nil
+}

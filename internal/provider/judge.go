@@ -1,0 +1,79 @@
+// Package provider keeps the status of providers, and keeps a provider from being removed while leases need it.
+package provider
+
+import (
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+// judge writes the result of an inspection into the provider's status. After an error, what was known of the server
+// stays.
+func judge(p v1alpha1.Provider, report backend.Report, err error, now time.Time) {
+	st := p.ProviderStatus()
+	if err == nil {
+		st.Server = &v1alpha1.ServerStatus{Kind: report.ServerKind, Version: report.Version}
+		if report.ServerKind == "" {
+			st.Server = nil // the backend is no server that can be inspected
+		}
+		st.MissingCapabilities, st.AdvisedCapabilities = report.Missing, report.Advised
+	}
+	lease.SetSummary(&st.Conditions, p.GetGeneration(), now, verdict(report, err))
+}
+
+// verdict on the provider.
+func verdict(report backend.Report, err error) lease.Summary {
+	switch {
+	case err != nil:
+		b := backend.BlockFor(err)
+		return lease.Summary{Reason: b.Reason, Message: b.Message, Stalled: b.Stalled}
+	case len(report.Missing) > 0 && !report.Unattended:
+		return lease.Summary{Reason: v1alpha1.ReasonKeeperPolicyIncomplete, Stalled: true,
+			Message: lacks(report.Identity, report.Missing) + " Nothing is issued, because it could not be revoked."}
+	}
+	s := lease.Summary{Ready: true, Reason: v1alpha1.ReasonReachable, Message: reachable(report)}
+	if report.Unattended {
+		s.Reason = v1alpha1.ReasonNoKeeper
+	}
+	return s
+}
+
+// reachable is the message of a provider that is ready.
+func reachable(report backend.Report) string {
+	sentences := []string{"The backend can be used."}
+	if report.Address != "" {
+		sentences[0] = report.Address + " is reachable."
+	}
+	sentences = append(sentences, report.Notes...)
+	if len(report.Missing) > 0 {
+		sentences = append(sentences, lacks(report.Identity, report.Missing),
+			"Operations that need these permissions are skipped, and leases may have to be abandoned.")
+	}
+	if len(report.Advised) > 0 {
+		sentences = append(sentences, lacks(report.Identity, report.Advised),
+			"Until then leases are looked up one by one, and revocations by others are detected up to ten times later.")
+	}
+	return strings.Join(sentences, " ")
+}
+
+func lacks(identity string, permissions []string) string {
+	if identity == "" {
+		identity = "leasekeeper"
+	}
+	subject := strings.ToUpper(identity[:1]) + identity[1:]
+	return subject + " lacks these permissions: " + strings.Join(permissions, "; ") + "."
+}
+
+// readyCondition of a provider; the zero value if it has none yet.
+func readyCondition(p v1alpha1.Provider) metav1.Condition {
+	if c := meta.FindStatusCondition(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition); c != nil {
+		return *c
+	}
+	return metav1.Condition{}
+}

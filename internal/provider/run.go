@@ -1,0 +1,133 @@
+package provider
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+)
+
+// Config is what a Runner needs.
+type Config struct {
+	// Clock of the operator.
+	Clock clock.PassiveClock
+	// Client reads from the cache and writes. Reader reads from the API server.
+	Client client.Client
+	Reader client.Reader
+	// Backends finds the backend of a provider.
+	Backends Backends
+	// Advice returns the permissions that would make it easier to verify the provider's leases.
+	Advice func(p v1alpha1.Provider) []string
+	// Announce emits an event about a provider.
+	Announce func(p v1alpha1.Provider, kind, reason, message string)
+	// Users is the index of DynamicSecrets by the keys of the providers in their spec and their ledger. Key returns the
+	// key of a provider.
+	Users string
+	Key   func(kind, name, namespace string) string
+	// Interval between inspections of a provider that is ready, RetryInterval of one that is not.
+	Interval, RetryInterval time.Duration
+}
+
+// Backends finds the backend of a provider; *backend.Registry does.
+type Backends interface {
+	// Backend returns the backend. It does not contact the server.
+	Backend(ctx context.Context, p v1alpha1.Provider) (backend.Backend, error)
+	// Forget drops what is kept in memory for a provider that is gone.
+	Forget(p v1alpha1.Provider)
+}
+
+// Object is a provider as the API machinery sees it.
+type Object interface {
+	v1alpha1.Provider
+	client.Object
+}
+
+// Runner keeps the status of providers.
+type Runner struct{ Config }
+
+// New makes a Runner.
+func New(c Config) *Runner { return &Runner{Config: c} }
+
+// Run inspects the provider and stores the result, or lets go of a provider that is being deleted. It returns when to
+// run again; 0: never.
+func (r *Runner) Run(ctx context.Context, p Object) (time.Duration, error) {
+	pause, err := r.run(ctx, p)
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return r.RetryInterval, nil // the write that came first starts another run
+	}
+	return pause, err
+}
+
+func (r *Runner) run(ctx context.Context, p Object) (time.Duration, error) {
+	if !p.GetDeletionTimestamp().IsZero() {
+		return r.release(ctx, p)
+	}
+	if err := r.addFinalizer(ctx, p); err != nil {
+		return 0, err
+	}
+	report, inspectErr := r.inspect(ctx, p)
+	report.Advised = r.Advice(p)
+	before := readyCondition(p)
+	if err := r.write(ctx, p, func(now time.Time) { judge(p, report, inspectErr, now) }); err != nil {
+		return 0, err
+	}
+	r.announceChange(p, before)
+	if readyCondition(p).Status == metav1.ConditionTrue {
+		return r.Interval, nil
+	}
+	return r.RetryInterval, nil
+}
+
+// addFinalizer adds the finalizer before anything can be leased from the provider.
+func (r *Runner) addFinalizer(ctx context.Context, p Object) error {
+	before := p.DeepCopyObject().(client.Object)
+	if !controllerutil.AddFinalizer(p, v1alpha1.ProviderFinalizer) {
+		return nil
+	}
+	return r.Client.Patch(ctx, p, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+}
+
+// inspect contacts the server. A backend that cannot be inspected has an empty report.
+func (r *Runner) inspect(ctx context.Context, p v1alpha1.Provider) (backend.Report, error) {
+	b, err := r.Backends.Backend(ctx, p)
+	if err != nil {
+		return backend.Report{}, err
+	}
+	inspector, ok := backend.As[backend.Inspector](b)
+	if !ok {
+		return backend.Report{}, nil
+	}
+	return inspector.Inspect(ctx)
+}
+
+// write stores the status if the change makes a difference.
+func (r *Runner) write(ctx context.Context, p Object, change func(now time.Time)) error {
+	st := p.ProviderStatus()
+	before := st.DeepCopy()
+	st.ObservedGeneration = p.GetGeneration()
+	change(r.Clock.Now())
+	if equality.Semantic.DeepEqual(before, st) {
+		return nil
+	}
+	return r.Client.Status().Update(ctx, p)
+}
+
+// announceChange emits an event if the provider became ready again, is no longer ready, or is not for another reason.
+func (r *Runner) announceChange(p v1alpha1.Provider, before metav1.Condition) {
+	now := readyCondition(p)
+	switch {
+	case now.Status == metav1.ConditionTrue && before.Status == metav1.ConditionFalse:
+		r.Announce(p, corev1.EventTypeNormal, now.Reason, now.Message)
+	case now.Status == metav1.ConditionFalse && (before.Status != now.Status || before.Reason != now.Reason):
+		r.Announce(p, corev1.EventTypeWarning, now.Reason, now.Message)
+	}
+}

@@ -1,0 +1,221 @@
+package revocation
+
+import (
+	"context"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+const (
+	// retriedAtOnce and forcedAtOnce limit how many leases one step revokes one by one.
+	retriedAtOnce, forcedAtOnce = 16, 256
+	// forceWorkers is how many leases are forced at the same time: a database that is unreachable is slow to fail.
+	forceWorkers = 8
+)
+
+// count lists the leases and stores their number. Nothing is revoked before that.
+func (w *work) count(ctx context.Context) error {
+	ids, err := w.bulk.Matching(ctx, &w.Spec)
+	if err != nil {
+		return err
+	}
+	if w.facts.Rejected {
+		clear(w.facts.Own)
+		w.Status.MatchedLeases, w.Status.DynamicSecrets = nil, nil
+	}
+	for _, id := range ids {
+		w.facts.Own[id] = true
+	}
+	now := w.Clock.Now()
+	if w.Status.StartedAt == nil {
+		w.Status.StartedAt = &metav1.Time{Time: now}
+	}
+	// An attempt without a response may have revoked some of the leases, so the numbers never decrease.
+	w.Status.MatchedLeases = atLeast(w.Status.MatchedLeases, len(w.facts.Own))
+	w.Status.DynamicSecrets = atLeast(w.Status.DynamicSecrets, len(w.facts.concerned(w.holders)))
+	w.Status.RemainingLeases = number(len(ids))
+	summary := notReady(w.underWay())
+	if w.facts.Failure.Count > 0 {
+		summary = nil // the last failure is reported until the step succeeds
+	}
+	if err := w.store(ctx, summary, true); err != nil {
+		return err
+	}
+	w.facts.Counted = Counted{At: now, Version: w.ResourceVersion}
+	return nil
+}
+
+// revoke makes the backend revoke the leases, and stores that it accepted that.
+func (w *work) revoke(ctx context.Context) error {
+	log.FromContext(ctx).Info("revoking leases",
+		w.logged("matched", w.Status.MatchedLeases, "dynamicSecrets", w.Status.DynamicSecrets)...)
+	if err := w.bulk.RevokeAll(ctx, &w.Spec); err != nil {
+		kind := backend.KindOf(err)
+		w.facts.Rejected = kind == backend.Denied || kind == backend.Unavailable || kind == backend.Misconfigured
+		w.facts.Counted = Counted{}
+		return err
+	}
+	w.facts.AcceptedAt, w.facts.Failure = w.Clock.Now(), Failure{}
+	return w.record(ctx)
+}
+
+// record stores that the backend accepted the revocation.
+func (w *work) record(ctx context.Context) error {
+	w.Status.AcceptedAt = &metav1.Time{Time: w.facts.AcceptedAt}
+	return w.write(ctx, notReady(w.underWay()))
+}
+
+// notify the DynamicSecrets. Leases that this process listed before the revocation are gone. Others may be newer, so
+// the DynamicSecret looks them up.
+func (w *work) notify(ctx context.Context) {
+	for _, h := range w.facts.concerned(w.holders) {
+		var lost, suspect []string
+		for _, id := range h.ids {
+			if w.facts.Own[id] {
+				lost = append(lost, id)
+			} else {
+				suspect = append(suspect, id)
+			}
+		}
+		if len(lost) > 0 {
+			w.Verifier.RaiseLost(ctx, h.object, lost...)
+		}
+		if len(suspect) > 0 {
+			w.Verifier.Raise(ctx, h.object, suspect...)
+		}
+	}
+}
+
+// check lists the leases that remain, and notifies the DynamicSecrets that still have one.
+func (w *work) check(ctx context.Context) error {
+	ids, err := w.bulk.Matching(ctx, &w.Spec)
+	if err != nil {
+		return err
+	}
+	remaining, err := w.own(ctx, ids)
+	if err != nil {
+		return err
+	}
+	w.facts.Failure = Failure{}
+	if !w.facts.Check.At.IsZero() {
+		w.notify(ctx)
+	}
+	w.facts.Check = w.facts.Check.after(w.Clock.Now(), remaining, len(w.facts.concerned(w.holders)))
+	w.Status.RemainingLeases = number(len(remaining))
+	if w.facts.Check.needsHelp() {
+		return w.write(ctx, nil) // the next step learns and reports why they remain
+	}
+	return w.write(ctx, notReady(w.underWay()))
+}
+
+// own returns the leases that existed before the revocation. Others were issued later: they live, and every lease that
+// existed before has expired.
+func (w *work) own(ctx context.Context, ids []string) ([]string, error) {
+	var own []string
+	for _, id := range ids {
+		if !w.facts.Own[id] && !w.facts.Newer[id] {
+			lives, err := w.bulk.Lives(ctx, &w.Spec, id)
+			if err != nil {
+				return nil, err
+			}
+			if lives {
+				w.facts.Newer[id] = true
+			} else {
+				w.facts.Own[id] = true
+			}
+		}
+		if !w.facts.Newer[id] {
+			own = append(own, id)
+		}
+	}
+	return own, nil
+}
+
+// retry revokes some of the remaining leases one by one, each time others. The server tries them again at once, and
+// its error is reported.
+func (w *work) retry(ctx context.Context) error {
+	left := w.facts.Check.Remaining
+	first := w.facts.Check.Idle * retriedAtOnce % len(left)
+	b := w.underWay()
+	for i := range min(retriedAtOnce, len(left)) {
+		if err := w.bulk.RevokeOne(ctx, &w.Spec, left[(first+i)%len(left)], false); err != nil {
+			b = w.remains(err)
+			break
+		}
+		w.facts.Check.Progress = true
+	}
+	w.facts.Check.Helped = true
+	return w.write(ctx, notReady(b))
+}
+
+// force makes the backend forget remaining leases, several at a time.
+func (w *work) force(ctx context.Context) error {
+	left := w.facts.Check.Remaining
+	left = left[:min(len(left), forcedAtOnce)]
+	errs := make([]error, len(left))
+	var wait sync.WaitGroup
+	for worker := range forceWorkers {
+		wait.Go(func() {
+			for i := worker; i < len(left); i += forceWorkers {
+				errs[i] = w.bulk.RevokeOne(ctx, &w.Spec, left[i], true)
+			}
+		})
+	}
+	wait.Wait()
+	b := w.underWay()
+	for i, err := range errs {
+		if err != nil {
+			b = w.remains(err)
+			continue
+		}
+		w.facts.Forced++
+		w.facts.Check.Progress = true
+		log.FromContext(ctx).Info("lease revoked by force", w.logged("lease", left[i])...)
+	}
+	w.facts.Check.Helped = true
+	return w.write(ctx, notReady(b))
+}
+
+// remains is why leases remain.
+func (w *work) remains(err error) lease.Block {
+	w.Recorder.CountRevocation(string(backend.KindOf(err)))
+	b := backend.BlockFor(err)
+	b.Message = w.underWay().Message + " The backend has expired them but cannot delete their accounts: " + b.Message
+	return b
+}
+
+// finish stores that no lease remains.
+func (w *work) finish(ctx context.Context) error {
+	w.Status.CompletedAt = &metav1.Time{Time: w.Clock.Now()}
+	w.Status.RemainingLeases = number(0) // the write after the last check may have failed
+	if err := w.write(ctx, w.result()); err != nil {
+		return err
+	}
+	w.Recorder.CountRevocation("success")
+	log.FromContext(ctx).Info("revoked leases",
+		w.logged("matched", w.Status.MatchedLeases, "dynamicSecrets", w.Status.DynamicSecrets)...)
+	return nil
+}
+
+// remove deletes the object, unless it was written in the meantime.
+func (w *work) remove(ctx context.Context) error {
+	unchanged := client.Preconditions{UID: &w.UID, ResourceVersion: &w.ResourceVersion}
+	err := w.Client.Delete(ctx, w.LeaseRevocation, unchanged)
+	return client.IgnoreNotFound(err)
+}
+
+// atLeast is n, or the earlier number if that is greater.
+func atLeast(before *int64, n int) *int64 {
+	if before != nil && *before > int64(n) {
+		return before
+	}
+	return number(n)
+}
+
+func number(n int) *int64 { return new(int64(n)) }

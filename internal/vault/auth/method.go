@@ -1,0 +1,133 @@
+// Package auth implements the ways to log in to Vault and OpenBao, one file each.
+//
+// To add a method, add a field to v1alpha1.VaultAuth, a file with a constructor, and the constructor to the list below.
+// The same methods log in for an issuance (auth) and for leasekeeper's own work (keeperAuth).
+package auth
+
+import (
+	"context"
+	"time"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+)
+
+// Method is one way to log in.
+type Method interface {
+	// Login logs in. An issuer logs in as the identity, and the token serves one issuance; a keeper ignores the identity.
+	Login(ctx context.Context, r Requester, who backend.Identity) (Token, error)
+
+	// Owns reports whether this method created the token for an object of the owner.
+	Owns(t Description, owner backend.Owner) bool
+
+	// ServiceAccount returns the name of the ServiceAccount that logs in as the identity; empty: the method uses none.
+	// NoServiceAccount: it needs one, and nobody names one.
+	ServiceAccount(who backend.Identity) (string, error)
+
+	// String names the identity whose policies count, such as `role "app"`.
+	String() string
+}
+
+// Requester does for a method what it needs from Vault and from the cluster. Its errors are *backend.Error.
+type Requester interface {
+	// Login sends a login request, at most once. LoginFailed: Vault refused it.
+	Login(ctx context.Context, r Request) (Token, error)
+
+	// SecretToken reads a token from a Secret.
+	SecretToken(ctx context.Context, ref v1alpha1.SecretKeyReference) (string, error)
+
+	// WithServiceAccountToken calls login with a token of the ServiceAccount. If login fails with LoginFailed and the
+	// token came from the cache, it is called again with a new one: the ServiceAccount may have been created again.
+	WithServiceAccountToken(ctx context.Context, sa ServiceAccount, login func(token string) (Token, error)) (Token, error)
+}
+
+// Request is a login request.
+type Request struct {
+	// Path below /v1/.
+	Path string
+	// Token that authenticates the request; empty: none.
+	Token string
+	// Body is sent as JSON.
+	Body any
+	// Action is what the request does, for messages.
+	Action string
+	// Hint is what the user can do if Vault refuses.
+	Hint string
+	// Secrets in the body. No message repeats them.
+	Secrets []string
+}
+
+// ServiceAccount is a ServiceAccount and the audiences of its token.
+type ServiceAccount struct {
+	Namespace, Name string
+	Audiences       []string
+}
+
+// Token is the result of a login.
+type Token struct {
+	// Value is the secret.
+	Value string
+	// Accessor names the token; empty for a batch token.
+	Accessor string
+	// TTL of the token; 0: it does not expire.
+	TTL time.Duration
+	// Renewable as Vault reports it.
+	Renewable bool
+	// LimitedUses is true for a token that serves only some requests.
+	LimitedUses bool
+	// Shared is true for a token that others use as well: it must not be revoked.
+	Shared bool
+	// ConfiguredAt is where the token's type and TTL are configured, for messages.
+	ConfiguredAt string
+}
+
+// Description is what lookup-accessor returns about a token.
+type Description struct {
+	Path string            `json:"path"`
+	Meta map[string]string `json:"meta"`
+}
+
+// use is what a method logs in for.
+type use struct {
+	// keeper is true for leasekeeper's own work.
+	keeper bool
+	// field of the provider's spec, for messages.
+	field string
+	// namespace of a SecretProvider; empty for a ClusterSecretProvider.
+	namespace string
+}
+
+// constructors of the methods. Each returns nil if spec does not choose its method.
+var constructors = []func(spec v1alpha1.VaultAuth, u use) (Method, error){newKubernetes, newToken}
+
+// Issuer returns the method of spec.vault.auth. namespace is that of a SecretProvider.
+func Issuer(spec *v1alpha1.VaultProvider, namespace string) (Method, error) {
+	return choose(spec.Auth, use{field: "auth", namespace: namespace})
+}
+
+// Keeper returns the method of spec.vault.keeperAuth, or of auth if a SecretProvider has no keeperAuth.
+func Keeper(spec *v1alpha1.VaultProvider, namespace string) (Method, error) {
+	if spec.KeeperAuth != nil {
+		return choose(*spec.KeeperAuth, use{keeper: true, field: "keeperAuth", namespace: namespace})
+	}
+	if namespace == "" {
+		return nil, backend.Errorf(backend.Misconfigured, "a ClusterSecretProvider needs keeperAuth: set it")
+	}
+	return choose(spec.Auth, use{keeper: true, field: "auth", namespace: namespace})
+}
+
+func choose(spec v1alpha1.VaultAuth, u use) (Method, error) {
+	for _, construct := range constructors {
+		if m, err := construct(spec, u); m != nil || err != nil {
+			return m, err
+		}
+	}
+	return nil, backend.Errorf(backend.Misconfigured, "%[1]s names no method: set one, such as %[1]s.kubernetes", u.field)
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}

@@ -1,0 +1,218 @@
+package vault
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+)
+
+// newTLSServer is a healthy Vault that does not log clients which do not trust it.
+func newTLSServer(t *testing.T) *httptest.Server {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"initialized":true,"sealed":false,"version":"1.21.0","enterprise":false}`))
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s
+}
+
+func TestTheServersHealth(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer  says
+		kind    backend.ErrorKind
+		server  string
+		version string
+	}{
+		"an active Vault":       {ok(`{"initialized":true,"enterprise":false,"version":"1.21.0"}`), "", KindVault, "1.21.0"},
+		"a later Vault":         {ok(`{"initialized":true,"enterprise":false,"version":"2.0.1"}`), "", KindVault, "2.0.1"},
+		"an old Vault":          {ok(`{"initialized":true,"version":"1.9.3"}`), "", KindVault, "1.9.3"},
+		"OpenBao":               {ok(`{"initialized":true,"version":"2.4.0"}`), "", KindOpenBao, "2.4.0"},
+		"a standby":             {says{status: 429, body: `{"initialized":true,"standby":true,"version":"2.4.0"}`}, "", KindOpenBao, "2.4.0"},
+		"a performance standby": {says{status: 473, body: `{"initialized":true,"enterprise":true,"version":"1.21.0+ent"}`}, "", KindVault, "1.21.0+ent"},
+		"a sealed one":          {says{status: 503, body: `{"initialized":true,"sealed":true,"enterprise":false,"version":"1.21.0"}`}, backend.Unavailable, KindVault, "1.21.0"},
+		"an uninitialised one":  {says{status: 501, body: `{"initialized":false,"sealed":true,"enterprise":false,"version":"1.21.0"}`}, backend.Unavailable, KindVault, "1.21.0"},
+		"a DR secondary":        {says{status: 472, body: `{"initialized":true,"enterprise":true,"version":"1.21.0"}`}, backend.Unavailable, KindVault, "1.21.0"},
+		"not a Vault server":    {ok("hello"), backend.NoResponse, "", ""},
+		"a gateway":             {says{status: 502, body: "x"}, backend.NoResponse, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.server.always("sys/health", test.answer)
+			f.server.always("sys/capabilities-self", ok(`{"request_id":"1","data":{"sys/leases/renew":["update"],"sys/leases/lookup":["root"],"sys/leases/revoke":["create","update"],"auth/token/lookup-accessor":["deny"],"auth/token/renew-accessor":["read"]}}`))
+			got, err := f.Inspect(t.Context())
+			wantKind(t, err, test.kind)
+			if got.ServerKind != test.server || got.Version != test.version {
+				t.Errorf("got %s %s, want %s %s", got.ServerKind, got.Version, test.server, test.version)
+			}
+			if test.kind != "" {
+				return
+			}
+			want := []string{"auth/token/lookup-accessor: update", "auth/token/renew-accessor: update", "auth/token/revoke-accessor: update"}
+			if !reflect.DeepEqual(got.Missing, want) {
+				t.Errorf("missing %q, want %q", got.Missing, want)
+			}
+		})
+	}
+}
+
+func TestAProviderKeepsItsBackendUntilItChanges(t *testing.T) {
+	f := newFixture(t)
+	again, err := f.driver.backendFor(t.Context(), f.provider)
+	if err != nil || again != f.Backend {
+		t.Errorf("another backend for the same provider: %v", err)
+	}
+	f.server.always("sys/leases/lookup", ok(aliveLease))
+	wantKind(t, f.Lookup(t.Context(), record()), "")
+	f.provider.Generation = 2
+	changed, err := f.driver.backendFor(t.Context(), f.provider)
+	if err != nil || changed == f.Backend {
+		t.Errorf("the same backend for a provider that changed: %v", err)
+	}
+	if n := len(f.server.requests("auth/token/revoke-self")); n != 1 {
+		t.Errorf("%d sessions of the old backend were closed, want 1", n)
+	}
+	f.driver.Forget(f.provider)
+	if later, _ := f.driver.backendFor(t.Context(), f.provider); later == changed {
+		t.Error("a forgotten backend was returned")
+	}
+}
+
+func TestTLSMaterialIsReadAgain(t *testing.T) {
+	s := newTLSServer(t)
+	f := newFixture(t)
+	f.kube.configMaps = map[string]*corev1.ConfigMap{"system/ca": {
+		ObjectMeta: metav1.ObjectMeta{UID: "u", ResourceVersion: "1"}, Data: map[string]string{"ca.crt": string(certificate(s))},
+	}}
+	p := f.provider.DeepCopy()
+	p.UID, p.Spec.Vault.Address = "tls", s.URL
+	p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: "ConfigMap", Name: "ca", Namespace: "system"}}
+	first, err := f.driver.backendFor(t.Context(), p)
+	wantNil(t, err)
+	_, err = first.health(t.Context())
+	wantNil(t, err)
+	for range 5 {
+		if again, _ := f.driver.backendFor(t.Context(), p); again != first {
+			t.Fatal("another backend for the same material")
+		}
+	}
+	if f.kube.reads != 1 {
+		t.Errorf("the material was read %d times within a minute, want once", f.kube.reads)
+	}
+	f.clock.SetTime(epoch.Add(2 * time.Minute))
+	f.kube.configMaps["system/ca"].ResourceVersion = "2"
+	if later, _ := f.driver.backendFor(t.Context(), p); later == first {
+		t.Error("the same backend for material that changed")
+	}
+}
+
+func TestAClientCertificateIsPresented(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"initialized":true,"version":"1.21.0"}`))
+	}))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	trusting := func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
+		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: certificate(s)}
+	}
+	_, err := newFixtureAt(t, nil, s.URL, trusting).health(t.Context())
+	wantKind(t, err, backend.TLS)
+	wantText(t, err, "tls.clientCertRef")
+
+	key, err := x509.MarshalPKCS8PrivateKey(s.TLS.Certificates[0].PrivateKey)
+	wantNil(t, err)
+	f := newFixtureAt(t, nil, s.URL, trusting)
+	f.kube.secrets["system/client"] = &corev1.Secret{Data: map[string][]byte{
+		"tls.crt": certificate(s), "tls.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
+	}}
+	f.provider.Generation, f.provider.Spec.Vault.TLS.ClientCertRef = 2, &v1alpha1.SecretReference{Name: "client", Namespace: "system"}
+	b, err := f.driver.backendFor(t.Context(), f.provider)
+	wantNil(t, err)
+	_, err = b.health(t.Context())
+	wantKind(t, err, "")
+}
+
+func TestMissingTLSMaterialIsNamed(t *testing.T) {
+	for name, test := range map[string]struct {
+		tls  v1alpha1.TLSConfig
+		kind backend.ErrorKind
+		text string
+	}{
+		"no ConfigMap":   {v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: "ConfigMap", Name: "ca", Namespace: "system"}}, backend.Misconfigured, `ConfigMap "ca" in namespace "system"`},
+		"no key":         {v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Name: "root", Namespace: "system", Key: "bundle"}}, backend.Misconfigured, `no key "bundle"`},
+		"no certificate": {v1alpha1.TLSConfig{CABundle: []byte("x")}, backend.TLS, "tls.caBundle"},
+		"no client key":  {v1alpha1.TLSConfig{ClientCertRef: &v1alpha1.SecretReference{Name: "root", Namespace: "system"}}, backend.Misconfigured, `no key "tls.crt"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.provider.Generation, f.provider.Spec.Vault.TLS = 2, &test.tls
+			_, err := f.driver.backendFor(t.Context(), f.provider)
+			wantKind(t, err, test.kind)
+			wantText(t, err, test.text)
+		})
+	}
+}
+
+func TestRequestsAreCountedByResult(t *testing.T) {
+	f := newFixture(t)
+	registry := prometheus.NewRegistry()
+	metrics := backend.NewMetrics(registry)
+	wrapped := metrics.Wrap(f.Backend, f.provider)
+	f.server.inTurn("sys/leases/lookup", ok(aliveLease), errs(400, "invalid lease"), errs(400, "invalid lease"))
+	for range 3 {
+		_ = wrapped.Lookup(t.Context(), record())
+	}
+	want := map[string]float64{
+		"operation=lookup provider=vault provider_kind=ClusterSecretProvider result=Gone":    2,
+		"operation=lookup provider=vault provider_kind=ClusterSecretProvider result=success": 1,
+	}
+	if got := counters(t, registry); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	metrics.Forget(f.provider)
+	if got := counters(t, registry); len(got) != 0 {
+		t.Errorf("a provider that is gone still has series: %v", got)
+	}
+}
+
+func counters(t *testing.T, registry *prometheus.Registry) map[string]float64 {
+	families, err := registry.Gather()
+	wantNil(t, err)
+	found := map[string]float64{}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			var labels []string
+			for _, pair := range metric.GetLabel() {
+				labels = append(labels, pair.GetName()+"="+pair.GetValue())
+			}
+			if metric.GetCounter() != nil {
+				found[strings.Join(labels, " ")] = metric.GetCounter().GetValue()
+			}
+		}
+	}
+	return found
+}
+
+func wantNil(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

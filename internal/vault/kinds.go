@@ -1,0 +1,113 @@
+package vault
+
+import (
+	"encoding/json"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+)
+
+// The fields of a static role (database, ldap) that count down or change with each rotation.
+const (
+	fieldTTL          = "ttl"
+	fieldLastRotation = "last_vault_rotation"
+)
+
+// classify sets the kind of the response, its term, and how it can be revoked. fields are those of the secret.
+//
+// Only an expiry that the engine computed counts, so KV secrets come first: a certificate or a JWT that a user stored
+// in KV says nothing about the secret, and nothing would be gained by reading it again before it expires.
+func classify(
+	into *backend.Response, r rawResponse, a response, req *v1alpha1.VaultRequest, fields map[string]json.RawMessage,
+) error {
+	if a.LeaseID != "" {
+		into.Kind, into.LeaseID = v1alpha1.ResponseLeased, a.LeaseID
+		into.Term.Duration, into.Term.Renewable = seconds(a.LeaseDuration), a.Renewable
+		return nil
+	}
+	if _, ok := kv2(a); ok {
+		into.Kind = v1alpha1.ResponseStatic
+		return nil
+	}
+	if duration := seconds(a.LeaseDuration); duration > 0 {
+		// Vault registers a lease for every response that has a duration, except for those of KV version 1
+		// (handleRequest in vault/request_handling.go). So this is KV version 1. The duration is the secret's own ttl, or
+		// the default of the engine.
+		into.Kind, into.Term.Duration = v1alpha1.ResponseStatic, duration
+		return nil
+	}
+	if ttl, ok := scheduled(fields); ok {
+		into.Kind, into.Term.Duration = v1alpha1.ResponseScheduled, ttl
+		into.Volatile = []string{fieldTTL, fieldLastRotation}
+		return nil
+	}
+	if v, ok := findValidity(fields); ok {
+		return expiring(into, r, req, fields, v)
+	}
+	into.Kind = v1alpha1.ResponseStatic
+	// The engines at these fixed paths store what users wrote.
+	stored := strings.HasPrefix(req.Path, "identity/") || strings.HasPrefix(req.Path, "cubbyhole/")
+	into.UnknownExpiry = !stored
+	return nil
+}
+
+// scheduled reads when Vault rotates the credential of a static role.
+func scheduled(fields map[string]json.RawMessage) (time.Duration, bool) {
+	var ttl json.Number
+	if isNull(fields[fieldLastRotation]) || isNull(fields[fieldTTL]) || json.Unmarshal(fields[fieldTTL], &ttl) != nil {
+		return 0, false
+	}
+	return seconds(ttl), true
+}
+
+// expiring sets what a response without a lease needs that expires.
+//
+// The duration must not be too long, whatever the clocks of Vault and of this machine show. The expiry is a time of
+// Vault's clock; to subtract the local time from it trusts that both agree. The time since notBefore, or iat, is a
+// difference of Vault's own clock, but engines set notBefore 30 s or more into the past, so it alone would be too long.
+// The shorter of the two is used. If that is not positive, the clocks disagree by more than the credential's life, or
+// Vault returned an expired credential; to use it would replace it again and again.
+func expiring(
+	into *backend.Response, r rawResponse, req *v1alpha1.VaultRequest, fields map[string]json.RawMessage, v validity,
+) error {
+	remaining := v.until.Sub(r.receivedAt)
+	if !v.from.IsZero() {
+		remaining = min(remaining, v.until.Sub(v.from))
+	}
+	if remaining <= 0 {
+		return backend.Errorf(backend.InvalidResponse, "the response for %q expired at %s, which has passed: "+
+			"compare the clocks of Vault and of this cluster, and check the role's TTL",
+			req.Path, v.until.UTC().Format(time.RFC3339))
+	}
+	into.Kind = v1alpha1.ResponseExpiring
+	into.Term.Duration = min(remaining, maxSeconds*time.Second)
+	if serial, ok := certificateSerial(req.Path, fields); ok {
+		into.Revocable = true
+		into.Identify = func(rec *v1alpha1.LeaseRecord) {
+			if rec.Vault != nil {
+				block := *rec.Vault // another record may share it
+				block.SerialNumber = serial
+				rec.Vault = &block
+			}
+		}
+	}
+	return nil
+}
+
+// certificatePath matches the paths of the pki engine that sign certificates, and captures the mount.
+var certificatePath = regexp.MustCompile(`^(.+?)(?:/issuer/[^/]+)?/(?:issue|sign|sign-verbatim)(?:/[^/]+)?$`)
+
+// serialNumber is the format of the pki engine: pairs of hexadecimal digits.
+var serialNumber = regexp.MustCompile(`^[0-9a-f]{2}(:[0-9a-f]{2}){0,31}$`)
+
+// certificateSerial returns the serial number of a certificate that the pki engine signed.
+func certificateSerial(path string, fields map[string]json.RawMessage) (string, bool) {
+	var serial string
+	if isNull(fields["certificate"]) || readString(fields["serial_number"], &serial) != nil {
+		return "", false
+	}
+	return serial, serialNumber.MatchString(serial) && certificatePath.MatchString(path)
+}
