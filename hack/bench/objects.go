@@ -54,7 +54,7 @@ func (s *site) deleteObjects(ctx context.Context, n int) error {
 	})
 }
 
-// awaitNothingLeft gives what is left a minute to disappear: Vault revokes the leases of a revoked token later.
+// awaitNothingLeft waits up to a minute for the leases to disappear: Vault revokes those of a revoked token later.
 func (s *site) awaitNothingLeft(ctx context.Context) (left leftovers, err error) {
 	for range 60 {
 		left, err = s.countLeftovers(ctx)

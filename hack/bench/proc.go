@@ -21,7 +21,7 @@ func cpuSeconds(pid int) float64 {
 }
 
 // otherSeconds is the CPU time that the machine has spent since its start, apart from this process and its children. A
-// difference of two tells how much other programs disturbed what was measured in between.
+// difference between two shows how much other programs disturbed the measurement.
 func otherSeconds() float64 {
 	text, _ := os.ReadFile("/proc/stat")
 	others := parseBusySeconds(string(text))

@@ -79,7 +79,7 @@ func (s *site) syncStep(ctx context.Context, r *result) (err error) {
 	return err
 }
 
-// deletionStep deletes the objects, waits until all are gone and counts what is left of them.
+// deletionStep deletes the objects, waits until all are gone and counts the leases and tokens that remain.
 func (s *site) deletionStep(ctx context.Context, r *result) (err error) {
 	t, err := startTracker(ctx, s.plane.Config)
 	if err != nil {
