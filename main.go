@@ -135,7 +135,7 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	changes := controllers.NewProviderChanges()
-	backends := backend.NewRegistry(backend.NewMetrics(metrics.Registry))
+	backends := backend.NewRegistry(backend.NewLimits(now, f.concurrency), backend.NewMetrics(metrics.Registry))
 	backends.Register("vault", vault.NewDriver(vault.Options{
 		Changed:      changes.Note,
 		Clock:        now,

@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // ErrorKind says what follows from an error of a Backend.
@@ -15,6 +16,8 @@ const (
 	// Unavailable: the request did not reach the backend (connection refused), or the backend responded that it
 	// serves nothing now: sealed, standby, rate-limited.
 	Unavailable ErrorKind = "Unavailable"
+	// Busy: the request was not sent, because others are in progress. It is no failure; try again soon.
+	Busy ErrorKind = "Busy"
 	// Failed: the backend responded with an error of its own, such as a database that is down.
 	Failed ErrorKind = "Failed"
 	// Denied: the policy does not permit the request. The message names the missing line.
@@ -46,6 +49,8 @@ const (
 type Error struct {
 	Kind    ErrorKind
 	Message string
+	// RetryAfter is when to try again if the request was not sent for the sake of others; 0: after a growing pause.
+	RetryAfter time.Duration
 	// Err is the cause; nil: none. It is for errors.Is and is not printed.
 	Err error
 }

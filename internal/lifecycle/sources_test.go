@@ -65,7 +65,7 @@ func (*stubDriver) Close(context.Context) error { return nil }
 
 // registryOf makes a registry whose only driver is the stub.
 func registryOf(d backend.Driver) *backend.Registry {
-	r := backend.NewRegistry(nil)
+	r := backend.NewRegistry()
 	r.Register("vault", d)
 	return r
 }
