@@ -16,6 +16,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/provider"
 )
 
 // Recorder reports operations and transitions as events and metrics.
@@ -161,7 +162,7 @@ func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, p := range c.providers() {
 		is := 0.0
-		if Ready(p).Status == metav1.ConditionTrue {
+		if provider.Ready(p).Status == metav1.ConditionTrue {
 			is = 1
 		}
 		ch <- prometheus.MustNewConstMetric(descReady, prometheus.GaugeValue, is, p.Kind(), backend.MetricName(p))
@@ -187,12 +188,4 @@ func (c *leaseCollector) providers() (all []v1alpha1.Provider) {
 		all = append(all, &namespaced.Items[i])
 	}
 	return all
-}
-
-// Ready is the provider's Ready condition; the zero value if it has none yet.
-func Ready(p v1alpha1.Provider) metav1.Condition {
-	if c := meta.FindStatusCondition(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition); c != nil {
-		return *c
-	}
-	return metav1.Condition{}
 }

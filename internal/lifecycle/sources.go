@@ -21,6 +21,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/provider"
 )
 
 // Indexes of DynamicSecrets in the cache.
@@ -150,9 +151,9 @@ func (s *providerSources) block(
 // NotReady returns why a provider cannot be used; nil: it can. The name is for the message.
 func NotReady(p v1alpha1.Provider, name string) *lease.Block {
 	st := p.ProviderStatus()
-	ready := meta.FindStatusCondition(st.Conditions, v1alpha1.ReadyCondition)
+	ready := provider.Ready(p)
 	switch {
-	case ready == nil || st.ObservedGeneration != p.GetGeneration():
+	case ready.Status == "" || st.ObservedGeneration != p.GetGeneration():
 		return &lease.Block{Reason: v1alpha1.ReasonProviderNotReady, Message: name + " has not been checked yet."}
 	case ready.Status != metav1.ConditionTrue:
 		return &lease.Block{Reason: v1alpha1.ReasonProviderNotReady, Message: name + " is not ready: " + ready.Message,

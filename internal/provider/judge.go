@@ -70,8 +70,8 @@ func lacks(identity string, permissions []string) string {
 	return subject + " lacks these permissions: " + strings.Join(permissions, "; ") + "."
 }
 
-// readyCondition of a provider; the zero value if it has none yet.
-func readyCondition(p v1alpha1.Provider) metav1.Condition {
+// Ready is the Ready condition of a provider; the zero value if it has none yet.
+func Ready(p v1alpha1.Provider) metav1.Condition {
 	if c := meta.FindStatusCondition(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition); c != nil {
 		return *c
 	}
