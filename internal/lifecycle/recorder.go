@@ -117,7 +117,7 @@ var (
 		"When the first credential of a DynamicSecret expires unless its lease is renewed, in seconds since 1970.",
 		[]string{"namespace", "name"}, nil)
 	descRecords = prometheus.NewDesc("leasekeeper_lease_records",
-		"Records in the ledgers, by state: attempt, live, retiring.", []string{"state"}, nil)
+		"Records in the ledgers of what can be revoked, by state: attempt, live, retiring.", []string{"state"}, nil)
 	descHandover = prometheus.NewDesc("leasekeeper_handover_start_timestamp_seconds",
 		"When the current hand-over of a DynamicSecret started, in seconds since 1970. Absent: it is complete.",
 		[]string{"namespace", "name"}, nil)
@@ -149,7 +149,7 @@ func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 			ch <- timestamp(descHandover, h.PublishedAt.Time, d)
 		}
 		for j := range d.Status.Leases {
-			if lease.Leased(&d.Status.Leases[j]) {
+			if lease.Revocable(&d.Status.Leases[j]) {
 				live++
 			}
 		}

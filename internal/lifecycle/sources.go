@@ -174,7 +174,12 @@ func (s *providerSources) allowed(ctx context.Context, namespace string, p v1alp
 	}
 	ns := &metav1.PartialObjectMetadata{}
 	ns.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
-	if err := s.cache.Get(ctx, types.NamespacedName{Name: namespace}, ns); err != nil {
+	err = s.cache.Get(ctx, types.NamespacedName{Name: namespace}, ns)
+	if apierrors.IsNotFound(err) {
+		// The cache is behind. The error must not look like that of a DynamicSecret that does not exist.
+		return false, fmt.Errorf("the cache does not have namespace %s yet", namespace)
+	}
+	if err != nil {
 		return false, err
 	}
 	return selector.Matches(labels.Set(ns.Labels)), nil
@@ -272,12 +277,13 @@ func (s *providerSources) sealedFor(d *v1alpha1.DynamicSecret, key string) bool 
 	return false
 }
 
-// ledgerKeys identify the session and the lease of a record, and their server.
+// ledgerKeys identify the session and the lease of a record, and their server. An address with a slash at its end is the
+// same server as one without.
 func ledgerKeys(rec *v1alpha1.LeaseRecord) []string {
 	var keys []string
 	where := rec.Provider.Kind + "|" + rec.Provider.Name
 	if rec.Vault != nil {
-		where = rec.Vault.Address // two providers may use the same server
+		where = strings.TrimRight(rec.Vault.Address, "/") // two providers may use the same server
 	}
 	if handle := rec.Handle(); handle != "" {
 		keys = append(keys, where+"|handle|"+handle)
