@@ -46,6 +46,8 @@ const (
 type Error struct {
 	Kind    ErrorKind
 	Message string
+	// Missing are the permissions that a Denied request lacks, as in Report.Missing. They may be only in Message.
+	Missing []string
 	// Err is the cause; nil: none. It is for errors.Is and is not printed.
 	Err error
 }
@@ -66,4 +68,13 @@ func KindOf(err error) ErrorKind {
 		return e.Kind
 	}
 	return NoResponse
+}
+
+// MissingFrom returns the permissions that a Denied request lacks; empty: none, or only the message names them.
+func MissingFrom(err error) []string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Missing
+	}
+	return nil
 }

@@ -95,7 +95,7 @@ func TestIncompleteKeeperPolicyIssuesNothing(t *testing.T) {
 	r := newRig(t, shared, withOwnKeeper(), withProxy())
 	r.keeperMay(policyWithout("auth/token/revoke-accessor", "sys/leases/revoke"))
 	mark := r.vaultMark()
-	message := r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonKeeperPolicyIncomplete)
+	message := r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonPolicyIncomplete)
 	want := []string{"auth/token/revoke-accessor: update", "sys/leases/revoke: update"}
 	if got := r.provider().Status.MissingCapabilities; !slices.Equal(got, want) {
 		t.Errorf("missing: %q, want %q", got, want)
@@ -126,7 +126,7 @@ func TestKeeperPolicyLossLeavesLeasesAlone(t *testing.T) {
 	r.keeperMay(testbed.KeeperPolicy)
 	before := r.ready("orders")
 	r.keeperMay(policyWithout("sys/leases/revoke"))
-	r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonKeeperPolicyIncomplete)
+	r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonPolicyIncomplete)
 	r.annotate(v1alpha1.RenewRequestedAtAnnotation, "now")
 	after := r.untilRenewedFor("now")
 	ready := meta.IsStatusConditionTrue(after.Status.Conditions, v1alpha1.ReadyCondition)
@@ -152,7 +152,7 @@ func TestSecretProviderWithoutKeeperReportsMissingLines(t *testing.T) {
 	r := newRig(t, shared)
 	p := r.namespacedProvider()
 	r.create(p)
-	message := untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonNoKeeper)
+	message := untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonUnattended)
 	want := []string{
 		"auth/token/lookup-accessor: update", "auth/token/renew-accessor: update", "auth/token/revoke-accessor: update",
 		"sys/leases/revoke: update",
@@ -173,7 +173,7 @@ func TestSecretProviderWithoutKeeperReportsMissingLines(t *testing.T) {
 	r.must(r.login(r.target("orders")))
 	r.allowKeeping() // so that the lease can be revoked
 	r.eventually("nothing to be missing", func() bool {
-		message = untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonNoKeeper)
+		message = untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonUnattended)
 		return len(p.Status.MissingCapabilities) == 0
 	})
 	if want := r.Vault.Address + " is reachable. " + withoutKeeper; message != want {

@@ -34,12 +34,12 @@ func verdict(report backend.Report, err error) lease.Summary {
 		b := backend.BlockFor(err)
 		return lease.Summary{Reason: b.Reason, Message: b.Message, Stalled: b.Stalled}
 	case len(report.Missing) > 0 && !report.Unattended:
-		return lease.Summary{Reason: v1alpha1.ReasonKeeperPolicyIncomplete, Stalled: true,
+		return lease.Summary{Reason: v1alpha1.ReasonPolicyIncomplete, Stalled: true,
 			Message: lacks(report.Identity, report.Missing) + " Nothing is issued, because it could not be revoked."}
 	}
 	s := lease.Summary{Ready: true, Reason: v1alpha1.ReasonReachable, Message: reachable(report)}
 	if report.Unattended {
-		s.Reason = v1alpha1.ReasonNoKeeper
+		s.Reason = v1alpha1.ReasonUnattended
 	}
 	return s
 }
