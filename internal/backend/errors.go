@@ -51,6 +51,8 @@ type Error struct {
 	Message string
 	// RetryAfter is when to try again if the request was not sent for the sake of others; 0: after a growing pause.
 	RetryAfter time.Duration
+	// Missing are the permissions that a Denied request lacks, as in Report.Missing. They may be only in Message.
+	Missing []string
 	// Err is the cause; nil: none. It is for errors.Is and is not printed.
 	Err error
 }
@@ -71,4 +73,13 @@ func KindOf(err error) ErrorKind {
 		return e.Kind
 	}
 	return NoResponse
+}
+
+// MissingFrom returns the permissions that a Denied request lacks; empty: none, or only the message names them.
+func MissingFrom(err error) []string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Missing
+	}
+	return nil
 }
