@@ -65,7 +65,8 @@ type flags struct {
 
 func parse() flags {
 	var f flags
-	flag.StringVar(&f.metricsAddress, "metrics-bind-address", ":8080", "Address of the metrics endpoint; 0 disables it.")
+	flag.StringVar(&f.metricsAddress, "metrics-bind-address", ":8080",
+		"Address of the metrics endpoint; 0 disables it.")
 	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081",
 		"Address of the health and readiness endpoints.")
 	flag.BoolVar(&f.leaderElect, "leader-elect", true, "Elect a leader, so that one replica works at a time.")
@@ -83,8 +84,9 @@ func parse() flags {
 	flag.DurationVar(&f.kubeTimeout, "kube-api-timeout", 30*time.Second,
 		"Time-out of a request to the API server, except watches.")
 	flag.DurationVar(&f.requestLimit, "request-limit", 150*time.Second,
-		"How long a backend may continue with an issuance after leasekeeper has stopped waiting. It must be at least one "+
-			"and a half times Vault's max_request_duration (90s): the clocks of replicas may differ by a fifth of it.")
+		"How long a backend may continue with an issuance after leasekeeper has stopped waiting. It must be at least "+
+			"one and a half times Vault's max_request_duration (90s): the clocks of replicas may differ by a fifth "+
+			"of it.")
 	flag.DurationVar(&f.backendTimeout, "backend-timeout", 10*time.Second,
 		"Time-out of a request to a backend, except issuances.")
 	flag.DurationVar(&f.issueTimeout, "issue-timeout", time.Minute, "Time-out of an issuance.")
@@ -95,11 +97,11 @@ func parse() flags {
 	flag.DurationVar(&f.verifyInterval, "verify-interval", 30*time.Second,
 		"Pause between two checks of all leases, which detect leases that somebody else revoked.")
 	flag.BoolVar(&f.rollout, "rollout", false,
-		"Restart workloads as spec.rollout requests. It requires permission to list and patch them: rollout.enabled in the "+
-			"chart.")
+		"Restart workloads as spec.rollout requests. It requires permission to list and patch them: rollout.enabled "+
+			"in the chart.")
 	flag.DurationVar(&f.rolloutWindow, "rollout-window", 30*time.Second,
-		"How long a workload that uses several Secrets waits until the others are replaced too, so that it restarts once. "+
-			"It waits less if the old lease ends earlier.")
+		"How long a workload that uses several Secrets waits until the others are replaced too, so that it restarts "+
+			"once. It waits less if the old lease ends earlier.")
 	flag.BoolVar(&f.printVersion, "version", false, "Print the version and exit.")
 	f.log.BindFlags(flag.CommandLine)
 	flag.Parse()
@@ -175,18 +177,20 @@ func loadSealKey(ctx context.Context, mgr ctrl.Manager, f flags) ([]byte, error)
 	if namespace == "" {
 		text, err := os.ReadFile("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 		if err != nil {
-			ctrl.Log.Info("ledger records are not sealed: the manager's namespace is unknown; set --leader-election-namespace")
+			ctrl.Log.Info("ledger records are not sealed: the manager's namespace is unknown; " +
+				"set --leader-election-namespace")
 			return nil, nil
 		}
 		namespace = strings.TrimSpace(string(text))
 	}
-	// Wait for an API server that is unavailable for a moment: each restart of the container takes longer than the last.
+	// Wait for an API server that is briefly unavailable: each restart of the container takes longer than the last.
 	var key []byte
 	var last error
-	err := wait.PollUntilContextTimeout(ctx, time.Second, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+	load := func(ctx context.Context) (bool, error) {
 		key, last = lifecycle.LoadSealKey(ctx, mgr.GetAPIReader(), mgr.GetClient(), namespace)
 		return last == nil, nil
-	})
+	}
+	err := wait.PollUntilContextTimeout(ctx, time.Second, 30*time.Second, true, load)
 	return key, errors.Join(err, last)
 }
 

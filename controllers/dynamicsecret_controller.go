@@ -84,12 +84,15 @@ func (r *DynamicSecretReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	to := func(affected func(context.Context, client.Object) []v1alpha1.DynamicSecret) byUrgency {
 		return byUrgency{clock: r.Clock, affected: affected}
 	}
+	changed := predicate.Or(
+		r.observed(), predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, deletionBegan,
+	)
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("dynamicsecret").
-		Watches(&v1alpha1.DynamicSecret{}, to(itself), builder.WithPredicates(predicate.Or(
-			r.observed(), predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, deletionBegan))).
+		Watches(&v1alpha1.DynamicSecret{}, to(itself), builder.WithPredicates(changed)).
 		WatchesMetadata(&corev1.Secret{}, to(r.writersOf)).
-		WatchesMetadata(&corev1.Namespace{}, to(r.inNamespace), builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		WatchesMetadata(&corev1.Namespace{}, to(r.inNamespace),
+			builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(&v1alpha1.SecretProvider{}, to(r.usersOf), builder.WithPredicates(readinessChanged)).
 		Watches(&v1alpha1.ClusterSecretProvider{}, to(r.usersOf), builder.WithPredicates(readinessChanged)).
 		WatchesRawSource(ctrlsource.Channel(r.Verifier.Found(), to(itself))).

@@ -56,7 +56,8 @@ func names(objects []v1alpha1.DynamicSecret) []string {
 }
 
 func TestSecretAffectsItsWriters(t *testing.T) {
-	r := reconcilerOn(t, object("shop", "orders", "db"), object("shop", "rival", "db"), object("shop", "renamed", "other"),
+	r := reconcilerOn(t, object("shop", "orders", "db"), object("shop", "rival", "db"),
+		object("shop", "renamed", "other"),
 		object("bank", "orders", "db"))
 	secret := func(controllerKind, controller string) *metav1.PartialObjectMetadata {
 		m := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "db"}}
@@ -102,7 +103,8 @@ func TestProviderAffectsItsUsers(t *testing.T) {
 	}{
 		{&v1alpha1.ClusterSecretProvider{ObjectMeta: metav1.ObjectMeta{Name: "vault"}},
 			[]string{"bank/orders", "shop/former", "shop/orders"}},
-		{&v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "vault"}}, []string{"shop/own"}},
+		{&v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "vault"}},
+			[]string{"shop/own"}},
 		{&v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Namespace: "bank", Name: "vault"}}, nil},
 		{&v1alpha1.DynamicSecret{}, nil},
 	} {
@@ -151,12 +153,14 @@ func TestReadinessChanged(t *testing.T) {
 		}), false},
 		{"no longer ready", provider(), provider(down), true},
 		{"ready again", provider(down), provider(), true},
-		{"another message while not ready", provider(down), provider(ready(metav1.ConditionFalse, "it is sealed")), true},
+		{"another message while not ready",
+			provider(down), provider(ready(metav1.ConditionFalse, "it is sealed")), true},
 		{"another spec", provider(), provider(changed), true},
 		{"the deletion began", provider(), provider(deleting), true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := readinessChanged.Update(event.UpdateEvent{ObjectOld: c.before, ObjectNew: c.after}); got != c.want {
+			update := event.UpdateEvent{ObjectOld: c.before, ObjectNew: c.after}
+			if got := readinessChanged.Update(update); got != c.want {
 				t.Errorf("passed: %t, want %t", got, c.want)
 			}
 		})

@@ -43,7 +43,8 @@ func TestProviderEnqueuesItsUnfinishedRevocations(t *testing.T) {
 			got += request.Name
 		}
 		if got != c.want {
-			t.Errorf("%T %s/%s enqueues %q, want %q", c.provider, c.provider.GetNamespace(), c.provider.GetName(), got, c.want)
+			t.Errorf("%T %s/%s enqueues %q, want %q",
+				c.provider, c.provider.GetNamespace(), c.provider.GetName(), got, c.want)
 		}
 	}
 }

@@ -11,8 +11,8 @@ const (
 	ReconcilingCondition = "Reconciling"
 	// StalledCondition is True if nothing improves until a person changes something; the message says what.
 	StalledCondition = "Stalled"
-	// LeasedCondition is True while a credential in the Secret has a live lease. It is False with reason NotLeased if no
-	// response has a lease. It is present after the first issuance.
+	// LeasedCondition is True while a credential in the Secret has a live lease. It is False with reason NotLeased if
+	// no response has a lease. It is present after the first issuance.
 	LeasedCondition = "Leased"
 	// RotatedCondition is True once the last hand-over is complete: the consumers use the new credential, and the old
 	// lease was revoked only after that. It is present after the first replacement.
@@ -36,8 +36,8 @@ const (
 	ReasonPublishing = "Publishing"
 	// ReasonPublishFailed: the API server did not store the Secret; leasekeeper retries with the same credential.
 	ReasonPublishFailed = "PublishFailed"
-	// ReasonReplacing: a new credential is due, because the old one cannot be renewed further, its Secret was deleted or
-	// edited, its request has changed, or somebody requested a rotation.
+	// ReasonReplacing: a new credential is due, because the old one cannot be renewed further, its Secret was deleted
+	// or edited, its request has changed, or somebody requested a rotation.
 	ReasonReplacing = "Replacing"
 	// ReasonRenewing: a lease, or the session that issued it, is due for renewal, and the renewal has failed so far.
 	ReasonRenewing = "Renewing"
@@ -102,9 +102,10 @@ const (
 	ReasonTargetRejected = "TargetRejected"
 	// ReasonRetiringFull: status.retiring is full; nothing is issued until the backend has revoked some of it.
 	ReasonRetiringFull = "RetiringFull"
-	// ReasonInvalidWindow: spec.rotation.windows has an invalid schedule or time zone. It blocks the first issuance only.
+	// ReasonInvalidWindow: a schedule or time zone in spec.rotation.windows is invalid. It blocks the first issuance
+	// only.
 	ReasonInvalidWindow = "InvalidWindow"
-	// ReasonLedgerMismatch: the ledger names a session or lease that is not this object's; leasekeeper does not act on it.
+	// ReasonLedgerMismatch: the ledger names a session or lease of another object. leasekeeper does not act on it.
 	ReasonLedgerMismatch = "LedgerMismatch"
 
 	// ReasonPathNotFound: the backend has nothing at the path.

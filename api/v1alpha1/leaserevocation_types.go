@@ -71,8 +71,8 @@ type VaultRevocation struct {
 	// +kubebuilder:validation:MaxLength=512
 	Prefix string `json:"prefix,omitempty"`
 
-	// Force makes Vault forget leases that it could not revoke for some seconds (revoke-force). Their database users may
-	// stay alive, and nothing tracks them any more. Use it for a database that is gone for good. It must be confirmed.
+	// Force makes Vault forget leases that it could not revoke for some seconds (revoke-force). Their database users
+	// may stay alive, and nothing tracks them any more. Use it if the database is gone for good. Requires confirm.
 	// +optional
 	Force bool `json:"force,omitempty"`
 }
@@ -154,8 +154,8 @@ type LeaseRevocationStatus struct {
 	// +optional
 	DynamicSecrets *int64 `json:"dynamicSecrets,omitempty"`
 
-	// AcceptedAt is when the backend accepted the revocation. The leases have expired then and cannot be renewed, and the
-	// backend deletes their accounts in the background.
+	// AcceptedAt is when the backend accepted the revocation. The leases have expired then and cannot be renewed, and
+	// the backend deletes their accounts in the background.
 	// +optional
 	AcceptedAt *metav1.Time `json:"acceptedAt,omitempty"`
 

@@ -44,7 +44,7 @@ type DynamicSecretStatus struct {
 	// +listType=atomic
 	Retiring []LeaseRecord `json:"retiring,omitempty"`
 
-	// Secret is what was written last, or is being written.
+	// Secret is the Secret as leasekeeper last wrote it, or is writing it now.
 	// +optional
 	Secret *SecretStatus `json:"secret,omitempty"`
 
@@ -52,7 +52,7 @@ type DynamicSecretStatus struct {
 	// +optional
 	Handover *HandoverStatus `json:"handover,omitempty"`
 
-	// GrantEndedAt is when the lease of an object with reissue: Never ended.
+	// GrantEndedAt is when the lease ended, for an object with reissue: Never.
 	// +optional
 	GrantEndedAt *metav1.Time `json:"grantEndedAt,omitempty"`
 
@@ -60,7 +60,7 @@ type DynamicSecretStatus struct {
 	// +optional
 	NextAction string `json:"nextAction,omitempty"`
 
-	// NextActionAt is when it does that.
+	// NextActionAt is the time of the next action.
 	// +optional
 	NextActionAt *metav1.Time `json:"nextActionAt,omitempty"`
 
@@ -86,7 +86,7 @@ type IssuanceAttempt struct {
 	Records []LeaseRecord `json:"records"`
 }
 
-// HandoverStatus is the progress of the consumers towards the credential that was published last.
+// HandoverStatus is the progress of the consumers towards the last published credential.
 type HandoverStatus struct {
 	// Stamp is the value that the pod templates of the consumers have once they use this credential. It is derived from
 	// the digest of the Secret.
@@ -176,7 +176,7 @@ type LeaseRecord struct {
 	// +optional
 	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
 
-	// DurationSeconds is what the backend granted last, in seconds.
+	// DurationSeconds is the duration of the last grant of the backend, in seconds.
 	// +optional
 	DurationSeconds int64 `json:"durationSeconds,omitempty"`
 
@@ -237,7 +237,7 @@ type SessionTerm struct {
 	// ExpiresAt is when the session expires unless it is extended.
 	ExpiresAt metav1.Time `json:"expiresAt"`
 
-	// DurationSeconds is what was granted to the session last, in seconds.
+	// DurationSeconds is the duration of the last grant to the session, in seconds.
 	// +optional
 	DurationSeconds int64 `json:"durationSeconds,omitempty"`
 
@@ -304,14 +304,14 @@ type ProviderIdentity struct {
 	UID types.UID `json:"uid,omitempty"`
 }
 
-// SecretStatus is the Secret that was written last, or is being written.
+// SecretStatus is the Secret as leasekeeper last wrote it, or is writing it now.
 type SecretStatus struct {
 	// Name of the Secret.
 	Name string `json:"name"`
 	// UID of the Secret; empty until it is written for the first time.
 	// +optional
 	UID types.UID `json:"uid,omitempty"`
-	// ResourceVersion of the Secret as it was written last; empty while the data of Digest are still to be written.
+	// ResourceVersion of the Secret after the last write; empty until the data of Digest is written.
 	// +optional
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 	// Digest of the data that leasekeeper wrote, salted with bytes that only the Secret contains.

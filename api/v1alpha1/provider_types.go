@@ -50,8 +50,8 @@ type VaultProvider struct {
 	Auth VaultAuth `json:"auth"`
 
 	// KeeperAuth is the identity that renews, looks up and revokes leases: leasekeeper itself. Required on a
-	// ClusterSecretProvider. A SecretProvider may omit it. Then leasekeeper uses auth, as far as its policy permits, and
-	// only until the namespace is deleted.
+	// ClusterSecretProvider. A SecretProvider may omit it. Then leasekeeper uses auth, as far as its policy permits,
+	// and only until the namespace is deleted.
 	// +optional
 	KeeperAuth *VaultAuth `json:"keeperAuth,omitempty"`
 }

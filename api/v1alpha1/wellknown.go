@@ -1,7 +1,7 @@
 package v1alpha1
 
 const (
-	// Finalizer keeps a DynamicSecret until its Secret is deleted and every record of its ledger is revoked or abandoned.
+	// Finalizer keeps a DynamicSecret until its Secret is deleted and each record of its ledger revoked or abandoned.
 	Finalizer = "leasekeeper.io/lease"
 	// ProviderFinalizer keeps a provider until no ledger names it.
 	ProviderFinalizer = "leasekeeper.io/in-use"
@@ -10,8 +10,8 @@ const (
 	// too long for a label, a prefix and a hash of it.
 	OwnerLabel = "leasekeeper.io/dynamic-secret"
 
-	// DigestSaltAnnotation is set on the Secret. It contains the random salt of status.secret.digest, so that somebody who
-	// can read the status, but not the Secret, cannot guess values.
+	// DigestSaltAnnotation is set on the Secret. It contains the random salt of status.secret.digest, so that somebody
+	// who can read the status, but not the Secret, cannot guess values.
 	DigestSaltAnnotation = "leasekeeper.io/digest-salt"
 	// AppliedAnnotation is set on the Secret. It lists the keys, labels and annotations that leasekeeper wrote, so that
 	// leasekeeper removes those that it no longer writes and keeps those of others.

@@ -19,7 +19,8 @@ func TestRequestsAreToldApart(t *testing.T) {
 		{User: managerUser, Verb: "create", Resource: "serviceaccounts", Subresource: "token", Code: 201},
 		{User: managerUser, Verb: "watch", Resource: "dynamicsecrets", Code: 200},
 		{User: managerUser, Verb: "update", Resource: "leases", Code: 200},
-		{User: "system:serviceaccount:kube-system:vault-token-reviewer", Verb: "create", Resource: "tokenreviews", Code: 201},
+		{User: "system:serviceaccount:kube-system:vault-token-reviewer",
+			Verb: "create", Resource: "tokenreviews", Code: 201},
 		{User: "admin", Verb: "create", Resource: "dynamicsecrets", Code: 201},
 	} {
 		counts.add(r)

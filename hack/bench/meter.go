@@ -21,15 +21,15 @@ type phase struct {
 	APIServerCPUMillis     float64            `json:"apiserverCPUMillisPerObject"`
 	// OtherCPUPercent is the share of all processors that unrelated programs used until do returned.
 	OtherCPUPercent float64 `json:"otherProgramsCPUPercent"`
-	// PeakMiB is the manager's since its process started, not since the phase did.
+	// PeakMiB is the manager's peak since its process started, not since the phase started.
 	PeakMiB float64 `json:"managerPeakMiB"`
 }
 
 // settled is how long the manager must make no request until its work counts as done.
 const settled = 3 * time.Second
 
-// measure runs a phase of n objects. Seconds end with do. Requests and CPU include what follows until the manager is
-// idle, because it sends events later.
+// measure runs do, a phase of n objects. Seconds is the duration of do. The requests and CPU are counted until the
+// manager is idle again, because it sends events later.
 func (s *site) measure(ctx context.Context, n int, do func() error) (p phase, err error) {
 	mark, err := s.plane.Mark()
 	if err != nil {
@@ -69,7 +69,7 @@ func (s *site) measure(ctx context.Context, n int, do func() error) (p phase, er
 	return p, err
 }
 
-// awaitIdle returns when the manager has made no request but leader election for so long, or at the limit.
+// awaitIdle returns when the manager has made no request except for leader election during quiet, or at the limit.
 func (s *site) awaitIdle(ctx context.Context, quiet, limit time.Duration) error {
 	mark, err := s.plane.Mark()
 	if err != nil {
@@ -85,7 +85,7 @@ func (s *site) awaitIdle(ctx context.Context, quiet, limit time.Duration) error 
 		if err := sleep(ctx, time.Second/2); err != nil {
 			return err
 		}
-		mark, last, err = s.nextLook(mark, last)
+		mark, last, err = s.nextCheck(mark, last)
 		if err != nil {
 			return err
 		}
@@ -93,13 +93,13 @@ func (s *site) awaitIdle(ctx context.Context, quiet, limit time.Duration) error 
 	return nil
 }
 
-// nextLook returns where the next look begins, and the time of the last request.
-func (s *site) nextLook(since testbed.Mark, last time.Time) (testbed.Mark, time.Time, error) {
+// nextCheck returns where the next check begins, and the time of the last request.
+func (s *site) nextCheck(since testbed.Mark, last time.Time) (testbed.Mark, time.Time, error) {
 	next, err := s.plane.Mark()
 	if err != nil {
 		return since, last, err
 	}
-	// Lines written after the mark are counted now and in the next look, which only makes the wait longer.
+	// Lines written after the mark are counted now and in the next check, which only makes the wait longer.
 	counts, err := s.countRequests(since)
 	if counts.total > 0 {
 		last = time.Now()

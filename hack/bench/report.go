@@ -36,7 +36,9 @@ func newReport(ctx context.Context, opts options) *report {
 	return &report{
 		Date: time.Now().UTC().Truncate(time.Second), Manager: strings.TrimSpace(string(version)),
 		ManagerFlags: opts.flags, Concurrency: opts.concurrency, Engine: engine + " (one-time passwords)",
-		Machine: machine{Platform: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), MemoryMiB: machineMiB()},
+		Machine: machine{
+			Platform: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU(), MemoryMiB: machineMiB(),
+		},
 	}
 }
 

@@ -28,8 +28,10 @@ var (
 	//go:embed manifests/object-full.yaml
 	fullManifest string
 
-	dynamicSecrets = schema.GroupVersionResource{Group: "leasekeeper.io", Version: "v1alpha1", Resource: "dynamicsecrets"}
-	secrets        = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
+	dynamicSecrets = schema.GroupVersionResource{
+		Group: "leasekeeper.io", Version: "v1alpha1", Resource: "dynamicsecrets",
+	}
+	secrets = schema.GroupVersionResource{Version: "v1", Resource: "secrets"}
 )
 
 // site is the servers, and a running manager with the RBAC that users install.

@@ -45,7 +45,8 @@ func (r *report) syncRows() []row {
 		{"first sync / bare loop", 1, func(r result) float64 { return r.Ratio }},
 		{"requests per object, first sync", 2, func(r result) float64 { return r.FirstSync.RequestsPerObject }},
 	}, r.breakdown(func(r result) phase { return r.FirstSync }), []row{
-		{"TokenReviews per object, made by Vault", 2, func(r result) float64 { return r.FirstSync.TokenReviewsPerObject }},
+		{"TokenReviews per object, made by Vault",
+			2, func(r result) float64 { return r.FirstSync.TokenReviewsPerObject }},
 		{"CPU of the manager per object, ms", 1, func(r result) float64 { return r.FirstSync.ManagerCPUMillis }},
 		{"CPU of the API server per object, ms", 1, func(r result) float64 { return r.FirstSync.APIServerCPUMillis }},
 		{"  in the bare loop, ms", 1, func(r result) float64 { return r.BareAPIServerCPUMillis }},

@@ -46,7 +46,9 @@ func (s *site) startVault(ctx context.Context) (err error) {
 }
 
 func (s *site) enableEngine(ctx context.Context, mount string) error {
-	input := &api.MountInput{Type: "ssh", Config: api.MountConfigInput{DefaultLeaseTTL: leaseTTL, MaxLeaseTTL: leaseTTL}}
+	input := &api.MountInput{
+		Type: "ssh", Config: api.MountConfigInput{DefaultLeaseTTL: leaseTTL, MaxLeaseTTL: leaseTTL},
+	}
 	if err := s.vault.Root.Sys().MountWithContext(ctx, mount, input); err != nil {
 		return err
 	}

@@ -68,7 +68,8 @@ func startTracker(ctx context.Context, config *rest.Config) (*tracker, error) {
 // watch continues after the last event.
 func (t *tracker) watch(ctx context.Context) (io.ReadCloser, error) {
 	return t.client.Get().
-		AbsPath("/apis", dynamicSecrets.Group, dynamicSecrets.Version, "namespaces", namespace, dynamicSecrets.Resource).
+		AbsPath("/apis", dynamicSecrets.Group, dynamicSecrets.Version, "namespaces", namespace,
+			dynamicSecrets.Resource).
 		Param("watch", "true").Param("resourceVersion", t.version).Stream(ctx)
 }
 

@@ -139,9 +139,12 @@ func (c *cluster) loginEnv() []string {
 func (c *cluster) close() error { return nil }
 
 func (c *cluster) loginInstructions() string {
+	const patch = `{"spec":{"vault":{"path":"cluster/creds/orders","method":"Write",` +
+		`"parameters":{"kubernetes_namespace":"shop"}}}}`
+	const token = `$(kubectl -n shop get secret orders-db -o jsonpath='{.data.service_account_token}' | base64 -d)`
 	return `  # The sample requests a PostgreSQL user. Without PostgreSQL, request a ServiceAccount:
-  kubectl -n shop patch dynamicsecret orders-db --type merge -p '{"spec":{"vault":{"path":"cluster/creds/orders","method":"Write","parameters":{"kubernetes_namespace":"shop"}}}}'
-  kubectl --kubeconfig "$ANONYMOUS" auth whoami --token "$(kubectl -n shop get secret orders-db -o jsonpath='{.data.service_account_token}' | base64 -d)"`
+  kubectl -n shop patch dynamicsecret orders-db --type merge -p '` + patch + `'
+  kubectl --kubeconfig "$ANONYMOUS" auth whoami --token "` + token + `"`
 }
 
 func (c *cluster) login(ctx context.Context, data map[string][]byte) (string, error) {

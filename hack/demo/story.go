@@ -98,7 +98,8 @@ func (e *environment) renewAndReplace(ctx context.Context, old credential) (cred
 			if err != nil {
 				return err
 			}
-			if len(now.Status.Leases) == 0 || now.Status.Leases[0].ID != old.lease || now.Status.Leases[0].Renewals == 0 {
+			leases := now.Status.Leases
+			if len(leases) == 0 || leases[0].ID != old.lease || leases[0].Renewals == 0 {
 				return errors.New("status.lease.renewals is still 0")
 			}
 			return nil

@@ -10,8 +10,8 @@ import (
 
 // Reader reads again what was issued without a lease.
 type Reader interface {
-	// Read requests the source again as the workload. It may use one session for many reads. A response that has a lease
-	// after all is revoked at once; the error is InvalidResponse then.
+	// Read requests the source again as the workload. It may use one session for many reads. A response that has a
+	// lease after all is revoked at once; the error is InvalidResponse then.
 	Read(ctx context.Context, who Identity, src v1alpha1.SecretSource) (Response, error)
 }
 
@@ -41,8 +41,8 @@ type Report struct {
 	Address string
 	// Identity is who must have the permissions, for messages: `role "keeper"`.
 	Identity string
-	// Unattended is true if leasekeeper has no identity of its own at the server and borrows the workload's. Then it may
-	// lack permissions; the provider is ready without them.
+	// Unattended is true if leasekeeper has no identity of its own at the server and borrows the workload's. Then it
+	// may lack permissions; the provider is ready without them.
 	Unattended bool
 	// Missing are the required permissions that Identity lacks, such as `sys/leases/revoke: update`, sorted.
 	Missing []string

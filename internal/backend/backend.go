@@ -87,11 +87,10 @@ type Response struct {
 	Term lease.Term
 	// Data are the fields: unwrapped (KV version 2), every value as bytes, null values omitted.
 	Data map[string][]byte
-	// Volatile names the fields that differ in every response, such as a ttl that counts down. They are published, but a
-	// difference in them is no change.
+	// Volatile names the fields that differ in every response, such as a ttl that counts down. They are published, but
+	// a difference in them is no change.
 	Volatile []string
-	// UnknownExpiry is true for a static response whose path is not known to be static: it may expire, and nothing in it
-	// says when.
+	// UnknownExpiry is true for a static response whose path is not known to be static: it may expire without notice.
 	UnknownExpiry bool
 	// Identify adds to the record what Revoke needs besides the id, such as a serial number; nil: nothing.
 	Identify func(rec *v1alpha1.LeaseRecord)

@@ -10,8 +10,7 @@ import (
 type ErrorKind string
 
 const (
-	// NoResponse: the backend itself did not respond (time-out, reset, an error of a gateway). It may still be executing the
-	// request.
+	// NoResponse: the backend did not respond (time-out, reset, gateway error). It may still execute the request.
 	NoResponse ErrorKind = "NoResponse"
 	// Unavailable: the request did not reach the backend (connection refused), or the backend responded that it
 	// serves nothing now: sealed, standby, rate-limited.

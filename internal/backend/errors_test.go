@@ -33,7 +33,8 @@ func TestBlockFor(t *testing.T) {
 			t.Errorf("%s becomes %+v, want %+v", kind, got, want)
 		}
 	}
-	if got := BlockFor(errors.New("odd")); got != (lease.Block{Reason: v1alpha1.ReasonBackendUnavailable, Message: "odd"}) {
+	want := lease.Block{Reason: v1alpha1.ReasonBackendUnavailable, Message: "odd"}
+	if got := BlockFor(errors.New("odd")); got != want {
 		t.Errorf("an error of an unknown kind becomes %+v", got)
 	}
 }

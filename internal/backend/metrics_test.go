@@ -34,7 +34,8 @@ func counted(t *testing.T, registry prometheus.Gatherer) map[string]int {
 			}
 			durations += int(m.GetHistogram().GetSampleCount())
 			if family.GetName() == "leasekeeper_backend_requests_total" {
-				key := fmt.Sprint(label["result"], " ", label["provider_kind"], " ", label["provider"], " ", label["operation"])
+				key := fmt.Sprint(label["result"], " ", label["provider_kind"], " ", label["provider"], " ",
+					label["operation"])
 				counts[key] += int(m.GetCounter().GetValue())
 			}
 		}

@@ -9,8 +9,8 @@ import (
 
 // Driver serves the providers of one kind of backend. Implementations are safe for concurrent use.
 type Driver interface {
-	// Backend returns the backend of the provider: the same one until the provider's spec, or what it refers to, changes.
-	// It does not contact the server. Errors are Misconfigured, TLS and Unavailable.
+	// Backend returns the backend of the provider: the same one until the provider's spec, or what it refers to,
+	// changes. It does not contact the server. Errors are Misconfigured, TLS and Unavailable.
 	Backend(ctx context.Context, p v1alpha1.Provider) (Backend, error)
 
 	// Describe returns the record of a request before it is sent: RequestDigest, which identifies it, and the driver's
@@ -58,7 +58,8 @@ func (r *Registry) driver(p v1alpha1.Provider) (Driver, error) {
 	if d := r.drivers[p.ProviderSpec().Backend()]; d != nil {
 		return d, nil
 	}
-	return nil, Errorf(Misconfigured, "%s %q names no backend that this version of leasekeeper knows", p.Kind(), p.GetName())
+	return nil, Errorf(Misconfigured, "%s %q names no backend that this version of leasekeeper knows",
+		p.Kind(), p.GetName())
 }
 
 // Backend returns the backend of the provider.
@@ -78,7 +79,9 @@ func (r *Registry) Backend(ctx context.Context, p v1alpha1.Provider) (Backend, e
 }
 
 // Describe returns the record of a request before it is sent.
-func (r *Registry) Describe(p v1alpha1.Provider, who Identity, src v1alpha1.SecretSource) (v1alpha1.LeaseRecord, error) {
+func (r *Registry) Describe(
+	p v1alpha1.Provider, who Identity, src v1alpha1.SecretSource,
+) (v1alpha1.LeaseRecord, error) {
 	d, err := r.driver(p)
 	if err != nil {
 		return v1alpha1.LeaseRecord{}, err

@@ -154,7 +154,8 @@ func TestRegistryForgetAndCloseReachEveryDriver(t *testing.T) {
 	}
 	err := r.Close(t.Context())
 	if one.closed != 1 || two.closed != 1 || !errors.Is(err, one.err) || !errors.Is(err, two.err) {
-		t.Errorf("closed %d and %d times, %v: one failure must not keep the other sessions open", one.closed, two.closed, err)
+		t.Errorf("closed %d and %d times, %v: one failure must not keep the other sessions open",
+			one.closed, two.closed, err)
 	}
 }
 

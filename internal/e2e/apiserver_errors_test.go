@@ -48,7 +48,8 @@ const apiErrorObjects = 6
 func TestAPIServerErrorIsNotALostSecret(t *testing.T) {
 	t.Parallel()
 	b := ownBedWith(t, testbed.BedOptions{
-		APIProxy: true, Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Flags: []string{"--leader-elect=false"},
+		APIProxy: true, Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit},
+		Flags: []string{"--leader-elect=false"},
 	})
 	r := newRig(t, b, withTTL(40*time.Second, time.Hour))
 	for i := range apiErrorObjects {
@@ -67,8 +68,15 @@ func TestAPIServerErrorIsNotALostSecret(t *testing.T) {
 	before := r.renewFromStaleCache()
 	for name, interrupt := range map[string]func(){
 		"all connections broken": func() { r.must(b.API.RefuseConnections()); r.must(b.API.Accept()) },
-		"paused":                 func() { r.must(b.Plane.Pause()); time.Sleep(5 * time.Second); r.must(b.Plane.Resume()) },
-		"restarted":              func() { r.must(b.Plane.StopAPIServer()); r.must(b.Plane.StartAPIServer(t.Context())) },
+		"paused": func() {
+			r.must(b.Plane.Pause())
+			time.Sleep(5 * time.Second)
+			r.must(b.Plane.Resume())
+		},
+		"restarted": func() {
+			r.must(b.Plane.StopAPIServer())
+			r.must(b.Plane.StartAPIServer(t.Context()))
+		},
 	} {
 		interrupt()
 		r.renewAll(name)
@@ -81,7 +89,8 @@ func TestAPIServerErrorIsNotALostSecret(t *testing.T) {
 // to learn whether its data changed.
 func (r *rig) touchSecrets(note string) {
 	r.t.Helper()
-	patch := client.RawPatch(types.MergePatchType, []byte(fmt.Sprintf(`{"metadata":{"annotations":{"note":%q}}}`, note)))
+	patch := client.RawPatch(types.MergePatchType,
+		[]byte(fmt.Sprintf(`{"metadata":{"annotations":{"note":%q}}}`, note)))
 	for name := range r.all() {
 		r.must(r.Kube.Patch(r.t.Context(), &corev1.Secret{ObjectMeta: r.named(name)}, patch))
 	}

@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	// vaultLimit is Vault's max_request_duration in these tests. requestLimit, the manager's --request-limit, is longer.
+	// vaultLimit is Vault's max_request_duration. requestLimit, the manager's --request-limit, must be longer.
 	vaultLimit   = 12 * time.Second
 	requestLimit = 18 * time.Second
 

@@ -17,15 +17,18 @@ const (
 	noRevocation = "name a backend: set vault"
 	oneTarget    = "set exactly one of leaseID and prefix"
 	confirmWrong = "confirm must repeat prefix or leaseID exactly"
-	confirmMount = "a prefix of one segment selects every lease of a mount: if you mean that, set confirm to the same text"
-	confirmForce = "force makes Vault forget leases that it cannot revoke: if you mean that, set confirm to prefix or leaseID"
-	emptyPrefix  = "an empty prefix selects every lease and every login of the server: name a path"
-	badPrefix    = "prefix is like database/creds/: no leading or double slash, no dot segments; letters, digits and _.@:~+=,- are allowed"
-	noLogins     = "prefix must belong to a secrets engine, without v1/: revoking auth/ would end every login"
-	badLeaseID   = "leaseID is a whole id, as in status.leases: database/creds/orders/2f6a"
-	noLoginID    = "leaseID must belong to a secrets engine, without v1/: ids below auth/ are logins"
-	badVaultNS   = "namespace is like team-a/shop: no leading, trailing or double slash, no dot segments"
-	isImmutable  = "a LeaseRevocation cannot be changed; create another"
+	confirmMount = "a prefix of one segment selects every lease of a mount: if you mean that, " +
+		"set confirm to the same text"
+	confirmForce = "force makes Vault forget leases that it cannot revoke: if you mean that, " +
+		"set confirm to prefix or leaseID"
+	emptyPrefix = "an empty prefix selects every lease and every login of the server: name a path"
+	badPrefix   = "prefix is like database/creds/: no leading or double slash, no dot segments; " +
+		"letters, digits and _.@:~+=,- are allowed"
+	noLogins    = "prefix must belong to a secrets engine, without v1/: revoking auth/ would end every login"
+	badLeaseID  = "leaseID is a whole id, as in status.leases: database/creds/orders/2f6a"
+	noLoginID   = "leaseID must belong to a secrets engine, without v1/: ids below auth/ are logins"
+	badVaultNS  = "namespace is like team-a/shop: no leading, trailing or double slash, no dot segments"
+	isImmutable = "a LeaseRevocation cannot be changed; create another"
 )
 
 // revocationRejections change the spec as a whole if more than one field is wrong.
@@ -35,7 +38,8 @@ var revocationRejections = []rejection{
 	{revoking, "spec.vault.leaseID", "database/creds/orders/2f6a", oneTarget},
 	{revoking, "spec.providerRef", "", "Required value"},
 	{revoking, "spec.providerRef", "{kind: SecretProvider, name: vault}", "set namespace: a SecretProvider has one"},
-	{revoking, "spec.providerRef", "{name: vault, namespace: shop}", "omit namespace: a ClusterSecretProvider has none"},
+	{revoking, "spec.providerRef", "{name: vault, namespace: shop}",
+		"omit namespace: a ClusterSecretProvider has none"},
 	{revoking, "spec.providerRef.kind", "Provider", `supported values: "SecretProvider", "ClusterSecretProvider"`},
 	{revoking, "spec.providerRef.name", `""`, "spec.providerRef.name"},
 
@@ -47,15 +51,20 @@ var revocationRejections = []rejection{
 	{revoking, "spec", `{providerRef: {name: vault}, vault: {prefix: database/}, confirm: ""}`, confirmWrong},
 	{revoking, "spec.confirm", "database/", confirmWrong},
 	{revoking, "spec.vault.force", "true", confirmForce},
-	{revoking, "spec", "{providerRef: {name: vault}, vault: {leaseID: database/creds/orders/2f6a, force: true}}", confirmForce},
-	{revoking, "spec", "{providerRef: {name: vault}, vault: {leaseID: database/creds/orders/2f6a, force: true}, confirm: database/creds/orders}", confirmWrong},
+	{revoking, "spec", "{providerRef: {name: vault}, vault: {leaseID: database/creds/orders/2f6a, force: true}}",
+		confirmForce},
+	{revoking, "spec",
+		"{providerRef: {name: vault}, vault: {leaseID: database/creds/orders/2f6a, force: true}, " +
+			"confirm: database/creds/orders}", confirmWrong},
 
 	{revoking, "spec.vault.prefix", "auth", noLogins},
 	{revoking, "spec.vault.prefix", "auth/", noLogins},
 	{revoking, "spec.vault.prefix", "AUTH/", noLogins},
 	{revoking, "spec.vault.prefix", "auth/kubernetes/login/", noLogins},
 	{revoking, "spec", "{providerRef: {name: vault}, vault: {prefix: auth/}, confirm: auth/}", noLogins},
-	{revoking, "spec", "{providerRef: {name: vault}, vault: {prefix: auth/kubernetes/, force: true}, confirm: auth/kubernetes/}", noLogins},
+	{revoking, "spec",
+		"{providerRef: {name: vault}, vault: {prefix: auth/kubernetes/, force: true}, confirm: auth/kubernetes/}",
+		noLogins},
 	{revoking, "spec.vault.prefix", "sys/", noLogins},
 	{revoking, "spec.vault.prefix", "v1/database/creds/", noLogins},
 	{revoking, "spec.vault.prefix", "/auth/kubernetes", badPrefix},
@@ -79,7 +88,8 @@ var revocationRejections = []rejection{
 	{revoking, "spec", "{providerRef: {name: vault}, vault: {leaseID: 2f6a}}", badLeaseID},
 	{revoking, "spec", "{providerRef: {name: vault}, vault: {leaseID: database/creds/orders/}}", badLeaseID},
 	{revoking, "spec", "{providerRef: {name: vault}, vault: {leaseID: /auth/token/create/h2f6a}}", badLeaseID},
-	{revoking, "spec", "{providerRef: {name: vault}, vault: {leaseID: database/../auth/token/create/h2f6a}}", badLeaseID},
+	{revoking, "spec", "{providerRef: {name: vault}, vault: {leaseID: database/../auth/token/create/h2f6a}}",
+		badLeaseID},
 
 	{revoking, "spec.vault.namespace", "/team-a", badVaultNS},
 	{revoking, "spec.vault.namespace", "team-a/../root", badVaultNS},
@@ -106,8 +116,10 @@ func TestConfirmedRevocationsAreAccepted(t *testing.T) {
 		"{providerRef: {name: vault}, vault: {prefix: authors/creds/}}",
 		"{providerRef: {name: vault}, vault: {prefix: teams/auth/creds/}}",
 		"{providerRef: {name: vault}, vault: {leaseID: database/creds/orders/2f6a}}",
-		"{providerRef: {name: vault}, vault: {leaseID: database/creds/orders/2f6a.ns1, force: true}, confirm: database/creds/orders/2f6a.ns1}",
-		"{providerRef: {kind: SecretProvider, name: vault, namespace: shop}, vault: {prefix: database/creds/, namespace: team-a/shop}, reason: because, ttlSecondsAfterFinished: 0}",
+		"{providerRef: {name: vault}, vault: {leaseID: database/creds/orders/2f6a.ns1, force: true}, " +
+			"confirm: database/creds/orders/2f6a.ns1}",
+		"{providerRef: {kind: SecretProvider, name: vault, namespace: shop}, " +
+			"vault: {prefix: database/creds/, namespace: team-a/shop}, reason: because, ttlSecondsAfterFinished: 0}",
 	} {
 		o := manifest(t, revoking, "confirmed")
 		set(t, o, "spec", spec)
@@ -134,12 +146,15 @@ func TestRevocationCannotBeChanged(t *testing.T) {
 		if err := yaml.Unmarshal([]byte(c.value), &v); err != nil {
 			t.Fatal(err)
 		}
-		raw, _ := json.Marshal([]map[string]any{{"op": "add", "path": "/" + strings.ReplaceAll(c.path, ".", "/"), "value": v}})
-		rejected(t, shared.Kube.Patch(t.Context(), o.DeepCopy(), client.RawPatch("application/json-patch+json", raw)), c.message)
+		path := "/" + strings.ReplaceAll(c.path, ".", "/")
+		raw, _ := json.Marshal([]map[string]any{{"op": "add", "path": path, "value": v}})
+		patch := client.RawPatch("application/json-patch+json", raw)
+		rejected(t, shared.Kube.Patch(t.Context(), o.DeepCopy(), patch), c.message)
 	}
 	labelled := o.DeepCopy()
 	raw := []byte(`{"metadata":{"labels":{"incident":"4711"}}}`)
-	if err := shared.Kube.Patch(t.Context(), labelled, client.RawPatch("application/merge-patch+json", raw)); err != nil {
+	patch := client.RawPatch("application/merge-patch+json", raw)
+	if err := shared.Kube.Patch(t.Context(), labelled, patch); err != nil {
 		t.Errorf("a label: %v", err)
 	}
 }

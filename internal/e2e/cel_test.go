@@ -121,8 +121,8 @@ const (
 	oneForm       = "set either vault, for one source, or sources, for several"
 	noProvider    = "set providerRef, or a providerRef on each source"
 	sourceBackend = "name a backend on each source: set vault"
-	sourcePath    = "a path is like database/creds/orders: no leading, trailing or double slash, no leading v1/, sys/ " +
-		"or auth/, no dot segments; letters, digits and _.@:~+=,- are allowed"
+	sourcePath    = "a path is like database/creds/orders: no leading, trailing or double slash, " +
+		"no leading v1/, sys/ or auth/, no dot segments; letters, digits and _.@:~+=,- are allowed"
 	sourceKeys = "two sources include the same field and have the same prefix, so they produce the same key: " +
 		"set different prefixes"
 
@@ -133,10 +133,11 @@ const (
 	anotherProvider = ": create another provider and point the DynamicSecrets to it"
 	fixedAddress    = "address is immutable, because leases live there" + anotherProvider
 	fixedNamespace  = "namespace is immutable, because leases live there" + anotherProvider
-	fixedAuth       = "the method and mount of auth are immutable, because leases are recognised by them" + anotherProvider
-	isKeeper        = ": leasekeeper logs in as that ServiceAccount to renew and revoke leases"
-	ownNamespace    = "a SecretProvider uses its own namespace: omit "
-	noNamespace     = ": a ClusterSecretProvider has none of its own"
+	fixedAuth       = "the method and mount of auth are immutable, because leases are recognised by them" +
+		anotherProvider
+	isKeeper     = ": leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+	ownNamespace = "a SecretProvider uses its own namespace: omit "
+	noNamespace  = ": a ClusterSecretProvider has none of its own"
 )
 
 // severalSources is the spec of an object with two sources. The value replaces the second source.
@@ -261,11 +262,13 @@ var rejections = []rejection{
 	{cluster, "spec.vault.auth.kubernetes.role", `""`, "spec.vault.auth.kubernetes.role"},
 	{
 		cluster, "spec.vault.auth.kubernetes.serviceAccountRef.namespace", "other",
-		"omit auth.kubernetes.serviceAccountRef.namespace: each DynamicSecret uses a ServiceAccount of its own namespace",
+		"omit auth.kubernetes.serviceAccountRef.namespace: " +
+			"each DynamicSecret uses a ServiceAccount of its own namespace",
 	},
 	{
 		namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.namespace", "other",
-		"omit auth.kubernetes.serviceAccountRef.namespace: each DynamicSecret uses a ServiceAccount of its own namespace",
+		"omit auth.kubernetes.serviceAccountRef.namespace: " +
+			"each DynamicSecret uses a ServiceAccount of its own namespace",
 	},
 	{
 		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef", "",
@@ -364,7 +367,8 @@ func TestValidSourcesAreAccepted(t *testing.T) {
 	t.Parallel()
 	for _, spec := range []string{
 		severalSources("{name: kv, vault: {path: secret/data/a}}"),
-		severalSources("{name: kv, providerRef: {kind: ClusterSecretProvider, name: other}, vault: {path: secret/data/a}}"),
+		severalSources("{name: kv, providerRef: {kind: ClusterSecretProvider, name: other}, " +
+			"vault: {path: secret/data/a}}"),
 		"{sources: [{name: db, providerRef: {name: vault}, vault: {path: database/creds/orders}}]}",
 		sourcesWithFields("{include: [x], prefix: A_}", "{include: [x], prefix: B_}"),
 		sourcesWithFields("{include: [x], prefix: A_}", "{include: [x]}"),
@@ -557,7 +561,8 @@ func TestDefaults(t *testing.T) {
 		"spec.lease.renewAtPercent": int64(67), "spec.lease.onExpiry": "Delete", "spec.lease.reissue": "Always",
 		"spec.lease.onDelete": "Revoke", "spec.lease.revocationDeadline": "1h0m0s",
 	} {
-		if got, _, err := unstructured.NestedFieldNoCopy(o.Object, strings.Split(path, ".")...); err != nil || got != want {
+		got, _, err := unstructured.NestedFieldNoCopy(o.Object, strings.Split(path, ".")...)
+		if err != nil || got != want {
 			t.Errorf("%s is %v, want %v", path, got, want)
 		}
 	}

@@ -101,7 +101,9 @@ func withManySources() *v1alpha1.DynamicSecret {
 			Name:        fmt.Sprint("source-", i),
 			ProviderRef: &v1alpha1.ProviderReference{Kind: v1alpha1.ProviderKindCluster, Name: "vault"},
 			Vault:       &v1alpha1.VaultRequest{Path: fmt.Sprint("database/creds/orders-", i), Namespace: "shop"},
-			Fields:      &v1alpha1.FieldSelection{Include: []string{"username", "password"}, Prefix: fmt.Sprintf("DB%d_", i)},
+			Fields: &v1alpha1.FieldSelection{
+				Include: []string{"username", "password"}, Prefix: fmt.Sprintf("DB%d_", i),
+			},
 		})
 	}
 	useEveryOption(d)
@@ -139,7 +141,9 @@ func liveStatus(leases int) v1alpha1.DynamicSecretStatus {
 			RequestDigest: "1:digest", Kind: v1alpha1.ResponseLeased, ID: fmt.Sprint("database/creds/orders/", i),
 			StartedAt: now, IssuedAt: &now, ExpiresAt: &now, DurationSeconds: 3600, Renewable: true,
 			Session: &v1alpha1.SessionTerm{ExpiresAt: now, DurationSeconds: 3600, Renewable: true},
-			Vault:   &v1alpha1.VaultRecord{Address: "https://vault:8200", Path: "database/creds/orders", TokenAccessor: "a"},
+			Vault: &v1alpha1.VaultRecord{
+				Address: "https://vault:8200", Path: "database/creds/orders", TokenAccessor: "a",
+			},
 		})
 	}
 	st.Secret = &v1alpha1.SecretStatus{Name: "orders", UID: "uid", ResourceVersion: "1", Digest: "digest"}

@@ -14,7 +14,8 @@ func TestStormLeaksNothingAndReplacesNothingWithoutCause(t *testing.T) {
 	t.Parallel()
 	awaitSlot(t)
 	report, err := chaos.Run(t.Context(), chaos.Options{
-		Seed: uint64(time.Now().UnixNano()), Storm: 50 * time.Second, Objects: 40, Manager: managerBinary, Root: "../..",
+		Seed: uint64(time.Now().UnixNano()), Storm: 50 * time.Second,
+		Objects: 40, Manager: managerBinary, Root: "../..",
 		Progress: t.Output(),
 	})
 	t.Logf("\n%s", report)

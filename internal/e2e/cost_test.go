@@ -195,8 +195,9 @@ func TestRenewalCost(t *testing.T) {
 	events := r.countEvents("")
 	mark, sent := r.apiMark(), len(r.vaultRequests())
 	n := int(renewals(first+3) - first)
-	if got := r.vaultRequests()[sent:]; len(got) != n || strings.Count(strings.Join(got, " "), "sys/leases/renew") != n {
-		t.Errorf("%d renewals sent Vault %v", n, got)
+	requests := r.vaultRequests()[sent:]
+	if len(requests) != n || strings.Count(strings.Join(requests, " "), "sys/leases/renew") != n {
+		t.Errorf("%d renewals sent Vault %v", n, requests)
 	}
 	var got cost
 	r.eventually("the audit log to contain the last renewal", func() bool {

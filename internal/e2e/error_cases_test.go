@@ -30,8 +30,8 @@ type errorCase struct {
 	stalled bool
 	// message is a part of the condition's message. %s stands for the rig's name.
 	message string
-	// retried is the pattern of the request that is repeated without success; empty: there is not even a login. %s stands
-	// for the rig's name.
+	// retried is the pattern of the request that is retried without success, with %s for the rig's name. Empty: not
+	// even a login is sent.
 	retried string
 	// mints: each of these requests mints a credential.
 	mints bool
@@ -81,7 +81,8 @@ func kv(version int, path string, data map[string]any) func(*rig) {
 func loginRole(accounts string, more map[string]any) func(*rig) {
 	return func(r *rig) {
 		r.must(r.Vault.WriteRole(r.t.Context(), "kubernetes", r.name, testbed.KubernetesRole{
-			ServiceAccounts: []string{accounts}, Namespaces: []string{r.name}, Policies: []string{r.name}, Audience: "vault",
+			ServiceAccounts: []string{accounts}, Namespaces: []string{r.name},
+			Policies: []string{r.name}, Audience: "vault",
 			TTL: time.Hour, MaxTTL: 24 * time.Hour, More: more,
 		}))
 	}

@@ -40,9 +40,8 @@ func TestNoCredentialIsExposed(t *testing.T) {
 		return d.Status.LastHandledRotateAt == "now" && len(d.Status.Retiring) == 0
 	})
 	collect()
-	policy := r.denySecrets("has(request.dryRun) && request.dryRun", "no Secrets on Sundays", func(o client.Object) error {
-		return r.Kube.Create(t.Context(), o)
-	})
+	create := func(o client.Object) error { return r.Kube.Create(t.Context(), o) }
+	policy := r.denySecrets("has(request.dryRun) && request.dryRun", "no Secrets on Sundays", create)
 	r.annotate(v1alpha1.RotateRequestedAtAnnotation, "refused")
 	r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetRejected)
 	r.must(r.Kube.Delete(t.Context(), policy))

@@ -56,7 +56,8 @@ func (r *rig) termsInVault(rec *v1alpha1.LeaseRecord) string {
 	r.must(err)
 	token, err := root.Auth().Token().LookupAccessorWithContext(ctx, rec.Handle())
 	r.must(err)
-	return fmt.Sprint(l.Data["expire_time"], l.Data["last_renewal"], token.Data["expire_time"], token.Data["last_renewal"])
+	return fmt.Sprint(l.Data["expire_time"], l.Data["last_renewal"],
+		token.Data["expire_time"], token.Data["last_renewal"])
 }
 
 // untilDisputed waits until a condition or an event reports that the object's ledger names what belongs to another.
@@ -202,7 +203,9 @@ func TestForgedTokenOfAnotherNamespaceIsNotRevoked(t *testing.T) {
 	other.edit("victim", func(d *v1alpha1.DynamicSecret) { d.Spec.Lease.OnDelete = v1alpha1.OnDeleteAbandon })
 	other.remove("victim")
 	r.forge("forged", rec)
-	r.eventually("the forged record to be abandoned", func() bool { return r.countEvents(v1alpha1.ReasonAbandoned) > 0 })
+	r.eventually("the forged record to be abandoned", func() bool {
+		return r.countEvents(v1alpha1.ReasonAbandoned) > 0
+	})
 	if ids := other.leases(); !slices.Contains(ids, leaseID(victim)) {
 		t.Fatal("the other namespace's lease was revoked")
 	}

@@ -122,7 +122,8 @@ func (r *rig) rotations(name string, n int, killed bool) {
 		last = leaseID(d)
 		live := r.leasesOf(name)
 		after := r.get(name)
-		if leaseID(after) != last || after.Status.Attempt != nil || len(after.Status.Retiring) > len(d.Status.Retiring) {
+		moreRetiring := len(after.Status.Retiring) > len(d.Status.Retiring)
+		if leaseID(after) != last || after.Status.Attempt != nil || moreRetiring {
 			r.t.Logf("rotation %d: the next one started during the check", i+1)
 			continue
 		}

@@ -59,7 +59,9 @@ func (e engine) request(r *rig, every time.Duration) func(*v1alpha1.DynamicSecre
 func (e engine) untilRead(r *rig, more int) {
 	r.t.Helper()
 	before := len(r.requestTimes(e.reads(r)))
-	r.eventually(fmt.Sprintf("%d more reads", more), func() bool { return len(r.requestTimes(e.reads(r))) >= before+more })
+	r.eventually(fmt.Sprintf("%d more reads", more), func() bool {
+		return len(r.requestTimes(e.reads(r))) >= before+more
+	})
 }
 
 // contains reports whether the Secret has exactly these data.
@@ -105,7 +107,8 @@ func TestKVSecretIsUnwrapped(t *testing.T) {
 		}
 		ready := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReadyCondition)
 		leased := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.LeasedCondition)
-		notLeased := leased != nil && leased.Status == metav1.ConditionFalse && leased.Reason == v1alpha1.ReasonNotLeased
+		notLeased := leased != nil && leased.Status == metav1.ConditionFalse &&
+			leased.Reason == v1alpha1.ReasonNotLeased
 		if ready.Reason != v1alpha1.ReasonSynced || !notLeased {
 			r.t.Fatalf("conditions: %+v", d.Status.Conditions)
 		}
@@ -118,7 +121,8 @@ func TestKVSecretIsUnwrapped(t *testing.T) {
 			r.t.Errorf("the ledger has a lease or an expiry: %+v", record(d))
 		}
 		d = r.until("orders", "at rest", func(d *v1alpha1.DynamicSecret) bool { return len(d.Status.Retiring) == 0 })
-		if d.Status.NextAction != v1alpha1.NextRefresh || d.Status.NextActionAt != nil { // its time would change at each read
+		// NextActionAt would change at each read.
+		if d.Status.NextAction != v1alpha1.NextRefresh || d.Status.NextActionAt != nil {
 			r.t.Errorf("next: %s at %v", d.Status.NextAction, d.Status.NextActionAt)
 		}
 		r.untilAlive(0)
@@ -159,7 +163,9 @@ func TestRequestedRenewalReadsKVAtOnce(t *testing.T) {
 		r.ready("orders", e.request(r, time.Hour))
 		e.put(r, map[string]any{"password": "two"})
 		r.annotate(v1alpha1.RenewRequestedAtAnnotation, "now")
-		r.until("orders", "read again", func(d *v1alpha1.DynamicSecret) bool { return d.Status.LastHandledRenewAt == "now" })
+		r.until("orders", "read again", func(d *v1alpha1.DynamicSecret) bool {
+			return d.Status.LastHandledRenewAt == "now"
+		})
 		r.untilContains("the new value", map[string]string{"password": "two"})
 		if n := len(r.requestTimes(e.reads(r))); n != 2 {
 			r.t.Errorf("it was read %d times, want 2", n)

@@ -18,7 +18,8 @@ func TestNullFieldsAreOmittedAndMarkupIsKept(t *testing.T) {
 		"list":    []any{"x&y", "<z>"},
 	}
 	want := map[string]string{
-		"url": "https://example/?a=1&b=<2>", "options": `{"none":null,"query":"a&b","range":"<1>"}`, "list": `["x&y","<z>"]`,
+		"url": "https://example/?a=1&b=<2>", "options": `{"none":null,"query":"a&b","range":"<1>"}`,
+		"list": `["x&y","<z>"]`,
 	}
 	for _, version := range []int{1, 2} {
 		t.Run(fmt.Sprintf("KV version %d", version), func(t *testing.T) {

@@ -26,7 +26,8 @@ func (r *rig) enableIssuers() {
 	r.t.Helper()
 	r.must(r.Vault.EnableKubernetesAuth(r.t.Context(), r.name, r.Plane))
 	r.must(r.Vault.WriteRole(r.t.Context(), r.name, r.name, testbed.KubernetesRole{
-		ServiceAccounts: []string{"orders"}, Namespaces: []string{r.name}, Policies: []string{r.name}, Audience: "vault",
+		ServiceAccounts: []string{"orders"}, Namespaces: []string{r.name},
+		Policies: []string{r.name}, Audience: "vault",
 	}))
 }
 
@@ -62,7 +63,8 @@ func TestDisabledAuthMountRemovesSecretsUntilItIsBack(t *testing.T) {
 func TestLeaseOutlivesItsDeletedDatabaseRole(t *testing.T) {
 	t.Parallel()
 	for _, inTime := range []bool{true, false} {
-		t.Run(map[bool]string{true: "role restored in time", false: "role restored too late"}[inTime], func(t *testing.T) {
+		name := map[bool]string{true: "role restored in time", false: "role restored too late"}[inTime]
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			const ttl = 20 * time.Second
 			r := newRig(t, shared, withTTL(ttl, time.Hour))

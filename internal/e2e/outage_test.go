@@ -159,7 +159,9 @@ func TestTLSErrorIsReportedAndNothingIsSent(t *testing.T) {
 func TestFixedCAConfigMapIsDetected(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, withVault(t, testbed.VaultOptions{TLS: true}))
-	authority := &corev1.ConfigMap{ObjectMeta: r.named("vault-ca"), Data: map[string]string{"ca.crt": string(r.Plane.CA)}}
+	authority := &corev1.ConfigMap{
+		ObjectMeta: r.named("vault-ca"), Data: map[string]string{"ca.crt": string(r.Plane.CA)},
+	}
 	r.create(authority)
 	change(r, r.provider(), func(p *v1alpha1.ClusterSecretProvider) {
 		ref := &v1alpha1.CAReference{Kind: "ConfigMap", Name: "vault-ca", Namespace: r.name}

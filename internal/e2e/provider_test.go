@@ -196,7 +196,8 @@ func TestSecretProviderKeeperUsesItsNamespace(t *testing.T) {
 	r := newRig(t, shared)
 	r.create(r.account("keeper"))
 	r.must(r.Vault.WriteRole(t.Context(), "kubernetes", r.name+"-keeper", testbed.KubernetesRole{
-		ServiceAccounts: []string{"keeper"}, Namespaces: []string{r.name}, Policies: []string{"keeper"}, Audience: "vault",
+		ServiceAccounts: []string{"keeper"}, Namespaces: []string{r.name},
+		Policies: []string{"keeper"}, Audience: "vault",
 	}))
 	p := r.namespacedProvider()
 	p.Spec.Vault.KeeperAuth = &v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{

@@ -94,7 +94,8 @@ func TestGoClientMayOmitDurations(t *testing.T) {
 		}
 	}
 	if stored.Spec.Lease.Increment != nil || stored.Spec.Rotation.MaxAge != nil {
-		t.Errorf("increment is %v, maxAge is %v, want neither", stored.Spec.Lease.Increment, stored.Spec.Rotation.MaxAge)
+		t.Errorf("increment is %v, maxAge is %v, want neither",
+			stored.Spec.Lease.Increment, stored.Spec.Rotation.MaxAge)
 	}
 	again := stored.DeepCopy()
 	r.must(r.Kube.Update(t.Context(), again))

@@ -400,7 +400,8 @@ func (r *rig) makesFewRequests() {
 		return a.User == managerUser && a.Namespace == r.name
 	})
 	if r.must(err); len(found) > most {
-		r.t.Errorf("%d requests to the API server between two checks of the provider, want at most %d", len(found), most)
+		r.t.Errorf("%d requests to the API server between two checks of the provider, want at most %d",
+			len(found), most)
 	}
 }
 

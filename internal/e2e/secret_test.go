@@ -132,7 +132,8 @@ func TestTargetEditsKeepTheCredential(t *testing.T) {
 		_, app := s.Labels["app"]
 		_, note := s.Annotations["note"]
 		removed := !app && !note
-		return removed && s.Labels["team"] == "shop" && s.Labels["foreign"] == "kept" && s.Annotations["foreign"] == "kept"
+		return removed && s.Labels["team"] == "shop" && s.Labels["foreign"] == "kept" &&
+			s.Annotations["foreign"] == "kept"
 	})
 	secret(func(s *corev1.Secret) { s.Labels["team"] = "mine"; s.OwnerReferences = nil })
 	settles("its label and its owner again", func(s *corev1.Secret) bool {
@@ -200,7 +201,9 @@ func TestTypeWithoutItsKeysIsReported(t *testing.T) {
 			if r.target("orders") != nil {
 				t.Error("the Secret exists")
 			}
-			r.edit("orders", func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Type = string(corev1.SecretTypeBasicAuth) })
+			r.edit("orders", func(d *v1alpha1.DynamicSecret) {
+				d.Spec.Target.Type = string(corev1.SecretTypeBasicAuth)
+			})
 			r.untilReady("orders")
 			r.must(r.login(r.target("orders")))
 			r.untilAlive(1)

@@ -106,7 +106,8 @@ func TestThreeSourcesShareOneSecret(t *testing.T) {
 		}
 	}
 	// The lease ends with its session.
-	if end, ok := lease.LifeEnd(recordOf(d, "db")); !ok || d.Status.ExpiresAt == nil || !end.Equal(d.Status.ExpiresAt.Time) {
+	end, ok := lease.LifeEnd(recordOf(d, "db"))
+	if !ok || d.Status.ExpiresAt == nil || !end.Equal(d.Status.ExpiresAt.Time) {
 		t.Errorf("the status expires at %s, the lease at %s", d.Status.ExpiresAt, end)
 	}
 	r.onlyRecorded("orders", "DB_")
@@ -139,7 +140,8 @@ func TestTargetSelectsFieldsOfAllSources(t *testing.T) {
 	r := newRig(t, shared, leaselessPolicy)
 	before := r.ready("orders", r.threeSources(), func(d *v1alpha1.DynamicSecret) {
 		d.Spec.Target.Fields = &v1alpha1.FieldSelection{
-			Include: []string{"DB_username", "DB_password", "color"}, Exclude: []string{"DB_username"}, Prefix: "ORDERS_",
+			Include: []string{"DB_username", "DB_password", "color"},
+			Exclude: []string{"DB_username"}, Prefix: "ORDERS_",
 		}
 	})
 	want := []string{"ORDERS_DB_password", "ORDERS_color"}

@@ -48,11 +48,12 @@ func TestThreeSourcesSurviveRestartsAndKills(t *testing.T) {
 func (r *rig) restartsIssueNothing(name string) {
 	r.t.Helper()
 	before, version, mark := r.get(name), r.target(name).ResourceVersion, r.vaultMark()
+	const waiting = `controller_runtime_reconcile_total{controller="dynamicsecret",result="requeue_after"}`
 	for _, stop := range []func() error{r.Manager.Stop, r.Manager.Kill} {
 		r.must(stop())
 		r.must(r.Manager.Run(context.Background()))
 		r.eventually("the manager to reconcile the object", func() bool {
-			n, err := r.Manager.Metric(`controller_runtime_reconcile_total{controller="dynamicsecret",result="requeue_after"}`)
+			n, err := r.Manager.Metric(waiting)
 			return err == nil && n >= 1
 		})
 	}

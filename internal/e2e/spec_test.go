@@ -270,9 +270,13 @@ func TestForceSyncRenewsAndMintsNothing(t *testing.T) {
 func TestChangedRequestIsReissuedOnce(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*rig, *v1alpha1.DynamicSecret){
-		"another path":           func(r *rig, d *v1alpha1.DynamicSecret) { d.Spec.Vault.Path = r.name + "/creds/others" },
+		"another path": func(r *rig, d *v1alpha1.DynamicSecret) {
+			d.Spec.Vault.Path = r.name + "/creds/others"
+		},
 		"another ServiceAccount": func(_ *rig, d *v1alpha1.DynamicSecret) { d.Spec.ServiceAccountName = "others" },
-		"another provider":       func(r *rig, d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Name = r.name + "-other" },
+		"another provider": func(r *rig, d *v1alpha1.DynamicSecret) {
+			d.Spec.ProviderRef.Name = r.name + "-other"
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -104,16 +104,19 @@ func (r *rig) denySecrets(
 	r.t.Helper()
 	fail, equivalent := admissionv1.Fail, admissionv1.Equivalent
 	here := &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": r.name}}
+	writes := admissionv1.RuleWithOperations{
+		Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
+		Rule: admissionv1.Rule{
+			APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"},
+		},
+	}
 	policy := &admissionv1.ValidatingAdmissionPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: r.name},
 		Spec: admissionv1.ValidatingAdmissionPolicySpec{
 			FailurePolicy: &fail,
 			MatchConstraints: &admissionv1.MatchResources{
 				MatchPolicy: &equivalent, NamespaceSelector: here, ObjectSelector: &metav1.LabelSelector{},
-				ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
-					Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
-					Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"}},
-				}}},
+				ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: writes}},
 			},
 			Validations: []admissionv1.Validation{{Expression: expression, Message: message}},
 		},
@@ -166,9 +169,8 @@ func TestRejectedSecretMintsNothing(t *testing.T) {
 func TestSecretRejectedAfterIssuanceIsWrittenLater(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, shared, withProxy())
-	policy := r.denySecrets("has(request.dryRun) && request.dryRun", "no Secrets on Sundays", func(o client.Object) error {
-		return r.Kube.Create(t.Context(), o)
-	})
+	create := func(o client.Object) error { return r.Kube.Create(t.Context(), o) }
+	policy := r.denySecrets("has(request.dryRun) && request.dryRun", "no Secrets on Sundays", create)
 	r.apply("orders")
 	message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetRejected)
 	// A policy's message may quote the Secret, so it is shown only for the dry run, which contains no credential.

@@ -60,7 +60,8 @@ func nextAction(s Step) (string, *metav1.Time) {
 }
 
 func condition(kind string, status bool, reason, format string, args ...any) *metav1.Condition {
-	c := &metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: fmt.Sprintf(format, args...)}
+	message := fmt.Sprintf(format, args...)
+	c := &metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: message}
 	if status {
 		c.Status = metav1.ConditionTrue
 	}
@@ -90,7 +91,8 @@ func (v *view) summary(s Step) Summary {
 		return Summary{Reason: v1alpha1.ReasonRevoking, Message: v.removalMessage(left)}
 	case v.Object.Spec.Revoked:
 		return final(v1alpha1.ReasonRevoked,
-			"The leases are revoked and the Secret is deleted, because spec.revoked is true. Set it to false to issue again.")
+			"The leases are revoked and the Secret is deleted, because spec.revoked is true. "+
+				"Set it to false to issue again.")
 	case v.current():
 		ready := Summary{Ready: true, Reason: v1alpha1.ReasonSynced,
 			Message: fmt.Sprintf("Secret %s contains the response of %s.", target, v.what())}
@@ -201,9 +203,10 @@ func (v *view) complaint() *Block {
 		return v.Invalid
 	case v.RolloutOff && RollsOut(v.Object):
 		return &Block{Reason: v1alpha1.ReasonRolloutDisabled, Stalled: true,
-			Message: "spec.rollout requires permission to patch workloads: set rollout.enabled in leasekeeper's chart, " +
-				"or remove spec.rollout."}
-	case v.rolling() && (h.Reason == v1alpha1.ReasonRolloutTargetNotFound || h.Reason == v1alpha1.ReasonRolloutForbidden):
+			Message: "spec.rollout requires permission to patch workloads: set rollout.enabled in leasekeeper's " +
+				"chart, or remove spec.rollout."}
+	case v.rolling() &&
+		(h.Reason == v1alpha1.ReasonRolloutTargetNotFound || h.Reason == v1alpha1.ReasonRolloutForbidden):
 		return &Block{Reason: h.Reason, Stalled: true, Message: rollingMessage(h)}
 	}
 	for i := range v.st.Retiring {
@@ -241,8 +244,8 @@ func rotatedCondition(v *view) *metav1.Condition {
 		return condition(kind, false, reason, "%s%s", rollingMessage(h), held)
 	case h.CutShortAt != nil:
 		return condition(kind, false, v1alpha1.ReasonHandoverCutShort,
-			"The old lease ended at %s, before the hand-over was complete: the backend refused to extend it, or somebody "+
-				"revoked it. Reduce spec.rotation.overlap, or raise the maximum TTL.", utc(h.CutShortAt.Time))
+			"The old lease ended at %s, before the hand-over was complete: the backend refused to extend it, or "+
+				"somebody revoked it. Reduce spec.rotation.overlap, or raise the maximum TTL.", utc(h.CutShortAt.Time))
 	case held != "":
 		reason := v1alpha1.ReasonOverlap
 		if short {
@@ -250,11 +253,12 @@ func rotatedCondition(v *view) *metav1.Condition {
 		}
 		return condition(kind, false, reason, "The consumers have the new credential.%s", held)
 	}
-	return condition(kind, true, v1alpha1.ReasonRotated, "The consumers have the new credential, and the old lease is revoked.")
+	return condition(kind, true, v1alpha1.ReasonRotated,
+		"The consumers have the new credential, and the old lease is revoked.")
 }
 
-// heldMessage says what happens to the old leases, and whether one of them ends before the overlap is over; empty: there
-// is none.
+// heldMessage says what happens to the old leases, and whether one of them ends before the overlap is over; empty:
+// there is none.
 func (v *view) heldMessage() (text string, short bool) {
 	for i := range v.st.Retiring {
 		rec := &v.st.Retiring[i]
@@ -270,8 +274,8 @@ func (v *view) heldMessage() (text string, short bool) {
 		case known && complete && !until.Before(over):
 			text = fmt.Sprintf(" The old lease is kept until %s (spec.rotation.overlap).", utc(until))
 		case known && complete && certain:
-			return fmt.Sprintf(" The old lease cannot be extended and ends at %s, before spec.rotation.overlap is over: "+
-				"reduce it, or raise the maximum TTL.", utc(until)), true
+			return fmt.Sprintf(" The old lease cannot be extended and ends at %s, before spec.rotation.overlap is "+
+				"over: reduce it, or raise the maximum TTL.", utc(until)), true
 		case known && certain:
 			text = fmt.Sprintf(" The old lease is kept; it cannot be extended and ends at %s.", utc(until))
 		default:
@@ -304,8 +308,8 @@ func (v *view) removalMessage(left int) string {
 	return message
 }
 
-// notEnded are reasons of retiring records that do not say why the last lease ended: it was replaced, it belongs to a set
-// with one that ended, or it was never published.
+// notEnded are reasons of retiring records that do not say why the last lease ended: it was replaced, it belongs to a
+// set with one that ended, or it was never published.
 var notEnded = []string{"", v1alpha1.ReasonReplacing, reasonReplaced, reasonIncomplete, CauseUnpublished,
 	v1alpha1.ReasonIssuing}
 
@@ -328,8 +332,9 @@ func leasedCondition(v *view) *metav1.Condition {
 		}
 	}
 	message := map[string]string{
-		v1alpha1.ReasonExpired:    "The lease has expired.",
-		v1alpha1.ReasonLeaseLost:  "The backend no longer knows the lease: it, or the token that issued it, was revoked.",
+		v1alpha1.ReasonExpired: "The lease has expired.",
+		v1alpha1.ReasonLeaseLost: "The backend no longer knows the lease: it, or the token that issued it, " +
+			"was revoked.",
 		v1alpha1.ReasonGrantEnded: "The grant has ended.",
 		v1alpha1.ReasonDeleting:   "The lease is being revoked.",
 		v1alpha1.ReasonRevoked:    "The lease is being revoked.",
@@ -354,8 +359,8 @@ func (v *view) unleasedMessage() string {
 		case rec.Kind == v1alpha1.ResponseScheduled:
 			how = "it is read again after each scheduled change"
 		case rec.ExpiryUnknown:
-			how = fmt.Sprintf("leasekeeper cannot know when it expires, and requests it again every spec.refreshInterval (%s)",
-				RefreshInterval(v.Object))
+			how = fmt.Sprintf("leasekeeper cannot know when it expires, "+
+				"and requests it again every spec.refreshInterval (%s)", RefreshInterval(v.Object))
 		}
 		parts = append(parts, fmt.Sprintf("The response of %s has no lease: %s.", rec.Location(), how))
 	}

@@ -73,8 +73,8 @@ var (
 		t.Publish.Reason, t.Publish.Message = v1alpha1.ReasonPublishFailed, "Secret orders could not be written"
 	})
 	syncRejected = tries(func(t *Tries) {
-		t.Sync = Failure{Count: 1, NotBefore: t0.Add(time.Hour), Reason: v1alpha1.ReasonTargetRejected, Message: "rejected",
-			Stalled: true}
+		t.Sync = Failure{Count: 1, NotBefore: t0.Add(time.Hour), Reason: v1alpha1.ReasonTargetRejected,
+			Message: "rejected", Stalled: true}
 	})
 	denied = tries(func(t *Tries) {
 		t.Issue = Failure{Count: 1, NotBefore: t0.Add(time.Hour), Reason: v1alpha1.ReasonAccessDenied,
@@ -111,7 +111,8 @@ func TestReady(t *testing.T) {
 		{"is True with a set", []given{aSet}, yes(v1alpha1.ReasonLeased, hasSet)},
 		{"is True with a static response", []given{kept(static)}, yes(v1alpha1.ReasonSynced, hasResponse)},
 		{"is True with a certificate", []given{kept(expiring)}, yes(v1alpha1.ReasonSynced, hasResponse)},
-		{"stays True while a replacement fails", []given{kept(), rotate, issueFails}, yes(v1alpha1.ReasonLeased, hasLease)},
+		{"stays True while a replacement fails",
+			[]given{kept(), rotate, issueFails}, yes(v1alpha1.ReasonLeased, hasLease)},
 		{"stays True while a renewal fails", []given{kept(), renewFails}, yes(v1alpha1.ReasonLeased, hasLease)},
 		{"stays True while a read fails", []given{readFails}, yes(v1alpha1.ReasonSynced, hasResponse)},
 		{"stays True while suspended", []given{kept(), spec(suspended), rotate}, yes(v1alpha1.ReasonLeased, hasLease)},
@@ -137,7 +138,8 @@ func TestReady(t *testing.T) {
 		{"says why the Secret cannot be deleted", []given{kept(), deleted(0), done(record()), secretFails},
 			no(v1alpha1.ReasonDeleting, noneLeft+" Secret orders could not be deleted")},
 		{"says that it is revoking", []given{kept(), spec(revoking)}, no(v1alpha1.ReasonRevoking, oneLeft)},
-		{"is revoking while the Secret exists", []given{published, spec(revoking)}, no(v1alpha1.ReasonRevoking, noneLeft)},
+		{"is revoking while the Secret exists",
+			[]given{published, spec(revoking)}, no(v1alpha1.ReasonRevoking, noneLeft)},
 		{"says that it is revoked", []given{spec(revoking)}, no(v1alpha1.ReasonRevoked, revokedText)},
 	})
 }
@@ -165,9 +167,9 @@ func TestStalled(t *testing.T) {
 		{"exists if the spec is invalid", []given{invalid}, yes(v1alpha1.ReasonInvalidWindow, windowBlock.Message)},
 		{"exists for a live credential of an invalid spec", []given{kept(), invalid},
 			yes(v1alpha1.ReasonInvalidWindow, windowBlock.Message)},
-		{"exists if roll-outs are not permitted", []given{kept(), spec(rollingOut), off}, yes(v1alpha1.ReasonRolloutDisabled,
-			"spec.rollout requires permission to patch workloads: set rollout.enabled in leasekeeper's chart, "+
-				"or remove spec.rollout.")},
+		{"exists if roll-outs are not permitted", []given{kept(), spec(rollingOut), off},
+			yes(v1alpha1.ReasonRolloutDisabled, "spec.rollout requires permission to patch workloads: "+
+				"set rollout.enabled in leasekeeper's chart, or remove spec.rollout.")},
 		{"exists after a grant", []given{grantDone}, yes(v1alpha1.ReasonGrantEnded, grantText)},
 		{"exists after a revocation", []given{spec(revoking)}, yes(v1alpha1.ReasonRevoked, revokedText)},
 		{"does not exist during a revocation", []given{kept(), spec(revoking), denied}, says{}},
@@ -254,13 +256,15 @@ func TestLeased(t *testing.T) {
 			no(v1alpha1.ReasonRevoked, "The lease is being revoked.")},
 		{"says that the lease expired if nothing says more", []given{wasLeased}, no(v1alpha1.ReasonExpired,
 			"The lease has expired.")},
-		{"gives a reason without a text of its own", []given{wasLeased, last("Other")}, no("Other", "The lease has ended.")},
+		{"gives a reason without a text of its own",
+			[]given{wasLeased, last("Other")}, no("Other", "The lease has ended.")},
 		{"speaks of the last lease", []given{wasLeased, last("Other"), last(v1alpha1.ReasonLeaseLost)},
 			no(v1alpha1.ReasonLeaseLost, lostText)},
 		{"speaks of the lost lease, not of its set", []given{wasLeased, last(v1alpha1.ReasonLeaseLost),
 			last(reasonIncomplete)},
 			no(v1alpha1.ReasonLeaseLost, lostText)},
-		{"does not speak of a lease that was replaced", []given{wasLeased, last(reasonReplaced), last(reasonIncomplete)},
+		{"does not speak of a lease that was replaced",
+			[]given{wasLeased, last(reasonReplaced), last(reasonIncomplete)},
 			no(v1alpha1.ReasonExpired, "The lease has expired.")},
 		{"does not speak of an attempt that was dropped", []given{wasLeased, last(v1alpha1.ReasonLeaseLost),
 			last(v1alpha1.ReasonIssuing)},

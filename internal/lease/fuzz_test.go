@@ -165,7 +165,9 @@ func (w *world) mustNotCutOff(s Step) {
 // disturb changes what Plan observes.
 func (w *world) disturb() {
 	in, st := w.in, &w.in.Object.Status
-	switch oneOf(w.T, "event", "restart", "time", "lost", "block", "unblock", "request", "rotate", "deleted", "edited") {
+	event := oneOf(w.T, "event",
+		"restart", "time", "lost", "block", "unblock", "request", "rotate", "deleted", "edited")
+	switch event {
 	case "restart":
 		in.Held, in.Tries = Held{}, Tries{}
 		in.Handled, in.Reads, in.Done = map[string]string{}, map[string]Read{}, map[string]bool{}

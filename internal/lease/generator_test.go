@@ -67,8 +67,10 @@ func drawRecord(t *rapid.T, label string) v1alpha1.LeaseRecord {
 	rec.Renewable, rec.Revocable = maybe(t, "renewable"), rarely(t, "revocable")
 	rec.MaxTTLReached = rarely(t, "max TTL reached")
 	if maybe(t, "has a session") {
-		rec.Session = &v1alpha1.SessionTerm{ExpiresAt: drawTime(t, "session"), DurationSeconds: drawSeconds(t, "session"),
-			Renewable: maybe(t, "session renewable")}
+		rec.Session = &v1alpha1.SessionTerm{
+			ExpiresAt: drawTime(t, "session"), DurationSeconds: drawSeconds(t, "session"),
+			Renewable: maybe(t, "session renewable"),
+		}
 	}
 	rec.Reason = oneOf(t, "reason", reasonReplaced, reasonReplaced, v1alpha1.ReasonReplacing, v1alpha1.ReasonReplacing,
 		reasonIncomplete, v1alpha1.ReasonIssuing, v1alpha1.ReasonExpired, CauseUnpublished, "", "\xff")
@@ -163,7 +165,8 @@ func drawStatus(t *rapid.T, st *v1alpha1.DynamicSecretStatus) {
 	if rarely(t, "grant ended") {
 		st.GrantEndedAt = drawTimePtr(t, "grantEndedAt")
 	}
-	st.LastHandledRenewAt, st.LastHandledRotateAt = oneOf(t, "handled renew", "", "1"), oneOf(t, "handled rotate", "", "1")
+	st.LastHandledRenewAt = oneOf(t, "handled renew", "", "1")
+	st.LastHandledRotateAt = oneOf(t, "handled rotate", "", "1")
 }
 
 var nightly, _ = ParseWindows([]v1alpha1.RotationWindow{{Schedule: "0 2 * * *", Duration: *lasting(time.Hour)}})
@@ -234,7 +237,8 @@ func drawHeld(t *rapid.T, d *v1alpha1.DynamicSecret) (h Held) {
 		rec := HeldRecord{Record: *records[i].DeepCopy(), Settled: maybe(t, "settled")}
 		if h.Outcome == OutcomeIssued {
 			rec.Settled = true
-			Respond(&rec.Record, v1alpha1.ResponseLeased, fmt.Sprintf("lease-%d", 10+i), Term{At: t0, Duration: time.Hour})
+			Respond(&rec.Record, v1alpha1.ResponseLeased, fmt.Sprintf("lease-%d", 10+i),
+				Term{At: t0, Duration: time.Hour})
 		}
 		h.Records = append(h.Records, rec)
 	}

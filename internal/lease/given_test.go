@@ -48,8 +48,9 @@ func input(mods ...given) Input {
 				Finalizers: []string{v1alpha1.Finalizer}},
 			Spec: v1alpha1.DynamicSecretSpec{
 				RefreshInterval: lasting(time.Hour),
-				Lease: v1alpha1.LeaseSpec{RenewAtPercent: 67, OnExpiry: v1alpha1.OnExpiryDelete, Reissue: v1alpha1.ReissueAlways,
-					OnDelete: v1alpha1.OnDeleteRevoke, RevocationDeadline: lasting(time.Hour)},
+				Lease: v1alpha1.LeaseSpec{RenewAtPercent: 67, OnExpiry: v1alpha1.OnExpiryDelete,
+					Reissue: v1alpha1.ReissueAlways, OnDelete: v1alpha1.OnDeleteRevoke,
+					RevocationDeadline: lasting(time.Hour)},
 			},
 		},
 	}

@@ -113,8 +113,8 @@ func followRollout(v *view) *Step {
 	return &Step{Action: FollowRollout, Reason: v1alpha1.ReasonRollingOut, Hold: v.Now.Before(v.stampAt())}
 }
 
-// stampAt is until when a roll-out may wait for the other Secrets of its workloads: for RolloutWindow, but no longer than
-// the old leases permit. Without a live old lease it does not wait.
+// stampAt is when a roll-out stops waiting for the other Secrets of its workloads: after RolloutWindow, or earlier if
+// an old lease ends. Without a live old lease it does not wait.
 func (v *view) stampAt() time.Time {
 	published := v.st.Handover.PublishedAt.Time
 	at, held := published.Add(v.RolloutWindow), false

@@ -38,14 +38,17 @@ func TestWhenALiveCredentialIsReplaced(t *testing.T) {
 		{"before it expires, even during a hand-over", []given{kept(maxTTL), maxAge(hour / 2), handingOver},
 			CauseMaxTTL, renewDue},
 		{"after renewAtPercent of what is left", []given{kept(maxTTL)}, CauseMaxTTL, renewDue},
-		{"earlier for a long overlap", []given{kept(maxTTL), overlapping(30 * time.Minute)}, CauseMaxTTL, 30 * time.Minute},
-		{"earlier for a roll-out of unknown duration", []given{kept(maxTTL), spec(rollingOut), overlapping(20 * time.Minute)},
+		{"earlier for a long overlap",
+			[]given{kept(maxTTL), overlapping(30 * time.Minute)}, CauseMaxTTL, 30 * time.Minute},
+		{"earlier for a roll-out of unknown duration",
+			[]given{kept(maxTTL), spec(rollingOut), overlapping(20 * time.Minute)},
 			CauseMaxTTL, 35 * time.Minute},
 		{"early enough for twice the last roll-out", []given{kept(maxTTL), spec(rollingOut),
 			handover(rolledOut(0), took(10*time.Minute)), overlapping(10 * time.Minute)},
 			CauseMaxTTL, 30*time.Minute - rolloutMargin},
 		{"not before a third of its life", []given{kept(maxTTL), overlapping(5 * hour)}, CauseMaxTTL, 20 * time.Minute},
-		{"at the age, if that is first", []given{kept(maxTTL), maxAge(10 * time.Minute)}, CauseMaxAge, 10 * time.Minute},
+		{"at the age, if that is first",
+			[]given{kept(maxTTL), maxAge(10 * time.Minute)}, CauseMaxAge, 10 * time.Minute},
 		{"at the maximum TTL, if that is first", []given{kept(maxTTL), maxAge(hour)}, CauseMaxTTL, renewDue},
 		{"before its session ends", []given{kept(session(10*hour, false)), overlapping(hour)}, CauseMaxTTL, 9 * hour},
 		{"never, if it is a grant", []given{kept(maxTTL), maxAge(hour), leaseSpec(never)}, "", 0},
@@ -53,7 +56,8 @@ func TestWhenALiveCredentialIsReplaced(t *testing.T) {
 		{"never, if it is scheduled", []given{kept(scheduled(hour)), maxAge(hour)}, "", 0},
 		{"before a certificate expires", []given{kept(expiring), overlapping(30 * time.Minute)}, CauseMaxTTL,
 			30 * time.Minute},
-		{"when the first of a set is due", []given{keptSet(db(tenHours), broker(maxTTL), settings())}, CauseMaxTTL, renewDue},
+		{"when the first of a set is due",
+			[]given{keptSet(db(tenHours), broker(maxTTL), settings())}, CauseMaxTTL, renewDue},
 		{"when the first of a set reaches its age", []given{keptSet(settings(), db(tenHours)), maxAge(hour)},
 			CauseMaxAge, hour},
 	} {
@@ -148,9 +152,12 @@ func TestAHeldLeaseIsKeptAlive(t *testing.T) {
 		at    time.Duration
 	}{
 		{"it is renewed", held(), renewLease, renewDue},
-		{"its session is extended", held(session(time.Hour, true)), step(ExtendSession, v1alpha1.ReasonRenewing), renewDue},
-		{"it is revoked at the end if it cannot be renewed", held(maxTTL), step(RevokeRecord, reasonReplaced), time.Hour},
-		{"it is not renewed if it lasts long enough", all(held(), short), step(RevokeRecord, reasonReplaced), time.Hour},
+		{"its session is extended",
+			held(session(time.Hour, true)), step(ExtendSession, v1alpha1.ReasonRenewing), renewDue},
+		{"it is revoked at the end if it cannot be renewed",
+			held(maxTTL), step(RevokeRecord, reasonReplaced), time.Hour},
+		{"it is not renewed if it lasts long enough",
+			all(held(), short), step(RevokeRecord, reasonReplaced), time.Hour},
 	} {
 		t.Run(c.it, func(t *testing.T) {
 			in := input(kept(granted(100*time.Hour)), checkAt(90*time.Hour), c.given, after(c.at-time.Second))
@@ -187,7 +194,8 @@ func TestPlanFollowsARollOut(t *testing.T) {
 			Step{Action: Wait, At: t0.Add(40 * time.Second)}.withNext(v1alpha1.NextRenew, renewDue)},
 		{"is done when all consumers are rolled out", []given{old(), handover(rolledOut(0))},
 			step(RevokeRecord, reasonReplaced).ofRetiring(0)},
-		{"follows nothing while the Secret is not current", []given{target(TargetAbsent)}, step(Issue, CauseSecretLost)},
+		{"follows nothing while the Secret is not current",
+			[]given{target(TargetAbsent)}, step(Issue, CauseSecretLost)},
 	} {
 		t.Run(c.it, func(t *testing.T) {
 			same(t, "the step", Plan(input(append([]given{base}, c.given...)...)), c.want)

@@ -20,8 +20,8 @@ type Input struct {
 	Invalid *Block
 	// Target is the state of the Secret.
 	Target TargetState
-	// OutOfSync: the Secret contains the right data, but its name, type, labels or annotations are not those of the spec,
-	// or the status does not describe it.
+	// OutOfSync: the Secret contains the right data, but its name, type, labels or annotations are not those of the
+	// spec, or the status does not describe it.
 	OutOfSync bool
 	// Held is what this process knows of its own issuance.
 	Held Held
@@ -29,8 +29,8 @@ type Input struct {
 	Lost map[string]bool
 	// Suspects are the ids of leases that were missing from a list of the backend.
 	Suspects map[string]bool
-	// Done are the keys (see Key) of records that this process has revoked or abandoned while the object is being deleted.
-	// Then the ledger is not updated for each.
+	// Done are the keys (see Key) of records that this process has revoked or abandoned while the object is being
+	// deleted. Then the ledger is not updated for each.
 	Done map[string]bool
 	// Reads are the last reads of static and scheduled sources by this process, by source.
 	Reads map[string]Read
@@ -106,8 +106,8 @@ const (
 	OutcomeFailed Outcome = "Failed"
 )
 
-// Held is what this process knows of its own issuance, from the journal until the Secret is written. It is lost when the
-// process ends; the journal covers that.
+// Held is what this process knows about its own issuance, from the journal until the Secret is written. It is lost when
+// the process ends; the journal covers that.
 type Held struct {
 	// Records of the attempt, one for each source; empty: nothing is held.
 	Records []HeldRecord
@@ -218,8 +218,8 @@ type Step struct {
 	Action Action
 	// Reason in the words of the conditions.
 	Reason string
-	// Record is an index into status.leases, or, if Retiring is set, into status.retiring. For DropLeases it is the record
-	// that ended; -1: all of them.
+	// Record is an index into status.leases, or, if Retiring is set, into status.retiring. For DropLeases it is the
+	// record that ended; -1: all of them.
 	Record   int
 	Retiring bool
 	// Hold, for FollowRollout: workloads that also use other Secrets wait for these.

@@ -146,9 +146,9 @@ func (v *view) planned() (string, time.Time) {
 	return cause, at
 }
 
-// beforeExpiry: a credential that nothing can extend is replaced early enough for the hand-over to fit into what is left,
-// but not before a third of its life is over: otherwise an overlap that is longer than its life would replace each
-// credential at once. It waits for a window as long as the hand-over still fits.
+// beforeExpiry replaces a credential that nothing can extend while the hand-over still fits into what is left of its
+// life. It does so no earlier than after a third of that life: otherwise an overlap that is longer than the life would
+// replace each credential at once. It waits for a window as long as the hand-over still fits.
 func (v *view) beforeExpiry(rec *v1alpha1.LeaseRecord) (string, time.Time) {
 	end, last, certain := certainEnd(rec)
 	if !certain {

@@ -8,8 +8,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// The functions of this file are the only ones that change the ledger. Each is one transition, stored by one locked write
-// before anything that depends on it is done.
+// The functions of this file are the only ones that change the ledger. Each is one transition, stored by one locked
+// write before anything that depends on it is done.
 
 // Version of the ledger's format.
 const Version = 1
@@ -99,17 +99,17 @@ func Published(st *v1alpha1.DynamicSecretStatus) bool {
 	return st.Secret != nil && st.Secret.UID != "" && st.Secret.ResourceVersion != ""
 }
 
-// contained says that the Secret contains the credentials of the leases: they were published, or a refresh of them is not
-// complete.
+// contained says that the Secret contains the credentials of the leases: they were published, or a refresh of them is
+// not complete.
 func contained(st *v1alpha1.DynamicSecretStatus) bool {
 	refreshing := st.Secret != nil && st.Secret.UID != "" && st.Secret.PreviousDigest != ""
 	return refreshing || Published(st)
 }
 
-// RetireAttempt moves the attempt to the retiring records. A session is revoked at once if the backend has finished with
-// its request. Otherwise the backend may still be minting, and revoking the session now would leave a credential that
-// nothing owns; so it is revoked when the request must be over. The attempt of another process is counted from now: its
-// start was recorded by another clock.
+// RetireAttempt moves the attempt to the retiring records. A session is revoked at once if the backend has finished
+// with its request. Otherwise the backend may still be minting, and revoking the session now would leave a credential
+// that nothing owns; so it is revoked when the request must be over. The attempt of another process is counted from
+// now: its start was recorded by another clock.
 func RetireAttempt(st *v1alpha1.DynamicSecretStatus, held Held, reason string, limit time.Duration, now time.Time) {
 	if st.Attempt == nil {
 		return
@@ -132,8 +132,8 @@ func RetireAttempt(st *v1alpha1.DynamicSecretStatus, held Held, reason string, l
 	}
 }
 
-// RetireLeases moves the leases to the retiring records. ended is the index of the one that ended; -1: the reason applies
-// to all. If the Secret contains the set, the others stay valid until their successors are published.
+// RetireLeases moves the leases to the retiring records. ended is the index of the one that ended; -1: the reason
+// applies to all. If the Secret contains the set, the others stay valid until their successors are published.
 func RetireLeases(d *v1alpha1.DynamicSecret, reason string, ended int, now time.Time) {
 	st := &d.Status
 	over := ended >= 0 && d.Spec.Lease.Reissue == v1alpha1.ReissueNever || reason == v1alpha1.ReasonGrantEnded
@@ -173,8 +173,8 @@ func retireLeases(st *v1alpha1.DynamicSecretStatus, reason string, now time.Time
 	}
 }
 
-// retire adds a record that can be revoked to the retiring records. A response that cannot be revoked needs no record; an
-// attempt without a response does.
+// retire adds a record that can be revoked to the retiring records. A response that cannot be revoked needs no record;
+// an attempt without a response does.
 func retire(st *v1alpha1.DynamicSecretStatus, rec v1alpha1.LeaseRecord, reason string, revokeAfter time.Time) {
 	if rec.Kind != "" && !Revocable(&rec) {
 		return
@@ -184,8 +184,8 @@ func retire(st *v1alpha1.DynamicSecretStatus, rec v1alpha1.LeaseRecord, reason s
 	st.Retiring = append(st.Retiring, rec)
 }
 
-// Resolve completes a retiring record with a response that arrived late: the backend has finished, so it may be revoked at
-// once. A record whose response is known stays as it is: its lease may have been renewed since.
+// Resolve completes a retiring record with a response that arrived late: the backend has finished, so it may be revoked
+// at once. A record whose response is known stays as it is: its lease may have been renewed since.
 func Resolve(st *v1alpha1.DynamicSecretStatus, response *v1alpha1.LeaseRecord, now time.Time) {
 	for i := range st.Retiring {
 		rec := &st.Retiring[i]
@@ -216,8 +216,8 @@ func Renewed(rec *v1alpha1.LeaseRecord, t Term, requested time.Duration) {
 	at := floor(t.At)
 	rec.RenewedAt = &at
 	rec.Renewals++
-	// Without a warning, a maximum shows in an expiry that does not move although less than requested was granted and time
-	// has passed. A periodic token grants its period, which is less than requested too, but its expiry moves.
+	// Without a warning, a maximum shows in an expiry that does not move although less than requested was granted and
+	// time has passed. A periodic token grants its period, which is less than requested too, but its expiry moves.
 	unmoved := before != nil && rec.ExpiresAt.Sub(before.Time) < expiryEpsilon && elapsed >= 2*expiryEpsilon
 	life := rec.ExpiresAt.Sub(issuedAt(rec))
 	switch {
@@ -338,8 +338,8 @@ func cutShort(d *v1alpha1.DynamicSecret, i int, now time.Time) {
 	}
 }
 
-// SecretDeleted records that the Secret is gone. If leases are recorded whose credentials are still to be published, the
-// status keeps what their Secret will contain.
+// SecretDeleted records that the Secret is gone. If leases are recorded whose credentials are still to be published,
+// the status keeps what their Secret will contain.
 func SecretDeleted(st *v1alpha1.DynamicSecretStatus) {
 	if len(st.Leases) == 0 {
 		st.Secret = nil
@@ -366,9 +366,9 @@ func setSession(rec *v1alpha1.LeaseRecord, t Term) {
 	}
 }
 
-// floor and ceil: the API stores whole seconds. What is planned from a status that was just written must be what is
-// planned when it is read again, or each write would be followed by another. An expiry is rounded down and the start of a
-// wait up, so that rounding makes nothing too late or too early.
+// floor and ceil: the API stores whole seconds. Plan must return the same step for a status in memory and for the same
+// status read back, or each write would cause another. An expiry is rounded down and the start of a wait up, so that
+// rounding makes nothing too late or too early.
 func floor(t time.Time) metav1.Time { return metav1.NewTime(t.Truncate(time.Second)) }
 
 func ceil(t time.Time) metav1.Time {

@@ -21,17 +21,21 @@ func TestRetireAttempt(t *testing.T) {
 		want []*v1alpha1.LeaseRecord
 	}{
 		{"of another process: the limit counts from now", all(),
-			[]*v1alpha1.LeaseRecord{db(noResponse, started, at(now+limit)), broker(noResponse, started, at(now+limit))}},
+			[]*v1alpha1.LeaseRecord{db(noResponse, started, at(now+limit)),
+				broker(noResponse, started, at(now+limit))}},
 		{"of other sessions: the limit counts from now", issued(db(numbered(8)), broker(numbered(9))),
-			[]*v1alpha1.LeaseRecord{db(noResponse, started, at(now+limit)), broker(noResponse, started, at(now+limit))}},
+			[]*v1alpha1.LeaseRecord{db(noResponse, started, at(now+limit)),
+				broker(noResponse, started, at(now+limit))}},
 		{"without a response: the limit counts from the start", held(OutcomeFailed, false, db(noResponse),
 			broker(noResponse)),
 			[]*v1alpha1.LeaseRecord{db(noResponse, started, at(own)), broker(noResponse, started, at(own))}},
 		{"with a response and an error: at once", held(OutcomeFailed, true, minted, broker(noResponse)),
 			[]*v1alpha1.LeaseRecord{db(session(time.Hour, true), at(now)), broker(noResponse, at(now))}},
-		{"with one response: each record by itself", all(held(OutcomeFailed, true, minted, broker(noResponse)), unsettled),
+		{"with one response: each record by itself",
+			all(held(OutcomeFailed, true, minted, broker(noResponse)), unsettled),
 			[]*v1alpha1.LeaseRecord{db(session(time.Hour, true), at(now)), broker(noResponse, started, at(own))}},
-		{"with responses that cannot be revoked: no record", held(OutcomeFailed, true, db(static), broker(expiring)), nil},
+		{"with responses that cannot be revoked: no record",
+			held(OutcomeFailed, true, db(static), broker(expiring)), nil},
 		{"with a certificate: it can be revoked", held(OutcomeFailed, true, db(static), broker(revocable)),
 			[]*v1alpha1.LeaseRecord{broker(revocable, at(now))}},
 	} {
@@ -73,8 +77,8 @@ func TestRetireLeases(t *testing.T) {
 		{"they wait during a refresh as well", v1alpha1.ReasonExpired, []given{set,
 			status(func(st *v1alpha1.DynamicSecretStatus) { BeginRefresh(st, "digest-2") })}, 0,
 			recs(at(v1alpha1.ReasonExpired), at(reasonIncomplete)), false},
-		{"they do not wait if they were never published", v1alpha1.ReasonExpired, []given{recordedSet(db(), broker())}, 0,
-			recs(at(v1alpha1.ReasonExpired), at(CauseUnpublished)), false},
+		{"they do not wait if they were never published", v1alpha1.ReasonExpired, []given{recordedSet(db(), broker())},
+			0, recs(at(v1alpha1.ReasonExpired), at(CauseUnpublished)), false},
 		{"an expired certificate that cannot be revoked is dropped", v1alpha1.ReasonExpired,
 			[]given{keptSet(db(expiring), broker())}, 0, []*v1alpha1.LeaseRecord{broker(at(reasonIncomplete))}, false},
 		{"a revocation applies to all", v1alpha1.ReasonRevoked, []given{set}, -1,
@@ -100,7 +104,8 @@ func TestRetireLeases(t *testing.T) {
 }
 
 func TestResolveCompletesARecord(t *testing.T) {
-	st := &input(retiring(record(numbered(2), retired(limit, "a")), record(noResponse, retired(limit, "b")))).Object.Status
+	known, unknown := record(numbered(2), retired(limit, "a")), record(noResponse, retired(limit, "b"))
+	st := &input(retiring(known, unknown)).Object.Status
 	response := record(session(time.Hour, true), func(rec *v1alpha1.LeaseRecord) { rec.ID = "lease-9" })
 	Resolve(st, response, t0.Add(half))
 	want := response.DeepCopy()
@@ -183,7 +188,8 @@ func TestRenewed(t *testing.T) {
 		if !rec.ExpiresAt.Equal(stampPtr(c.end)) || rec.MaxTTLReached != c.atMaxTTL {
 			t.Errorf("%s: expires at %s, max TTL reached %v", c.it, rec.ExpiresAt.Sub(t0), rec.MaxTTLReached)
 		}
-		if rec.Renewals != 1 || !rec.RenewedAt.Equal(stampPtr(c.at)) || rec.DurationSeconds != int64(c.granted/time.Second) {
+		granted := int64(c.granted / time.Second)
+		if rec.Renewals != 1 || !rec.RenewedAt.Equal(stampPtr(c.at)) || rec.DurationSeconds != granted {
 			t.Errorf("%s: %+v", c.it, rec)
 		}
 	}

@@ -66,9 +66,11 @@ func TestRespond(t *testing.T) {
 		{"a lease keeps its session", v1alpha1.ResponseLeased, "lease-1", term, with(end, anHour)},
 		{"a certificate expires and has no session", v1alpha1.ResponseExpiring, "", term, with(expiring, end)},
 		{"a scheduled response changes", v1alpha1.ResponseScheduled, "", term, with(scheduled(time.Hour), end)},
-		{"a late scheduled response has no time", v1alpha1.ResponseScheduled, "", Term{At: t0}, with(scheduled(0), endless)},
+		{"a late scheduled response has no time",
+			v1alpha1.ResponseScheduled, "", Term{At: t0}, with(scheduled(0), endless)},
 		{"a static response has no expiry", v1alpha1.ResponseStatic, "", Term{At: t0}, with(static)},
-		{"a static response may have a duration", v1alpha1.ResponseStatic, "", term, with(static, granted(time.Hour), end)},
+		{"a static response may have a duration",
+			v1alpha1.ResponseStatic, "", term, with(static, granted(time.Hour), end)},
 	} {
 		rec := record(noResponse, anHour)
 		Respond(rec, c.kind, c.id, c.term)
@@ -84,7 +86,8 @@ func recordSet(d *v1alpha1.DynamicSecret, digest string, now time.Time, recs ...
 func TestRecordTurnsTheAttemptIntoLeases(t *testing.T) {
 	grantEnded := status(func(st *v1alpha1.DynamicSecretStatus) { st.GrantEndedAt = stampPtr(0) })
 	d := input(attempt(db(noResponse), broker(noResponse)), grantEnded,
-		annotated(v1alpha1.RotateRequestedAtAnnotation, "now"), annotated(v1alpha1.RenewRequestedAtAnnotation, "now")).Object
+		annotated(v1alpha1.RotateRequestedAtAnnotation, "now"),
+		annotated(v1alpha1.RenewRequestedAtAnnotation, "now")).Object
 	recordSet(d, "digest-1", t0, db(), broker())
 
 	st := &d.Status

@@ -9,8 +9,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// rules in the order in which they apply. The first that returns a step wins; if none does, Plan waits. Rules that save a
-// live lease come before rules that replace one, and rules that revoke come before rules that issue.
+// rules in the order in which they apply. The first that returns a step wins; if none does, Plan waits. Rules that save
+// a live lease come before rules that replace one, and rules that revoke come before rules that issue.
 var rules = []func(*view) *Step{
 	resolveHeld,
 	deleting,
@@ -87,8 +87,8 @@ func (v *view) due(at time.Time, f Failure, what string, s Step) *Step {
 	return &s
 }
 
-// announces says that status.nextAction should show u instead of what the step has. A refresh recurs without a write, so
-// anything else takes precedence.
+// announces says that status.nextAction should show u instead of what the step has. A refresh recurs without a write,
+// so anything else takes precedence.
 func (v *view) announces(s Step, u upcoming) bool {
 	if u.what == "" {
 		return false
@@ -164,8 +164,8 @@ func (v *view) inSecret(rec *v1alpha1.LeaseRecord) bool {
 	return v.unreplaced(rec) && (!dies || v.Now.Before(end))
 }
 
-// contentAlive says that the Secret contains a complete set of live credentials although the successors are not published,
-// and until when. A zero time: it does not expire.
+// contentAlive says that the Secret contains a complete set of live credentials although the successors are not
+// published, and until when. A zero time: it does not expire.
 func (v *view) contentAlive() (until time.Time, alive bool) {
 	for i := range v.st.Retiring {
 		rec := &v.st.Retiring[i]
@@ -183,14 +183,15 @@ func (v *view) contentAlive() (until time.Time, alive bool) {
 	return until, alive
 }
 
-// resolveHeld: responses arrived, but their attempt is gone, because another replica took over while this one was paused.
-// The retiring records that the other replica made are completed; a credential whose session is already revoked is revoked
-// again, because the response proves that it exists.
+// resolveHeld: responses arrived, but their attempt is gone, because another replica took over while this one was
+// paused. The retiring records that the other replica made are completed; a credential whose session is already revoked
+// is revoked again, because the response proves that it exists.
 func resolveHeld(v *view) *Step {
 	if !v.Held.settled() || v.holds(v.attempt()) || v.holds(v.leases) {
 		return nil
 	}
-	return v.due(v.Now, v.Tries.Settle, v1alpha1.NextRevoke, Step{Action: ResolveHeld, Reason: v1alpha1.ReasonReplacing})
+	return v.due(v.Now, v.Tries.Settle, v1alpha1.NextRevoke,
+		Step{Action: ResolveHeld, Reason: v1alpha1.ReasonReplacing})
 }
 
 func addFinalizer(v *view) *Step {
@@ -354,8 +355,8 @@ func refresh(v *view) *Step {
 	return nil
 }
 
-// syncSecret comes before an issuance: a Secret that was written and not recorded counts as unpublished, so its credentials
-// would be revoked at once when a successor is recorded.
+// syncSecret comes before an issuance: a Secret that was written and not recorded counts as unpublished, so its
+// credentials would be revoked at once when a successor is recorded.
 func syncSecret(v *view) *Step {
 	if len(v.leases) == 0 || v.Target != TargetCurrent || !v.OutOfSync {
 		return nil

@@ -103,11 +103,13 @@ func checkStep(t *rapid.T, in Input, s Step) {
 	case RenewLease:
 		must(inRange && Leased(&records[s.Record]) && !exhausted(&records[s.Record]), "a lease that can be renewed")
 	case ExtendSession:
-		must(inRange && Leased(&records[s.Record]) && records[s.Record].Session.Renewable, "a session that can be extended")
+		must(inRange && Leased(&records[s.Record]) && records[s.Record].Session.Renewable,
+			"a session that can be extended")
 	case VerifyLease:
 		must(inRange && Leased(&records[s.Record]), "a lease")
 	case RefreshSource:
-		must(inRange && readAgain(&records[s.Record]) && v.current() && v.issueBlock() == nil, "a source that can be read")
+		must(inRange && readAgain(&records[s.Record]) && v.current() && v.issueBlock() == nil,
+			"a source that can be read")
 	case AcknowledgeRenew:
 		must(len(st.Leases) > 0 && v.renewalRequested(), "a request")
 	case FollowRollout:

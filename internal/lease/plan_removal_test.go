@@ -240,7 +240,7 @@ func TestPlanAbandons(t *testing.T) {
 	abandon := step(AbandonRecord, v1alpha1.ReasonAbandoned).ofRetiring(0)
 	revoke := step(RevokeRecord, v1alpha1.ReasonLeaseLost).ofRetiring(0)
 	revokeSession := step(RevokeRecord, v1alpha1.ReasonIssuing).ofRetiring(0)
-	// A renewal that was not recorded may have granted another hour. Then an available backend gets a minute to confirm.
+	// An unrecorded renewal may have granted another hour. Then an available backend gets a minute to confirm.
 	const bound = 2*time.Hour + time.Minute
 	idle := spec(revoking) // nothing else to do
 	short := all(deleted(0), deadline(10*time.Minute))
@@ -249,8 +249,10 @@ func TestPlanAbandons(t *testing.T) {
 	checkPlan(t, []planCase{
 		{
 			it: "retries before the record is dead", because: "the lease may live",
-			given: []given{idle, retiring(rec), revokeFailed(failed(bound-time.Second), rec), after(bound - time.Second)},
-			want:  revoke,
+			given: []given{
+				idle, retiring(rec), revokeFailed(failed(bound-time.Second), rec), after(bound - time.Second),
+			},
+			want: revoke,
 		}, {
 			it: "waits no longer than until the record is dead", because: "then it is abandoned",
 			given: []given{idle, retiring(rec), revokeFailed(failed(bound+time.Hour), rec), after(bound - time.Second)},
@@ -274,8 +276,10 @@ func TestPlanAbandons(t *testing.T) {
 			want: abandon,
 		}, {
 			it: "does not abandon an expired certificate", because: "it is revoked by its expiry",
-			given: []given{idle, retiring(certificate), revokeFailed(failed(0), certificate), after(time.Hour + time.Minute)},
-			want:  step(RevokeRecord, v1alpha1.ReasonLeaseLost).ofRetiring(0),
+			given: []given{
+				idle, retiring(certificate), revokeFailed(failed(0), certificate), after(time.Hour + time.Minute),
+			},
+			want: step(RevokeRecord, v1alpha1.ReasonLeaseLost).ofRetiring(0),
 		}, {
 			it: "abandons a session that has ended", because: "a record without a lease is its session",
 			given: []given{idle, retiring(bounded), revokeFailed(failed(0), bounded), after(31 * time.Minute)},
@@ -286,8 +290,10 @@ func TestPlanAbandons(t *testing.T) {
 			want:  revokeSession,
 		}, {
 			it: "abandons it at the deadline of a deletion", because: "a deletion always ends",
-			given: []given{short, retiring(unbounded), revokeFailed(failed(time.Hour), unbounded), after(10 * time.Minute)},
-			want:  abandon,
+			given: []given{
+				short, retiring(unbounded), revokeFailed(failed(time.Hour), unbounded), after(10 * time.Minute),
+			},
+			want: abandon,
 		}, {
 			it: "does not abandon it earlier", because: "the backend may recover",
 			given: []given{short, retiring(unbounded), revokeFailed(failed(time.Hour), unbounded),

@@ -81,8 +81,10 @@ func TestPlanTheEndOfALease(t *testing.T) {
 			want:  deleteSecret,
 		}, {
 			it: "waits after the Secret could not be deleted", because: "retries must not overload the API server",
-			given: []given{over, blocked(notReadyBlock), tries(func(t *Tries) { t.DeleteSecret = failed(61 * time.Minute) })},
-			want:  waitBlocked(time.Hour, notReadyBlock).withNext(v1alpha1.NextRevoke, 61*time.Minute),
+			given: []given{
+				over, blocked(notReadyBlock), tries(func(t *Tries) { t.DeleteSecret = failed(61 * time.Minute) }),
+			},
+			want: waitBlocked(time.Hour, notReadyBlock).withNext(v1alpha1.NextRevoke, 61*time.Minute),
 		},
 	})
 }

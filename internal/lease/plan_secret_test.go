@@ -129,8 +129,10 @@ func TestPlanAReplacedRecord(t *testing.T) {
 			want:  waitFor(v1alpha1.NextExpire, time.Minute).blockedBy(notReadyBlock),
 		}, {
 			it: "revokes it when it has expired", because: "nobody can be cut off",
-			given: []given{short, next, after(time.Minute), tries(func(t *Tries) { t.Publish = failed(64 * time.Second) })},
-			want:  revoke,
+			given: []given{
+				short, next, after(time.Minute), tries(func(t *Tries) { t.Publish = failed(64 * time.Second) }),
+			},
+			want: revoke,
 		},
 	})
 }

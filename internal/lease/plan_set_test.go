@@ -133,8 +133,10 @@ func TestPlanAnIncompleteSet(t *testing.T) {
 			want:  waitFor(v1alpha1.NextPublish, time.Second),
 		}, {
 			it: "deletes the Secret when publishing keeps failing", because: "it contains a dead credential",
-			given: []given{succeeding(next, db(incomplete)), issued(next...), publishFailed(maxPublishTries, time.Second)},
-			want:  step(DeleteSecret, v1alpha1.ReasonExpired),
+			given: []given{
+				succeeding(next, db(incomplete)), issued(next...), publishFailed(maxPublishTries, time.Second),
+			},
+			want: step(DeleteSecret, v1alpha1.ReasonExpired),
 		}, {
 			it: "deletes the Secret if no set can be issued", because: "it contains a dead credential",
 			given: []given{broken, blocked(notReadyBlock)},

@@ -50,7 +50,7 @@ func numbered(n int) change {
 	}
 }
 
-// granted says what the backend granted last, at t0.
+// granted sets the duration of the last grant, at t0.
 func granted(d time.Duration) change {
 	return func(rec *v1alpha1.LeaseRecord) {
 		rec.ExpiresAt, rec.DurationSeconds = stampPtr(d), int64(d/time.Second)

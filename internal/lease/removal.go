@@ -148,7 +148,8 @@ func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
 	if reason == "" {
 		reason = v1alpha1.ReasonDeleting
 	}
-	return v.due(from, f, v1alpha1.NextRevoke, Step{Action: RevokeRecord, Record: i, Retiring: retiring, Reason: reason})
+	return v.due(from, f, v1alpha1.NextRevoke,
+		Step{Action: RevokeRecord, Record: i, Retiring: retiring, Reason: reason})
 }
 
 // abandoned says that the record is given up: somebody requested it, revoking it is useless, or its deadline has passed

@@ -16,14 +16,14 @@ const (
 
 	firstBackoff = time.Second
 	maxBackoff   = time.Minute
-	// maxPublishTries is how often a publication may fail before the expired credential that it would replace is deleted.
+	// maxPublishTries is how often a publication may fail before the expired credential in the Secret is deleted.
 	maxPublishTries = 3
 	// blockedRecheck is the pause between checks of what blocks an issuance and is not watched.
 	blockedRecheck = 15 * time.Second
 	// lostGrace delays the revocation of a lease that the backend reported as gone. Only its session is left, and its
 	// replacement is more urgent, above all if many leases were lost at once.
 	lostGrace = 5 * time.Second
-	// expiryEpsilon is how far an expiry must move for a renewal to count. Recorded times have a resolution of a second.
+	// expiryEpsilon is how far an expiry must move for a renewal to count. Recorded times are whole seconds.
 	expiryEpsilon = 2 * time.Second
 	// abandonGrace is how long a record is still tried after its own expiry: a backend that is available confirms it.
 	abandonGrace = time.Minute
@@ -119,8 +119,7 @@ func renewAt(rec *v1alpha1.LeaseRecord, percent int32, uid types.UID) time.Time 
 	return lastGrant(rec).Add(share(duration(rec.DurationSeconds), percent, uid))
 }
 
-// replaceAt is when a credential that nothing can extend beyond the end is due for its successor: after the same share of
-// what is left.
+// replaceAt is when to replace a credential that cannot be extended beyond the end: after percent of what is left.
 func replaceAt(rec *v1alpha1.LeaseRecord, end time.Time, percent int32, uid types.UID) time.Time {
 	from := lastGrant(rec)
 	if !end.After(from) {
@@ -151,8 +150,8 @@ func refreshAt(rec *v1alpha1.LeaseRecord, read Read, interval time.Duration, uid
 	}
 	if rec.Kind == v1alpha1.ResponseScheduled {
 		if next.IsZero() {
-			// The change is late: Vault checks its schedule every 5 s and reports no remaining time until then. A database that
-			// is down delays it for longer, so the pause grows.
+			// The change is late: Vault checks its schedule every 5 s and reports no remaining time until then. A
+			// database that is down delays it for longer, so the pause grows.
 			return from.Add(min(max(scheduledDelay, time.Duration(read.Late-lateReads)*time.Second), maxLatePause))
 		}
 		return next.Add(scheduledDelay)
@@ -173,8 +172,8 @@ func share(d time.Duration, percent int32, uid types.UID) time.Duration {
 	return part - jitter(part, uid)
 }
 
-// jitter spreads objects that were created together over a tenth of d. It is derived from the UID, so that it is the same
-// each time, and is subtracted, so that it never delays anything.
+// jitter spreads objects that were created together over a tenth of d. It is derived from the UID, so that it is the
+// same each time, and is subtracted, so that it never delays anything.
 func jitter(d time.Duration, uid types.UID) time.Duration {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(uid))
@@ -196,8 +195,8 @@ func RenewBackoff(count int, uid types.UID, left time.Duration) time.Duration {
 	return max(min(Backoff(count, uid), left/4), 250*time.Millisecond)
 }
 
-// finalEnd is when the record is dead whatever happens. False: never. A renewal that succeeded and was not recorded makes
-// the recorded expiry too early by what it granted, so that is added.
+// finalEnd is when the record is certainly dead. False: never. A renewal that succeeded but was not recorded makes the
+// recorded expiry too early by the time that it granted, so that time is added.
 func finalEnd(rec *v1alpha1.LeaseRecord, increment time.Duration) (time.Time, bool) {
 	if expires(rec) {
 		unrecorded := time.Duration(0)
@@ -212,8 +211,8 @@ func finalEnd(rec *v1alpha1.LeaseRecord, increment time.Duration) (time.Time, bo
 	return rec.Session.ExpiresAt.Time, true
 }
 
-// Increment is what to request at a renewal: the configured increment, or else what was granted last, but never less than
-// what remains, because the increment replaces it.
+// Increment is the duration to request at a renewal: the configured increment, or else the last granted duration. It is
+// never less than the remaining time, because the increment replaces that.
 func Increment(rec *v1alpha1.LeaseRecord, spec *v1alpha1.LeaseSpec, now time.Time) time.Duration {
 	want := duration(rec.DurationSeconds)
 	if spec.Increment != nil {

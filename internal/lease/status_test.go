@@ -37,7 +37,8 @@ func TestRotated(t *testing.T) {
 		{"is False during a roll-out", []given{handover(), old(), rolls}, "False",
 			v1alpha1.ReasonRollingOut, "The old lease is kept.", false},
 		{"says that a roll-out is stuck", []given{stuck, old(maxTTL), rolls}, "False", v1alpha1.ReasonRolloutStuck,
-			"1 of 3 pods updated. The old lease is kept; it cannot be extended and ends at 2026-03-01T13:00:00Z.", false},
+			"1 of 3 pods updated. The old lease is kept; it cannot be extended and ends at 2026-03-01T13:00:00Z.",
+			false},
 		{"says that a workload is missing", []given{missing, old(), rolls}, "False",
 			v1alpha1.ReasonRolloutTargetNotFound, "does not exist", true},
 		{"says that a permission is missing", []given{forbidden, old(), rolls}, "False",
@@ -142,9 +143,12 @@ func TestSetSummary(t *testing.T) {
 		{"not ready", bad, no("Bad", "bad"), yes("Bad", "bad"), says{}},
 		{"not ready, and a person must act", with(bad, stalled), no("Bad", "bad"), says{}, yes("Bad", "bad")},
 		{"not ready, and idle", with(bad, idle), no("Bad", "bad"), says{}, says{}},
-		{"not ready, and working on something else", with(bad, work(false)), no("Bad", "bad"), yes("Work", "work"), says{}},
+		{"not ready, and working on something else",
+			with(bad, work(false)), no("Bad", "bad"), yes("Work", "work"), says{}},
 	} {
-		st := &v1alpha1.DynamicSecretStatus{Conditions: []metav1.Condition{{Type: "Other", Status: "True", Reason: "Other"}}}
+		st := &v1alpha1.DynamicSecretStatus{
+			Conditions: []metav1.Condition{{Type: "Other", Status: "True", Reason: "Other"}},
+		}
 		for _, kind := range []string{v1alpha1.ReconcilingCondition, v1alpha1.StalledCondition} {
 			meta.SetStatusCondition(&st.Conditions, metav1.Condition{Type: kind, Status: "True", Reason: "Before"})
 		}
@@ -163,7 +167,8 @@ func TestSetSummaryOverTime(t *testing.T) {
 		for i := range 6 {
 			before := append([]metav1.Condition(nil), conditions...)
 			s := Summary{Ready: rapid.Bool().Draw(t, "ready"), Stalled: rapid.Bool().Draw(t, "stalled"),
-				Idle: rapid.Bool().Draw(t, "idle"), Reason: oneOf(t, "reason", "A", "B"), Message: oneOf(t, "message", "a", "b")}
+				Idle: rapid.Bool().Draw(t, "idle"), Reason: oneOf(t, "reason", "A", "B"),
+				Message: oneOf(t, "message", "a", "b")}
 			if rapid.Bool().Draw(t, "works") {
 				s.Work = &Block{Reason: "Work", Stalled: rapid.Bool().Draw(t, "needs a person")}
 			}

@@ -32,8 +32,8 @@ func SetSummary(conditions *[]metav1.Condition, generation int64, now time.Time,
 	stalled := work.Stalled
 	reconciling := !stalled && !s.Idle && (!s.Ready || s.Work != nil)
 	set := func(kind string, status metav1.ConditionStatus, reason, message string) {
-		meta.SetStatusCondition(conditions, metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message,
-			ObservedGeneration: generation, LastTransitionTime: metav1.NewTime(now)})
+		meta.SetStatusCondition(conditions, metav1.Condition{Type: kind, Status: status, Reason: reason,
+			Message: message, ObservedGeneration: generation, LastTransitionTime: metav1.NewTime(now)})
 	}
 	ready := metav1.ConditionFalse
 	if s.Ready {

@@ -71,7 +71,8 @@ func TestInvalidWindowsAreReported(t *testing.T) {
 		{"0 2 30 2 *", "", "never opens"},
 		{"0 2 * * *", "Europe/Wien", `spec.rotation.windows[1].timeZone: "Europe/Wien"`},
 	} {
-		_, err := ParseWindows([]v1alpha1.RotationWindow{{Schedule: "@hourly"}, {Schedule: c.schedule, TimeZone: c.zone}})
+		second := v1alpha1.RotationWindow{Schedule: c.schedule, TimeZone: c.zone}
+		_, err := ParseWindows([]v1alpha1.RotationWindow{{Schedule: "@hourly"}, second})
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q in %q: %v", c.schedule, c.zone, err)
 		}

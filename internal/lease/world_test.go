@@ -40,8 +40,8 @@ func (w *world) failsFor(failures *map[string]Failure, key string) bool {
 }
 
 func (w *world) term() Term {
-	return Term{At: w.in.Now, Duration: oneOf(w.T, "granted", time.Hour, time.Minute), Renewable: maybe(w.T, "renewable"),
-		Capped: rarely(w.T, "capped")}
+	return Term{At: w.in.Now, Duration: oneOf(w.T, "granted", time.Hour, time.Minute),
+		Renewable: maybe(w.T, "renewable"), Capped: rarely(w.T, "capped")}
 }
 
 // take executes the step. False: there is nothing more to do.
@@ -130,7 +130,9 @@ func (w *world) issue() {
 		} else {
 			kind, id := v1alpha1.ResponseLeased, "id-of-"+rec.Record.Handle()
 			if maybe(w.T, "without a lease") {
-				kind, id = oneOf(w.T, "kind", v1alpha1.ResponseExpiring, v1alpha1.ResponseScheduled, v1alpha1.ResponseStatic), ""
+				id = ""
+				kind = oneOf(w.T, "kind",
+					v1alpha1.ResponseExpiring, v1alpha1.ResponseScheduled, v1alpha1.ResponseStatic)
 				rec.Record.Revocable = kind == v1alpha1.ResponseExpiring && maybe(w.T, "revocable")
 			}
 			Respond(&rec.Record, kind, id, w.term())

@@ -76,7 +76,9 @@ func (a apiSecrets) Create(ctx context.Context, s *corev1.Secret, dryRun bool) e
 	return a.writer.Create(ctx, s, opts...)
 }
 
-func (a apiSecrets) Patch(ctx context.Context, change secret.Change, dryRun bool) (*metav1.PartialObjectMetadata, error) {
+func (a apiSecrets) Patch(
+	ctx context.Context, change secret.Change, dryRun bool,
+) (*metav1.PartialObjectMetadata, error) {
 	body, err := change.MarshalJSON()
 	if err != nil {
 		return nil, err

@@ -16,8 +16,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
-// ReasonRevocationFailed is the reason of the event that reports a lease which could not be revoked yet. No condition has
-// it: the Secret is in order.
+// ReasonRevocationFailed is the reason of the event that reports a lease which could not be revoked yet. No condition
+// has it: the Secret is in order.
 const ReasonRevocationFailed = "RevocationFailed"
 
 func (l *Lifecycle) execute(ctx context.Context, o *observation, s lease.Step) error {
@@ -99,9 +99,12 @@ func (l *Lifecycle) commit(ctx context.Context, o *observation, transition func(
 	return nil
 }
 
-// commitFor is commit for something that has already happened to a lease: if something else has written in the meantime (a
-// person edits labels), the transition is applied to what is stored, as long as that has the lease.
-func (l *Lifecycle) commitFor(ctx context.Context, o *observation, id string, change func(*v1alpha1.LeaseRecord), also func(*v1alpha1.DynamicSecret)) error {
+// commitFor is commit for something that has already happened to a lease. After a conflict, such as a person's edit of
+// a label, it applies the transition to the stored object, as long as that still has the lease.
+func (l *Lifecycle) commitFor(
+	ctx context.Context, o *observation, id string,
+	change func(*v1alpha1.LeaseRecord), also func(*v1alpha1.DynamicSecret),
+) error {
 	apply := func(d *v1alpha1.DynamicSecret) {
 		if rec := findRecord(&d.Status, id); rec != nil {
 			change(rec)
@@ -147,7 +150,9 @@ func (o *observation) record(s lease.Step) v1alpha1.LeaseRecord {
 
 // rest writes the status if it does not say yet what waiting means.
 func (l *Lifecycle) rest(ctx context.Context, o *observation, s lease.Step) error {
-	if h := o.mem.held; h != nil && h.Outcome == lease.OutcomeIssued && o.in.Target == lease.TargetCurrent && o.heldIsRecorded() {
+	h := o.mem.held
+	issued := h != nil && h.Outcome == lease.OutcomeIssued
+	if issued && o.in.Target == lease.TargetCurrent && o.heldIsRecorded() {
 		o.mem.held = nil // published, or unchanged: nothing needs it any more
 		l.refreshInput(o)
 	}
@@ -180,12 +185,14 @@ func (l *Lifecycle) reportFailure(o *observation, d *v1alpha1.DynamicSecret) {
 	reason, message := "", ""
 	for _, rec := range append(append([]v1alpha1.LeaseRecord{}, d.Status.Leases...), d.Status.Retiring...) {
 		if f := o.mem.tries.Revoke[lease.Key(&rec)]; f.Count > 0 {
-			reason, message = ReasonRevocationFailed, "A lease that is no longer needed could not be revoked yet: "+f.Message
+			reason = ReasonRevocationFailed
+			message = "A lease that is no longer needed could not be revoked yet: " + f.Message
 		}
 	}
 	for _, c := range d.Status.Conditions {
 		stalled := c.Type == v1alpha1.StalledCondition && c.Status == "True"
-		trying := c.Type == v1alpha1.ReconcilingCondition && c.Status == "True" && o.mem.failing() && !o.mem.awaitsBackend(c.Reason)
+		reconciling := c.Type == v1alpha1.ReconcilingCondition && c.Status == "True"
+		trying := reconciling && o.mem.failing() && !o.mem.awaitsBackend(c.Reason)
 		expected := c.Reason == v1alpha1.ReasonRevoked || c.Reason == v1alpha1.ReasonGrantEnded ||
 			strings.HasPrefix(c.Message, lease.NotRevoked) // reported above
 		if (stalled || trying) && !expected && d.DeletionTimestamp.IsZero() {

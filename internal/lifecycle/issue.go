@@ -17,8 +17,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
-// issue checks what can be checked, logs in once for each source, journals, and requests the credentials. The responses are
-// held in memory, for the next step to record; the journal covers a response that never arrives.
+// issue checks what can be checked, logs in once for each source, journals, and requests the credentials. It keeps the
+// responses in memory for the next step to record; the journal covers a response that never arrives.
 func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) error {
 	done, err := l.admit(o)
 	if backend.KindOf(err) == backend.Busy {
@@ -121,7 +121,8 @@ func (l *Lifecycle) journal(ctx context.Context, o *observation, h *held) error 
 }
 
 // errPruned: the API server did not store the journal, so nothing may be minted.
-var errPruned = errors.New("the installed CRDs drop fields of the ledger: install the CRDs of this version of leasekeeper")
+var errPruned = errors.New("the installed CRDs drop fields of the ledger: " +
+	"install the CRDs of this version of leasekeeper")
 
 func sameHandles(stored *v1alpha1.IssuanceAttempt, records []v1alpha1.LeaseRecord) bool {
 	return stored != nil && slices.EqualFunc(stored.Records, records, func(a, b v1alpha1.LeaseRecord) bool {
@@ -135,13 +136,14 @@ func (l *Lifecycle) closeUnused(ctx context.Context, o *observation, h *held) {
 		rec := h.Records[i].Record
 		err := o.sources.Sources[i].Backend.Revoke(context.WithoutCancel(ctx), rec, owner(o.d))
 		if err != nil {
-			log.FromContext(ctx).Info("an unused session could not be revoked; it expires by itself", "handle", rec.Handle(), "error", err.Error())
+			log.FromContext(ctx).Info("an unused session could not be revoked; it expires by itself",
+				"handle", rec.Handle(), "error", err.Error())
 		}
 	}
 }
 
-// request sends the requests of all sources, until one fails, and returns its error. A shutdown waits for the responses: without them the sessions
-// could only be revoked after the request limit.
+// request sends the requests of all sources, until one fails, and returns its error. A shutdown waits for the responses:
+// without them the sessions could only be revoked after the request limit.
 func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error {
 	salt := secret.NewSalt()
 	if m := o.carrier(); m != nil && secret.Salt(m) != "" {
@@ -153,7 +155,8 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 		rec.Settled = false
 		response, err := src.Backend.Issue(context.WithoutCancel(ctx), h.sessions[i], src.Spec)
 		if err == nil && response.LeaseID != "" && response.Term.Duration <= 0 {
-			err = backend.Errorf(backend.InvalidResponse, "%s returned a lease without a duration: set a TTL on its role", rec.Record.Location())
+			err = backend.Errorf(backend.InvalidResponse,
+				"%s returned a lease without a duration: set a TTL on its role", rec.Record.Location())
 			rec.Record.ID, rec.Record.Kind = response.LeaseID, response.Kind
 		}
 		rec.Settled = err == nil || backend.KindOf(err) != backend.NoResponse
@@ -209,8 +212,8 @@ func (l *Lifecycle) issueFailed(o *observation, err error) {
 	l.announce.Count("issue", string(backend.KindOf(err)))
 }
 
-// rehearse asks the API server whether it would accept the Secret, so that no credential is minted for one that it would
-// not. A Secret whose metadata do not change was accepted before.
+// rehearse asks the API server whether it would accept the Secret, so that no credential is minted for a Secret that it
+// rejects. A Secret whose metadata does not change was accepted before.
 func (l *Lifecycle) rehearse(ctx context.Context, o *observation) error {
 	kind := secret.Type(o.d)
 	if o.secret != nil && o.secret.kind() == kind && secret.InSync(o.secret, o.d) {
@@ -251,8 +254,8 @@ func rejected(err error) bool {
 		apierrors.IsRequestEntityTooLargeError(err) || apierrors.IsMethodNotSupported(err)
 }
 
-// rejection is what an API error says, without values that it may quote. The text of an admission policy is shown only if
-// the Secret contained placeholders.
+// rejection is the text of an API error without values that it may quote. The text of an admission policy is shown only
+// if the Secret contained placeholders.
 func rejection(err error, placeholders bool) string {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || status.Status().Details == nil || !rejected(err) {

@@ -1,8 +1,8 @@
-// Package lifecycle carries out what package lease decides for a DynamicSecret: observe, plan, execute one step, write the
-// status once, repeat.
+// Package lifecycle carries out what package lease decides for a DynamicSecret: observe, plan, execute one step, write
+// the status once, repeat.
 //
-// observe.go builds the observation, execute.go runs one step, and there is one file for each group of actions. ports.go
-// has the interfaces to the API server and the backends.
+// observe.go builds the observation, execute.go runs one step, and there is one file for each group of actions.
+// ports.go has the interfaces to the API server and the backends.
 package lifecycle
 
 import (
@@ -32,7 +32,7 @@ const recheckBusy = 10 * time.Second
 // maxSteps bounds what one reconciliation does before it returns the worker.
 const maxSteps = 64
 
-// Lifecycle works on DynamicSecrets. Different objects may be worked on concurrently, one object by one worker at a time.
+// Lifecycle works on DynamicSecrets: on different objects concurrently, on one object by one worker at a time.
 type Lifecycle struct {
 	clock    clock.PassiveClock
 	cache    client.Reader
@@ -44,8 +44,8 @@ type Lifecycle struct {
 	woken    chan event.GenericEvent
 	// requestLimit is how long a backend may continue with a request that nobody waits for.
 	requestLimit time.Duration
-	// sendWithin is how soon after the journal a request must be sent. A process that was paused for longer does not send
-	// it: others rely on it being over by the request limit.
+	// sendWithin is how soon after the journal a request must be sent. A process that was paused for longer does not
+	// send it: other processes rely on the request being over by the request limit.
 	sendWithin time.Duration
 	// rollouts moves the consumers; nil: leasekeeper was installed without the permission to.
 	rollouts rollouts
@@ -102,8 +102,8 @@ func New(c Config) *Lifecycle {
 // Woken are objects that waited for a place among the requests to a backend.
 func (l *Lifecycle) Woken() <-chan event.GenericEvent { return l.woken }
 
-// Run takes steps until there is nothing to do but wait, and returns when to continue (zero: when something changes). d is
-// the object from the cache; it is updated.
+// Run takes steps until there is nothing to do but wait, and returns when to continue (zero: when something changes). d
+// is the object from the cache; it is updated.
 func (l *Lifecycle) Run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Time, error) {
 	if d.Status.LedgerVersion > lease.Version {
 		log.FromContext(ctx).Info("the ledger was written by a newer version of leasekeeper: the object is left alone",
@@ -160,7 +160,8 @@ func (l *Lifecycle) Gone(ctx context.Context, key types.NamespacedName) (time.Du
 		was := &v1alpha1.DynamicSecret{}
 		was.Namespace, was.Name, was.UID = key.Namespace, key.Name, mem.uid
 		if err := l.revokeHeld(ctx, was, mem.held); err != nil {
-			log.FromContext(ctx).Info("the credential of an object that is gone could not be revoked yet", "error", err.Error())
+			log.FromContext(ctx).Info("the credential of an object that is gone could not be revoked yet",
+				"error", err.Error())
 			return 10 * time.Second, nil
 		}
 	}

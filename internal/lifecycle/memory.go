@@ -17,13 +17,13 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
-// memory is all in-memory state of the lifecycles. Losing it costs a few repeated requests: everything that must outlive
-// the process is in the ledger.
+// memory is all in-memory state of the lifecycles. Losing it costs a few repeated requests: everything that must
+// outlive the process is in the ledger.
 type memory struct {
 	mu      sync.Mutex
 	objects map[types.NamespacedName]*remembered
-	// suspects are the ids of leases that were missing from a list of the backend; lost those that a LeaseRevocation has
-	// revoked. Other goroutines write them.
+	// suspects are the ids of leases that were missing from a list of the backend; lost are those that a
+	// LeaseRevocation has revoked. Other goroutines write them.
 	suspects, lost map[types.NamespacedName]map[string]bool
 	// released are the UIDs of objects without our finalizer, until the cache shows that they are gone.
 	released map[types.NamespacedName]types.UID
@@ -138,7 +138,8 @@ func hasLease(st *v1alpha1.DynamicSecretStatus, id string) bool {
 	return false
 }
 
-// of returns the memory of an object; a new one if the object was created again under the same name and nothing is held.
+// of returns the memory of an object. An object that was created again under the same name gets a new one, unless its
+// predecessor still holds an issuance.
 func (m *memory) of(key types.NamespacedName, uid types.UID) *remembered {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -247,7 +248,8 @@ func (r *remembered) refresh(tried string, recoveries int64, leases []v1alpha1.L
 	}
 	if r.tried != tried {
 		r.tried = tried
-		r.tries.Issue, r.tries.Publish, r.tries.Sync, r.tries.DeleteSecret = lease.Failure{}, lease.Failure{}, lease.Failure{}, lease.Failure{}
+		r.tries.Issue, r.tries.Publish = lease.Failure{}, lease.Failure{}
+		r.tries.Sync, r.tries.DeleteSecret = lease.Failure{}, lease.Failure{}
 		r.tries.Refresh = nil
 	}
 }
@@ -282,7 +284,9 @@ func fail(f *lease.Failure, b lease.Block, now time.Time, pause func(count int) 
 }
 
 // failKey notes one more failure under a key.
-func failKey(all *map[string]lease.Failure, key string, b lease.Block, now time.Time, pause func(int) time.Duration) *lease.Failure {
+func failKey(
+	all *map[string]lease.Failure, key string, b lease.Block, now time.Time, pause func(int) time.Duration,
+) *lease.Failure {
 	if *all == nil {
 		*all = map[string]lease.Failure{}
 	}

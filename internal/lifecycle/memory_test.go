@@ -27,7 +27,8 @@ func TestRefreshForgetsFailuresThatNoLongerMatter(t *testing.T) {
 	}{
 		{"nothing has changed", "the back-off continues", "1", 1, []v1alpha1.LeaseRecord{rec},
 			[]string{"issue", "refresh", "renew", "revoke"}},
-		{"the spec or a provider has changed", "a person may have repaired it; a revocation does not depend on the spec",
+		{"the spec or a provider has changed",
+			"a person may have repaired it; a revocation does not depend on the spec",
 			"2", 1, []v1alpha1.LeaseRecord{rec}, []string{"renew", "revoke"}},
 		{"the lease was renewed", "the failures are about an earlier term", "1", 1, []v1alpha1.LeaseRecord{renewed},
 			[]string{"issue", "refresh", "revoke"}},
@@ -38,7 +39,8 @@ func TestRefreshForgetsFailuresThatNoLongerMatter(t *testing.T) {
 			mem := newMemory().of(ordersKey, "uid-1")
 			mem.refresh("1", 1, []v1alpha1.LeaseRecord{rec})
 			mem.tries.Issue, mem.tries.Refresh = failed, map[string]lease.Failure{"": failed}
-			mem.tries.Renew, mem.tries.Revoke = map[string]lease.Failure{key: failed}, map[string]lease.Failure{key: failed}
+			mem.tries.Renew = map[string]lease.Failure{key: failed}
+			mem.tries.Revoke = map[string]lease.Failure{key: failed}
 			mem.refresh(c.tried, c.recoveries, c.leases)
 			got, want := map[string]bool{}, map[string]bool{}
 			for name, f := range map[string]lease.Failure{"issue": mem.tries.Issue, "refresh": mem.tries.Refresh[""],
@@ -144,7 +146,8 @@ func TestNewestPrefersOwnWritesUntilTheCacheHasThem(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			m := newMemory()
 			m.setLatest(ordersKey, c.latest)
-			if got := m.newest(c.cached); got.ResourceVersion != c.want || got == c.cached || got == m.latest[ordersKey] {
+			got := m.newest(c.cached)
+			if got.ResourceVersion != c.want || got == c.cached || got == m.latest[ordersKey] {
 				t.Errorf("because %s: version %s, want a copy of %s", c.why, got.ResourceVersion, c.want)
 			}
 		})

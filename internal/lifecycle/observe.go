@@ -15,21 +15,21 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
-// trustOwnWrite is for how long a Secret that this process wrote is believed to exist although the cache does not show it.
+// trustOwnWrite is how long a Secret that this process wrote is assumed to exist before the cache shows it.
 const trustOwnWrite = 2 * time.Second
 
-// observation is what is known of an object. It comes from the cache and from this process's own writes; the API server is
-// read only if the Secret seems to be changed or missing, or after a conflict.
+// observation is the known state of an object. It comes from the cache and from this process's own writes. The API
+// server is read only if the Secret seems to be changed or missing, or after a conflict.
 type observation struct {
 	d       *v1alpha1.DynamicSecret
 	mem     *remembered
 	sources *resolved
 	// secret has the name that the spec wants, previous the name in the status if that is another; nil: absent.
 	secret, previous *seen
-	// locked: the Secret was seen before the last locked write of the object, or before the last read of it. Only then is
-	// it certain that no newer credential is overwritten: whoever publishes one writes the object first.
+	// locked: the Secret was seen before the last locked write of the object, or before the last read of it. Only then
+	// is it certain that no newer credential is overwritten: publishing one writes the object first.
 	locked bool
-	// trustedUntil is until when the observation relies on an own write that the cache does not show; zero: it does not.
+	// trustedUntil is when the observation stops relying on an own write that the cache lacks; zero: it does not.
 	trustedUntil time.Time
 	in           lease.Input
 }
@@ -79,8 +79,8 @@ func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*ob
 	return o, nil
 }
 
-// confirm reads the Secret. If it is ours and unchanged, somebody else wrote only what leasekeeper does not, and the object
-// needs no read.
+// confirm reads the Secret. If it is ours and unchanged, others changed only what leasekeeper does not write, and the
+// object needs no read.
 func (l *Lifecycle) confirm(ctx context.Context, o *observation) error {
 	if err := l.readSecrets(ctx, o); err != nil {
 		return err
@@ -93,7 +93,7 @@ func (l *Lifecycle) confirm(ctx context.Context, o *observation) error {
 	return l.readObject(ctx, o)
 }
 
-// seeCached takes the Secret from the cache. False: it seems to be changed, missing or moved, which only a read confirms.
+// seeCached takes the Secret from the cache. False: it seems to be changed, missing or moved; a read must confirm that.
 func (l *Lifecycle) seeCached(ctx context.Context, o *observation) (certain bool, err error) {
 	known, name := o.d.Status.Secret, o.d.TargetName()
 	if known != nil && known.Name != name || o.mem.held != nil {
@@ -129,8 +129,8 @@ func behind(m *metav1.PartialObjectMetadata, own *ownWrite) bool {
 	return m == nil || m.UID != own.meta.UID || older(m.ResourceVersion, own.meta.ResourceVersion)
 }
 
-// read builds the observation from the API server. The Secret is read before the object: whoever publishes has written the
-// object first, so a Secret that was read before an object that still names our leases cannot be a later one.
+// read builds the observation from the API server. It reads the Secret before the object. Publishing writes the object
+// first, so if the object still names our leases, the Secret that was read before it cannot be a later one.
 func (l *Lifecycle) read(ctx context.Context, o *observation) error {
 	if err := l.readSecrets(ctx, o); err != nil {
 		return err
@@ -268,8 +268,8 @@ func (o *observation) current(s *seen) bool {
 	return true
 }
 
-// mayAct says whether the step may be executed on this observation. A step that overwrites or deletes a Secret needs one
-// that was seen before the object was known to be current.
+// mayAct says whether the step may be executed on this observation. A step that overwrites or deletes a Secret needs
+// one that was seen before the object was known to be current.
 func (l *Lifecycle) mayAct(o *observation, s lease.Step) bool {
 	switch s.Action {
 	case lease.PublishSecret:

@@ -17,16 +17,16 @@ import (
 // The interfaces of this file are everything that a lifecycle touches. In the manager they are the API server and the
 // backends; in the property tests they lose responses, serve stale reads and disagree about time.
 
-// objects reads and writes DynamicSecrets. Get is not cached. Writes are locked by the resource version, fill the object
-// with what was stored, and return the API server's errors unchanged.
+// objects reads and writes DynamicSecrets. Get is not cached. Writes are locked by the resource version, fill the
+// object with what was stored, and return the API server's errors unchanged.
 type objects interface {
 	Get(ctx context.Context, key types.NamespacedName) (*v1alpha1.DynamicSecret, error)
 	UpdateStatus(ctx context.Context, d *v1alpha1.DynamicSecret) error
 	SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecret, present bool) error
 }
 
-// secrets reads and writes Secrets. Get is not cached. Cached returns the metadata of a Secret of ours from the cache; nil:
-// the cache has none. Patch and Delete are locked by UID and resource version. A dry run stores nothing.
+// secrets reads and writes Secrets. Get is not cached. Cached returns the metadata of a Secret of ours from the cache;
+// nil: the cache has none. Patch and Delete are locked by UID and resource version. A dry run stores nothing.
 type secrets interface {
 	Cached(ctx context.Context, key types.NamespacedName) (*metav1.PartialObjectMetadata, error)
 	Get(ctx context.Context, key types.NamespacedName) (*corev1.Secret, error)
@@ -47,8 +47,8 @@ type sources interface {
 
 // rollouts moves the consumers of a Secret to its new credential.
 type rollouts interface {
-	// Follow stamps the workloads that must roll out, and reports their progress. With hold, workloads that also use other
-	// Secrets are not stamped yet.
+	// Follow stamps the workloads that must roll out, and reports their progress. With hold, workloads that also use
+	// other Secrets are not stamped yet.
 	Follow(ctx context.Context, d *v1alpha1.DynamicSecret, hold bool) (rollout.Progress, error)
 }
 

@@ -34,8 +34,8 @@ func (l *Lifecycle) publish(ctx context.Context, o *observation) error {
 	return nil
 }
 
-// write creates or updates the Secret of the name in the spec, and deletes one of ours that had another name. What it wrote
-// becomes the Secret of the observation.
+// write creates or updates the Secret that the spec names, and deletes one of ours that had another name. The written
+// Secret becomes that of the observation.
 func (l *Lifecycle) write(ctx context.Context, o *observation, c secret.Content, salt string) error {
 	if o.secret != nil && o.secret.kind() == secret.Type(o.d) {
 		m, err := l.secrets.Patch(ctx, secret.NewChange(o.secret, o.d, c, salt), false)
@@ -75,9 +75,11 @@ func (l *Lifecycle) wrote(o *observation, m metav1.ObjectMeta) {
 	o.mem.secret = &ownWrite{meta: m, at: l.clock.Now()}
 }
 
-// recordPublished records the Secret of the observation. existed says that there was a Secret before, which somebody may
-// use.
-func (l *Lifecycle) recordPublished(ctx context.Context, o *observation, digest string, existed bool, also ...func(*v1alpha1.DynamicSecret)) error {
+// recordPublished records the Secret of the observation. existed says that there was a Secret before, so that workloads
+// may use it.
+func (l *Lifecycle) recordPublished(
+	ctx context.Context, o *observation, digest string, existed bool, also ...func(*v1alpha1.DynamicSecret),
+) error {
 	s := o.secret
 	written := v1alpha1.SecretStatus{Name: s.Name, UID: s.UID, ResourceVersion: s.ResourceVersion, Digest: digest}
 	return l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
@@ -149,8 +151,9 @@ func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.St
 		if !rejected(err) {
 			return err
 		}
-		fail(&o.mem.tries.DeleteSecret, lease.Block{Reason: v1alpha1.ReasonTargetRejected,
-			Message: "The API server refuses to delete Secret " + found.Name + ": " + rejection(err, false)}, l.clock.Now(), o.backoff)
+		block := lease.Block{Reason: v1alpha1.ReasonTargetRejected,
+			Message: "The API server refuses to delete Secret " + found.Name + ": " + rejection(err, false)}
+		fail(&o.mem.tries.DeleteSecret, block, l.clock.Now(), o.backoff)
 		return nil
 	}
 	o.secret, o.previous, o.mem.secret = nil, nil, nil
@@ -169,8 +172,8 @@ func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.St
 	return nil
 }
 
-// refresh reads a static or scheduled source again, and writes what has changed. Nothing is minted, and an unchanged value
-// costs no request to the API server.
+// refresh reads a static or scheduled source again, and writes what has changed. Nothing is minted, and an unchanged
+// value costs no request to the API server.
 func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) error {
 	rec := o.record(s)
 	src := o.sourceOf(rec.Source)
@@ -205,8 +208,9 @@ func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) e
 	m, err := l.secrets.Patch(ctx, secret.ReplacePart(o.secret, o.d, part), false)
 	if err != nil {
 		if rejected(err) {
-			failKey(&o.mem.tries.Refresh, rec.Source, lease.Block{Reason: v1alpha1.ReasonTargetRejected, Stalled: true,
-				Message: "The API server rejects Secret " + o.d.TargetName() + ": " + rejection(err, false)}, now, o.backoff)
+			block := lease.Block{Reason: v1alpha1.ReasonTargetRejected, Stalled: true,
+				Message: "The API server rejects Secret " + o.d.TargetName() + ": " + rejection(err, false)}
+			failKey(&o.mem.tries.Refresh, rec.Source, block, now, o.backoff)
 			return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), err)
 		}
 		return err
@@ -239,10 +243,13 @@ func (o *observation) sourceOf(name string) *source {
 }
 
 // readSource requests a source again and checks that the response can be published.
-func (l *Lifecycle) readSource(ctx context.Context, o *observation, src *source) (backend.Response, secret.Part, error) {
+func (l *Lifecycle) readSource(
+	ctx context.Context, o *observation, src *source,
+) (backend.Response, secret.Part, error) {
 	reader, ok := backend.As[backend.Reader](src.Backend)
 	if !ok {
-		return backend.Response{}, secret.Part{}, backend.Errorf(backend.Misconfigured, "%s: this backend cannot read a response again", src.Record.Location())
+		return backend.Response{}, secret.Part{}, backend.Errorf(backend.Misconfigured,
+			"%s: this backend cannot read a response again", src.Record.Location())
 	}
 	response, err := reader.Read(ctx, src.Identity, src.Spec)
 	if err != nil {

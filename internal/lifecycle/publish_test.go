@@ -21,6 +21,7 @@ func TestPublishesIfTheStatusLostItsSecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	if w.secrets["orders"] == nil || !lease.Published(&w.object.Status) || w.backend.Issued() != 1 {
-		t.Errorf("Secret there: %t, status %+v, issued %d", w.secrets["orders"] != nil, w.object.Status.Secret, w.backend.Issued())
+		t.Errorf("Secret there: %t, status %+v, issued %d",
+			w.secrets["orders"] != nil, w.object.Status.Secret, w.backend.Issued())
 	}
 }

@@ -35,7 +35,8 @@ func NewRecorder(recorder events.EventRecorder, cache client.Reader, registry pr
 		cache:    cache,
 		results: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leasekeeper_operations_total",
-			Help: "Operations on credentials (issue, renew, refresh, revoke), by result: success, or the kind of error.",
+			Help: "Operations on credentials (issue, renew, refresh, revoke), " +
+				"by result: success, or the kind of error.",
 		}, []string{"operation", "result"}),
 		abandoned: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leasekeeper_abandoned_leases_total",
@@ -178,7 +179,8 @@ func timestamp(desc *prometheus.Desc, at time.Time, d *v1alpha1.DynamicSecret) p
 func (c *leaseCollector) providers() (all []v1alpha1.Provider) {
 	var clusterWide v1alpha1.ClusterSecretProviderList
 	var namespaced v1alpha1.SecretProviderList
-	if c.cache.List(context.Background(), &clusterWide) != nil || c.cache.List(context.Background(), &namespaced) != nil {
+	ctx := context.Background()
+	if c.cache.List(ctx, &clusterWide) != nil || c.cache.List(ctx, &namespaced) != nil {
 		return nil // the cache has not started
 	}
 	for i := range clusterWide.Items {

@@ -103,7 +103,8 @@ func TestCollectorReadsTheLedgers(t *testing.T) {
 	stored := []client.Object{
 		ledgerOf("leased", v1alpha1.DynamicSecretStatus{Leases: []v1alpha1.LeaseRecord{leased("a")}}),
 		ledgerOf("session-first", v1alpha1.DynamicSecretStatus{
-			Leases: []v1alpha1.LeaseRecord{session}, Retiring: []v1alpha1.LeaseRecord{leased("c"), {Reason: "Replacing"}},
+			Leases:   []v1alpha1.LeaseRecord{session},
+			Retiring: []v1alpha1.LeaseRecord{leased("c"), {Reason: "Replacing"}},
 		}),
 		ledgerOf("set", v1alpha1.DynamicSecretStatus{
 			Leases: []v1alpha1.LeaseRecord{static, leased("d"), expiring, leased("e"), certificate},
@@ -155,7 +156,9 @@ func TestCollectorReportsWhichProvidersAreReady(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	NewRecorder(&eventLog{}, apiServer(t, up, down, unchecked).Build(), registry)
 	got := scrape(t, registry)
-	maps.DeleteFunc(got, func(name string, _ float64) bool { return strings.HasPrefix(name, "leasekeeper_lease_records") })
+	maps.DeleteFunc(got, func(name string, _ float64) bool {
+		return strings.HasPrefix(name, "leasekeeper_lease_records")
+	})
 	wantSeries(t, "one series for each provider", got, map[string]float64{
 		"leasekeeper_provider_ready provider=up provider_kind=ClusterSecretProvider":  1,
 		"leasekeeper_provider_ready provider=new provider_kind=ClusterSecretProvider": 0,
@@ -183,7 +186,9 @@ func TestOperationsAreCountedByResult(t *testing.T) {
 	a.Count("revoke", "success")
 	a.CountRevocation("success")
 	got := scrape(t, registry)
-	maps.DeleteFunc(got, func(name string, _ float64) bool { return strings.HasPrefix(name, "leasekeeper_lease_records") })
+	maps.DeleteFunc(got, func(name string, _ float64) bool {
+		return strings.HasPrefix(name, "leasekeeper_lease_records")
+	})
 	wantSeries(t, "one series for each result", got, map[string]float64{
 		"leasekeeper_operations_total operation=issue result=success":  2,
 		"leasekeeper_operations_total operation=issue result=Denied":   1,
@@ -195,7 +200,9 @@ func TestOperationsAreCountedByResult(t *testing.T) {
 func TestAbandonedRecordIsReported(t *testing.T) {
 	provider := &v1alpha1.ClusterSecretProvider{ObjectMeta: metav1.ObjectMeta{Name: "vault"}}
 	record := func(id, kind, provider string) v1alpha1.LeaseRecord {
-		return vaultRecord(id, "acc", func(r *v1alpha1.LeaseRecord) { r.Provider.Kind, r.Provider.Name = kind, provider })
+		return vaultRecord(id, "acc", func(r *v1alpha1.LeaseRecord) {
+			r.Provider.Kind, r.Provider.Name = kind, provider
+		})
 	}
 	const cluster, namespaced = v1alpha1.ProviderKindCluster, v1alpha1.ProviderKindNamespaced
 	for _, c := range []struct {

@@ -11,8 +11,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
-// renew extends a lease. A failure is retried until the lease has really expired; only the backend's statement that it is
-// gone ends it early.
+// renew extends a lease. A failure is retried until the lease has really expired; only the backend's statement that it
+// is gone ends it early.
 func (l *Lifecycle) renew(ctx context.Context, o *observation, s lease.Step) error {
 	rec := o.record(s)
 	requested := lease.Increment(&rec, &o.d.Spec.Lease, l.clock.Now())
@@ -28,7 +28,8 @@ func (l *Lifecycle) renew(ctx context.Context, o *observation, s lease.Step) err
 	l.announce.Count("renew", "success")
 	delete(o.mem.tries.Renew, lease.Key(&rec))
 	o.mem.handled[rec.Source] = lease.RequestedRenewal(o.d)
-	return l.commitFor(ctx, o, rec.ID, func(rec *v1alpha1.LeaseRecord) { lease.Renewed(rec, term, requested) }, l.renewalHandled(o))
+	renewed := func(rec *v1alpha1.LeaseRecord) { lease.Renewed(rec, term, requested) }
+	return l.commitFor(ctx, o, rec.ID, renewed, l.renewalHandled(o))
 }
 
 // renewalHandled acknowledges a requested renewal in the same write if this record was the last to renew.
@@ -36,7 +37,8 @@ func (l *Lifecycle) renewalHandled(o *observation) func(*v1alpha1.DynamicSecret)
 	return func(d *v1alpha1.DynamicSecret) {
 		for i := range d.Status.Leases {
 			rec := &d.Status.Leases[i]
-			pending := lease.Leased(rec) || rec.Kind == v1alpha1.ResponseStatic || rec.Kind == v1alpha1.ResponseScheduled
+			readAgain := rec.Kind == v1alpha1.ResponseStatic || rec.Kind == v1alpha1.ResponseScheduled
+			pending := lease.Leased(rec) || readAgain
 			if pending && o.mem.handled[rec.Source] != lease.RequestedRenewal(d) {
 				return
 			}
@@ -62,7 +64,8 @@ func (l *Lifecycle) extendSession(ctx context.Context, o *observation, s lease.S
 			err = backend.Errorf(backend.Failed, "%s", err.Error())
 		}
 		return l.notExtended(ctx, o, s, &o.mem.tries.ExtendSession, rec, err)
-	case backend.KindOf(err) == backend.Denied, backend.KindOf(err) == backend.Refused, backend.KindOf(err) == backend.Mismatch:
+	case backend.KindOf(err) == backend.Denied, backend.KindOf(err) == backend.Refused,
+		backend.KindOf(err) == backend.Mismatch:
 		// It cannot live longer, so a successor is issued in time.
 		l.announce.Event(o.d, corev1.EventTypeWarning, backend.BlockFor(err).Reason, err.Error())
 		change = lease.SessionNotExtendable
@@ -74,7 +77,10 @@ func (l *Lifecycle) extendSession(ctx context.Context, o *observation, s lease.S
 }
 
 // notExtended notes why a lease, or its session, was not extended.
-func (l *Lifecycle) notExtended(ctx context.Context, o *observation, s lease.Step, tries *map[string]lease.Failure, rec v1alpha1.LeaseRecord, err error) error {
+func (l *Lifecycle) notExtended(
+	ctx context.Context, o *observation, s lease.Step,
+	tries *map[string]lease.Failure, rec v1alpha1.LeaseRecord, err error,
+) error {
 	switch {
 	case backend.KindOf(err) != backend.Gone:
 		now := l.clock.Now()
@@ -95,15 +101,17 @@ func (l *Lifecycle) notExtended(ctx context.Context, o *observation, s lease.Ste
 }
 
 // undisputed finds the backend in which a record lives, if leasekeeper may act on the record.
-func (l *Lifecycle) undisputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (backend.Backend, error) {
+func (l *Lifecycle) undisputed(
+	ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord,
+) (backend.Backend, error) {
 	if err := l.sources.Disputed(ctx, d, rec); err != nil {
 		return nil, err
 	}
 	return l.sources.BackendFor(ctx, d, rec)
 }
 
-// verify asks the backend about a lease that was missing from a list. Only its statement that the lease is gone counts; a
-// request that fails is repeated when the next list lacks the lease too.
+// verify asks the backend about a lease that was missing from a list. Only its statement that the lease is gone counts;
+// a request that fails is repeated when the next list lacks the lease too.
 func (l *Lifecycle) verify(ctx context.Context, o *observation, s lease.Step) error {
 	rec := o.record(s)
 	l.memory.clearSuspect(o.key(), rec.ID)

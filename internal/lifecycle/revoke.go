@@ -18,7 +18,9 @@ func (l *Lifecycle) dropLeases(ctx context.Context, o *observation, s lease.Step
 		ended = o.record(s)
 	}
 	n := len(o.d.Status.Leases)
-	err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.RetireLeases(d, s.Reason, s.Record, l.clock.Now()) })
+	err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
+		lease.RetireLeases(d, s.Reason, s.Record, l.clock.Now())
+	})
 	if err != nil {
 		return err
 	}
@@ -35,7 +37,8 @@ func (l *Lifecycle) dropLeases(ctx context.Context, o *observation, s lease.Step
 		l.announce.Event(o.d, corev1.EventTypeWarning, s.Reason,
 			what+" no longer exists in the backend: it, or the token that issued it, was revoked."+others)
 	case v1alpha1.ReasonRevoked:
-		l.announce.Event(o.d, corev1.EventTypeNormal, s.Reason, "The leases are being revoked, because spec.revoked is true.")
+		l.announce.Event(o.d, corev1.EventTypeNormal, s.Reason,
+			"The leases are being revoked, because spec.revoked is true.")
 	case v1alpha1.ReasonExpired:
 		l.announce.Event(o.d, corev1.EventTypeWarning, s.Reason, what+" has expired."+others)
 	}
@@ -90,7 +93,8 @@ func (l *Lifecycle) abandon(ctx context.Context, o *observation, s lease.Step) e
 		return err
 	}
 	delete(o.mem.tries.Revoke, key)
-	log.FromContext(ctx).Info("lease abandoned", "lease", rec.ID, "handle", rec.Handle(), "location", rec.Location(), "why", why)
+	log.FromContext(ctx).Info("lease abandoned",
+		"lease", rec.ID, "handle", rec.Handle(), "location", rec.Location(), "why", why)
 	l.announce.Abandoned(ctx, o.d, &rec, why)
 	return nil
 }

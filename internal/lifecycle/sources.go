@@ -72,8 +72,8 @@ func (s *providerSources) resolveOne(
 	ref := d.ProviderOf(&src.Spec)
 	p, err := GetProvider(ctx, s.cache, ref.Kind, ref.Name, d.Namespace)
 	if apierrors.IsNotFound(err) {
-		return &lease.Block{Reason: v1alpha1.ReasonProviderNotFound, Stalled: true,
-			Message: fmt.Sprintf("%s %s does not exist: create it, or correct spec.providerRef.", ref.Kind, ref.Name)}, nil
+		message := fmt.Sprintf("%s %s does not exist: create it, or correct spec.providerRef.", ref.Kind, ref.Name)
+		return &lease.Block{Reason: v1alpha1.ReasonProviderNotFound, Stalled: true, Message: message}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -228,11 +228,13 @@ func (s *providerSources) BackendFor(
 ) (backend.Backend, error) {
 	p, err := GetProvider(ctx, s.cache, rec.Provider.Kind, rec.Provider.Name, d.Namespace)
 	if apierrors.IsNotFound(err) {
-		return nil, backend.Errorf(backend.Unavailable, "%s %s, which issued the lease, does not exist: create it again",
+		return nil, backend.Errorf(backend.Unavailable,
+			"%s %s, which issued the lease, does not exist: create it again",
 			rec.Provider.Kind, rec.Provider.Name)
 	}
 	if err != nil {
-		return nil, backend.Errorf(backend.Unavailable, "%s %s cannot be read: %v", rec.Provider.Kind, rec.Provider.Name, err)
+		return nil, backend.Errorf(backend.Unavailable, "%s %s cannot be read: %v",
+			rec.Provider.Kind, rec.Provider.Name, err)
 	}
 	if err := s.backends.Holds(p, rec); err != nil {
 		return nil, err
@@ -246,8 +248,9 @@ func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecre
 	mine := lease.Sealed(s.sealKey, d.UID, rec)
 	if rec.Vault != nil && rec.Vault.SerialNumber != "" && len(s.sealKey) > 0 && !mine {
 		// Nothing in the backend says whose certificate it is.
-		return backend.Errorf(backend.Mismatch, "the record of certificate %s has no valid seal: leasekeeper did not write it, and does not revoke the certificate",
-			rec.Vault.SerialNumber)
+		return backend.Errorf(backend.Mismatch,
+			"the record of certificate %s has no valid seal: leasekeeper did not write it, "+
+				"and does not revoke the certificate", rec.Vault.SerialNumber)
 	}
 	for _, key := range ledgerKeys(rec) {
 		var list v1alpha1.DynamicSecretList
@@ -260,8 +263,9 @@ func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecre
 			if other.UID == d.UID || mine && !s.sealedFor(other, key) {
 				continue
 			}
-			return backend.Errorf(backend.Disputed, "DynamicSecret %s/%s names the same lease or session in its status: "+
-				"leasekeeper does not act on it until only one of them does", other.Namespace, other.Name)
+			return backend.Errorf(backend.Disputed,
+				"DynamicSecret %s/%s names the same lease or session in its status: "+
+					"leasekeeper does not act on it until only one of them does", other.Namespace, other.Name)
 		}
 	}
 	return nil

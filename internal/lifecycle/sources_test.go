@@ -54,7 +54,8 @@ func (s *stubDriver) Describe(
 	p v1alpha1.Provider, who backend.Identity, src v1alpha1.SecretSource,
 ) (v1alpha1.LeaseRecord, error) {
 	digest := strings.Join([]string{"1:" + p.GetName(), src.Vault.Path, who.ServiceAccount}, " ")
-	return v1alpha1.LeaseRecord{RequestDigest: digest, Vault: &v1alpha1.VaultRecord{Path: src.Vault.Path}}, s.describeError
+	return v1alpha1.LeaseRecord{RequestDigest: digest, Vault: &v1alpha1.VaultRecord{Path: src.Vault.Path}},
+		s.describeError
 }
 
 func (s *stubDriver) Holds(v1alpha1.Provider, *v1alpha1.LeaseRecord) error { return s.holdsError }
@@ -145,8 +146,8 @@ func indexed(t *testing.T, stored ...client.Object) *clientfake.ClientBuilder {
 // sourcesOn is providerSources on a fake API server.
 func sourcesOn(t *testing.T, driver *stubDriver, stored ...client.Object) *providerSources {
 	t.Helper()
-	return &providerSources{cache: indexed(t, stored...).Build(), backends: registryOf(driver), requestLimit: time.Minute,
-		sealKey: []byte("0123456789abcdef")}
+	return &providerSources{cache: indexed(t, stored...).Build(), backends: registryOf(driver),
+		requestLimit: time.Minute, sealKey: []byte("0123456789abcdef")}
 }
 
 func TestCreatedBeforeIsAnOrder(t *testing.T) {
@@ -188,7 +189,8 @@ func TestNotReady(t *testing.T) {
 			clusterProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Status = v1alpha1.ProviderStatus{} }),
 			"has not been checked yet.", false},
 		{"its spec has changed", "the condition describes another spec",
-			clusterProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }), "has not been checked yet.", false},
+			clusterProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }),
+			"has not been checked yet.", false},
 		{"not ready", "users of the object see the provider's message", clusterProvider(unavailable),
 			"is not ready: it is unavailable", false},
 		{"stalled", "its users are stalled too", clusterProvider(stalled), "is not ready: correct the role", true},
@@ -409,7 +411,8 @@ func TestResolveSeveralSources(t *testing.T) {
 		recoveries int64
 		revision   string
 	}{
-		{"both can be used", "revisions and recoveries of both count", []client.Object{clusterProvider(), ownProvider()},
+		{"both can be used", "revisions and recoveries of both count",
+			[]client.Object{clusterProvider(), ownProvider()},
 			"", []string{db, kv}, 7, "provider-1/4/3 provider-2/1/4 "},
 		{"the second provider is missing", "only its digest is unknown", []client.Object{clusterProvider()},
 			v1alpha1.ReasonProviderNotFound, []string{db, ""}, 3, "provider-1/4/3 "},
@@ -481,7 +484,8 @@ func TestWithFields(t *testing.T) {
 	const digest = "2:0123"
 	all := map[string]string{"no selection": withFields(digest, nil, nil)}
 	if all["no selection"] != digest {
-		t.Errorf("without a selection the digest becomes %q: an upgrade would replace every credential", all["no selection"])
+		t.Errorf("without a selection the digest becomes %q: an upgrade would replace every credential",
+			all["no selection"])
 	}
 	if got := withFields("", &selection{Prefix: "A"}); got != "" {
 		t.Errorf("an unknown digest becomes %q", got)
@@ -578,7 +582,8 @@ func TestBackendFor(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rec := &v1alpha1.LeaseRecord{ID: "l", Provider: c.provider}
-			b, err := sourcesOn(t, c.driver, clusterProvider(), ownProvider()).BackendFor(t.Context(), requesting(), rec)
+			s := sourcesOn(t, c.driver, clusterProvider(), ownProvider())
+			b, err := s.BackendFor(t.Context(), requesting(), rec)
 			if err == nil && (c.want != "" || b.(stubBackend).provider != c.provider.Name) {
 				t.Errorf("because %s: got %+v, want error %q", c.why, b, c.want)
 			}

@@ -23,13 +23,17 @@ func draw(t *rapid.T) *world {
 	w.backend.TokenTTL = rapid.SampledFrom([]time.Duration{0, 5 * time.Minute, 10 * time.Hour}).Draw(t, "token TTL")
 	w.backend.TokenMaxTTL = rapid.SampledFrom([]time.Duration{0, 20 * time.Hour}).Draw(t, "token max TTL")
 	w.backend.Renewable = rapid.Bool().Draw(t, "renewable")
-	if w.backend.Unleased = rapid.IntRange(0, 5).Draw(t, "unleased if 0") == 0; !w.backend.Unleased && rapid.Bool().Draw(t, "several sources") {
+	w.backend.Unleased = rapid.IntRange(0, 5).Draw(t, "unleased if 0") == 0
+	if !w.backend.Unleased && rapid.Bool().Draw(t, "several sources") {
 		w.severalSources()
 	}
-	w.backend.Delay = rapid.SampledFrom([]time.Duration{0, 5 * time.Second, 90 * time.Second}).Draw(t, "delay of a late issuance")
+	delays := []time.Duration{0, 5 * time.Second, 90 * time.Second}
+	w.backend.Delay = rapid.SampledFrom(delays).Draw(t, "delay of a late issuance")
 	spec := &w.object.Spec.Lease
-	spec.OnExpiry = rapid.SampledFrom([]v1alpha1.OnExpiry{v1alpha1.OnExpiryDelete, v1alpha1.OnExpiryRetain}).Draw(t, "onExpiry")
-	spec.Reissue = rapid.SampledFrom([]v1alpha1.Reissue{v1alpha1.ReissueAlways, v1alpha1.ReissueAlways, v1alpha1.ReissueNever}).Draw(t, "reissue")
+	onExpiry := []v1alpha1.OnExpiry{v1alpha1.OnExpiryDelete, v1alpha1.OnExpiryRetain}
+	spec.OnExpiry = rapid.SampledFrom(onExpiry).Draw(t, "onExpiry")
+	reissue := []v1alpha1.Reissue{v1alpha1.ReissueAlways, v1alpha1.ReissueAlways, v1alpha1.ReissueNever}
+	spec.Reissue = rapid.SampledFrom(reissue).Draw(t, "reissue")
 	w.rotation(t)
 	w.skew(t)
 	return w
@@ -41,11 +45,12 @@ func (w *world) rotation(t *rapid.T) {
 	if rapid.Bool().Draw(t, "has a maximum age") {
 		spec.Rotation.MaxAge = &metav1.Duration{Duration: 2 * w.backend.TTL}
 	}
-	spec.Rotation.Overlap = &metav1.Duration{Duration: w.backend.TTL / time.Duration(rapid.SampledFrom([]int{10, 1_000_000}).Draw(t, "overlap, as a part of TTL"))}
+	parts := rapid.SampledFrom([]time.Duration{10, 1_000_000})
+	spec.Rotation.Overlap = &metav1.Duration{Duration: w.backend.TTL / parts.Draw(t, "overlap, as a part of TTL")}
 	if rapid.Bool().Draw(t, "rolls out") {
 		spec.Rollout = &v1alpha1.RolloutSpec{Discover: true}
 	}
-	w.takes = w.backend.TTL / time.Duration(rapid.SampledFrom([]int{10, 1_000_000}).Draw(t, "roll-out, as a part of TTL"))
+	w.takes = w.backend.TTL / parts.Draw(t, "roll-out, as a part of TTL")
 }
 
 // skew sets the clocks: the first differs by up to 30 s from the backend's, the second by as much from the first.
@@ -71,7 +76,8 @@ func (w *world) actions(t *rapid.T) map[string]func(*rapid.T) {
 			_, _ = w.somebody(t).run(nil)
 		},
 		"run with a fault": func(t *rapid.T) {
-			w.fault = fault{rapid.IntRange(0, 9).Draw(t, "after effects"), rapid.SampledFrom(faultKinds).Draw(t, "kind")}
+			after := rapid.IntRange(0, 9).Draw(t, "after effects")
+			w.fault = fault{after, rapid.SampledFrom(faultKinds).Draw(t, "kind")}
 			_, _ = w.somebody(t).run(nil)
 			w.fault = fault{after: -1}
 		},
@@ -85,7 +91,8 @@ func (w *world) actions(t *rapid.T) map[string]func(*rapid.T) {
 		},
 		"kill": func(t *rapid.T) { w.somebody(t).restart() },
 		"let time pass": func(t *rapid.T) {
-			w.clock.Step(time.Duration(rapid.SampledFrom([]int{1, 3, 10, 21, 60, 151, 420, 2500}).Draw(t, "seconds")) * time.Second)
+			seconds := rapid.SampledFrom([]time.Duration{1, 3, 10, 21, 60, 151, 420, 2500}).Draw(t, "seconds")
+			w.clock.Step(seconds * time.Second)
 		},
 		"outage": func(*rapid.T) { w.down = !w.down },
 		"revoke a lease in the backend": func(t *rapid.T) {
@@ -114,7 +121,8 @@ func (w *world) actions(t *rapid.T) map[string]func(*rapid.T) {
 		"request a rotation": func(*rapid.T) {
 			n++
 			w.person(func(d *v1alpha1.DynamicSecret) {
-				metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.RotateRequestedAtAnnotation, w.clock.Now().String())
+				metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.RotateRequestedAtAnnotation,
+					w.clock.Now().String())
 			})
 		},
 		"rename the target": func(t *rapid.T) {
@@ -142,9 +150,9 @@ func apiextensionsJSON(n int) (apiextensionsv1.JSON, error) {
 
 func tail(effects []string) []string { return effects[max(0, len(effects)-25):] }
 
-// Whatever happens to two replicas, in any order and between any two effects: every live lease is on record or held by a
-// living process. When the faults stop it settles, with exactly the recorded leases alive and in the Secret, and none for an
-// object that is gone or revoked.
+// Whatever happens to two replicas, in any order and between any two effects: every live lease is on record or held by
+// a living process. When the faults stop it settles, with exactly the recorded leases alive and in the Secret, and none
+// for an object that is gone or revoked.
 func TestEveryLiveLeaseIsOnRecord(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := draw(t)
@@ -167,7 +175,8 @@ func (w *world) verifySettled(t *rapid.T) {
 	}
 	s := w.secrets[w.object.TargetName()]
 	if s == nil || len(w.secrets) != 1 {
-		t.Fatalf("there are %d Secrets, one with the target's name: %v\neffects: %v", len(w.secrets), s != nil, tail(w.effects))
+		t.Fatalf("there are %d Secrets, one with the target's name: %v\neffects: %v",
+			len(w.secrets), s != nil, tail(w.effects))
 	}
 	recorded := map[string]string{}
 	for i := range w.object.Status.Leases {
@@ -180,7 +189,8 @@ func (w *world) verifySettled(t *rapid.T) {
 	}
 	for id := range recorded {
 		if string(s.Data["username"]) != id && string(s.Data["BROKER_username"]) != id {
-			t.Fatalf("the Secret lacks lease %s: %v\neffects: %v", id, slices.Collect(maps.Keys(s.Data)), tail(w.effects))
+			t.Fatalf("the Secret lacks lease %s: %v\neffects: %v",
+				id, slices.Collect(maps.Keys(s.Data)), tail(w.effects))
 		}
 	}
 }
@@ -215,7 +225,8 @@ func TestNothingIsMintedWithoutACause(t *testing.T) {
 			},
 			"request a renewal": func(t *rapid.T) {
 				w.person(func(d *v1alpha1.DynamicSecret) {
-					metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.RenewRequestedAtAnnotation, w.clock.Now().String())
+					metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.RenewRequestedAtAnnotation,
+						w.clock.Now().String())
 				})
 			},
 			"let a minute pass": func(*rapid.T) { w.clock.Step(time.Minute) },
@@ -225,7 +236,10 @@ func TestNothingIsMintedWithoutACause(t *testing.T) {
 				}
 			},
 		}
-		for _, name := range []string{"run", "run from a stale read", "read", "kill", "outage", "suspend", "add a key to the Secret", "change the KV secret"} {
+		for _, name := range []string{
+			"run", "run from a stale read", "read", "kill", "outage", "suspend",
+			"add a key to the Secret", "change the KV secret",
+		} {
 			harmless[name] = all[name]
 		}
 		harmless["run with a fault that moves no Secret"] = func(t *rapid.T) {
@@ -253,7 +267,9 @@ func TestASecretNeverOutlivesItsLease(t *testing.T) {
 		}
 		all := w.actions(t)
 		some := map[string]func(*rapid.T){}
-		for _, name := range []string{"run", "run with a fault", "kill", "let time pass", "outage", "suspend", "change the request", ""} {
+		for _, name := range []string{
+			"run", "run with a fault", "kill", "let time pass", "outage", "suspend", "change the request", "",
+		} {
 			some[name] = all[name]
 		}
 		some["reconcile"] = func(t *rapid.T) {
@@ -264,7 +280,8 @@ func TestASecretNeverOutlivesItsLease(t *testing.T) {
 			now := w.clock.Now()
 			for _, s := range w.secrets {
 				if end, ok := w.backend.Expiry(string(s.Data["username"])); ok && !now.Before(end) {
-					t.Fatalf("the Secret contains a lease that expired at %s, now %s\neffects: %v", end, now, tail(w.effects))
+					t.Fatalf("the Secret contains a lease that expired at %s, now %s\neffects: %v",
+						end, now, tail(w.effects))
 				}
 			}
 		}
@@ -299,14 +316,15 @@ func TestDeletionMeetsItsDeadlineWithoutABackend(t *testing.T) {
 	})
 }
 
-// Consumers that read the Secret only when they start are never cut off: not by a rotation, whatever its cause, nor by kills
-// and failures during one.
+// Consumers that read the Secret only when they start are never cut off: not by a rotation, whatever its cause, nor by
+// kills and failures during one.
 func TestConsumersAreNeverCutOff(t *testing.T) {
 	rotations := 0
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(2)
 		w.backend.TTL = rapid.SampledFrom([]time.Duration{2 * time.Minute, time.Hour}).Draw(t, "TTL")
-		w.backend.MaxTTL = w.backend.TTL * time.Duration(rapid.SampledFrom([]int{1, 3, 1000}).Draw(t, "max TTL, in TTLs"))
+		times := rapid.SampledFrom([]time.Duration{1, 3, 1000}).Draw(t, "max TTL, in TTLs")
+		w.backend.MaxTTL = w.backend.TTL * times
 		w.backend.TokenTTL = rapid.SampledFrom([]time.Duration{0, 10 * time.Hour}).Draw(t, "token TTL")
 		w.rotation(t)
 		w.object.Spec.Rollout = &v1alpha1.RolloutSpec{Discover: true}
@@ -336,7 +354,8 @@ func TestConsumersAreNeverCutOff(t *testing.T) {
 		some[""] = func(t *rapid.T) {
 			w.move()
 			if w.backend.Live()[w.using] == "" {
-				t.Fatalf("the consumers use %s, which is dead at %s\nhand-over: %+v\nretiring: %+v\neffects: %v", w.using, w.clock.Now(), w.object.Status.Handover, w.object.Status.Retiring, tail(w.effects))
+				t.Fatalf("the consumers use %s, which is dead at %s\nhand-over: %+v\nretiring: %+v\neffects: %v",
+					w.using, w.clock.Now(), w.object.Status.Handover, w.object.Status.Retiring, tail(w.effects))
 			}
 		}
 		t.Repeat(some)

@@ -24,9 +24,9 @@ const (
 	lookupRounds = 10
 )
 
-// Verifier notices leases that were revoked without leasekeeper. It requests one list for each folder of the backend, so its
-// cost grows with roles and not with leases. A lease that is missing from a list is only suspect: the object's own
-// reconciliation asks about it.
+// Verifier notices leases that were revoked without leasekeeper. It requests one list for each folder of the backend,
+// so its cost grows with roles and not with leases. A lease that is missing from a list is only suspect: the object's
+// own reconciliation asks about it.
 type Verifier struct {
 	clock    clock.WithTicker
 	cache    client.Reader
@@ -102,7 +102,9 @@ func (v *Verifier) verifyAll(ctx context.Context) {
 }
 
 // group sorts the leases by the list that contains them.
-func (v *Verifier) group(ctx context.Context, objects []v1alpha1.DynamicSecret) (map[folder][]entry, map[string]backend.Lister) {
+func (v *Verifier) group(
+	ctx context.Context, objects []v1alpha1.DynamicSecret,
+) (map[folder][]entry, map[string]backend.Lister) {
 	folders, listers := map[folder][]entry{}, map[string]backend.Lister{}
 	for i := range objects {
 		d := &objects[i]

@@ -152,7 +152,8 @@ func TestVerifierSkipsWhatCannotBeMissing(t *testing.T) {
 			v := verifierOn(t, registry, clusterProvider(), leasesOf("orders", c.rec))
 			suspects, _ := raised(t, v, "orders")
 			if (len(vault.listed) > 0) != c.listed || (len(suspects) > 0) != c.listed {
-				t.Errorf("because %s: listed %v, suspects %v, want it checked: %t", c.why, vault.listed, suspects, c.listed)
+				t.Errorf("because %s: listed %v, suspects %v, want it checked: %t",
+					c.why, vault.listed, suspects, c.listed)
 			}
 		})
 	}
@@ -304,7 +305,8 @@ func TestAdviceFitsTheStatus(t *testing.T) {
 func TestRaiseLostReportsLeasesAsGone(t *testing.T) {
 	v := verifierOn(t, registryOf(&stubDriver{}))
 	v.RaiseLost(t.Context(), leasesOf("orders"), "l", "m")
-	if lost := v.memory.lostOf(ordersKey); !maps.Equal(lost, map[string]bool{"l": true, "m": true}) || len(v.found) != 1 {
+	lost := v.memory.lostOf(ordersKey)
+	if !maps.Equal(lost, map[string]bool{"l": true, "m": true}) || len(v.found) != 1 {
 		t.Errorf("lost %v, queued %d", lost, len(v.found))
 	}
 	if suspects := v.memory.suspectsOf(ordersKey); len(suspects) != 0 {

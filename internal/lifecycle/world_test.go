@@ -41,8 +41,8 @@ type world struct {
 	// abandoned are the records that were reported as given up.
 	abandoned map[string]bool
 	effects   []string
-	// takes is how long the consumers take to roll out; using is the credential that they use, stamp the one in their pod
-	// templates, and rolledAt when those with that stamp have moved.
+	// takes is how long the consumers take to roll out; using is the credential that they use, stamp the one in their
+	// pod templates, and rolledAt when those with that stamp have moved.
 	takes        time.Duration
 	using, stamp string
 	rolledAt     time.Time
@@ -100,14 +100,15 @@ func newWorld(processes int) *world {
 	w.backend = fake.New(w.clock)
 	w.backend.Delay = 90 * time.Second
 	w.object = &v1alpha1.DynamicSecret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "orders", UID: "uid-1", Generation: 1, ResourceVersion: "1",
-			CreationTimestamp: metav1.NewTime(w.clock.Now())},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "orders", UID: "uid-1", Generation: 1,
+			ResourceVersion: "1", CreationTimestamp: metav1.NewTime(w.clock.Now())},
 		Spec: v1alpha1.DynamicSecretSpec{
 			ProviderRef:     &v1alpha1.ProviderReference{Kind: v1alpha1.ProviderKindCluster, Name: "vault"},
 			Vault:           &v1alpha1.VaultRequest{Path: leasedPath},
 			RefreshInterval: &metav1.Duration{Duration: time.Hour},
-			Lease: v1alpha1.LeaseSpec{RenewAtPercent: 67, OnExpiry: v1alpha1.OnExpiryDelete, Reissue: v1alpha1.ReissueAlways,
-				OnDelete: v1alpha1.OnDeleteRevoke, RevocationDeadline: &metav1.Duration{Duration: 1000 * time.Hour}},
+			Lease: v1alpha1.LeaseSpec{RenewAtPercent: 67, OnExpiry: v1alpha1.OnExpiryDelete,
+				Reissue: v1alpha1.ReissueAlways, OnDelete: v1alpha1.OnDeleteRevoke,
+				RevocationDeadline: &metav1.Duration{Duration: 1000 * time.Hour}},
 		},
 	}
 	w.version = 1
@@ -137,8 +138,8 @@ func (w *world) severalSources() {
 func (p *process) restart() {
 	p.life = &Lifecycle{
 		clock: skewedClock{p}, objects: worldObjects{p}, secrets: worldSecrets{p}, sources: worldSources{p},
-		announce: worldAnnouncer{p.w}, memory: newMemory(), requestLimit: testRequestLimit, sendWithin: testRequestLimit / 8,
-		rollouts: worldRollouts{p},
+		announce: worldAnnouncer{p.w}, memory: newMemory(), requestLimit: testRequestLimit,
+		sendWithin: testRequestLimit / 8, rollouts: worldRollouts{p},
 	}
 	p.limits = backend.NewLimits(skewedClock{p}, 4)
 	p.sync()
@@ -152,8 +153,8 @@ func (p *process) sync() {
 	}
 }
 
-// run lets the process work on the object, from a stale cache if an old version of the object is given. It survives a crash
-// as the restarted process.
+// run lets the process work on the object, from a stale cache if an old version of the object is given. It survives a
+// crash as the restarted process.
 func (p *process) run(stale *v1alpha1.DynamicSecret) (at time.Time, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -411,8 +412,10 @@ func (s worldSources) Resolve(_ context.Context, d *v1alpha1.DynamicSecret) (*re
 		r.Sources = append(r.Sources, source{
 			Spec: spec,
 			Record: v1alpha1.LeaseRecord{
-				Source:        spec.Name,
-				Provider:      v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindCluster, Name: "vault", UID: "provider-1"},
+				Source: spec.Name,
+				Provider: v1alpha1.ProviderIdentity{
+					Kind: v1alpha1.ProviderKindCluster, Name: "vault", UID: "provider-1",
+				},
 				RequestDigest: "1:" + hex.EncodeToString(sum[:8]),
 				Vault:         &v1alpha1.VaultRecord{Address: "https://vault.test:8200", Path: spec.Vault.Path},
 			},
@@ -423,7 +426,9 @@ func (s worldSources) Resolve(_ context.Context, d *v1alpha1.DynamicSecret) (*re
 	return r, nil
 }
 
-func (s worldSources) BackendFor(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord) (backend.Backend, error) {
+func (s worldSources) BackendFor(
+	context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord,
+) (backend.Backend, error) {
 	return s.backend(), nil
 }
 
@@ -463,22 +468,30 @@ func (l worldBackend) Login(ctx context.Context, who backend.Identity) (s backen
 	return s, err
 }
 
-func (l worldBackend) Issue(ctx context.Context, s backend.Session, src v1alpha1.SecretSource) (r backend.Response, err error) {
+func (l worldBackend) Issue(
+	ctx context.Context, s backend.Session, src v1alpha1.SecretSource,
+) (r backend.Response, err error) {
 	err = l.call("issue", func() (err error) { r, err = l.p.w.backend.Issue(ctx, s, src); return err })
 	return r, err
 }
 
-func (l worldBackend) Read(ctx context.Context, who backend.Identity, src v1alpha1.SecretSource) (r backend.Response, err error) {
+func (l worldBackend) Read(
+	ctx context.Context, who backend.Identity, src v1alpha1.SecretSource,
+) (r backend.Response, err error) {
 	err = l.call("read", func() (err error) { r, err = l.p.w.backend.Read(ctx, who, src); return err })
 	return r, err
 }
 
-func (l worldBackend) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (t lease.Term, err error) {
+func (l worldBackend) Renew(
+	ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration,
+) (t lease.Term, err error) {
 	err = l.call("renew", func() (err error) { t, err = l.p.w.backend.Renew(ctx, rec, increment); return err })
 	return t, err
 }
 
-func (l worldBackend) ExtendSession(ctx context.Context, rec v1alpha1.LeaseRecord, who backend.Owner) (t lease.Term, err error) {
+func (l worldBackend) ExtendSession(
+	ctx context.Context, rec v1alpha1.LeaseRecord, who backend.Owner,
+) (t lease.Term, err error) {
 	err = l.call("extend", func() (err error) { t, err = l.p.w.backend.ExtendSession(ctx, rec, who); return err })
 	return t, err
 }

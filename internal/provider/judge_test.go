@@ -112,7 +112,8 @@ func TestJudge(t *testing.T) {
 			}
 			for _, cond := range st.Conditions {
 				if cond.Reason != c.reason || cond.ObservedGeneration != 4 || cond.Message == "" {
-					t.Errorf("because %s: %+v, want reason %s of generation 4 with a message", c.because, cond, c.reason)
+					t.Errorf("because %s: %+v, want reason %s of generation 4 with a message",
+						c.because, cond, c.reason)
 				}
 				for _, part := range c.message {
 					if !strings.Contains(cond.Message, part) {
@@ -120,8 +121,9 @@ func TestJudge(t *testing.T) {
 					}
 				}
 			}
-			if !slices.Equal(st.MissingCapabilities, c.missing) || !slices.Equal(st.AdvisedCapabilities, c.report.Advised) {
-				t.Errorf("because %s: missing %v, advised %v", c.because, st.MissingCapabilities, st.AdvisedCapabilities)
+			missing, advised := st.MissingCapabilities, st.AdvisedCapabilities
+			if !slices.Equal(missing, c.missing) || !slices.Equal(advised, c.report.Advised) {
+				t.Errorf("because %s: missing %v, advised %v", c.because, missing, advised)
 			}
 			if !reflect.DeepEqual(st.Server, c.server) {
 				t.Errorf("because %s: server %+v, want %+v", c.because, st.Server, c.server)

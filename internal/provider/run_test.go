@@ -32,7 +32,8 @@ func TestInspectsSoonerWhileNotReady(t *testing.T) {
 			if pause != c.after {
 				t.Errorf("the next inspection is after %s, want %s", pause, c.after)
 			}
-			if !slices.Contains(p.Finalizers, v1alpha1.ProviderFinalizer) || p.Status.ObservedGeneration != p.Generation {
+			held := slices.Contains(p.Finalizers, v1alpha1.ProviderFinalizer)
+			if !held || p.Status.ObservedGeneration != p.Generation {
 				t.Errorf("it has no finalizer, or no status of its generation: %+v", p)
 			}
 		})
@@ -97,7 +98,8 @@ func TestTerminatingProviderWaitsForItsLeases(t *testing.T) {
 		waits       bool
 	}{
 		{"for an attempt", "it may still mint",
-			v1alpha1.DynamicSecretStatus{Attempt: &v1alpha1.IssuanceAttempt{Records: []v1alpha1.LeaseRecord{ours}}}, true},
+			v1alpha1.DynamicSecretStatus{Attempt: &v1alpha1.IssuanceAttempt{Records: []v1alpha1.LeaseRecord{ours}}},
+			true},
 		{"for a lease", "it must be revoked there", leases(ours), true},
 		{"for a retiring record", "it must be revoked there",
 			v1alpha1.DynamicSecretStatus{Retiring: []v1alpha1.LeaseRecord{ours}}, true},

@@ -58,7 +58,9 @@ func anyInput(t *rapid.T) Input {
 	}
 	in.Facts = &Facts{
 		Own: map[string]bool{"a": true}, Newer: map[string]bool{},
-		Counted:  Counted{At: moment(t, "counted"), Version: rapid.SampledFrom([]string{"", "7"}).Draw(t, "counted at")},
+		Counted: Counted{
+			At: moment(t, "counted"), Version: rapid.SampledFrom([]string{"", "7"}).Draw(t, "counted at"),
+		},
 		Notified: rapid.Bool().Draw(t, "notified"),
 		Failure: Failure{
 			NotBefore: moment(t, "not before"), Provider: rapid.SampledFrom([]string{"", "p"}).Draw(t, "failed with"),

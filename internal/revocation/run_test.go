@@ -168,7 +168,8 @@ func TestReportsWhyALeaseRemains(t *testing.T) {
 	b.wantCondition(v1alpha1.ReadyCondition, metav1.ConditionFalse, v1alpha1.ReasonBackendError,
 		"1 of 3 remaining", "the database is unavailable")
 	b.wantCondition(v1alpha1.ReconcilingCondition, metav1.ConditionTrue, v1alpha1.ReasonBackendError)
-	if last := pauses[len(pauses)-1]; !slices.IsSorted(pauses) || last < lastPause-time.Second || s.count("RevokeAll") != 1 {
+	last := pauses[len(pauses)-1]
+	if !slices.IsSorted(pauses) || last < lastPause-time.Second || s.count("RevokeAll") != 1 {
 		t.Errorf("pauses %v, calls %v", pauses, s.calls)
 	}
 	if len(b.events) != 2 {

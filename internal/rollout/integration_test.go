@@ -183,7 +183,8 @@ func TestStampChangesTemplateOnce(t *testing.T) {
 		if o.GetGeneration() != 2 {
 			t.Errorf("%T has generation %d, want one change after creation", o, o.GetGeneration())
 		}
-		const stampFields = `{"f:spec":{"f:template":{"f:metadata":{"f:annotations":{"f:rollout.leasekeeper.io/orders-db":{}}}}}}`
+		const stampFields = `{"f:spec":{"f:template":{"f:metadata":` +
+			`{"f:annotations":{"f:rollout.leasekeeper.io/orders-db":{}}}}}}`
 		if fields := managed(o); fields != stampFields {
 			t.Errorf("%T: leasekeeper owns %s", o, fields)
 		}

@@ -196,7 +196,8 @@ func TestReplacePart(t *testing.T) {
 		{"volatile keys", "they remain volatile", Part{Source: "db", Data: data("ttl", "9"), Volatile: []string{"ttl"}},
 			data("ttl", "9", "url", "v1", "empty", "", "theirs", "yes"), []string{"db", "kv"}},
 		{"a source that the Secret does not have", "it is added", Part{Source: "mq", Data: data("queue", "q")},
-			data("username", "u1", "password", "p1", "ttl", "60", "url", "v1", "empty", "", "queue", "q", "theirs", "yes"),
+			data("username", "u1", "password", "p1", "ttl", "60", "url", "v1", "empty", "", "queue", "q", "theirs",
+				"yes"),
 			[]string{"db", "kv", "mq"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

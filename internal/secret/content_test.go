@@ -18,7 +18,8 @@ func TestSelect(t *testing.T) {
 		source, target *selection
 		keys, volatile []string
 	}{
-		{"no selection", "every field becomes a key", nil, nil, []string{"password", "ttl", "username"}, []string{"ttl"}},
+		{"no selection", "every field becomes a key",
+			nil, nil, []string{"password", "ttl", "username"}, []string{"ttl"}},
 		{"an empty selection", "an empty include keeps all", &selection{}, &selection{},
 			[]string{"password", "ttl", "username"}, []string{"ttl"}},
 		{"include", "only what it lists is kept", &selection{Include: []string{"username", "absent"}}, nil,

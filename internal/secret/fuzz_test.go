@@ -23,7 +23,9 @@ func FuzzSecret(f *testing.F) {
 	f.Add(strings.Repeat("a.", 126)+"b", "Opaque", "a", []byte("1"), "a", []byte("2"), uint32(5),
 		"kubernetes.io/metadata.name", "")
 	padding := make([]byte, corev1.MaxSecretSize+1)
-	f.Fuzz(func(t *testing.T, name, kind, k1 string, v1 []byte, k2 string, v2 []byte, size uint32, label, value string) {
+	f.Fuzz(func(
+		t *testing.T, name, kind, k1 string, v1 []byte, k2 string, v2 []byte, size uint32, label, value string,
+	) {
 		name, kind, label, value = dnsName(name), utf8(kind), utf8(label), utf8(value)
 		given := map[string][]byte{k1: v1, k2: v2}
 		// Sizes are small or close to the limit. Sizes between them are slow and prove nothing more.

@@ -129,7 +129,8 @@ func TestPlaceholder(t *testing.T) {
 			}
 			for _, key := range keys {
 				if _, ok := c.Data()[key]; !ok {
-					t.Errorf("%s: the known key %q is missing, so admission policies are not rehearsed with it", kind, key)
+					t.Errorf("%s: the known key %q is missing, so admission policies are not rehearsed with it",
+						kind, key)
 				}
 			}
 		}
@@ -212,7 +213,8 @@ func TestInSync(t *testing.T) {
 		want   bool
 	}{
 		{name: "others added a label", secret: func(s *corev1.Secret) { s.Labels["theirs"] = "yes" }, want: true},
-		{name: "others added an annotation", secret: func(s *corev1.Secret) { s.Annotations["theirs"] = "" }, want: true},
+		{name: "others added an annotation", secret: func(s *corev1.Secret) { s.Annotations["theirs"] = "" },
+			want: true},
 		{name: "a label was removed", secret: func(s *corev1.Secret) { delete(s.Labels, "team") }},
 		{name: "a label has another value", secret: func(s *corev1.Secret) { s.Labels["team"] = "x" }},
 		{name: "an annotation was removed", secret: func(s *corev1.Secret) { delete(s.Annotations, "note") }},
@@ -230,7 +232,8 @@ func TestInSync(t *testing.T) {
 		{name: "the spec has one label less", object: targetLabels(nil)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			d := dsec(targetLabels(map[string]string{"team": "shop"}), targetAnnotations(map[string]string{"note": "hello"}))
+			d := dsec(targetLabels(map[string]string{"team": "shop"}),
+				targetAnnotations(map[string]string{"note": "hello"}))
 			s := New(d, single("a", "b"), "salt")
 			if !InSync(s, d) {
 				t.Fatal("out of sync before the change")
@@ -276,7 +279,8 @@ func TestOurs(t *testing.T) {
 		{"a DynamicSecret of another name is the controller", "it belongs to that one",
 			func(s *corev1.Secret) { s.OwnerReferences = controller(group, "DynamicSecret", "other", "uid-2") }, false},
 		{"another kind of the same name is the controller", "it belongs to that one, whatever the label says",
-			func(s *corev1.Secret) { s.OwnerReferences = controller("apps/v1", "Deployment", "orders", "uid-2") }, false},
+			func(s *corev1.Secret) { s.OwnerReferences = controller("apps/v1", "Deployment", "orders", "uid-2") },
+			false},
 		{"a DynamicSecret of another API group is the controller", "another product may use the name of the kind",
 			func(s *corev1.Secret) {
 				s.OwnerReferences = controller("example.com/v1", "DynamicSecret", "orders", "uid-2")
@@ -318,7 +322,8 @@ func TestContentOf(t *testing.T) {
 				{"name":"db","keys":["ttl","username"],"volatile":["ttl","username"]},{"name":"kv","keys":["empty"]}]}`
 		}, false},
 		{"a source that was renamed", func(s *corev1.Secret) {
-			s.Annotations[v1alpha1.AppliedAnnotation] = strings.Replace(s.Annotations[v1alpha1.AppliedAnnotation], "kv", "vk", 1)
+			applied := s.Annotations[v1alpha1.AppliedAnnotation]
+			s.Annotations[v1alpha1.AppliedAnnotation] = strings.Replace(applied, "kv", "vk", 1)
 		}, false},
 		{"keys without a list", func(s *corev1.Secret) {
 			s.Annotations[v1alpha1.AppliedAnnotation] = `{"sources":[{"name":"db"},null]}`
@@ -341,7 +346,8 @@ func TestOwnerLabelValue(t *testing.T) {
 	long := strings.Repeat("a", 62)
 	seen := map[string]string{}
 	for _, name := range []string{
-		"a", "orders", long + "b", long + "bc", long + "bd", strings.Repeat("a.", 126) + "b", strings.Repeat("a-", 126) + "c",
+		"a", "orders", long + "b", long + "bc", long + "bd", strings.Repeat("a.", 126) + "b",
+		strings.Repeat("a-", 126) + "c",
 	} {
 		v := OwnerLabelValue(name)
 		if errs := validation.IsValidLabelValue(v); len(errs) > 0 {

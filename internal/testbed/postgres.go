@@ -112,8 +112,8 @@ func (p *Postgres) initdb(ctx context.Context, home, data string, owner *syscall
 			return err
 		}
 	}
-	// Clients send the password, over loopback: the client's part of SCRAM takes 25 ms of CPU with the race detector, and
-	// tests log in all the time. The server still stores and checks a SCRAM hash.
+	// Clients send the password, over loopback: the client's part of SCRAM takes 25 ms of CPU with the race detector,
+	// and tests log in all the time. The server still stores and checks a SCRAM hash.
 	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "initdb"), "--pgdata="+data, "--no-sync", "--no-locale",
 		"--encoding=UTF8", "--auth=password", "--username="+p.admin, "--pwfile="+secret)
 	cmd.Dir = home

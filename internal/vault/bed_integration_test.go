@@ -149,11 +149,14 @@ func connect(t *testing.T, role string, changes ...func(*v1alpha1.VaultProvider)
 		Spec: v1alpha1.ClusterSecretProviderSpec{ProviderSpec: v1alpha1.ProviderSpec{Vault: &v1alpha1.VaultProvider{
 			Address: bed.vault.Address, TLS: &v1alpha1.TLSConfig{CABundle: bed.vault.CA},
 			Auth: v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
-				Mount: "kubernetes", Role: role, ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "orders", Audiences: []string{"vault"}},
+				Mount: "kubernetes", Role: role,
+				ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "orders", Audiences: []string{"vault"}},
 			}},
 			KeeperAuth: &v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
 				Mount: "kubernetes", Role: "keeper",
-				ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "leasekeeper", Namespace: "system", Audiences: []string{"vault"}},
+				ServiceAccountRef: &v1alpha1.ServiceAccountReference{
+					Name: "leasekeeper", Namespace: "system", Audiences: []string{"vault"},
+				},
 			}},
 		}}},
 	}
@@ -191,7 +194,8 @@ func recordOf(path, id, accessor string) v1alpha1.LeaseRecord {
 func databaseRole(t *testing.T, ttl, maxTTL time.Duration) *v1alpha1.VaultRequest {
 	t.Helper()
 	name := unique("role")
-	must(t, bed.vault.WriteDatabaseRole(t.Context(), "database", name, testbed.DatabaseRole{DefaultTTL: ttl, MaxTTL: maxTTL}))
+	must(t, bed.vault.WriteDatabaseRole(t.Context(), "database", name,
+		testbed.DatabaseRole{DefaultTTL: ttl, MaxTTL: maxTTL}))
 	return read("database/creds/" + name)
 }
 

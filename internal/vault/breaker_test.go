@@ -75,11 +75,14 @@ func TestProbesBackOff(t *testing.T) {
 func TestARecoveryIsReportedOnce(t *testing.T) {
 	var reported []string
 	f := newFixture(t, func(_ *v1alpha1.ClusterSecretProvider, o *Options) {
-		o.Changed = func(_ v1alpha1.Provider, up, recovered bool) { reported = append(reported, fmt.Sprint(up, recovered)) }
+		o.Changed = func(_ v1alpha1.Provider, up, recovered bool) {
+			reported = append(reported, fmt.Sprint(up, recovered))
+		}
 	})
 	f.server.always("sys/leases/renew", says{status: 503, body: `{"errors":["Vault is sealed"]}`})
 	_ = f.renew(t)
-	if n := len(f.server.requests("sys/leases/renew")); f.renew(t) == nil || len(f.server.requests("sys/leases/renew")) != n {
+	n := len(f.server.requests("sys/leases/renew"))
+	if f.renew(t) == nil || len(f.server.requests("sys/leases/renew")) != n {
 		t.Error("a request was sent before the first probe was due")
 	}
 	f.clock.SetTime(f.clock.Now().Add(FirstProbe))

@@ -133,7 +133,8 @@ func (b *Backend) send(ctx context.Context, c call) (rawResponse, error) {
 		if c.mints && !direct {
 			b.redirects.Store(true)
 			return r, backend.Errorf(backend.NoResponse,
-				"the standby at %s redirected the request and may have forwarded it before; the next request forbids forwarding",
+				"the standby at %s redirected the request and may have forwarded it before; "+
+					"the next request forbids forwarding",
 				b.address())
 		}
 		base = next
@@ -147,14 +148,16 @@ func redirectTarget(base *url.URL, r rawResponse) (*url.URL, error) {
 	}
 	if base.Scheme == "https" && next.Scheme != "https" {
 		return nil, backend.Errorf(backend.NoResponse,
-			"%s redirected to an address without TLS, which is not followed: configure an https api_addr in Vault", r.address)
+			"%s redirected to an address without TLS, which is not followed: configure an https api_addr in Vault",
+			r.address)
 	}
 	return &url.URL{Scheme: next.Scheme, Host: next.Host}, nil
 }
 
 // isHost reports whether it looks like a name or an address with a port. Messages contain it, so it must be short.
 func isHost(host string) bool {
-	return host != "" && len(host) <= 300 && !strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r > '~' })
+	notGraphic := func(r rune) bool { return r <= ' ' || r > '~' }
+	return host != "" && len(host) <= 300 && !strings.ContainsFunc(host, notGraphic)
 }
 
 func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct bool) (rawResponse, error) {

@@ -92,7 +92,8 @@ func pkiRole(t *testing.T, ttl time.Duration, leases bool) (string, *v1alpha1.Va
 		"allow_any_name": true, "key_type": "ec", "key_bits": 256, "ttl": ttl.String(), "generate_lease": leases,
 	})
 	return pki, &v1alpha1.VaultRequest{
-		Path: pki + "/issue/web", Method: v1alpha1.MethodWrite, Parameters: parameters(map[string]string{"common_name": "web.test"}),
+		Path: pki + "/issue/web", Method: v1alpha1.MethodWrite,
+		Parameters: parameters(map[string]string{"common_name": "web.test"}),
 	}
 }
 
@@ -126,7 +127,8 @@ func staticRole(t *testing.T) string {
 func oidcRole(t *testing.T, ttl time.Duration) *v1alpha1.VaultRequest {
 	t.Helper()
 	name := unique("oidc")
-	write(t, "identity/oidc/key/"+name, map[string]any{"allowed_client_ids": "*", "verification_ttl": "2h", "rotation_period": "2h"})
+	write(t, "identity/oidc/key/"+name,
+		map[string]any{"allowed_client_ids": "*", "verification_ttl": "2h", "rotation_period": "2h"})
 	write(t, "identity/oidc/role/"+name, map[string]any{"key": name, "ttl": ttl.String()})
 	return read("identity/oidc/token/" + name)
 }

@@ -67,7 +67,8 @@ func TestWhatChangesTheRequestDigest(t *testing.T) {
 	}
 	seen := map[string]int{}
 	for i, src := range []v1alpha1.SecretSource{
-		read, source(readPath, write), source("database/creds/other"), params(`1`), params(`"1"`), params(`1.0`), params(`null`),
+		read, source(readPath, write), source("database/creds/other"),
+		params(`1`), params(`"1"`), params(`1.0`), params(`null`),
 		source(readPath, func(req *v1alpha1.VaultRequest) { req.Namespace = "x" }),
 	} {
 		if j, has := seen[digest(src)]; has || !strings.HasPrefix(digest(src), "1:") {

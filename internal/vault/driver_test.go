@@ -39,22 +39,43 @@ func TestTheServersHealth(t *testing.T) {
 		server  string
 		version string
 	}{
-		"an active Vault":       {ok(`{"initialized":true,"enterprise":false,"version":"1.21.0"}`), "", KindVault, "1.21.0"},
-		"a later Vault":         {ok(`{"initialized":true,"enterprise":false,"version":"2.0.1"}`), "", KindVault, "2.0.1"},
-		"an old Vault":          {ok(`{"initialized":true,"version":"1.9.3"}`), "", KindVault, "1.9.3"},
-		"OpenBao":               {ok(`{"initialized":true,"version":"2.4.0"}`), "", KindOpenBao, "2.4.0"},
-		"a standby":             {says{status: 429, body: `{"initialized":true,"standby":true,"version":"2.4.0"}`}, "", KindOpenBao, "2.4.0"},
-		"a performance standby": {says{status: 473, body: `{"initialized":true,"enterprise":true,"version":"1.21.0+ent"}`}, "", KindVault, "1.21.0+ent"},
-		"a sealed one":          {says{status: 503, body: `{"initialized":true,"sealed":true,"enterprise":false,"version":"1.21.0"}`}, backend.Unavailable, KindVault, "1.21.0"},
-		"an uninitialised one":  {says{status: 501, body: `{"initialized":false,"sealed":true,"enterprise":false,"version":"1.21.0"}`}, backend.Unavailable, KindVault, "1.21.0"},
-		"a DR secondary":        {says{status: 472, body: `{"initialized":true,"enterprise":true,"version":"1.21.0"}`}, backend.Unavailable, KindVault, "1.21.0"},
-		"not a Vault server":    {ok("hello"), backend.NoResponse, "", ""},
-		"a gateway":             {says{status: 502, body: "x"}, backend.NoResponse, "", ""},
+		"an active Vault": {
+			ok(`{"initialized":true,"enterprise":false,"version":"1.21.0"}`), "", KindVault, "1.21.0",
+		},
+		"a later Vault": {
+			ok(`{"initialized":true,"enterprise":false,"version":"2.0.1"}`), "", KindVault, "2.0.1",
+		},
+		"an old Vault": {ok(`{"initialized":true,"version":"1.9.3"}`), "", KindVault, "1.9.3"},
+		"OpenBao":      {ok(`{"initialized":true,"version":"2.4.0"}`), "", KindOpenBao, "2.4.0"},
+		"a standby": {
+			says{status: 429, body: `{"initialized":true,"standby":true,"version":"2.4.0"}`}, "", KindOpenBao, "2.4.0",
+		},
+		"a performance standby": {
+			says{status: 473, body: `{"initialized":true,"enterprise":true,"version":"1.21.0+ent"}`},
+			"", KindVault, "1.21.0+ent",
+		},
+		"a sealed one": {
+			says{status: 503, body: `{"initialized":true,"sealed":true,"enterprise":false,"version":"1.21.0"}`},
+			backend.Unavailable, KindVault, "1.21.0",
+		},
+		"an uninitialised one": {
+			says{status: 501, body: `{"initialized":false,"sealed":true,"enterprise":false,"version":"1.21.0"}`},
+			backend.Unavailable, KindVault, "1.21.0",
+		},
+		"a DR secondary": {
+			says{status: 472, body: `{"initialized":true,"enterprise":true,"version":"1.21.0"}`},
+			backend.Unavailable, KindVault, "1.21.0",
+		},
+		"not a Vault server": {ok("hello"), backend.NoResponse, "", ""},
+		"a gateway":          {says{status: 502, body: "x"}, backend.NoResponse, "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			f.server.always("sys/health", test.answer)
-			f.server.always("sys/capabilities-self", ok(`{"request_id":"1","data":{"sys/leases/renew":["update"],"sys/leases/lookup":["root"],"sys/leases/revoke":["create","update"],"auth/token/lookup-accessor":["deny"],"auth/token/renew-accessor":["read"]}}`))
+			f.server.always("sys/capabilities-self",
+				ok(`{"request_id":"1","data":{"sys/leases/renew":["update"],"sys/leases/lookup":["root"],`+
+					`"sys/leases/revoke":["create","update"],"auth/token/lookup-accessor":["deny"],`+
+					`"auth/token/renew-accessor":["read"]}}`))
 			got, err := f.Inspect(t.Context())
 			wantKind(t, err, test.kind)
 			if got.ServerKind != test.server || got.Version != test.version {
@@ -63,7 +84,10 @@ func TestTheServersHealth(t *testing.T) {
 			if test.kind != "" {
 				return
 			}
-			want := []string{"auth/token/lookup-accessor: update", "auth/token/renew-accessor: update", "auth/token/revoke-accessor: update"}
+			want := []string{
+				"auth/token/lookup-accessor: update", "auth/token/renew-accessor: update",
+				"auth/token/revoke-accessor: update",
+			}
 			if !reflect.DeepEqual(got.Missing, want) {
 				t.Errorf("missing %q, want %q", got.Missing, want)
 			}
@@ -97,11 +121,14 @@ func TestTLSMaterialIsReadAgain(t *testing.T) {
 	s := newTLSServer(t)
 	f := newFixture(t)
 	f.kube.configMaps = map[string]*corev1.ConfigMap{"system/ca": {
-		ObjectMeta: metav1.ObjectMeta{UID: "u", ResourceVersion: "1"}, Data: map[string]string{"ca.crt": string(certificate(s))},
+		ObjectMeta: metav1.ObjectMeta{UID: "u", ResourceVersion: "1"},
+		Data:       map[string]string{"ca.crt": string(certificate(s))},
 	}}
 	p := f.provider.DeepCopy()
 	p.UID, p.Spec.Vault.Address = "tls", s.URL
-	p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: "ConfigMap", Name: "ca", Namespace: "system"}}
+	p.Spec.Vault.TLS = &v1alpha1.TLSConfig{
+		CARef: &v1alpha1.CAReference{Kind: "ConfigMap", Name: "ca", Namespace: "system"},
+	}
 	first, err := f.driver.backendFor(t.Context(), p)
 	wantNil(t, err)
 	_, err = first.health(t.Context())
@@ -142,7 +169,8 @@ func TestAClientCertificateIsPresented(t *testing.T) {
 	f.kube.secrets["system/client"] = &corev1.Secret{Data: map[string][]byte{
 		"tls.crt": certificate(s), "tls.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
 	}}
-	f.provider.Generation, f.provider.Spec.Vault.TLS.ClientCertRef = 2, &v1alpha1.SecretReference{Name: "client", Namespace: "system"}
+	f.provider.Generation = 2
+	f.provider.Spec.Vault.TLS.ClientCertRef = &v1alpha1.SecretReference{Name: "client", Namespace: "system"}
 	b, err := f.driver.backendFor(t.Context(), f.provider)
 	wantNil(t, err)
 	_, err = b.health(t.Context())
@@ -155,10 +183,19 @@ func TestMissingTLSMaterialIsNamed(t *testing.T) {
 		kind backend.ErrorKind
 		text string
 	}{
-		"no ConfigMap":   {v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: "ConfigMap", Name: "ca", Namespace: "system"}}, backend.Misconfigured, `ConfigMap "ca" in namespace "system"`},
-		"no key":         {v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Name: "root", Namespace: "system", Key: "bundle"}}, backend.Misconfigured, `no key "bundle"`},
+		"no ConfigMap": {
+			v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: "ConfigMap", Name: "ca", Namespace: "system"}},
+			backend.Misconfigured, `ConfigMap "ca" in namespace "system"`,
+		},
+		"no key": {
+			v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Name: "root", Namespace: "system", Key: "bundle"}},
+			backend.Misconfigured, `no key "bundle"`,
+		},
 		"no certificate": {v1alpha1.TLSConfig{CABundle: []byte("x")}, backend.TLS, "tls.caBundle"},
-		"no client key":  {v1alpha1.TLSConfig{ClientCertRef: &v1alpha1.SecretReference{Name: "root", Namespace: "system"}}, backend.Misconfigured, `no key "tls.crt"`},
+		"no client key": {
+			v1alpha1.TLSConfig{ClientCertRef: &v1alpha1.SecretReference{Name: "root", Namespace: "system"}},
+			backend.Misconfigured, `no key "tls.crt"`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)

@@ -60,7 +60,9 @@ func (k *fakeKube) GetConfigMap(_ context.Context, namespace, name string) (*cor
 	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmaps"}, name)
 }
 
-func (k *fakeKube) RequestToken(_ context.Context, namespace, name string, _ []string, seconds int64) (string, time.Duration, error) {
+func (k *fakeKube) RequestToken(
+	_ context.Context, namespace, name string, _ []string, seconds int64,
+) (string, time.Duration, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.refuse != nil {
@@ -119,7 +121,8 @@ func newServer(t *testing.T) *server {
 	t.Cleanup(func() { close(s.ended) })
 	s.on("auth/kubernetes/login", func(r request) says {
 		s.logins++
-		return ok(fmt.Sprintf(`{"request_id":"1","auth":{"client_token":"hvs.%s%d","accessor":"acc%d","lease_duration":3600,"renewable":true,"num_uses":0}}`,
+		return ok(fmt.Sprintf(`{"request_id":"1","auth":{"client_token":"hvs.%s%d","accessor":"acc%d",`+
+			`"lease_duration":3600,"renewable":true,"num_uses":0}}`,
 			r.body["role"], s.logins, s.logins))
 	})
 	s.on("auth/token/revoke-self", func(request) says { return nothing() })
@@ -169,7 +172,8 @@ func (s *server) paths() string {
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	raw, _ := io.ReadAll(r.Body)
 	got := request{
-		method: r.Method, path: strings.TrimPrefix(r.URL.Path, "/v1/"), query: r.URL.RawQuery, token: r.Header.Get("X-Vault-Token"),
+		method: r.Method, path: strings.TrimPrefix(r.URL.Path, "/v1/"),
+		query: r.URL.RawQuery, token: r.Header.Get("X-Vault-Token"),
 		namespace: r.Header.Get("X-Vault-Namespace"), direct: r.Header.Get("X-Vault-No-Request-Forwarding") != "",
 	}
 	got.http2, got.chunked = r.ProtoMajor == 2, len(r.TransferEncoding) > 0
@@ -225,7 +229,9 @@ func newFixtureAt(t *testing.T, s *server, address string, changes ...change) *f
 	f := &fixture{
 		server: s, clock: clocktesting.NewFakePassiveClock(epoch),
 		kube: &fakeKube{
-			secrets: map[string]*corev1.Secret{"system/root": {Data: map[string][]byte{"token": []byte("hvs.static-secret-token\n")}}},
+			secrets: map[string]*corev1.Secret{
+				"system/root": {Data: map[string][]byte{"token": []byte("hvs.static-secret-token\n")}},
+			},
 		},
 	}
 	f.provider = &v1alpha1.ClusterSecretProvider{

@@ -28,7 +28,8 @@ var responseSeeds = []struct {
 	body   string
 }{
 	{200, leased},
-	{200, `{"request_id":"1","lease_id":"database/creds/orders/a","lease_duration":60,"data":{"username":"u","password":"PASSWORD"}}`},
+	{200, `{"request_id":"1","lease_id":"database/creds/orders/a","lease_duration":60,"data":{"username":"u",` +
+		`"password":"PASSWORD"}}`},
 	{200, `{"request_id":"1","lease_id":"database/creds/orders/a","data":{}}`},
 	{200, `{"request_id":"1","lease_id":"database/creds/orders/../admin/a","data":{"a":"b"}}`},
 	{200, `{"request_id":"1","lease_id":"database/creds/orders-admin/a","data":{"a":"b"}}`},
@@ -37,8 +38,10 @@ var responseSeeds = []struct {
 	{200, `{"request_id":"1","lease_id":"database/creds/orders/a","data":null,"auth":{"client_token":"TOKEN"}}`},
 	{200, `{"request_id":"1","wrap_info":{"token":"TOKEN"}}`},
 	{200, `{"request_id":"1","lease_id":"database/creds/orders/a","wrap_info":{},"data":{"a":"b"}}`},
-	{200, `{"request_id":"1","lease_id":"database/creds/orders/a","lease_duration":"x","data":{"a":{"b":[1,2.0,{"c":null}]}}}`},
-	{200, `{"data":[]}`}, {200, `null`}, {200, ``}, {204, ``}, {200, `<html>sign in</html>`}, {200, `{"hello":"world"}`},
+	{200, `{"request_id":"1","lease_id":"database/creds/orders/a","lease_duration":"x",` +
+		`"data":{"a":{"b":[1,2.0,{"c":null}]}}}`},
+	{200, `{"data":[]}`}, {200, `null`}, {200, ``}, {204, ``},
+	{200, `<html>sign in</html>`}, {200, `{"hello":"world"}`},
 	{307, ``}, {308, ``}, {301, ``}, {399, `{"errors":["TOKEN"]}`},
 	{400, `{"errors":["unknown role: orders TOKEN"]}`},
 	{403, `{"errors":["1 error occurred:\n\t* permission denied\n\n"]}`},
@@ -46,7 +49,8 @@ var responseSeeds = []struct {
 	{404, `{"errors":[]}`},
 	{404, `{"errors":["no handler for route \"TOKEN\""]}`},
 	{404, `{"request_id":"1","data":null,"warnings":["Invalid path for a versioned K/V secrets engine. TOKEN"]}`},
-	{404, `{"request_id":"1","data":{"data":null,"metadata":{"version":3,"created_time":"x","deletion_time":"y","destroyed":false}}}`},
+	{404, `{"request_id":"1","data":{"data":null,"metadata":{"version":3,"created_time":"x","deletion_time":"y",` +
+		`"destroyed":false}}}`},
 	{405, `{"errors":["unsupported operation"]}`}, {412, `{"errors":["required index state not present"]}`},
 	{429, `{"errors":["rate limit quota exceeded"]}`}, {473, `{"errors":["?"]}`},
 	{500, `{"errors":["1 error occurred:\n\t* context deadline exceeded\n\n"]}`},
@@ -61,7 +65,8 @@ var responseSeeds = []struct {
 // credential.
 func FuzzIssue(f *testing.F) {
 	for i, seed := range responseSeeds {
-		f.Add(seed.status, []byte(seed.body), []string{"", "https://other.test:8200/v1/x", "http://other.test", "/v1/x", "://"}[i%5], i%2 == 0)
+		f.Add(seed.status, []byte(seed.body),
+			[]string{"", "https://other.test:8200/v1/x", "http://other.test", "/v1/x", "://"}[i%5], i%2 == 0)
 	}
 	f.Fuzz(func(t *testing.T, code uint16, body []byte, location string, direct bool) {
 		answer := says{status: status(code), body: planted(body), header: http.Header{"Location": {location}}}
@@ -75,7 +80,8 @@ func FuzzIssue(f *testing.F) {
 			t.Errorf("it was requested %d times: %+v", n, sent)
 		}
 		closed := s.of("auth/token/revoke-self")
-		if unleased := err == nil && got.LeaseID == ""; unleased != (len(closed) == 1) || len(sent)+len(closed) != len(s.asked) {
+		unleased := err == nil && got.LeaseID == ""
+		if unleased != (len(closed) == 1) || len(sent)+len(closed) != len(s.asked) {
 			t.Errorf("lease %q, %v, after the requests %+v", got.LeaseID, err, s.asked)
 		}
 		if redirected {
@@ -85,13 +91,17 @@ func FuzzIssue(f *testing.F) {
 		if fit(t, err, plainToken); succeeded(answer.status) {
 			fit(t, err, plainPassword)
 		}
-		if all := fields(answer.body); err == nil && !wholeLease(all, got) {
+		all := fields(answer.body)
+		if err == nil && !wholeLease(all, got) {
 			t.Errorf("lease %q of %q", got.LeaseID, answer.body)
 		}
 		if err == nil {
 			checkIssued(t, answer, got)
-		} else if all := fields(answer.body); all == nil && !succeeded(answer.status) && backend.KindOf(err) != backend.NoResponse && backend.KindOf(err) != backend.TLS {
-			t.Errorf("a response that is not Vault's is accepted as one: %s, %v", backend.KindOf(err), err)
+			return
+		}
+		kind := backend.KindOf(err)
+		if all == nil && !succeeded(answer.status) && kind != backend.NoResponse && kind != backend.TLS {
+			t.Errorf("a response that is not Vault's is accepted as one: %s, %v", kind, err)
 		}
 	})
 }
@@ -104,7 +114,8 @@ func wholeLease(all map[string]any, got backend.Response) bool {
 
 func checkIssued(t *testing.T, answer says, got backend.Response) {
 	t.Helper()
-	if !succeeded(answer.status) || len(got.Data) == 0 || got.Term.Duration < 0 || got.Term.Duration > maxSeconds*time.Second {
+	bounded := got.Term.Duration >= 0 && got.Term.Duration <= maxSeconds*time.Second
+	if !succeeded(answer.status) || len(got.Data) == 0 || !bounded {
 		t.Errorf("a success with status %d, %d keys and a lease of %s", answer.status, len(got.Data), got.Term.Duration)
 	}
 	if (got.Kind == v1alpha1.ResponseLeased) != (got.LeaseID != "") {
@@ -118,7 +129,9 @@ func checkIssued(t *testing.T, answer says, got backend.Response) {
 	}
 	if err := secret.Check(corev1.SecretTypeOpaque, got.Data); err != nil {
 		// The caller rejects it with this text, which is shown.
-		if text := err.Error(); strings.Contains(text, plainPassword) && !keyHas(got.Data, plainPassword) || len(text) > maxMessage {
+		text := err.Error()
+		leaked := strings.Contains(text, plainPassword) && !keyHas(got.Data, plainPassword)
+		if leaked || len(text) > maxMessage {
 			t.Errorf("not safe to show: %q", text)
 		}
 	}
@@ -162,34 +175,49 @@ func FuzzKeeper(f *testing.F) {
 			f.Add(op, seed.status, []byte(strings.ReplaceAll(seed.body, "TOKEN", "KEEPER")))
 		}
 	}
-	for _, text := range []string{"lease not found", "lease expired", "invalid lease", "invalid accessor", "token not found", "invalid request KEEPER",
-		`failed to renew entry: the text \"lease not found\" is in a table`, `1 error occurred:\n\t* lease not found\n\n`} {
+	for _, text := range []string{"lease not found", "lease expired", "invalid lease", "invalid accessor",
+		"token not found", "invalid request KEEPER",
+		`failed to renew entry: the text \"lease not found\" is in a table`,
+		`1 error occurred:\n\t* lease not found\n\n`} {
 		for op := range uint8(opList) {
 			f.Add(op, uint16(400), []byte(`{"errors":["`+text+`"]}`))
 		}
 	}
-	for _, body := range []string{renewed, strings.Replace(renewed, "abc", "def", 1), `{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":0}`,
-		`{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":1e400,"warnings":["TTL of \"48h\" exceeded the effective max_ttl of \"1h\""]}`} {
+	for _, body := range []string{renewed, strings.Replace(renewed, "abc", "def", 1),
+		`{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":0}`,
+		`{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":1e400,` +
+			`"warnings":["TTL of \"48h\" exceeded the effective max_ttl of \"1h\""]}`} {
 		f.Add(uint8(opRenew), uint16(200), []byte(body))
 	}
-	for _, body := range []string{`{"request_id":"1","auth":{"lease_duration":7200,"renewable":true}}`, `{"auth":{}}`, `{"auth":{"lease_duration":-1}}`} {
+	for _, body := range []string{
+		`{"request_id":"1","auth":{"lease_duration":7200,"renewable":true}}`,
+		`{"auth":{}}`, `{"auth":{"lease_duration":-1}}`,
+	} {
 		f.Add(uint8(opExtend), uint16(200), []byte(body))
 	}
-	for _, body := range []string{aliveLease, deadLease, strings.Replace(aliveLease, "abc", "def", 1), strings.Replace(aliveLease, `"ttl"`, `"TTL"`, 1),
-		`{"request_id":"1","data":{"id":"database/creds/orders/abc","expire_time":"x","ttl":"600"}}`, `{"request_id":"1","data":{"id":"database/creds/orders/abc","expire_time":"x"}}`} {
+	for _, body := range []string{aliveLease, deadLease, strings.Replace(aliveLease, "abc", "def", 1),
+		strings.Replace(aliveLease, `"ttl"`, `"TTL"`, 1),
+		`{"request_id":"1","data":{"id":"database/creds/orders/abc","expire_time":"x","ttl":"600"}}`,
+		`{"request_id":"1","data":{"id":"database/creds/orders/abc","expire_time":"x"}}`} {
 		f.Add(uint8(opLookup), uint16(200), []byte(body))
 	}
-	for _, body := range []string{`{"request_id":"1","data":{"keys":["a","b/","../c","","d/e"]}}`, `{"request_id":"1","data":{"keys":null}}`, `{"request_id":"1","data":{}}`} {
+	for _, body := range []string{
+		`{"request_id":"1","data":{"keys":["a","b/","../c","","d/e"]}}`,
+		`{"request_id":"1","data":{"keys":null}}`, `{"request_id":"1","data":{}}`,
+	} {
 		f.Add(uint8(opList), uint16(200), []byte(body))
 	}
-	for _, body := range []string{`{"initialized":true,"sealed":false,"version":"1.21.0","enterprise":false}`, `{"initialized":true,"version":"KEEPER\n"}`, `{"initialized":false}`,
+	for _, body := range []string{`{"initialized":true,"sealed":false,"version":"1.21.0","enterprise":false}`,
+		`{"initialized":true,"version":"KEEPER\n"}`, `{"initialized":false}`,
 		`{"initialized":true,"sealed":true,"version":"2.4.0"}`} {
 		for _, code := range []uint16{200, 429, 472, 473, 474, 501, 503, 530} {
 			f.Add(uint8(opHealth), code, []byte(body))
 		}
 	}
-	for _, body := range []string{`{"request_id":"1","data":{"sys/leases/renew":["update"],"sys/leases/revoke":["root"],"sys/leases/lookup":["read"]}}`,
-		`{"request_id":"1","data":{"sys/leases/renew":"update","capabilities":["update"]}}`, `{"request_id":"1","data":null}`} {
+	for _, body := range []string{`{"request_id":"1","data":{"sys/leases/renew":["update"],` +
+		`"sys/leases/revoke":["root"],"sys/leases/lookup":["read"]}}`,
+		`{"request_id":"1","data":{"sys/leases/renew":"update","capabilities":["update"]}}`,
+		`{"request_id":"1","data":null}`} {
 		f.Add(uint8(opCapabilities), uint16(200), []byte(body))
 	}
 	f.Fuzz(func(t *testing.T, op uint8, code uint16, body []byte) {
@@ -219,7 +247,8 @@ func FuzzKeeper(f *testing.F) {
 	})
 }
 
-const ourToken = `{"request_id":"1","data":{"path":"auth/kubernetes/login","meta":{"service_account_namespace":"shop"}}}`
+const ourToken = `{"request_id":"1","data":{"path":"auth/kubernetes/login",` +
+	`"meta":{"service_account_namespace":"shop"}}}`
 
 // wantSaid: something is gone only if one of these texts is in a response that is no success.
 func wantSaid(t *testing.T, answer says, err error, texts []string) {
@@ -313,7 +342,9 @@ func checkMissing(t *testing.T, b *Backend, answer says, all map[string]any) {
 	for _, path := range keeperPaths {
 		capabilities, _ := data[path].([]any)
 		has := slices.Contains(capabilities, any("update")) || slices.Contains(capabilities, any("root"))
-		if !has && !slices.Contains(missing, path+": update") && !slices.Contains(missing, "sys/capabilities-self: update") {
+		named := slices.Contains(missing, path+": update") ||
+			slices.Contains(missing, "sys/capabilities-self: update")
+		if !has && !named {
 			t.Errorf("%d %q lets the keeper use %s", answer.status, answer.body, path)
 		}
 	}
@@ -322,18 +353,20 @@ func checkMissing(t *testing.T, b *Backend, answer says, all map[string]any) {
 // For any response to a login: a session has a token that can be revoked, no text contains it, and a token that is
 // rejected is revoked first.
 func FuzzLogin(f *testing.F) {
-	const good = `{"request_id":"1","auth":{"client_token":"TOKEN","accessor":"acc","lease_duration":3600,"renewable":true,"num_uses":0}}`
+	const good = `{"request_id":"1","auth":{"client_token":"TOKEN","accessor":"acc","lease_duration":3600,` +
+		`"renewable":true,"num_uses":0}}`
 	for _, tokenAuth := range []bool{false, true} {
 		f.Add(tokenAuth, uint16(200), []byte(good), uint16(200), []byte(good))
-		for i, change := range []string{`"acc"`, `""`, `3600`, `60`, `3600`, `-1`, `"num_uses":0`, `"num_uses":1`, `0}}`, `0},"errors":["x"]}`} {
-			if i%2 == 1 {
-				continue
-			}
-			changed := strings.Replace(good, change, []string{`""`, `60`, `-1`, `"num_uses":1`, `0},"errors":["x"]}`}[i/2], 1)
+		for _, change := range []struct{ from, to string }{
+			{`"acc"`, `""`}, {`3600`, `60`}, {`3600`, `-1`},
+			{`"num_uses":0`, `"num_uses":1`}, {`0}}`, `0},"errors":["x"]}`},
+		} {
+			changed := strings.Replace(good, change.from, change.to, 1)
 			f.Add(tokenAuth, uint16(200), []byte(changed), uint16(403), []byte(`{"errors":["TOKEN"]}`))
 		}
 		for _, seed := range responseSeeds {
-			f.Add(tokenAuth, seed.status, []byte(strings.ReplaceAll(seed.body, "TOKEN", "jwt-shop-orders-1")), uint16(200), []byte(good))
+			f.Add(tokenAuth, seed.status, []byte(strings.ReplaceAll(seed.body, "TOKEN", "jwt-shop-orders-1")),
+				uint16(200), []byte(good))
 		}
 		f.Add(tokenAuth, uint16(400), []byte(`{"errors":["jwt-shop-orders-1 PARENT"]}`), uint16(200), []byte(good))
 	}
@@ -342,10 +375,15 @@ func FuzzLogin(f *testing.F) {
 		first := says{status: status(code), body: strings.ReplaceAll(planted(body), "PARENT", parent)}
 		s := &script{
 			answers: []says{first},
-			by:      map[string]says{"auth/token/revoke-self": nothing(), "auth/token/renew-self": {status: status(code2), body: planted(body2)}},
+			by: map[string]says{
+				"auth/token/revoke-self": nothing(),
+				"auth/token/renew-self":  {status: status(code2), body: planted(body2)},
+			},
 		}
 		b := newScripted(s)
-		b.kube.(*fakeKube).secrets = map[string]*corev1.Secret{"system/root": {Data: map[string][]byte{"token": []byte(parent)}}}
+		b.kube.(*fakeKube).secrets = map[string]*corev1.Secret{
+			"system/root": {Data: map[string][]byte{"token": []byte(parent)}},
+		}
 		if tokenAuth {
 			b.spec.Auth = v1alpha1.VaultAuth{Token: &v1alpha1.VaultTokenAuth{SecretRef: v1alpha1.SecretKeyReference{
 				SecretReference: v1alpha1.SecretReference{Name: "root", Namespace: "system"},
@@ -361,9 +399,12 @@ func FuzzLogin(f *testing.F) {
 		}
 		a, parsed := rawResponse{body: []byte(first.body)}.parse()
 		made := parsed && succeeded(first.status) && a.Auth != nil && a.Auth.ClientToken != ""
+		complete := got.Token != "" && got.Handle != "" && got.Term.Duration >= 0
+		limited := made && a.Auth.NumUses != "" && a.Auth.NumUses != "0"
 		switch {
-		case err == nil && (!made || got.Token == "" || got.Handle == "" || got.Term.Duration < 0 || (a.Auth.NumUses != "" && a.Auth.NumUses != "0")):
-			t.Errorf("%d %q gives %q with accessor %q for %s", first.status, first.body, got.Token, got.Handle, got.Term.Duration)
+		case err == nil && (!made || !complete || limited):
+			t.Errorf("%d %q gives %q with accessor %q for %s",
+				first.status, first.body, got.Token, got.Handle, got.Term.Duration)
 		case err == nil:
 			return
 		case made && a.Auth.Accessor != "":
@@ -375,25 +416,32 @@ func FuzzLogin(f *testing.F) {
 	})
 }
 
-// For any response to a revocation or an extension: a token is revoked or extended only after Vault has confirmed that it
-// is the owner's, a revocation succeeds only once Vault has confirmed it, and each request is about the record's token or
-// lease.
+// For any response to a revocation or an extension: a token is revoked or extended only after Vault has confirmed that
+// it is the owner's; a revocation succeeds only once Vault has confirmed it; and each request names the record's token
+// or lease.
 func FuzzRevoke(f *testing.F) {
 	const (
 		ours    = "200 " + ourToken
-		foreign = `200 {"request_id":"1","data":{"path":"auth/kubernetes/login","meta":{"service_account_namespace":"other"}}}`
-		done    = "204"
-		gone    = `400 {"errors":["invalid lease"]}`
+		foreign = `200 {"request_id":"1","data":{"path":"auth/kubernetes/login",` +
+			`"meta":{"service_account_namespace":"other"}}}`
+		done = "204"
+		gone = `400 {"errors":["invalid lease"]}`
 	)
 	alive, dead := "200 "+aliveLease, "200 "+deadLease
 	for _, turns := range [][]string{
-		{ours, done, gone}, {ours, done, alive, gone}, {ours, done, alive, alive, alive, done, gone}, {ours, done, dead, dead, dead, `400 {"errors":["failed to revoke entry KEEPER"]}`, dead},
-		{foreign}, {`200 {"request_id":"1","data":{}}`}, {`200 {"request_id":"1","data":{"path":"auth/other/login","meta":{"service_account_namespace":"shop"}}}`},
+		{ours, done, gone}, {ours, done, alive, gone}, {ours, done, alive, alive, alive, done, gone},
+		{ours, done, dead, dead, dead, `400 {"errors":["failed to revoke entry KEEPER"]}`, dead},
+		{foreign}, {`200 {"request_id":"1","data":{}}`},
+		{`200 {"request_id":"1","data":{"path":"auth/other/login","meta":{"service_account_namespace":"shop"}}}`},
 		{`200 {"request_id":"1","data":{"path":"auth/token/create","meta":{"leasekeeper_uid":"owner-uid"}}}`},
-		{`403 {"errors":["invalid accessor"]}`, gone}, {`400 {"errors":["invalid accessor KEEPER"]}`, alive, done, alive},
-		{`403 {"errors":["permission denied"]}`, `200 {"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`, gone},
-		{`403 {"errors":["permission denied"]}`, `200 {"request_id":"1","data":{}}`}, {ours, `403 {"errors":["permission denied"]}`},
-		{ours, `500 {"errors":["KEEPER"]}`}, {"502 <html>"}, {ours, done, "503 x"}, {ours, done, `200 {"data":{"id":"other"}}`},
+		{`403 {"errors":["invalid accessor"]}`, gone},
+		{`400 {"errors":["invalid accessor KEEPER"]}`, alive, done, alive},
+		{`403 {"errors":["permission denied"]}`,
+			`200 {"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`, gone},
+		{`403 {"errors":["permission denied"]}`, `200 {"request_id":"1","data":{}}`},
+		{ours, `403 {"errors":["permission denied"]}`},
+		{ours, `500 {"errors":["KEEPER"]}`}, {"502 <html>"}, {ours, done, "503 x"},
+		{ours, done, `200 {"data":{"id":"other"}}`},
 	} {
 		for op := range uint8(3) {
 			f.Add(strings.Join(turns, "\n"), op)
@@ -452,7 +500,8 @@ func isOwners(answer says) bool {
 		return true // either spelling may count
 	}
 	meta, _ := data["meta"].(map[string]any)
-	return succeeded(answer.status) && data["path"] == "auth/kubernetes/login" && meta["service_account_namespace"] == owner.Namespace
+	return succeeded(answer.status) && data["path"] == "auth/kubernetes/login" &&
+		meta["service_account_namespace"] == owner.Namespace
 }
 
 // wantAbout: the request names exactly the record's lease or token.
@@ -481,13 +530,20 @@ func wantAbout(t *testing.T, a asked, rec v1alpha1.LeaseRecord) {
 func FuzzLeaseID(f *testing.F) {
 	const orders = "database/creds/orders"
 	for _, seed := range [][2]string{
-		{orders, orders + "/abc"}, {orders, orders}, {orders, orders + "/"}, {orders, orders + "//abc"}, {orders, orders + "/../admin/abc"},
-		{orders, orders + "/.."}, {orders, orders + "/."}, {orders, orders + "-admin/abc"}, {orders, orders + "/eu/abc"}, {orders, "/" + orders + "/abc"},
-		{orders, "database/creds/order/abc"}, {orders, "kv/creds/orders/abc"}, {orders, ""}, {"", "/abc"}, {"", "abc"}, {"/", "//abc"},
-		{orders + "/", orders + "//abc"}, {"database/../sys", "database/../sys/abc"}, {"../../sys/seal", "../../sys/seal/x"}, {"sys/leases", "sys/leases/x"},
-		{"auth/token/create", "auth/token/create/hxyz"}, {"auth", "auth/x"}, {orders + "?list=true", orders + "?list=true/a"}, {orders + "#x", orders + "#x/a"},
-		{orders, orders + "/a?b#c%2f..%2f"}, {"a%2f..%2fb", "a%2f..%2fb/c"}, {orders, orders + "/\xff"}, {orders, orders + "/a\x00b"}, {orders, orders + "/a\r\nX-Vault-Token: b"},
-		{orders, orders + "/<&>\u2028"}, {orders, orders + "/abc.ns1"}, {"v1/database", "v1/database/a"}, {"a//b", "a//b/c"}, {"a/./b", "a/./b/c"},
+		{orders, orders + "/abc"}, {orders, orders}, {orders, orders + "/"},
+		{orders, orders + "//abc"}, {orders, orders + "/../admin/abc"},
+		{orders, orders + "/.."}, {orders, orders + "/."}, {orders, orders + "-admin/abc"},
+		{orders, orders + "/eu/abc"}, {orders, "/" + orders + "/abc"},
+		{orders, "database/creds/order/abc"}, {orders, "kv/creds/orders/abc"},
+		{orders, ""}, {"", "/abc"}, {"", "abc"}, {"/", "//abc"},
+		{orders + "/", orders + "//abc"}, {"database/../sys", "database/../sys/abc"},
+		{"../../sys/seal", "../../sys/seal/x"}, {"sys/leases", "sys/leases/x"},
+		{"auth/token/create", "auth/token/create/hxyz"}, {"auth", "auth/x"},
+		{orders + "?list=true", orders + "?list=true/a"}, {orders + "#x", orders + "#x/a"},
+		{orders, orders + "/a?b#c%2f..%2f"}, {"a%2f..%2fb", "a%2f..%2fb/c"}, {orders, orders + "/\xff"},
+		{orders, orders + "/a\x00b"}, {orders, orders + "/a\r\nX-Vault-Token: b"},
+		{orders, orders + "/<&>\u2028"}, {orders, orders + "/abc.ns1"},
+		{"v1/database", "v1/database/a"}, {"a//b", "a//b/c"}, {"a/./b", "a/./b/c"},
 	} {
 		f.Add(seed[0], seed[1], "acc", "")
 		f.Add(seed[0], seed[1], seed[1], "team/a")
@@ -502,10 +558,12 @@ func FuzzLeaseID(f *testing.F) {
 		s := &script{by: map[string]says{
 			"auth/token/lookup-accessor": ok(ourToken),
 			"auth/token/revoke-accessor": nothing(),
-			"sys/leases/lookup":          ok(`{"request_id":"1","data":{"id":` + string(encoded) + `,"expire_time":"2026-01-02T04:00:00Z","ttl":5}}`),
-			"sys/leases/renew":           ok(`{"request_id":"1","lease_id":` + string(encoded) + `,"lease_duration":60}`),
-			"sys/leases/revoke":          nothing(),
-			"auth/token/renew-accessor":  ok(`{"request_id":"1","auth":{"lease_duration":60}}`),
+			"sys/leases/lookup": ok(`{"request_id":"1","data":{"id":` + string(encoded) +
+				`,"expire_time":"2026-01-02T04:00:00Z","ttl":5}}`),
+			"sys/leases/renew": ok(`{"request_id":"1","lease_id":` + string(encoded) +
+				`,"lease_duration":60}`),
+			"sys/leases/revoke":         nothing(),
+			"auth/token/renew-accessor": ok(`{"request_id":"1","auth":{"lease_duration":60}}`),
 		}, answers: []says{errs(404)}}
 		b := newScripted(s)
 		inside := belongs(path, id)
@@ -521,7 +579,8 @@ func FuzzLeaseID(f *testing.F) {
 				err = b.Revoke(t.Context(), rec, owner)
 			}
 			fit(t, err, plainKeeper)
-			if !inside && len(s.of("sys/leases/lookup"))+len(s.of("sys/leases/renew"))+len(s.of("sys/leases/revoke")) > 0 {
+			sent := len(s.of("sys/leases/lookup")) + len(s.of("sys/leases/renew")) + len(s.of("sys/leases/revoke"))
+			if !inside && sent > 0 {
 				t.Errorf("%s requests %q of the path %q: %+v", what, id, path, s.asked)
 			}
 			if !inside && id != "" && (backend.KindOf(err) != backend.Mismatch || len(s.asked) > 0) {
@@ -557,7 +616,8 @@ func checkAskedList(t *testing.T, b *Backend, s *script, namespace, of string) {
 		t.Errorf("the list of %q requests %+v", of, s.asked)
 	}
 	for _, a := range s.asked {
-		if a.method != http.MethodGet || a.path != "sys/leases/lookup/"+of || a.query.Encode() != "list=true" || a.namespace != namespace {
+		lists := a.method == http.MethodGet && a.path == "sys/leases/lookup/"+of && a.query.Encode() == "list=true"
+		if !lists || a.namespace != namespace {
 			t.Errorf("the list of %q in %q requests %+v", of, namespace, a)
 		}
 	}
@@ -567,13 +627,19 @@ func checkAskedList(t *testing.T, b *Backend, s *script, namespace, of string) {
 // the rest as the same JSON, null fields omitted. A deleted or destroyed version is not found.
 func FuzzKV(f *testing.F) {
 	for i, seed := range []string{
-		`{"username":"u","password":"x\u0000\n\"é\\ <&>"}`, `{"big":12345678901234567890,"exact":1.10,"exp":1e400,"neg":-0.0,"small":1E-7}`,
-		`{"t":true,"o":{ "b": 1, "a": [1, 2.0] },"l":[ "x" ],"n":null}`, `null`, `{}`, `[]`, `5`, `"text"`, `{"data":{"a":"b"},"metadata":{"version":2,"created_time":"x"}}`,
-		`{"data":{"a":"b"},"metadata":{"owner":"me"}}`, `{"data":null,"metadata":{"version":1,"created_time":"x"}}`, `{"a":"1","a":2}`, `{"":"","a/b":1}`,
-		`{"keys":["a","b/"]}`, `{"current_version":3,"versions":{"1":{"destroyed":true},"2":{"deletion_time":"y"}},"custom_metadata":null}`,
+		`{"username":"u","password":"x\u0000\n\"é\\ <&>"}`,
+		`{"big":12345678901234567890,"exact":1.10,"exp":1e400,"neg":-0.0,"small":1E-7}`,
+		`{"t":true,"o":{ "b": 1, "a": [1, 2.0] },"l":[ "x" ],"n":null}`, `null`, `{}`,
+		`[]`, `5`, `"text"`, `{"data":{"a":"b"},"metadata":{"version":2,"created_time":"x"}}`,
+		`{"data":{"a":"b"},"metadata":{"owner":"me"}}`, `{"data":null,"metadata":{"version":1,"created_time":"x"}}`,
+		`{"a":"1","a":2}`, `{"":"","a/b":1}`,
+		`{"keys":["a","b/"]}`,
+		`{"current_version":3,"versions":{"1":{"destroyed":true},"2":{"deletion_time":"y"}},` +
+			`"custom_metadata":null}`,
 		`{"deep":[[[[[[[[1.000]]]]]]]]}`, `{"a":"\ud800"}`, "{\"a\":\"\xff\"}", `{"a":"b"`,
 	} {
-		f.Add([]byte(seed), []string{"1", "2", "0", "12345678901234567890", "1.5", `"2"`, "x", "-1"}[i%8], i%3 == 0, i%4 == 0)
+		f.Add([]byte(seed), []string{"1", "2", "0", "12345678901234567890", "1.5", `"2"`, "x", "-1"}[i%8], i%3 == 0,
+			i%4 == 0)
 	}
 	f.Fuzz(func(t *testing.T, inner []byte, number string, destroyed, leased bool) {
 		flat := issuedWith(t, fmt.Sprintf(`"data":%s`, inner))
@@ -593,7 +659,8 @@ func FuzzKV(f *testing.F) {
 		if json.Unmarshal([]byte(number), &n) != nil || !json.Valid([]byte(number)) || number[0] == '"' || n == "" {
 			return
 		}
-		meta := fmt.Sprintf(`"metadata":{"created_time":"2026-01-02T03:04:05Z","custom_metadata":null,"deletion_time":"","destroyed":%t,"version":%s}`, destroyed, number)
+		meta := fmt.Sprintf(`"metadata":{"created_time":"2026-01-02T03:04:05Z","custom_metadata":null,`+
+			`"deletion_time":"","destroyed":%t,"version":%s}`, destroyed, number)
 		id := ""
 		if leased {
 			id = `"lease_id":"database/creds/orders/abc",`
@@ -606,7 +673,8 @@ func FuzzKV(f *testing.F) {
 				t.Errorf("a leased response lost its shape: %q", nested.data)
 			}
 		case strings.TrimSpace(string(inner)) == "null":
-			if backend.KindOf(nested.err) != backend.NotFound || strings.Contains(nested.err.Error(), "destroyed") != destroyed {
+			if backend.KindOf(nested.err) != backend.NotFound ||
+				strings.Contains(nested.err.Error(), "destroyed") != destroyed {
 				t.Errorf("a version that is deleted (destroyed %t) gives %v", destroyed, nested.err)
 			}
 		case isObject && len(want) > 0 && nested.err == nil:

@@ -87,18 +87,22 @@ func TestVaultsResponsesWhileTheDatabaseIsDown(t *testing.T) {
 
 	start()
 	for _, rec := range []v1alpha1.LeaseRecord{lasting, ending, expiring} {
-		eventually(t, "it is revoked when the database is back", func() error { return b.Revoke(t.Context(), rec, owner) })
+		eventually(t, "it is revoked when the database is back", func() error {
+			return b.Revoke(t.Context(), rec, owner)
+		})
 	}
 }
 
 func TestAUserThatOwnsATableCannotBeRevoked(t *testing.T) {
 	b := connect(t, "app")
 	rec, answer := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
-	must(t, bed.postgres.Exec(t.Context(), fmt.Sprintf(`CREATE SCHEMA own; CREATE TABLE own.owned (); ALTER TABLE own.owned OWNER TO "%s"`, answer.Data["username"])))
+	must(t, bed.postgres.Exec(t.Context(), fmt.Sprintf(
+		`CREATE SCHEMA own; CREATE TABLE own.owned (); ALTER TABLE own.owned OWNER TO "%s"`, answer.Data["username"])))
 	wantKind(t, b.Revoke(t.Context(), rec, owner), backend.Failed, "failed to revoke entry", "2BP01")
 	must(t, bed.postgres.Exec(t.Context(), `DROP SCHEMA own CASCADE`))
 	eventually(t, "it is revoked without the table", func() error { return b.Revoke(t.Context(), rec, owner) })
-	if err := bed.postgres.Login(t.Context(), string(answer.Data["username"]), string(answer.Data["password"])); err == nil {
+	user, password := string(answer.Data["username"]), string(answer.Data["password"])
+	if err := bed.postgres.Login(t.Context(), user, password); err == nil {
 		t.Error("the user can still log in")
 	}
 }
@@ -136,7 +140,9 @@ func TestVaultsResponsesWhileItIsSealed(t *testing.T) {
 }
 
 func TestUnsuitableTokensOfVault(t *testing.T) {
-	for role, text := range map[string]string{"batch": "token_type=service", "uses": "token_num_uses=0", "unknown": "invalid role name"} {
+	for role, text := range map[string]string{
+		"batch": "token_type=service", "uses": "token_num_uses=0", "unknown": "invalid role name",
+	} {
 		_, err := connect(t, role).Login(t.Context(), who)
 		wantKind(t, err, backend.LoginFailed, text)
 	}
@@ -146,7 +152,8 @@ func TestUnsuitableTokensOfVault(t *testing.T) {
 		p.Auth.Kubernetes.ServiceAccountRef.Audiences = []string{"somebody-else"}
 	}).Login(t.Context(), w)
 	wantKind(t, err, backend.LoginFailed)
-	_, err = connect(t, "app", func(p *v1alpha1.VaultProvider) { p.Auth.Kubernetes.Mount = "nowhere" }).Login(t.Context(), who)
+	nowhere := func(p *v1alpha1.VaultProvider) { p.Auth.Kubernetes.Mount = "nowhere" }
+	_, err = connect(t, "app", nowhere).Login(t.Context(), who)
 	wantKind(t, err, backend.LoginFailed, "auth/nowhere")
 	w.ServiceAccount = "nobody"
 	_, err = connect(t, "app").Login(t.Context(), w)
@@ -156,7 +163,11 @@ func TestUnsuitableTokensOfVault(t *testing.T) {
 func TestAServiceAccountOfATerminatingNamespace(t *testing.T) {
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: unique("leaving")}}
 	must(t, bed.client.Create(t.Context(), namespace))
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "orders", Namespace: namespace.Name, Finalizers: []string{"test.example/stay"}}}
+	account := &corev1.ServiceAccount{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "orders", Namespace: namespace.Name, Finalizers: []string{"test.example/stay"},
+		},
+	}
 	must(t, bed.client.Create(t.Context(), account))
 	must(t, bed.client.Delete(t.Context(), namespace))
 	b := connect(t, "app")
@@ -194,7 +205,8 @@ func TestSessionsAreExtendedAsTheirKindPermits(t *testing.T) {
 		must(t, err)
 		t.Logf("%s: %s, capped %t, renewable %t", role, term.Duration, term.Capped, term.Renewable)
 		if term.Capped != want.capped || term.Duration > want.duration || term.Duration < want.duration-time.Minute/2 {
-			t.Errorf("%s: got %s, capped %t; want about %s, capped %t", role, term.Duration, term.Capped, want.duration, want.capped)
+			t.Errorf("%s: got %s, capped %t; want about %s, capped %t",
+				role, term.Duration, term.Capped, want.duration, want.capped)
 		}
 		must(t, b.Revoke(t.Context(), rec, owner))
 	}
@@ -214,16 +226,24 @@ func TestVaultsResponsesToAFailedIssuance(t *testing.T) {
 		kind  backend.ErrorKind
 		texts []string
 	}{
-		"denied":                  {"nothing", read("kv2/data/here"), backend.Denied, []string{`policy of role "nothing" lacks "read" on "kv2/data/here"`}},
-		"a write denied":          {"app", &v1alpha1.VaultRequest{Path: "kv2/data/here", Method: v1alpha1.MethodWrite}, backend.Denied, []string{`"update"`}},
+		"denied": {
+			"nothing", read("kv2/data/here"), backend.Denied,
+			[]string{`policy of role "nothing" lacks "read" on "kv2/data/here"`},
+		},
+		"a write denied": {
+			"app", &v1alpha1.VaultRequest{Path: "kv2/data/here", Method: v1alpha1.MethodWrite},
+			backend.Denied, []string{`"update"`},
+		},
 		"no engine":               {"app", read("nowhere/creds/x"), backend.NotFound, []string{"no handler for route"}},
 		"nothing there":           {"app", read("kv/nothing"), backend.NotFound, []string{"kv/nothing"}},
 		"an unknown role":         {"app", read("database/creds/unknown"), backend.Refused, []string{"unknown role"}},
 		"an unsupported path":     {"app", read("database/creds/a/b/c"), backend.NotFound, nil},
 		"version 2 without data/": {"app", read("kv2/here"), backend.NotFound, []string{"kv2/data/here"}},
-		"a deleted version":       {"app", read("kv2/data/" + gone), backend.NotFound, []string{"version 1", "deleted"}},
-		"a destroyed version":     {"app", read("kv2/data/" + destroyed), backend.NotFound, []string{"destroyed"}},
-		"version 2 with nothing":  {"app", read("kv2/data/never"), backend.NotFound, nil},
+		"a deleted version": {
+			"app", read("kv2/data/" + gone), backend.NotFound, []string{"version 1", "deleted"},
+		},
+		"a destroyed version":    {"app", read("kv2/data/" + destroyed), backend.NotFound, []string{"destroyed"}},
+		"version 2 with nothing": {"app", read("kv2/data/never"), backend.NotFound, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := connect(t, test.role)
@@ -236,7 +256,8 @@ func TestVaultsResponsesToAFailedIssuance(t *testing.T) {
 }
 
 func TestKeyValueResponses(t *testing.T) {
-	must(t, bed.vault.Write(t.Context(), "kv/values", map[string]any{"n": 12, "s": "x\ny", "o": map[string]any{"a": []int{1}}, "data": "d", "metadata": "m"}))
+	must(t, bed.vault.Write(t.Context(), "kv/values",
+		map[string]any{"n": 12, "s": "x\ny", "o": map[string]any{"a": []int{1}}, "data": "d", "metadata": "m"}))
 	must(t, bed.vault.Write(t.Context(), "kv2/data/values", map[string]any{"data": map[string]any{"a": "1"}}))
 	must(t, bed.vault.Write(t.Context(), "kv2/data/values", map[string]any{"data": map[string]any{"a": "2"}}))
 	b := connect(t, "app")
@@ -276,7 +297,8 @@ func TestInspecting(t *testing.T) {
 	weak := func(p *v1alpha1.VaultProvider) { p.KeeperAuth.Kubernetes.Role = "weak" }
 	report, err = connect(t, "app", weak).Inspect(t.Context())
 	must(t, err)
-	want := "auth/token/lookup-accessor: update auth/token/renew-accessor: update auth/token/revoke-accessor: update sys/leases/revoke: update"
+	want := "auth/token/lookup-accessor: update auth/token/renew-accessor: update " +
+		"auth/token/revoke-accessor: update sys/leases/revoke: update"
 	if got := strings.Join(report.Missing, " "); got != want {
 		t.Errorf("missing %s, want %s", got, want)
 	}
@@ -290,7 +312,8 @@ func TestAKeeperWithoutPolicyLinesLearnsWhich(t *testing.T) {
 	rec, _ := issue(t, strong, databaseRole(t, time.Hour, 2*time.Hour))
 	_, err := weak.Renew(t.Context(), rec, time.Hour)
 	must(t, err)
-	wantKind(t, weak.Revoke(t.Context(), rec, owner), backend.Denied, `policy of role "weak" lacks "update" on "auth/token/lookup-accessor"`)
+	wantKind(t, weak.Revoke(t.Context(), rec, owner), backend.Denied,
+		`policy of role "weak" lacks "update" on "auth/token/lookup-accessor"`)
 	_, err = weak.ExtendSession(t.Context(), rec, owner)
 	wantKind(t, err, backend.Denied, "auth/token/lookup-accessor")
 	rec.SetHandle("")
@@ -299,10 +322,17 @@ func TestAKeeperWithoutPolicyLinesLearnsWhich(t *testing.T) {
 }
 
 func TestTokenAuth(t *testing.T) {
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: unique("root"), Namespace: "system"}, StringData: map[string]string{"token": bed.vault.Root.Token()}}
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: unique("root"), Namespace: "system"},
+		StringData: map[string]string{"token": bed.vault.Root.Token()},
+	}
 	must(t, bed.client.Create(t.Context(), secret))
 	b := connect(t, "", func(p *v1alpha1.VaultProvider) {
-		ref := &v1alpha1.VaultTokenAuth{SecretRef: v1alpha1.SecretKeyReference{SecretReference: v1alpha1.SecretReference{Name: secret.Name, Namespace: "system"}}}
+		ref := &v1alpha1.VaultTokenAuth{
+			SecretRef: v1alpha1.SecretKeyReference{
+				SecretReference: v1alpha1.SecretReference{Name: secret.Name, Namespace: "system"},
+			},
+		}
 		p.Auth, p.KeeperAuth = v1alpha1.VaultAuth{Token: ref}, &v1alpha1.VaultAuth{Token: ref}
 	})
 	report, err := b.Inspect(t.Context())
@@ -329,11 +359,19 @@ func TestARequestThatVaultCancelsMayStillAct(t *testing.T) {
 		DefaultTTL: time.Hour, MaxTTL: time.Hour,
 		CreationStatements: []string{`SELECT pg_sleep(4); CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}';`},
 	}))
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: unique("impatient"), Namespace: "system"}, StringData: map[string]string{"token": impatient.Root.Token()}}
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: unique("impatient"), Namespace: "system"},
+		StringData: map[string]string{"token": impatient.Root.Token()},
+	}
 	must(t, bed.client.Create(t.Context(), secret))
 	b := connect(t, "", func(p *v1alpha1.VaultProvider) {
-		ref := &v1alpha1.VaultTokenAuth{SecretRef: v1alpha1.SecretKeyReference{SecretReference: v1alpha1.SecretReference{Name: secret.Name, Namespace: "system"}}}
-		p.Address, p.TLS, p.Auth, p.KeeperAuth = impatient.Address, nil, v1alpha1.VaultAuth{Token: ref}, &v1alpha1.VaultAuth{Token: ref}
+		ref := &v1alpha1.VaultTokenAuth{
+			SecretRef: v1alpha1.SecretKeyReference{
+				SecretReference: v1alpha1.SecretReference{Name: secret.Name, Namespace: "system"},
+			},
+		}
+		p.Address, p.TLS = impatient.Address, nil
+		p.Auth, p.KeeperAuth = v1alpha1.VaultAuth{Token: ref}, &v1alpha1.VaultAuth{Token: ref}
 	})
 	session, err := b.Login(t.Context(), who)
 	must(t, err)
@@ -360,7 +398,9 @@ func TestARequestInProgressDuringASealIsNotRefused(t *testing.T) {
 		result <- err
 	}()
 	eventually(t, "the statement runs", func() error {
-		return bed.postgres.Exec(t.Context(), `SELECT 1/count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND pid <> pg_backend_pid()`)
+		return bed.postgres.Exec(t.Context(),
+			`SELECT 1/count(*) FROM pg_stat_activity `+
+				`WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND pid <> pg_backend_pid()`)
 	})
 	must(t, bed.vault.Seal(t.Context()))
 	err = <-result
@@ -370,11 +410,13 @@ func TestARequestInProgressDuringASealIsNotRefused(t *testing.T) {
 		wantKind(t, err, backend.NoResponse)
 	}
 	rec := recordOf("database/creds/"+name, "", session.Handle)
-	eventually(t, "the attempt is revoked after the unsealing", func() error { return b.Revoke(t.Context(), rec, owner) })
+	eventually(t, "the attempt is revoked after the unsealing", func() error {
+		return b.Revoke(t.Context(), rec, owner)
+	})
 }
 
-// Vault revokes the lease of a revoked token in the background. On a busy machine that may take longer than Revoke waits,
-// so one of several revocations must be a usual one.
+// Vault revokes the lease of a revoked token in the background. On a busy machine that may take longer than Revoke
+// waits, so one of several revocations must be a usual one.
 func TestAUsualRevocationTakesThreeRequests(t *testing.T) {
 	b := connect(t, "app")
 	request := databaseRole(t, time.Hour, 2*time.Hour)
@@ -391,7 +433,8 @@ func TestAUsualRevocationTakesThreeRequests(t *testing.T) {
 		for _, entry := range all {
 			paths = append(paths, entry.Path)
 		}
-		if want := []string{"auth/token/lookup-accessor", "auth/token/revoke-accessor", "sys/leases/lookup"}; !slices.Equal(paths, want) {
+		want := []string{"auth/token/lookup-accessor", "auth/token/revoke-accessor", "sys/leases/lookup"}
+		if !slices.Equal(paths, want) {
 			return fmt.Errorf("it took %v", paths)
 		}
 		return nil
@@ -403,7 +446,8 @@ func TestARevokedKeeperLogsInAgain(t *testing.T) {
 	rec, _ := issue(t, b, databaseRole(t, time.Hour, 2*time.Hour))
 	must(t, b.Lookup(t.Context(), rec))
 	// Every login of the keeper's ServiceAccount, as an operator would revoke them.
-	must(t, bed.vault.Write(t.Context(), "sys/leases/revoke-prefix/auth/kubernetes/login", map[string]any{"sync": true}))
+	must(t, bed.vault.Write(t.Context(), "sys/leases/revoke-prefix/auth/kubernetes/login",
+		map[string]any{"sync": true}))
 	eventually(t, "the keeper is back", func() error {
 		if err := b.Lookup(t.Context(), rec); backend.KindOf(err) != backend.Gone {
 			return fmt.Errorf("look-up: %w", err)

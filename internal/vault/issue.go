@@ -85,7 +85,8 @@ func readQuery(parameters map[string]apiextensionsv1.JSON) (url.Values, error) {
 			text, ok := plain(item)
 			if !ok {
 				return nil, backend.Errorf(backend.Refused,
-					"parameter %q is not a plain value, which a Read needs: use method: Write if the path accepts it", name)
+					"parameter %q is not a plain value, which a Read needs: use method: Write if the path accepts it",
+					name)
 			}
 			query.Add(name, text)
 		}
@@ -154,7 +155,8 @@ func (b *Backend) issueFault(r rawResponse, req *v1alpha1.VaultRequest) *backend
 		if a.hasError(sealedBefore...) {
 			return backend.Errorf(backend.Unavailable, "%s: Vault does not serve now: %s", what, text)
 		}
-		return backend.Errorf(backend.NoResponse, "%s: Vault stopped serving, perhaps after it had begun: %s", what, text)
+		return backend.Errorf(backend.NoResponse, "%s: Vault stopped serving, perhaps after it had begun: %s",
+			what, text)
 	}
 	kind := backend.NoResponse
 	if r.status >= 400 && !notServing(r.status) {
@@ -175,7 +177,8 @@ func notFound(a response, req *v1alpha1.VaultRequest) *backend.Error {
 	if strings.Contains(strings.Join(a.Warnings, " "), "versioned K/V") {
 		mount, rest, _ := strings.Cut(req.Path, "/")
 		return backend.Errorf(backend.NotFound,
-			"%q is in a KV engine of version 2, whose paths have data/ after the mount: use %q", req.Path, mount+"/data/"+rest)
+			"%q is in a KV engine of version 2, whose paths have data/ after the mount: use %q",
+			req.Path, mount+"/data/"+rest)
 	}
 	if len(a.errorTexts()) > 0 || len(a.Warnings) > 0 {
 		return backend.Errorf(backend.NotFound, "nothing exists at %q: %s", req.Path, a.errorText())

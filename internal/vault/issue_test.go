@@ -17,7 +17,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-const leased = `{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":3600,"renewable":true,"data":{"username":"u","password":"p"}}`
+const leased = `{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":3600,"renewable":true,` +
+	`"data":{"username":"u","password":"p"}}`
 
 func TestAFailedIssuanceShowsWhatMayBeAlive(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -25,44 +26,121 @@ func TestAFailedIssuanceShowsWhatMayBeAlive(t *testing.T) {
 		kind   backend.ErrorKind
 		text   string
 	}{
-		"a lease is a success":                                  {ok(leased), "", ""},
-		"a policy that refuses names the line":                  {errs(403, "1 error occurred:\n\t* permission denied\n\n"), backend.Denied, `policy of role "app" lacks "read" on "database/creds/orders"`},
-		"a token that died meanwhile is no question of policy":  {errs(403, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"), backend.LoginFailed, "no longer valid"},
-		"nothing at the path":                                   {errs(404), backend.NotFound, "database/creds/orders"},
-		"no engine at the path":                                 {errs(404, `no handler for route "database/creds/orders". route entry not found.`), backend.NotFound, "no handler"},
-		"a wrong request is refused with Vault's words":         {errs(400, "unknown role: orders"), backend.Refused, "unknown role: orders"},
-		"a path that knows no reading":                          {errs(405, "1 error occurred:\n\t* unsupported operation\n\n"), backend.Refused, "unsupported operation"},
-		"a database that is down":                               {errs(500, "1 error occurred:\n\t* failed to connect: connection refused\n\n"), backend.Failed, "connection refused"},
-		"a database that Vault gave up on may still act":        {errs(500, "1 error occurred:\n\t* context deadline exceeded\n\n"), backend.NoResponse, "stopped waiting"},
-		"a cancelled request may still act":                     {errs(500, "context canceled"), backend.NoResponse, ""},
-		"an active node that was lost while forwarding may act": {errs(500, "error during forwarding RPC request: rpc error: code = Unavailable"), backend.NoResponse, ""},
-		"a name that Vault made up is the same each time":       {errs(500, `role "v-kubernet-role-30-z4vBOtWgeOSDT1bi3OBb-1795461068" exists`), backend.Failed, `role "v-…" exists`},
-		"a quota is looked at first":                            {errs(429, `request path "database/creds/orders": rate limit quota exceeded`), backend.Unavailable, "quota"},
-		"a standby that lags says so first":                     {errs(412, "required index state not present"), backend.Unavailable, ""},
-		"a sealed server turns away at the door":                {errs(503, "Vault is sealed"), backend.Unavailable, "sealed"},
-		"a server sealed at work may have acted":                {errs(503, "1 error occurred:\n\t* failed to register lease: Vault is sealed\n\n"), backend.NoResponse, ""},
-		"no leader":                                             {errs(503, "no active Vault instance found"), backend.Unavailable, ""},
-		"overload in the middle":                                {errs(503, "Vault server temporarily overloaded"), backend.NoResponse, ""},
-		"a gateway's 502":                                       {says{status: 502, body: "<html>"}, backend.NoResponse, "gateway"},
-		"a gateway's 504 in Vault's shape":                      {errs(504, "timeout"), backend.NoResponse, ""},
-		"a gateway's 503":                                       {says{status: 503, body: "no healthy upstream"}, backend.NoResponse, "gateway"},
-		"a gateway's 404":                                       {says{status: 404, body: "not found"}, backend.NoResponse, "gateway"},
-		"a gateway's 403":                                       {says{status: 403, body: `{"message":"forbidden"}`}, backend.NoResponse, "gateway"},
-		"a health code is no answer to an issue":                {errs(473, "?"), backend.NoResponse, "473"},
-		"a permanent redirect is not followed":                  {says{status: 301, header: http.Header{"Location": {"https://elsewhere"}}}, backend.NoResponse, "301"},
-		"a success without content":                             {nothing(), backend.InvalidResponse, "empty"},
-		"a success that is a page":                              {ok("<html>sign in</html>"), backend.InvalidResponse, "Vault"},
-		"a success of another shape":                            {ok(`{"hello":"world"}`), backend.InvalidResponse, "Vault"},
-		"a success without data":                                {ok(`{"request_id":"1","data":null}`), backend.InvalidResponse, "no data"},
-		"a success with empty data":                             {ok(`{"request_id":"1","lease_id":"database/creds/orders/a","data":{}}`), backend.InvalidResponse, "no data"},
-		"a login is not given out":                              {ok(`{"request_id":"1","auth":{"client_token":"hvs.x"}}`), backend.InvalidResponse, "login"},
-		"a wrapped answer is not unwrapped":                     {ok(`{"request_id":"1","wrap_info":{"token":"hvs.x"}}`), backend.InvalidResponse, "wrapped"},
-		"a lease of another path could not be ended later":      {ok(`{"request_id":"1","lease_id":"other/creds/a/b","data":{"a":"b"}}`), backend.InvalidResponse, "another path"},
-		"more than a Secret holds":                              {ok(`{"request_id":"1","data":{"a":"` + strings.Repeat("x", 1<<20) + `"}}`), backend.InvalidResponse, "1 MiB"},
-		"far more than a Secret holds":                          {ok(`{"request_id":"1","data":{"a":"` + strings.Repeat("x", 5<<20) + `"}}`), backend.InvalidResponse, "4 MiB"},
-		"a version 2 path without data/ gets a hint":            {says{status: 404, body: `{"request_id":"1","data":null,"warnings":["Invalid path for a versioned K/V secrets engine. See the API docs."]}`}, backend.NotFound, "database/data/creds/orders"},
-		"a deleted version says so":                             {says{status: 404, body: `{"request_id":"1","data":{"data":null,"metadata":{"version":3,"created_time":"x","deletion_time":"y","destroyed":false}}}`}, backend.NotFound, "version 3"},
-		"a connection that breaks leaves it open":               {says{hangUp: true}, backend.NoResponse, "broke"},
+		"a lease is a success": {ok(leased), "", ""},
+		"a policy that refuses names the line": {
+			errs(403, "1 error occurred:\n\t* permission denied\n\n"), backend.Denied,
+			`policy of role "app" lacks "read" on "database/creds/orders"`,
+		},
+		"a token that died meanwhile is no question of policy": {
+			errs(403, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"),
+			backend.LoginFailed, "no longer valid",
+		},
+		"nothing at the path": {errs(404), backend.NotFound, "database/creds/orders"},
+		"no engine at the path": {
+			errs(404, `no handler for route "database/creds/orders". route entry not found.`),
+			backend.NotFound, "no handler",
+		},
+		"a wrong request is refused with Vault's words": {
+			errs(400, "unknown role: orders"), backend.Refused, "unknown role: orders",
+		},
+		"a path that knows no reading": {
+			errs(405, "1 error occurred:\n\t* unsupported operation\n\n"), backend.Refused, "unsupported operation",
+		},
+		"a database that is down": {
+			errs(500, "1 error occurred:\n\t* failed to connect: connection refused\n\n"),
+			backend.Failed, "connection refused",
+		},
+		"a database that Vault gave up on may still act": {
+			errs(500, "1 error occurred:\n\t* context deadline exceeded\n\n"), backend.NoResponse, "stopped waiting",
+		},
+		"a cancelled request may still act": {
+			errs(500, "context canceled"), backend.NoResponse, "",
+		},
+		"an active node that was lost while forwarding may act": {
+			errs(500, "error during forwarding RPC request: rpc error: code = Unavailable"), backend.NoResponse, "",
+		},
+		"a name that Vault made up is the same each time": {
+			errs(500, `role "v-kubernet-role-30-z4vBOtWgeOSDT1bi3OBb-1795461068" exists`),
+			backend.Failed, `role "v-…" exists`,
+		},
+		"a quota is looked at first": {
+			errs(429, `request path "database/creds/orders": rate limit quota exceeded`), backend.Unavailable, "quota",
+		},
+		"a standby that lags says so first": {
+			errs(412, "required index state not present"), backend.Unavailable, "",
+		},
+		"a sealed server turns away at the door": {
+			errs(503, "Vault is sealed"), backend.Unavailable, "sealed",
+		},
+		"a server sealed at work may have acted": {
+			errs(503, "1 error occurred:\n\t* failed to register lease: Vault is sealed\n\n"), backend.NoResponse, "",
+		},
+		"no leader": {
+			errs(503, "no active Vault instance found"), backend.Unavailable, "",
+		},
+		"overload in the middle": {
+			errs(503, "Vault server temporarily overloaded"), backend.NoResponse, "",
+		},
+		"a gateway's 502": {
+			says{status: 502, body: "<html>"}, backend.NoResponse, "gateway",
+		},
+		"a gateway's 504 in Vault's shape": {errs(504, "timeout"), backend.NoResponse, ""},
+		"a gateway's 503": {
+			says{status: 503, body: "no healthy upstream"}, backend.NoResponse, "gateway",
+		},
+		"a gateway's 404": {
+			says{status: 404, body: "not found"}, backend.NoResponse, "gateway",
+		},
+		"a gateway's 403": {
+			says{status: 403, body: `{"message":"forbidden"}`}, backend.NoResponse, "gateway",
+		},
+		"a health code is no answer to an issue": {errs(473, "?"), backend.NoResponse, "473"},
+		"a permanent redirect is not followed": {
+			says{status: 301, header: http.Header{"Location": {"https://elsewhere"}}}, backend.NoResponse, "301",
+		},
+		"a success without content": {nothing(), backend.InvalidResponse, "empty"},
+		"a success that is a page": {
+			ok("<html>sign in</html>"), backend.InvalidResponse, "Vault",
+		},
+		"a success of another shape": {
+			ok(`{"hello":"world"}`), backend.InvalidResponse, "Vault",
+		},
+		"a success without data": {
+			ok(`{"request_id":"1","data":null}`), backend.InvalidResponse, "no data",
+		},
+		"a success with empty data": {
+			ok(`{"request_id":"1","lease_id":"database/creds/orders/a","data":{}}`), backend.InvalidResponse, "no data",
+		},
+		"a login is not given out": {
+			ok(`{"request_id":"1","auth":{"client_token":"hvs.x"}}`), backend.InvalidResponse, "login",
+		},
+		"a wrapped answer is not unwrapped": {
+			ok(`{"request_id":"1","wrap_info":{"token":"hvs.x"}}`), backend.InvalidResponse, "wrapped",
+		},
+		"a lease of another path could not be ended later": {
+			ok(`{"request_id":"1","lease_id":"other/creds/a/b","data":{"a":"b"}}`),
+			backend.InvalidResponse, "another path",
+		},
+		"more than a Secret holds": {
+			ok(`{"request_id":"1","data":{"a":"` + strings.Repeat("x", 1<<20) + `"}}`),
+			backend.InvalidResponse, "1 MiB",
+		},
+		"far more than a Secret holds": {
+			ok(`{"request_id":"1","data":{"a":"` + strings.Repeat("x", 5<<20) + `"}}`),
+			backend.InvalidResponse, "4 MiB",
+		},
+		"a version 2 path without data/ gets a hint": {
+			says{status: 404,
+				body: `{"request_id":"1","data":null,` +
+					`"warnings":["Invalid path for a versioned K/V secrets engine. See the API docs."]}`},
+			backend.NotFound, "database/data/creds/orders",
+		},
+		"a deleted version says so": {
+			says{status: 404,
+				body: `{"request_id":"1","data":{"data":null,"metadata":{"version":3,"created_time":"x",` +
+					`"deletion_time":"y","destroyed":false}}}`}, backend.NotFound, "version 3",
+		},
+		"a connection that breaks leaves it open": {says{hangUp: true}, backend.NoResponse, "broke"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -85,9 +163,12 @@ func TestAFailedIssuanceShowsWhatMayBeAlive(t *testing.T) {
 func TestMessagesAreShort(t *testing.T) {
 	long := strings.Repeat("9", 20_000)
 	for name, answer := range map[string]says{
-		"a version": ok(`{"request_id":"1","data":{"data":null,"metadata":{"version":` + long + `,"created_time":"x"}}}`),
-		"a host":    {status: http.StatusTemporaryRedirect, header: http.Header{"Location": {"https://" + long + ".test"}}},
-		"a text":    errs(http.StatusBadRequest, long),
+		"a version": ok(`{"request_id":"1","data":{"data":null,"metadata":{"version":` + long +
+			`,"created_time":"x"}}}`),
+		"a host": {
+			status: http.StatusTemporaryRedirect, header: http.Header{"Location": {"https://" + long + ".test"}},
+		},
+		"a text": errs(http.StatusBadRequest, long),
 	} {
 		b := newScripted(&script{answers: []says{answer, {status: http.StatusBadGateway}}})
 		b.redirects.Store(true)
@@ -112,13 +193,18 @@ func TestARequestHasItsMethodParametersAndNamespace(t *testing.T) {
 	wantKind(t, err, "")
 
 	got := f.server.requests("pki/issue/web")
-	if want := "list=a&list=1&n=12345678901234567890&name=a+b%26c&yes=true"; got[0].method != "GET" || got[0].query != want || got[0].namespace != "team" || got[0].token != at.Token {
+	const want = "list=a&list=1&n=12345678901234567890&name=a+b%26c&yes=true"
+	asSession := got[0].namespace == "team" && got[0].token == at.Token
+	if got[0].method != "GET" || got[0].query != want || !asSession {
 		t.Errorf("read: got %+v, want the query %s", got[0], want)
 	}
-	if got[1].method != "PUT" || fmt.Sprint(got[1].body) != "map[deep:map[a:[1 <nil>]]]" || got[1].namespace != "team/b" {
+	body := fmt.Sprint(got[1].body)
+	if got[1].method != "PUT" || body != "map[deep:map[a:[1 <nil>]]]" || got[1].namespace != "team/b" {
 		t.Errorf("write: got %+v", got[1])
 	}
-	for name, raw := range map[string]string{"an object": `{}`, "null": `null`, "a list of lists": `[[1]]`, "no JSON": `x`} {
+	for name, raw := range map[string]string{
+		"an object": `{}`, "null": `null`, "a list of lists": `[[1]]`, "no JSON": `x`,
+	} {
 		_, err := f.Issue(t.Context(), at, source("pki/issue/web", parameters(map[string]string{"p": raw})))
 		if backend.KindOf(err) != backend.Refused {
 			t.Errorf("%s as a query: got %v, want Refused", name, err)
@@ -195,8 +281,11 @@ func TestAServerFinishesARequestThatMints(t *testing.T) {
 		return <-left
 	}
 	for name, c := range map[string]call{
-		"a read":  {method: http.MethodGet, path: "database/creds/orders"},
-		"a write": {method: http.MethodPut, path: "pki/issue/web", body: map[string]string{"common_name": strings.Repeat("x", 10_000)}},
+		"a read": {method: http.MethodGet, path: "database/creds/orders"},
+		"a write": {
+			method: http.MethodPut, path: "pki/issue/web",
+			body: map[string]string{"common_name": strings.Repeat("x", 10_000)},
+		},
 	} {
 		for _, secured := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, TLS %t", name, secured), func(t *testing.T) {
@@ -275,7 +364,8 @@ func TestARedirectOfAStandbyMintsOnce(t *testing.T) {
 	f := newFixture(t)
 	redirect := says{status: 307, header: http.Header{"Location": {active.URL + "/v1/" + readPath}}}
 	f.server.always(readPath, redirect)
-	f.server.always("auth/kubernetes/login", says{status: 307, header: http.Header{"Location": {active.URL + "/v1/auth/kubernetes/login"}}})
+	f.server.always("auth/kubernetes/login",
+		says{status: 307, header: http.Header{"Location": {active.URL + "/v1/auth/kubernetes/login"}}})
 
 	if _, err := f.Login(t.Context(), who); err != nil {
 		t.Fatalf("a login follows the redirect: %v", err)

@@ -14,11 +14,15 @@ import (
 )
 
 const (
-	renewed    = `{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":600,"renewable":true,"warnings":null}`
-	aliveLease = `{"request_id":"1","data":{"id":"database/creds/orders/abc","expire_time":"2026-01-02T04:00:00Z","ttl":600}}`
-	deadLease  = `{"request_id":"1","data":{"id":"database/creds/orders/abc","expire_time":"2026-01-02T01:00:00Z","ttl":-3}}`
-	shopToken  = `{"request_id":"1","data":{"path":"auth/kubernetes/login","meta":{"service_account_namespace":"shop"}}}`
-	denied     = "1 error occurred:\n\t* permission denied\n\n"
+	renewed = `{"request_id":"1","lease_id":"database/creds/orders/abc","lease_duration":600,"renewable":true,` +
+		`"warnings":null}`
+	aliveLease = `{"request_id":"1","data":{"id":"database/creds/orders/abc","expire_time":"2026-01-02T04:00:00Z",` +
+		`"ttl":600}}`
+	deadLease = `{"request_id":"1","data":{"id":"database/creds/orders/abc","expire_time":"2026-01-02T01:00:00Z",` +
+		`"ttl":-3}}`
+	shopToken = `{"request_id":"1","data":{"path":"auth/kubernetes/login",` +
+		`"meta":{"service_account_namespace":"shop"}}}`
+	denied = "1 error occurred:\n\t* permission denied\n\n"
 )
 
 func TestRenewing(t *testing.T) {
@@ -28,21 +32,42 @@ func TestRenewing(t *testing.T) {
 		text   string
 		want   lease.Term
 	}{
-		"the response decides":           {ok(renewed), "", "", lease.Term{At: epoch, Duration: 10 * time.Minute, Renewable: true}},
-		"a warning reports a maximum":    {ok(strings.Replace(renewed, "null", `["TTL of \"48h\" exceeded the effective max_ttl of \"1h\"; TTL value is capped accordingly"]`, 1)), "", "", lease.Term{At: epoch, Duration: 10 * time.Minute, Renewable: true, Capped: true}},
-		"a revoked lease is gone":        {errs(400, "lease not found"), backend.Gone, "lease not found", lease.Term{}},
-		"an expired lease is gone":       {errs(400, "lease expired"), backend.Gone, "", lease.Term{}},
-		"a joined text counts too":       {errs(400, "1 error occurred:\n\t* lease not found\n\n"), backend.Gone, "", lease.Term{}},
-		"a database outage is no expiry": {errs(400, "failed to renew entry: resp: (*logical.Response)(nil) err: dial: connection refused"), backend.Failed, "connection refused", lease.Term{}},
-		"an engine quotes the words":     {errs(400, `failed to renew entry: the text "lease not found" is in a table`), backend.Failed, "", lease.Term{}},
-		"refused":                        {errs(403, denied), backend.Denied, `policy of role "keeper" lacks "update" on "sys/leases/renew"`, lease.Term{}},
-		"a quota":                        {errs(429, "rate limit quota exceeded"), backend.Unavailable, "", lease.Term{}},
-		"sealed":                         {errs(503, "Vault is sealed"), backend.Unavailable, "", lease.Term{}},
-		"trouble":                        {errs(500, "internal error"), backend.Failed, "", lease.Term{}},
-		"a gateway":                      {says{status: 504, body: "late"}, backend.NoResponse, "", lease.Term{}},
-		"a broken connection":            {says{hangUp: true}, backend.NoResponse, "", lease.Term{}},
-		"a page":                         {ok("<html>"), backend.InvalidResponse, "", lease.Term{}},
-		"another lease":                  {ok(strings.Replace(renewed, "abc", "def", 1)), backend.InvalidResponse, "", lease.Term{}},
+		"the response decides": {
+			ok(renewed), "", "", lease.Term{At: epoch, Duration: 10 * time.Minute, Renewable: true},
+		},
+		"a warning reports a maximum": {
+			ok(strings.Replace(renewed, "null",
+				`["TTL of \"48h\" exceeded the effective max_ttl of \"1h\"; TTL value is capped accordingly"]`, 1)), "",
+			"", lease.Term{At: epoch, Duration: 10 * time.Minute, Renewable: true, Capped: true},
+		},
+		"a revoked lease is gone":  {errs(400, "lease not found"), backend.Gone, "lease not found", lease.Term{}},
+		"an expired lease is gone": {errs(400, "lease expired"), backend.Gone, "", lease.Term{}},
+		"a joined text counts too": {
+			errs(400, "1 error occurred:\n\t* lease not found\n\n"), backend.Gone, "", lease.Term{},
+		},
+		"a database outage is no expiry": {
+			errs(400, "failed to renew entry: resp: (*logical.Response)(nil) err: dial: connection refused"),
+			backend.Failed, "connection refused", lease.Term{},
+		},
+		"an engine quotes the words": {
+			errs(400, `failed to renew entry: the text "lease not found" is in a table`),
+			backend.Failed, "", lease.Term{},
+		},
+		"refused": {
+			errs(403, denied), backend.Denied, `policy of role "keeper" lacks "update" on "sys/leases/renew"`,
+			lease.Term{},
+		},
+		"a quota": {
+			errs(429, "rate limit quota exceeded"), backend.Unavailable, "", lease.Term{},
+		},
+		"sealed":              {errs(503, "Vault is sealed"), backend.Unavailable, "", lease.Term{}},
+		"trouble":             {errs(500, "internal error"), backend.Failed, "", lease.Term{}},
+		"a gateway":           {says{status: 504, body: "late"}, backend.NoResponse, "", lease.Term{}},
+		"a broken connection": {says{hangUp: true}, backend.NoResponse, "", lease.Term{}},
+		"a page":              {ok("<html>"), backend.InvalidResponse, "", lease.Term{}},
+		"another lease": {
+			ok(strings.Replace(renewed, "abc", "def", 1)), backend.InvalidResponse, "", lease.Term{},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -55,7 +80,8 @@ func TestRenewing(t *testing.T) {
 			if got != test.want {
 				t.Errorf("got %+v, want %+v", got, test.want)
 			}
-			if sent := f.server.requests("sys/leases/renew")[0]; sent.body["increment"] != 2.0 || sent.body["lease_id"] != record().ID {
+			sent := f.server.requests("sys/leases/renew")[0]
+			if sent.body["increment"] != 2.0 || sent.body["lease_id"] != record().ID {
 				t.Errorf("sent %v, want the lease and an increment rounded up", sent.body)
 			}
 		})
@@ -68,8 +94,15 @@ func TestExtendingTheSession(t *testing.T) {
 		kind   backend.ErrorKind
 		want   lease.Term
 	}{
-		"up to the maximum":           {ok(`{"request_id":"1","auth":{"lease_duration":7200,"renewable":true},"warnings":["TTL of \"x\" exceeded the effective max_ttl of \"y\""]}`), "", lease.Term{At: epoch, Duration: 2 * time.Hour, Renewable: true, Capped: true}},
-		"a periodic one":              {ok(`{"request_id":"1","auth":{"lease_duration":60,"renewable":true}}`), "", lease.Term{At: epoch, Duration: time.Minute, Renewable: true}},
+		"up to the maximum": {
+			ok(`{"request_id":"1","auth":{"lease_duration":7200,"renewable":true},` +
+				`"warnings":["TTL of \"x\" exceeded the effective max_ttl of \"y\""]}`), "",
+			lease.Term{At: epoch, Duration: 2 * time.Hour, Renewable: true, Capped: true},
+		},
+		"a periodic one": {
+			ok(`{"request_id":"1","auth":{"lease_duration":60,"renewable":true}}`),
+			"", lease.Term{At: epoch, Duration: time.Minute, Renewable: true},
+		},
 		"an unknown accessor is gone": {errs(400, "invalid accessor"), backend.Gone, lease.Term{}},
 		"403 can mean that too":       {errs(403, "invalid accessor"), backend.Gone, lease.Term{}},
 		"404 can mean that too":       {errs(404, "invalid accessor"), backend.Gone, lease.Term{}},
@@ -94,8 +127,10 @@ func TestLookingUp(t *testing.T) {
 		answer says
 		kind   backend.ErrorKind
 	}{
-		"it is alive":                 {ok(aliveLease), ""},
-		"it never expires":            {ok(strings.NewReplacer(`"2026-01-02T04:00:00Z"`, "null", "600", "0").Replace(aliveLease)), ""},
+		"it is alive": {ok(aliveLease), ""},
+		"it never expires": {
+			ok(strings.NewReplacer(`"2026-01-02T04:00:00Z"`, "null", "600", "0").Replace(aliveLease)), "",
+		},
 		"it is dead and still listed": {ok(deadLease), backend.Gone},
 		"it no longer exists":         {errs(400, "invalid lease"), backend.Gone},
 		"another 400 proves nothing":  {errs(400, "lease_id must be specified"), backend.Failed},
@@ -201,7 +236,8 @@ func TestAKeepersTokenFromASecretIsNotRevoked(t *testing.T) {
 	if err := f.driver.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := f.server.paths(); strings.Contains(got, "revoke") || f.server.requests("sys/leases/renew")[0].token != "hvs.static-secret-token" {
+	got, token := f.server.paths(), f.server.requests("sys/leases/renew")[0].token
+	if strings.Contains(got, "revoke") || token != "hvs.static-secret-token" {
 		t.Errorf("requests: %s", got)
 	}
 }
@@ -220,17 +256,20 @@ func TestWithoutKeeperAuthTheIssuerIsUsed(t *testing.T) {
 	wantNil(t, err)
 	f.server.always("sys/leases/lookup", ok(aliveLease))
 	wantKind(t, b.Lookup(t.Context(), record()), "")
-	if sent := f.server.requests("auth/kubernetes/login")[0]; sent.body["role"] != "app" || sent.body["jwt"] != "jwt-shop-all-1" {
+	sent := f.server.requests("auth/kubernetes/login")[0]
+	if sent.body["role"] != "app" || sent.body["jwt"] != "jwt-shop-all-1" {
 		t.Errorf("role %v logged in", sent.body["role"])
 	}
 }
 
 func TestRevoking(t *testing.T) {
 	const (
-		owns, end, look, revoke = "auth/token/lookup-accessor", "auth/token/revoke-accessor", "sys/leases/lookup", "sys/leases/revoke"
+		owns, end    = "auth/token/lookup-accessor", "auth/token/revoke-accessor"
+		look, revoke = "sys/leases/lookup", "sys/leases/revoke"
 	)
 	gone, none := errs(400, "invalid lease"), errs(403, "invalid accessor")
-	stuck := errs(400, `failed to revoke entry: resp: (*logical.Response)(nil) err: role "v-x" cannot be dropped (SQLSTATE 2BP01)`)
+	stuck := errs(400,
+		`failed to revoke entry: resp: (*logical.Response)(nil) err: role "v-x" cannot be dropped (SQLSTATE 2BP01)`)
 	for name, test := range map[string]struct {
 		rec     func(*v1alpha1.LeaseRecord)
 		answers map[string][]says
@@ -238,30 +277,82 @@ func TestRevoking(t *testing.T) {
 		text    string
 		paths   []string
 	}{
-		"three requests revoke a live record": {nil, map[string][]says{owns: {ok(shopToken)}, end: {nothing()}, look: {gone}}, "", "", []string{owns, end, look}},
-		"the lease disappears a moment later": {nil, map[string][]says{owns: {ok(shopToken)}, end: {nothing()}, look: {ok(aliveLease), ok(deadLease), gone}}, "", "", []string{owns, end, look, look, look}},
-		"a lease that remains is revoked by id": {nil, map[string][]says{owns: {ok(shopToken)}, end: {nothing()}, look: {ok(deadLease), ok(deadLease), ok(deadLease), gone}, revoke: {nothing()}}, "", "",
+		"three requests revoke a live record": {
+			nil, map[string][]says{owns: {ok(shopToken)}, end: {nothing()}, look: {gone}},
+			"", "", []string{owns, end, look},
+		},
+		"the lease disappears a moment later": {
+			nil, map[string][]says{owns: {ok(shopToken)}, end: {nothing()},
+				look: {ok(aliveLease), ok(deadLease), gone}}, "", "", []string{owns, end, look, look, look},
+		},
+		"a lease that remains is revoked by id": {nil, map[string][]says{owns: {ok(shopToken)}, end: {nothing()},
+			look: {ok(deadLease), ok(deadLease), ok(deadLease), gone}, revoke: {nothing()}}, "", "",
 			[]string{owns, end, look, look, look, revoke, look}},
-		"a lease that cannot be revoked": {nil, map[string][]says{owns: {none}, look: {ok(deadLease)}, revoke: {stuck}}, backend.Failed, "2BP01",
+		"a lease that cannot be revoked": {nil, map[string][]says{owns: {none}, look: {ok(deadLease)}, revoke: {stuck}},
+			backend.Failed, "2BP01",
 			[]string{owns, look, revoke, look}},
-		"a lease that disappeared meanwhile":  {nil, map[string][]says{owns: {none}, look: {ok(deadLease), gone}, revoke: {stuck}}, "", "", []string{owns, look, revoke, look}},
-		"success, and the lease still exists": {nil, map[string][]says{owns: {none}, look: {ok(deadLease)}, revoke: {nothing()}}, backend.Failed, "still has the lease", []string{owns, look, revoke, look}},
-		"a token that is gone proves nothing": {nil, map[string][]says{owns: {none}, look: {gone}}, "", "", []string{owns, look}},
-		"without an id, the token is revoked": {func(r *v1alpha1.LeaseRecord) { r.ID = "" }, map[string][]says{owns: {ok(shopToken)}, end: {nothing()}}, "", "", []string{owns, end}},
-		"without an id and without the token": {func(r *v1alpha1.LeaseRecord) { r.ID = "" }, map[string][]says{owns: {none}}, "", "", []string{owns}},
-		"without an accessor":                 {func(r *v1alpha1.LeaseRecord) { r.SetHandle("") }, map[string][]says{look: {gone}}, "", "", []string{look}},
-		"a token of another namespace":        {nil, map[string][]says{owns: {ok(strings.Replace(shopToken, "shop", "bank", 1))}}, backend.Mismatch, "nothing is done", []string{owns}},
-		"a token of another mount":            {nil, map[string][]says{owns: {ok(strings.Replace(shopToken, "kubernetes/login", "other/login", 1))}}, backend.Mismatch, "", []string{owns}},
-		"a token of another method":           {nil, map[string][]says{owns: {ok(`{"request_id":"1","data":{"path":"auth/token/create","meta":{"leasekeeper_uid":"owner-uid"}}}`)}}, backend.Mismatch, "", []string{owns}},
-		"the root token":                      {nil, map[string][]says{owns: {ok(`{"request_id":"1","data":{"path":"auth/token/root","meta":null}}`)}}, backend.Mismatch, "", []string{owns}},
-		"a lease of another path":             {func(r *v1alpha1.LeaseRecord) { r.ID = "database/creds/admin/abc" }, nil, backend.Mismatch, "", nil},
-		"the accessor may not be looked up": {nil, map[string][]says{owns: {errs(403, denied)}, "sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["deny"]}}`)}}, backend.Denied, `"auth/token/lookup-accessor"`,
+		"a lease that disappeared meanwhile": {
+			nil, map[string][]says{owns: {none}, look: {ok(deadLease), gone}, revoke: {stuck}},
+			"", "", []string{owns, look, revoke, look},
+		},
+		"success, and the lease still exists": {
+			nil, map[string][]says{owns: {none}, look: {ok(deadLease)}, revoke: {nothing()}},
+			backend.Failed, "still has the lease", []string{owns, look, revoke, look},
+		},
+		"a token that is gone proves nothing": {
+			nil, map[string][]says{owns: {none}, look: {gone}}, "", "", []string{owns, look},
+		},
+		"without an id, the token is revoked": {
+			func(r *v1alpha1.LeaseRecord) { r.ID = "" }, map[string][]says{owns: {ok(shopToken)}, end: {nothing()}},
+			"", "", []string{owns, end},
+		},
+		"without an id and without the token": {
+			func(r *v1alpha1.LeaseRecord) { r.ID = "" }, map[string][]says{owns: {none}}, "", "", []string{owns},
+		},
+		"without an accessor": {
+			func(r *v1alpha1.LeaseRecord) { r.SetHandle("") }, map[string][]says{look: {gone}}, "", "", []string{look},
+		},
+		"a token of another namespace": {
+			nil, map[string][]says{owns: {ok(strings.Replace(shopToken, "shop", "bank", 1))}},
+			backend.Mismatch, "nothing is done", []string{owns},
+		},
+		"a token of another mount": {
+			nil, map[string][]says{owns: {ok(strings.Replace(shopToken, "kubernetes/login", "other/login", 1))}},
+			backend.Mismatch, "", []string{owns},
+		},
+		"a token of another method": {
+			nil, map[string][]says{owns: {ok(`{"request_id":"1","data":{"path":"auth/token/create",` +
+				`"meta":{"leasekeeper_uid":"owner-uid"}}}`)}}, backend.Mismatch, "", []string{owns},
+		},
+		"the root token": {
+			nil, map[string][]says{owns: {ok(`{"request_id":"1","data":{"path":"auth/token/root","meta":null}}`)}},
+			backend.Mismatch, "", []string{owns},
+		},
+		"a lease of another path": {
+			func(r *v1alpha1.LeaseRecord) { r.ID = "database/creds/admin/abc" }, nil, backend.Mismatch, "", nil,
+		},
+		"the accessor may not be looked up": {nil,
+			map[string][]says{owns: {errs(403, denied)},
+				"sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["deny"]}}`)}},
+			backend.Denied, `"auth/token/lookup-accessor"`,
 			[]string{owns, "sys/capabilities-self"}},
-		"a token that is being revoked is gone": {nil, map[string][]says{owns: {errs(403, denied)}, "sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`)}, look: {gone}}, "", "",
+		"a token that is being revoked is gone": {nil,
+			map[string][]says{owns: {errs(403, denied)},
+				"sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`)},
+				look:                    {gone}}, "", "",
 			[]string{owns, "sys/capabilities-self", look}},
-		"the token may not be revoked": {nil, map[string][]says{owns: {ok(shopToken)}, end: {errs(403, denied)}}, backend.Denied, `"auth/token/revoke-accessor"`, []string{owns, end}},
-		"the lease may not be revoked": {nil, map[string][]says{owns: {none}, look: {ok(aliveLease)}, revoke: {errs(403, denied)}}, backend.Denied, `"sys/leases/revoke"`, []string{owns, look, revoke}},
-		"no response is no success":    {nil, map[string][]says{owns: {ok(shopToken)}, end: {{hangUp: true}}}, backend.NoResponse, "", []string{owns, end}},
+		"the token may not be revoked": {
+			nil, map[string][]says{owns: {ok(shopToken)}, end: {errs(403, denied)}},
+			backend.Denied, `"auth/token/revoke-accessor"`, []string{owns, end},
+		},
+		"the lease may not be revoked": {
+			nil, map[string][]says{owns: {none}, look: {ok(aliveLease)}, revoke: {errs(403, denied)}},
+			backend.Denied, `"sys/leases/revoke"`, []string{owns, look, revoke},
+		},
+		"no response is no success": {
+			nil, map[string][]says{owns: {ok(shopToken)}, end: {{hangUp: true}}},
+			backend.NoResponse, "", []string{owns, end},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -286,9 +377,12 @@ func TestRevoking(t *testing.T) {
 }
 
 func TestTokenAuthChecksTheOwnersUID(t *testing.T) {
-	for uid, kind := range map[string]backend.ErrorKind{"owner-uid": "", "other": backend.Mismatch, "": backend.Mismatch} {
+	for uid, kind := range map[string]backend.ErrorKind{
+		"owner-uid": "", "other": backend.Mismatch, "": backend.Mismatch,
+	} {
 		f := newFixture(t, withTokenAuth)
-		f.server.always("auth/token/lookup-accessor", ok(`{"request_id":"1","data":{"path":"auth/token/create","meta":{"leasekeeper_uid":"`+uid+`"}}}`))
+		f.server.always("auth/token/lookup-accessor",
+			ok(`{"request_id":"1","data":{"path":"auth/token/create","meta":{"leasekeeper_uid":"`+uid+`"}}}`))
 		f.server.always("auth/token/revoke-accessor", nothing())
 		f.server.always("sys/leases/lookup", errs(400, "invalid lease"))
 		wantKind(t, f.Revoke(t.Context(), record(), owner), kind)
@@ -304,7 +398,8 @@ func TestALeaseAndItsTokenHaveTheirOwnNamespaces(t *testing.T) {
 	rec.Vault.Namespace = "team/b"
 	wantKind(t, f.Revoke(t.Context(), rec, owner), "")
 	for path, want := range map[string]string{
-		"auth/kubernetes/login": "team", "auth/token/lookup-accessor": "team", "auth/token/revoke-accessor": "team", "sys/leases/lookup": "team/b",
+		"auth/kubernetes/login": "team", "auth/token/lookup-accessor": "team",
+		"auth/token/revoke-accessor": "team", "sys/leases/lookup": "team/b",
 	} {
 		if got := f.server.requests(path)[0].namespace; got != want {
 			t.Errorf("%s was requested in %q, want %q", path, got, want)

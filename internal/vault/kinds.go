@@ -34,8 +34,8 @@ func classify(
 	}
 	if duration := seconds(a.LeaseDuration); duration > 0 {
 		// Vault registers a lease for every response that has a duration, except for those of KV version 1
-		// (handleRequest in vault/request_handling.go). So this is KV version 1. The duration is the secret's own ttl, or
-		// the default of the engine.
+		// (handleRequest in vault/request_handling.go). So this is KV version 1. The duration is the secret's own ttl,
+		// or the default of the engine.
 		into.Kind, into.Term.Duration = v1alpha1.ResponseStatic, duration
 		return nil
 	}

@@ -31,9 +31,11 @@ func TestSSHCertificatesExpire(t *testing.T) {
 		"default_extensions": map[string]string{"permit-pty": ""}, "algorithm_signer": "rsa-sha2-256",
 	})
 	response := issueOnce(t, &v1alpha1.VaultRequest{
-		Path: ssh + "/issue/web", Method: v1alpha1.MethodWrite, Parameters: parameters(map[string]string{"key_type": "ed25519"}),
+		Path: ssh + "/issue/web", Method: v1alpha1.MethodWrite,
+		Parameters: parameters(map[string]string{"key_type": "ed25519"}),
 	})
-	if d := response.Term.Duration; response.Kind != v1alpha1.ResponseExpiring || d > 10*time.Minute || d < 9*time.Minute {
+	d := response.Term.Duration
+	if response.Kind != v1alpha1.ResponseExpiring || d > 10*time.Minute || d < 9*time.Minute {
 		t.Errorf("got %s for %s", response.Kind, d)
 	}
 	if response.Revocable {
@@ -54,10 +56,12 @@ func TestTheDurationOfKVIsRespected(t *testing.T) {
 		write(t, path, test.data)
 		response := issueOnce(t, read(path))
 		if response.Kind != v1alpha1.ResponseStatic || response.Term.Duration != test.want || response.UnknownExpiry {
-			t.Errorf("%s: got %s for %s, unknown expiry %t", path, response.Kind, response.Term.Duration, response.UnknownExpiry)
+			t.Errorf("%s: got %s for %s, unknown expiry %t",
+				path, response.Kind, response.Term.Duration, response.UnknownExpiry)
 		}
 	}
-	write(t, "kv2/data/stored", map[string]any{"data": map[string]any{"expiration": 1, "nothing": nil, "url": map[string]string{"a": "b&c<d"}}})
+	write(t, "kv2/data/stored",
+		map[string]any{"data": map[string]any{"expiration": 1, "nothing": nil, "url": map[string]string{"a": "b&c<d"}}})
 	response := issueOnce(t, read("kv2/data/stored"))
 	if response.Kind != v1alpha1.ResponseStatic || response.Term.Duration != 0 || response.UnknownExpiry {
 		t.Errorf("KV version 2: got %s for %s", response.Kind, response.Term.Duration)
@@ -113,7 +117,8 @@ func TestVaultsResponsesToTheRevocationOfACertificate(t *testing.T) {
 	rec.Vault = unknown
 	must(t, b.Revoke(t.Context(), rec, owner))
 
-	write(t, pki+"/roles/web", map[string]any{"allow_any_name": true, "key_type": "ec", "key_bits": 256, "no_store": true, "ttl": "1h"})
+	write(t, pki+"/roles/web",
+		map[string]any{"allow_any_name": true, "key_type": "ec", "key_bits": 256, "no_store": true, "ttl": "1h"})
 	rec, response = issue(t, b, req)
 	response.Identify(&rec)
 	must(t, b.Revoke(t.Context(), rec, owner))

@@ -57,8 +57,8 @@ func (k kube) RequestToken(
 	if err := k.tokens.SubResource("token").Create(ctx, account, request); err != nil {
 		return "", 0, err
 	}
-	// The response repeats the spec with what was granted. Its status has a time of the API server's clock, which is not
-	// used: the clocks may differ.
+	// The response repeats the spec with what was granted. Its status has a time of the API server's clock, which is
+	// not used: the clocks may differ.
 	if granted := request.Spec.ExpirationSeconds; granted != nil {
 		expirationSeconds = *granted
 	}

@@ -40,13 +40,15 @@ func (b *Backend) Login(ctx context.Context, who backend.Identity) (backend.Sess
 func (b *Backend) checkIssuingToken(ctx context.Context, token auth.Token) error {
 	if token.Accessor == "" {
 		return backend.Errorf(backend.LoginFailed,
-			"the login returned a batch token, which cannot be revoked: set token_type=service on %s", token.ConfiguredAt)
+			"the login returned a batch token, which cannot be revoked: set token_type=service on %s",
+			token.ConfiguredAt)
 	}
 	if !token.LimitedUses {
 		return nil
 	}
 	limited := backend.Errorf(backend.LoginFailed,
-		"the login returned a token with limited uses, and its leases expire with its last use: set token_num_uses=0 on %s",
+		"the login returned a token with limited uses, and its leases expire with its last use: "+
+			"set token_num_uses=0 on %s",
 		token.ConfiguredAt)
 	limited.Err = b.revokeSelf(ctx, token.Value)
 	return limited
@@ -92,7 +94,8 @@ func (q requester) Login(ctx context.Context, req auth.Request) (auth.Token, err
 		return auth.Token{}, unusable(r, req.Action)
 	case a.Auth == nil || a.Auth.ClientToken == "":
 		return auth.Token{}, backend.Errorf(backend.LoginFailed,
-			"%s: Vault returned no token: leasekeeper cannot provide a second factor, so exempt the role from MFA", req.Action)
+			"%s: Vault returned no token: leasekeeper cannot provide a second factor, so exempt the role from MFA",
+			req.Action)
 	}
 	uses := string(a.Auth.NumUses)
 	return auth.Token{
@@ -127,7 +130,8 @@ func (q requester) SecretToken(ctx context.Context, ref v1alpha1.SecretKeyRefere
 	}
 	token := trimToken(secret.Data[ref.Key])
 	if token == "" {
-		return "", backend.Errorf(backend.Misconfigured, "Secret %q in namespace %q has no usable token at key %q: set it",
+		return "", backend.Errorf(backend.Misconfigured,
+			"Secret %q in namespace %q has no usable token at key %q: set it",
 			ref.Name, ref.Namespace, ref.Key)
 	}
 	return token, nil

@@ -19,7 +19,8 @@ import (
 )
 
 func loginResponse(accessor string, ttl, uses int) says {
-	return ok(fmt.Sprintf(`{"request_id":"1","auth":{"client_token":"hvs.new-token","accessor":%q,"lease_duration":%d,"renewable":true,"num_uses":%d}}`, accessor, ttl, uses))
+	return ok(fmt.Sprintf(`{"request_id":"1","auth":{"client_token":"hvs.new-token","accessor":%q,`+
+		`"lease_duration":%d,"renewable":true,"num_uses":%d}}`, accessor, ttl, uses))
 }
 
 func TestALoginOpensASessionForOneIssuance(t *testing.T) {
@@ -27,9 +28,12 @@ func TestALoginOpensASessionForOneIssuance(t *testing.T) {
 	f.server.always("auth/kubernetes/login", loginResponse("acc", 3600, 0))
 	got, err := f.Login(t.Context(), who)
 	wantKind(t, err, "")
-	want := backend.Session{Token: "hvs.new-token", Handle: "acc", Term: lease.Term{At: epoch, Duration: time.Hour, Renewable: true}}
+	want := backend.Session{
+		Token: "hvs.new-token", Handle: "acc", Term: lease.Term{At: epoch, Duration: time.Hour, Renewable: true},
+	}
 	if got != want {
-		t.Errorf("the session is not as granted: accessor %q, TTL %s, at %s", got.Handle, got.Term.Duration, got.Term.At)
+		t.Errorf("the session is not as granted: accessor %q, TTL %s, at %s",
+			got.Handle, got.Term.Duration, got.Term.At)
 	}
 	sent := f.server.requests("auth/kubernetes/login")[0]
 	if sent.body["role"] != "app" || sent.body["jwt"] != "jwt-shop-orders-1" || sent.token != "" {
@@ -45,7 +49,9 @@ func TestUnsuitableTokensAreRejected(t *testing.T) {
 	}{
 		"a batch token has no accessor":        {loginResponse("", 3600, 0), "token_type=service", 0},
 		"a token with limited uses is revoked": {loginResponse("acc", 3600, 3), "token_num_uses=0", 1},
-		"a response without a token":           {ok(`{"request_id":"1","auth":{"mfa_requirement":{}}}`), "second factor", 0},
+		"a response without a token": {
+			ok(`{"request_id":"1","auth":{"mfa_requirement":{}}}`), "second factor", 0,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -164,11 +170,18 @@ func TestAServiceAccountThatCannotLogIn(t *testing.T) {
 		kind   backend.ErrorKind
 		text   string
 	}{
-		"it does not exist":                {apierrors.NewNotFound(resource, "orders"), who, backend.NoServiceAccount, `"orders" does not exist`},
-		"its namespace is being deleted":   {terminating, who, backend.NoServiceAccount, "being deleted"},
-		"leasekeeper lacks the permission": {apierrors.NewForbidden(resource, "orders", errors.New("no")), who, backend.Misconfigured, "serviceaccounts/token"},
-		"the API server is unavailable":    {errors.New("connection refused"), who, backend.Unavailable, "API server"},
-		"none is named":                    {nil, backend.Identity{Namespace: "shop"}, backend.NoServiceAccount, "spec.serviceAccountName"},
+		"it does not exist": {
+			apierrors.NewNotFound(resource, "orders"), who, backend.NoServiceAccount, `"orders" does not exist`,
+		},
+		"its namespace is being deleted": {terminating, who, backend.NoServiceAccount, "being deleted"},
+		"leasekeeper lacks the permission": {
+			apierrors.NewForbidden(resource, "orders", errors.New("no")),
+			who, backend.Misconfigured, "serviceaccounts/token",
+		},
+		"the API server is unavailable": {errors.New("connection refused"), who, backend.Unavailable, "API server"},
+		"none is named": {
+			nil, backend.Identity{Namespace: "shop"}, backend.NoServiceAccount, "spec.serviceAccountName",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -193,7 +206,9 @@ func TestTokenAuthCreatesAChild(t *testing.T) {
 	}
 	sent := f.server.requests("auth/token/create")[0]
 	meta, _ := sent.body["meta"].(map[string]any)
-	if sent.token != "hvs.static-secret-token" || meta["leasekeeper_uid"] != "owner-uid" || meta["leasekeeper_namespace"] != "shop" || meta["leasekeeper_name"] != "orders-db" {
+	marked := meta["leasekeeper_uid"] == "owner-uid" && meta["leasekeeper_namespace"] == "shop" &&
+		meta["leasekeeper_name"] == "orders-db"
+	if sent.token != "hvs.static-secret-token" || !marked {
 		t.Errorf("the child is not marked as the owner's: %v", meta)
 	}
 	f.server.always("auth/token/create", errs(403, "permission denied hvs.static-secret-token"))
@@ -234,7 +249,9 @@ func TestTokenAuthWithoutATokenNamesTheSecret(t *testing.T) {
 }
 
 func TestATokenInASecretIsTrimmedAndChecked(t *testing.T) {
-	for in, want := range map[string]string{"hvs.x\r\n": "hvs.x", "hvs.x": "hvs.x", "": "", "a b": "", "a\nb": "", "ü": ""} {
+	for in, want := range map[string]string{
+		"hvs.x\r\n": "hvs.x", "hvs.x": "hvs.x", "": "", "a b": "", "a\nb": "", "ü": "",
+	} {
 		if got := trimToken([]byte(in)); got != want {
 			t.Errorf("%q: got %q, want %q", in, got, want)
 		}
@@ -244,9 +261,11 @@ func TestATokenInASecretIsTrimmedAndChecked(t *testing.T) {
 func TestTheEnvironmentIsNotUsed(t *testing.T) {
 	elsewhere := newServer(t)
 	for name, value := range map[string]string{
-		"VAULT_ADDR": elsewhere.URL, "VAULT_AGENT_ADDR": elsewhere.URL, "VAULT_TOKEN": "hvs.from-the-environment", "VAULT_NAMESPACE": "other",
+		"VAULT_ADDR": elsewhere.URL, "VAULT_AGENT_ADDR": elsewhere.URL,
+		"VAULT_TOKEN": "hvs.from-the-environment", "VAULT_NAMESPACE": "other",
 		"VAULT_SKIP_VERIFY": "true", "VAULT_CACERT": "/does/not/exist", "VAULT_HEADERS": "{", "VAULT_MAX_RETRIES": "9",
-		"VAULT_CLIENT_TIMEOUT": "1ns", "VAULT_RATE_LIMIT": "x", "VAULT_HTTP_PROXY": elsewhere.URL, "VAULT_PROXY_ADDR": elsewhere.URL, "VAULT_WRAP_TTL": "1m",
+		"VAULT_CLIENT_TIMEOUT": "1ns", "VAULT_RATE_LIMIT": "x", "VAULT_HTTP_PROXY": elsewhere.URL,
+		"VAULT_PROXY_ADDR": elsewhere.URL, "VAULT_WRAP_TTL": "1m",
 	} {
 		t.Setenv(name, value)
 	}

@@ -18,8 +18,8 @@ import (
 // oneShot sends requests that mint: each at most once, and in a way that Vault finishes it even if this process dies.
 //
 // Vault runs on Go's HTTP server, which cancels a request when its connection breaks. The database engine passes that
-// on to the transaction that creates the user, and a COMMIT that is cancelled halfway may still happen: a user without a
-// lease, which nobody can revoke. The server detects the break by reading ahead on the connection; a byte of a next
+// on to the transaction that creates the user, and a COMMIT that is cancelled halfway may still happen: a user without
+// a lease, which nobody can revoke. The server detects the break by reading ahead on the connection; a byte of a next
 // request stops the detection (connReader.backgroundRead in net/http/server.go). So a second request is sent with the
 // first, in one write, because this process could die between two. It is the no-op of HTTP, which Go's server handles
 // itself, so it does not reach Vault. Its response is not read.

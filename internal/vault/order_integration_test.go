@@ -31,7 +31,8 @@ func revoker(t *testing.T, path string) *vault.Backend {
 	role := unique("revoker")
 	must(t, bed.vault.WritePolicy(t.Context(), role, keeperPolicy+strings.ReplaceAll(revokerPolicy, "%s", path)))
 	must(t, bed.vault.WriteRole(t.Context(), "kubernetes", role, testbed.KubernetesRole{
-		ServiceAccounts: []string{"leasekeeper"}, Namespaces: []string{"*"}, Audience: "vault", Policies: []string{role}, TTL: time.Hour,
+		ServiceAccounts: []string{"leasekeeper"}, Namespaces: []string{"*"},
+		Audience: "vault", Policies: []string{role}, TTL: time.Hour,
 	}))
 	return connect(t, "app", func(p *v1alpha1.VaultProvider) { p.KeeperAuth.Kubernetes.Role = role })
 }
@@ -56,7 +57,8 @@ func untilGone(t *testing.T, b *vault.Backend, spec *v1alpha1.LeaseRevocationSpe
 func TestPrefixMatchesWholeSegments(t *testing.T) {
 	ours, longer := databaseRole(t, time.Hour, 2*time.Hour), databaseRole(t, time.Hour, 2*time.Hour)
 	longer.Path = ours.Path + "x"
-	must(t, bed.vault.WriteDatabaseRole(t.Context(), "database", strings.TrimPrefix(longer.Path, "database/creds/"), testbed.DatabaseRole{DefaultTTL: time.Hour, MaxTTL: time.Hour}))
+	must(t, bed.vault.WriteDatabaseRole(t.Context(), "database", strings.TrimPrefix(longer.Path, "database/creds/"),
+		testbed.DatabaseRole{DefaultTTL: time.Hour, MaxTTL: time.Hour}))
 	b := revoker(t, "database")
 	bystander, _ := issue(t, b, longer)
 	for _, slash := range []string{"", "/"} {
@@ -100,7 +102,9 @@ func TestSyncStopsAtTheFirstLeaseThatCannotBeRevoked(t *testing.T) {
 		records, users[rec.ID] = append(records, rec), string(response.Data["username"])
 	}
 	slices.SortFunc(records, func(a, b v1alpha1.LeaseRecord) int { return strings.Compare(a.ID, b.ID) })
-	must(t, bed.postgres.Exec(t.Context(), fmt.Sprintf(`CREATE SCHEMA first; CREATE TABLE first.owned (); ALTER TABLE first.owned OWNER TO "%s"`, users[records[0].ID])))
+	must(t, bed.postgres.Exec(t.Context(),
+		fmt.Sprintf(`CREATE SCHEMA first; CREATE TABLE first.owned (); ALTER TABLE first.owned OWNER TO "%s"`,
+			users[records[0].ID])))
 	t.Cleanup(func() {
 		must(t, bed.postgres.Exec(context.WithoutCancel(t.Context()), `DROP SCHEMA IF EXISTS first CASCADE`))
 	})
@@ -127,12 +131,14 @@ func TestOneStuckLeaseDoesNotKeepTheOthersAlive(t *testing.T) {
 		records = append(records, rec)
 		must(t, bed.postgres.Exec(t.Context(), fmt.Sprintf(`CREATE SCHEMA kept%d; CREATE TABLE kept%d.owned ()`, i, i)))
 		if i == 2 {
-			must(t, bed.postgres.Exec(t.Context(), fmt.Sprintf(`ALTER TABLE kept%d.owned OWNER TO "%s"`, i, response.Data["username"])))
+			must(t, bed.postgres.Exec(t.Context(),
+				fmt.Sprintf(`ALTER TABLE kept%d.owned OWNER TO "%s"`, i, response.Data["username"])))
 		}
 	}
 	t.Cleanup(func() {
 		for i := range records {
-			must(t, bed.postgres.Exec(context.WithoutCancel(t.Context()), fmt.Sprintf(`DROP SCHEMA IF EXISTS kept%d CASCADE`, i)))
+			must(t, bed.postgres.Exec(context.WithoutCancel(t.Context()),
+				fmt.Sprintf(`DROP SCHEMA IF EXISTS kept%d CASCADE`, i)))
 		}
 	})
 	must(t, b.RevokeAll(t.Context(), spec))
@@ -212,7 +218,8 @@ func TestDeniedRevocationWorksWithTheLinesThatItNames(t *testing.T) {
 	role := unique("lines")
 	must(t, bed.vault.WritePolicy(t.Context(), role, keeperPolicy))
 	must(t, bed.vault.WriteRole(t.Context(), "kubernetes", role, testbed.KubernetesRole{
-		ServiceAccounts: []string{"leasekeeper"}, Namespaces: []string{"*"}, Audience: "vault", Policies: []string{role}, TTL: time.Hour,
+		ServiceAccounts: []string{"leasekeeper"}, Namespaces: []string{"*"},
+		Audience: "vault", Policies: []string{role}, TTL: time.Hour,
 	}))
 	b := connect(t, "app", func(p *v1alpha1.VaultProvider) { p.KeeperAuth.Kubernetes.Role = role })
 	rec, _ := issue(t, b, request)
@@ -228,7 +235,8 @@ func TestDeniedRevocationWorksWithTheLinesThatItNames(t *testing.T) {
 	wantKind(t, b.RevokeAll(t.Context(), spec), backend.Denied, lines...)
 	must(t, b.Lookup(t.Context(), rec))
 	// A line without sudo is not enough.
-	must(t, bed.vault.WritePolicy(t.Context(), role, keeperPolicy+lines[0]+"\n"+strings.Replace(lines[1], `, "sudo"`, "", 1)))
+	must(t, bed.vault.WritePolicy(t.Context(), role,
+		keeperPolicy+lines[0]+"\n"+strings.Replace(lines[1], `, "sudo"`, "", 1)))
 	err = b.RevokeAll(t.Context(), spec)
 	wantKind(t, err, backend.Denied, lines[1:]...)
 	if strings.Contains(err.Error(), "lookup") {

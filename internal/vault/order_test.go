@@ -79,7 +79,8 @@ func TestCoversOnlyItsServerAndNamespace(t *testing.T) {
 		{"its server", &v1alpha1.VaultRecord{Address: b.spec.Address}, prefixed("database/creds"), true},
 		{"another server", &v1alpha1.VaultRecord{Address: "https://other.test"}, prefixed("database/creds"), false},
 		{"another backend", nil, prefixed("database/creds"), false},
-		{"another namespace", &v1alpha1.VaultRecord{Address: b.spec.Address, Namespace: "team"}, prefixed("database/creds"), false},
+		{"another namespace",
+			&v1alpha1.VaultRecord{Address: b.spec.Address, Namespace: "team"}, prefixed("database/creds"), false},
 		{"the namespace", &v1alpha1.VaultRecord{Address: b.spec.Address, Namespace: "team"}, inNamespace("team"), true},
 	} {
 		if got := b.Covers(c.spec, &v1alpha1.LeaseRecord{ID: "database/creds/orders/a", Vault: c.rec}); got != c.want {
@@ -211,7 +212,8 @@ func TestDeniedNamesEveryMissingLine(t *testing.T) {
 		byID   = `path "sys/leases/revoke" { capabilities = ["update"] }`
 		byIDF  = `path "sys/leases/revoke-force/database/creds/orders/abc" { capabilities = ["update", "sudo"] }`
 
-		mayList   = `"sys/leases/lookup/database/creds/":["list","sudo"],"sys/leases/revoke-prefix/database/creds":["update"]`
+		mayList = `"sys/leases/lookup/database/creds/":["list","sudo"],` +
+			`"sys/leases/revoke-prefix/database/creds":["update"]`
 		mayRevoke = `"sys/leases/lookup/database/creds/":["root"],"sys/leases/revoke-prefix/database/creds":["root"]`
 	)
 	below := prefixed("database/creds/")
@@ -224,15 +226,25 @@ func TestDeniedNamesEveryMissingLine(t *testing.T) {
 		doesNot   []string
 		requested string
 	}{
-		"nothing is permitted":           {below, may(""), []string{list, revoke}, []string{force}, revokeBelow},
-		"nothing is permitted, by force": {forced("database/creds"), may(""), []string{list, revoke, force}, nil, revokeBelow},
-		"sudo is missing":                {below, may(mayList), []string{revoke}, []string{list}, revokeBelow},
-		"capabilities-self is denied":    {below, errs(403, denied), []string{list, revoke}, nil, revokeBelow},
-		"capabilities-self fails":        {below, errs(500, "internal error"), []string{revoke}, []string{list}, revokeBelow},
-		"a policy of another kind":       {below, may(mayRevoke), []string{revoke}, []string{list}, revokeBelow},
-		"another namespace":              {inNamespace("other"), may(""), []string{revoke}, []string{list}, revokeBelow},
-		"one lease":                      {single(record().ID), may(""), []string{byID}, []string{"prefix", "force"}, "sys/leases/revoke"},
-		"one lease by force":             {oneByForce, may(""), []string{byIDF}, []string{"prefix"}, "sys/leases/revoke"},
+		"nothing is permitted": {below, may(""), []string{list, revoke}, []string{force}, revokeBelow},
+		"nothing is permitted, by force": {
+			forced("database/creds"), may(""), []string{list, revoke, force}, nil, revokeBelow,
+		},
+		"sudo is missing":             {below, may(mayList), []string{revoke}, []string{list}, revokeBelow},
+		"capabilities-self is denied": {below, errs(403, denied), []string{list, revoke}, nil, revokeBelow},
+		"capabilities-self fails": {
+			below, errs(500, "internal error"), []string{revoke}, []string{list}, revokeBelow,
+		},
+		"a policy of another kind": {below, may(mayRevoke), []string{revoke}, []string{list}, revokeBelow},
+		"another namespace": {
+			inNamespace("other"), may(""), []string{revoke}, []string{list}, revokeBelow,
+		},
+		"one lease": {
+			single(record().ID), may(""), []string{byID}, []string{"prefix", "force"}, "sys/leases/revoke",
+		},
+		"one lease by force": {
+			oneByForce, may(""), []string{byIDF}, []string{"prefix"}, "sys/leases/revoke",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
@@ -296,9 +308,16 @@ func TestRevokeOne(t *testing.T) {
 		kind      backend.ErrorKind
 		text      string
 	}{
-		"it is revoked":      {below, record().ID, false, map[string]says{revoke: nothing(), lookup: errs(400, "invalid lease")}, "", ""},
-		"the database fails": {below, record().ID, false, map[string]says{revoke: errs(400, down), lookup: ok(deadLease)}, backend.Failed, down},
-		"force comes later":  {by, record().ID, false, map[string]says{revoke: nothing(), lookup: errs(400, "invalid lease")}, "", ""},
+		"it is revoked": {
+			below, record().ID, false, map[string]says{revoke: nothing(), lookup: errs(400, "invalid lease")}, "", "",
+		},
+		"the database fails": {
+			below, record().ID, false, map[string]says{revoke: errs(400, down), lookup: ok(deadLease)},
+			backend.Failed, down,
+		},
+		"force comes later": {
+			by, record().ID, false, map[string]says{revoke: nothing(), lookup: errs(400, "invalid lease")}, "", "",
+		},
 		"by force":           {by, record().ID, true, map[string]says{byForce: nothing()}, "", ""},
 		"one lease by force": {oneByForce, record().ID, true, map[string]says{byForce: nothing()}, "", ""},
 		"force is denied": {by, record().ID, true, map[string]says{byForce: errs(403, denied)}, backend.Denied,
@@ -354,7 +373,8 @@ func TestLives(t *testing.T) {
 
 // For any order: each request stays within it, and never revokes a login.
 func FuzzOrder(f *testing.F) {
-	for _, target := range []string{"database/creds/", "database", "auth/", "/auth/", "x/../auth/", "AUTH/token", "auth%2f",
+	for _, target := range []string{"database/creds/", "database", "auth/", "/auth/", "x/../auth/", "AUTH/token",
+		"auth%2f",
 		"auth?", "sys/leases", "database/creds/orders/abc", "", "/", "."} {
 		for _, key := range []string{"abc", "orders/", "../", "a/b", "", "..", "/"} {
 			f.Add(target, false, key)
@@ -390,7 +410,9 @@ func checkOrder(t *testing.T, spec *v1alpha1.LeaseRevocationSpec, target, key st
 	o := order{VaultRevocation: *spec.Vault}
 	for _, sent := range s.asked {
 		path := sent.path
-		for _, call := range []string{"sys/leases/lookup", "sys/leases/revoke-prefix", "sys/leases/revoke-force", "sys/leases/revoke"} {
+		for _, call := range []string{
+			"sys/leases/lookup", "sys/leases/revoke-prefix", "sys/leases/revoke-force", "sys/leases/revoke",
+		} {
 			path = strings.TrimPrefix(strings.TrimPrefix(path, call), "/")
 		}
 		if id, ok := sent.body["lease_id"].(string); ok {

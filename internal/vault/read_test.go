@@ -153,7 +153,8 @@ func TestARecordWithoutAVaultBlockIsAnError(t *testing.T) {
 	_, extendErr := f.ExtendSession(t.Context(), rec, owner)
 	_, listErr := f.List(t.Context(), rec)
 	for i, err := range []error{
-		renewErr, extendErr, listErr, f.Lookup(t.Context(), rec), f.Revoke(t.Context(), rec, owner), f.driver.Holds(f.provider, &rec),
+		renewErr, extendErr, listErr, f.Lookup(t.Context(), rec),
+		f.Revoke(t.Context(), rec, owner), f.driver.Holds(f.provider, &rec),
 	} {
 		if backend.KindOf(err) != backend.Mismatch || !strings.Contains(fmt.Sprint(err), "vault block") {
 			t.Errorf("%d: got %v", i, err)

@@ -120,7 +120,8 @@ func (b *Backend) checkOwner(raw json.RawMessage, owner backend.Owner) error {
 	}
 	if !issuer.Owns(t, owner) {
 		return backend.Errorf(backend.Mismatch,
-			"this provider did not create the record's token for %s/%s: nothing is done to the token or to the record's lease",
+			"this provider did not create the record's token for %s/%s: "+
+				"nothing is done to the token or to the record's lease",
 			owner.Namespace, owner.Name)
 	}
 	return nil

@@ -73,7 +73,8 @@ func (s *script) RoundTrip(r *http.Request) (*http.Response, error) {
 	if header == nil {
 		header = http.Header{}
 	}
-	return &http.Response{StatusCode: answer.status, Header: header, Body: io.NopCloser(strings.NewReader(answer.body)), Request: r}, nil
+	body := io.NopCloser(strings.NewReader(answer.body))
+	return &http.Response{StatusCode: answer.status, Header: header, Body: body, Request: r}, nil
 }
 
 func (s *script) of(path string) []asked {
@@ -123,7 +124,8 @@ func status(n uint16) int {
 
 // planted puts secrets into a response that has a place for them.
 func planted(body []byte) string {
-	return strings.NewReplacer("TOKEN", plainToken, "KEEPER", plainKeeper, "PASSWORD", plainPassword).Replace(string(body))
+	plain := strings.NewReplacer("TOKEN", plainToken, "KEEPER", plainKeeper, "PASSWORD", plainPassword)
+	return plain.Replace(string(body))
 }
 
 // turns reads responses, one per line: a status, a space and a body.
@@ -142,8 +144,10 @@ const maxMessage = 8 << 10
 
 // kinds are all kinds of errors.
 var kinds = map[backend.ErrorKind]bool{
-	backend.NoResponse: true, backend.Unavailable: true, backend.Failed: true, backend.Denied: true, backend.LoginFailed: true, backend.NotFound: true,
-	backend.Refused: true, backend.InvalidResponse: true, backend.Gone: true, backend.Mismatch: true, backend.Disputed: true, backend.TLS: true,
+	backend.NoResponse: true, backend.Unavailable: true, backend.Failed: true,
+	backend.Denied: true, backend.LoginFailed: true, backend.NotFound: true,
+	backend.Refused: true, backend.InvalidResponse: true, backend.Gone: true,
+	backend.Mismatch: true, backend.Disputed: true, backend.TLS: true,
 	backend.NoServiceAccount: true, backend.Misconfigured: true,
 }
 
@@ -162,7 +166,8 @@ func fit(t *testing.T, err error, secrets ...string) {
 	if !kinds[ours.Kind] {
 		t.Errorf("the kind %q of %q", ours.Kind, text)
 	}
-	if text == "" || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) || len(text) > maxMessage {
+	readable := text != "" && utf8.ValidString(text) && !strings.ContainsFunc(text, unicode.IsControl)
+	if !readable || len(text) > maxMessage {
 		t.Errorf("this does not fit into a condition, with %d bytes: %q", len(text), text)
 	}
 	for _, secret := range secrets {

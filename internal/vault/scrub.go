@@ -23,8 +23,11 @@ var secretPatterns = []struct {
 	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{4,}(\.[A-Za-z0-9_-]*){0,4}`), "[token]"},
 	{regexp.MustCompile(`\bhv[sbr]\.[A-Za-z0-9._-]+`), "[token]"},
 	{regexp.MustCompile(`\b[sbr]\.[A-Za-z0-9_-]{16,}(\.[A-Za-z0-9]+)?`), "[token]"},
-	{regexp.MustCompile(`(?i)\b(password|passwd|identified\s+by(?:\s+password)?|identified\s+with\s+\S+\s+(?:by|as))\b(\s*[=:]?\s*)(?:[a-z]{0,2}'(?:[^'\\]|''|\\.)*(?:'|$)|"(?:[^"\\]|""|\\.)*(?:"|$)|\$\$.*?(?:\$\$|$))`), "$1$2[secret]"},
-	{regexp.MustCompile(`(?i)\b(password|passwd|pwd|secret|secret_?key|secret_?id|token|client_token|jwt|api_?key)(["']?\s*[=:]\s*["']?)([^\s"',;&)\]}]+)`), "$1$2[secret]"},
+	{regexp.MustCompile(`(?i)\b(password|passwd|identified\s+by(?:\s+password)?|` +
+		`identified\s+with\s+\S+\s+(?:by|as))\b(\s*[=:]?\s*)` +
+		`(?:[a-z]{0,2}'(?:[^'\\]|''|\\.)*(?:'|$)|"(?:[^"\\]|""|\\.)*(?:"|$)|\$\$.*?(?:\$\$|$))`), "$1$2[secret]"},
+	{regexp.MustCompile(`(?i)\b(password|passwd|pwd|secret|secret_?key|secret_?id|token|client_token|jwt|api_?key)` +
+		`(["']?\s*[=:]\s*["']?)([^\s"',;&)\]}]+)`), "$1$2[secret]"},
 	{regexp.MustCompile(`://([^\s/@:]*):[^\s/]*@`), "://$1:[secret]@"},
 }
 

@@ -107,8 +107,8 @@ type version struct {
 }
 
 // kv2 recognises a response of KV version 2, whose secret is in data.data. A version 1 secret may have the keys data
-// and metadata by chance; version 2 always sends a certain metadata. A version 1 secret with just these two keys and that
-// very metadata cannot be distinguished.
+// and metadata too, so the metadata must be what version 2 sends. A version 1 secret that contains just that cannot be
+// distinguished.
 func kv2(a response) (v version, ok bool) {
 	fields := object(a.Data)
 	if a.LeaseID != "" || len(fields) != 2 || fields["data"] == nil || fields["metadata"] == nil {
@@ -117,7 +117,8 @@ func kv2(a response) (v version, ok bool) {
 	if !isNull(fields["data"]) && object(fields["data"]) == nil {
 		return v, false
 	}
-	if json.Unmarshal(fields["metadata"], &v.metadata) != nil || v.metadata.Version == "" || v.metadata.CreatedTime == "" {
+	err := json.Unmarshal(fields["metadata"], &v.metadata)
+	if err != nil || v.metadata.Version == "" || v.metadata.CreatedTime == "" {
 		return v, false
 	}
 	// json.Number also accepts a string that contains a number.

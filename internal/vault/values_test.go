@@ -35,7 +35,8 @@ func TestDataBecomesTheBytesOfASecret(t *testing.T) {
 			map[string]string{"o": `{"url":"a&b<c>","kept":"\u00e9\n\\u0026\\&"}`},
 		},
 		"version 2 of KV is unwrapped": {
-			`{"request_id":"1","lease_id":"","data":{"data":{"a":"b","data":"c"},"metadata":{"version":2,"created_time":"x","destroyed":false}}}`,
+			`{"request_id":"1","lease_id":"","data":{"data":{"a":"b","data":"c"},"metadata":{"version":2,` +
+				`"created_time":"x","destroyed":false}}}`,
 			map[string]string{"a": "b", "data": "c"},
 		},
 		"version 1 with the keys data and metadata is not": {
@@ -74,7 +75,8 @@ func TestDataBecomesTheBytesOfASecret(t *testing.T) {
 
 func TestADurationWithoutAnIDIsNoLease(t *testing.T) {
 	f := newFixture(t)
-	f.server.always("kv/orders", ok(`{"request_id":"1","lease_id":"","lease_duration":2764800,"renewable":false,"data":{"a":"b"}}`))
+	f.server.always("kv/orders",
+		ok(`{"request_id":"1","lease_id":"","lease_duration":2764800,"renewable":false,"data":{"a":"b"}}`))
 	got, err := f.Issue(t.Context(), at, source("kv/orders"))
 	wantKind(t, err, "")
 	if got.LeaseID != "" || string(got.Data["a"]) != "b" {
@@ -84,14 +86,17 @@ func TestADurationWithoutAnIDIsNoLease(t *testing.T) {
 
 func TestADestroyedVersionWith200IsNotFound(t *testing.T) {
 	f := newFixture(t)
-	f.server.always("kv/data/orders", ok(`{"request_id":"1","data":{"data":null,"metadata":{"version":1,"created_time":"x","destroyed":true}}}`))
+	f.server.always("kv/data/orders",
+		ok(`{"request_id":"1","data":{"data":null,"metadata":{"version":1,"created_time":"x","destroyed":true}}}`))
 	_, err := f.Issue(t.Context(), at, source("kv/data/orders"))
 	wantKind(t, err, backend.NotFound)
 	wantText(t, err, "destroyed")
 }
 
 func TestReadingDurations(t *testing.T) {
-	for in, want := range map[string]string{"3600": "1h0m0s", "0": "0s", "-5": "0s", "": "0s", "x": "0s", "1e30": "876000h0m0s"} {
+	for in, want := range map[string]string{
+		"3600": "1h0m0s", "0": "0s", "-5": "0s", "": "0s", "x": "0s", "1e30": "876000h0m0s",
+	} {
 		if got := seconds(json.Number(in)).String(); got != want {
 			t.Errorf("%q seconds: got %s, want %s", in, got, want)
 		}

@@ -106,10 +106,11 @@ func sessionGone(t *testing.T, s Subject, rec v1alpha1.LeaseRecord) {
 func mismatch(t *testing.T, harness Harness) {
 	s := harness(t, usual)
 	rec, _ := issue(t, s, v1alpha1.ResponseLeased)
-	if _, err := s.Backend.ExtendSession(t.Context(), rec, s.Stranger); err == nil || backend.KindOf(err) != backend.Mismatch {
+	_, err := s.Backend.ExtendSession(t.Context(), rec, s.Stranger)
+	if err == nil || backend.KindOf(err) != backend.Mismatch {
 		t.Errorf("a stranger's extension returned %v, want Mismatch", err)
 	}
-	err := s.Backend.Revoke(t.Context(), rec, s.Stranger)
+	err = s.Backend.Revoke(t.Context(), rec, s.Stranger)
 	if err == nil || backend.KindOf(err) != backend.Mismatch {
 		t.Errorf("a stranger's revocation returned %v, want Mismatch", err)
 	}

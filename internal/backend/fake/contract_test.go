@@ -28,8 +28,10 @@ func TestTheFakeKeepsTheContract(t *testing.T) {
 		b.TokenTTL, b.TokenMaxTTL = time.Hour, 768*time.Hour
 		path := paths[shape.Kind]
 		return contract.Subject{
-			Backend:  b,
-			Who:      backend.Identity{Namespace: "shop", Owner: backend.Owner{Namespace: "shop", Name: "orders", UID: "1"}},
+			Backend: b,
+			Who: backend.Identity{
+				Namespace: "shop", Owner: backend.Owner{Namespace: "shop", Name: "orders", UID: "1"},
+			},
 			Stranger: backend.Owner{Namespace: "bank", Name: "orders", UID: "2"},
 			Source:   v1alpha1.SecretSource{Vault: &v1alpha1.VaultRequest{Path: path}},
 			Revoke:   func(_ *testing.T, id string) { b.RevokeBehind(id) },

@@ -99,7 +99,8 @@ func New(c clock.PassiveClock) *Backend {
 	return &Backend{
 		TTL: time.Hour, MaxTTL: 24 * time.Hour, RotationPeriod: time.Hour, Renewable: true, Revocable: true,
 		clock: c, started: c.Now(),
-		tokens: map[string]*token{}, minted: map[string]*credential{}, values: map[string]string{}, calls: map[string]int{},
+		tokens: map[string]*token{}, minted: map[string]*credential{},
+		values: map[string]string{}, calls: map[string]int{},
 	}
 }
 
@@ -148,9 +149,13 @@ func (b *Backend) alive(c *credential, now time.Time) bool {
 		return false
 	}
 	t := b.tokens[c.accessor]
+	if !c.leased || t == nil {
+		return true
+	}
 	// Only leases depend on their token. A lease that was minted after its token was revoked has no owner, and lives
 	// until it expires.
-	return !c.leased || t == nil || t.revoked || t.expires.IsZero() || now.Before(t.expires) || c.issuedAt.After(t.expires)
+	tokenExpired := !t.expires.IsZero() && !now.Before(t.expires)
+	return t.revoked || !tokenExpired || c.issuedAt.After(t.expires)
 }
 
 // lease is the lease of an id; nil if there is none, or it is not a lease.

@@ -14,7 +14,7 @@ import (
 
 // Method is one way to log in.
 type Method interface {
-	// Login logs in. An issuer logs in as the identity, and the token serves one issuance; a keeper ignores the identity.
+	// Login logs in. An issuer logs in as the identity for one issuance; a keeper ignores the identity.
 	Login(ctx context.Context, r Requester, who backend.Identity) (Token, error)
 
 	// Owns reports whether this method created the token for an object of the owner.
@@ -38,7 +38,9 @@ type Requester interface {
 
 	// WithServiceAccountToken calls login with a token of the ServiceAccount. If login fails with LoginFailed and the
 	// token came from the cache, it is called again with a new one: the ServiceAccount may have been created again.
-	WithServiceAccountToken(ctx context.Context, sa ServiceAccount, login func(token string) (Token, error)) (Token, error)
+	WithServiceAccountToken(
+		ctx context.Context, sa ServiceAccount, login func(token string) (Token, error),
+	) (Token, error)
 }
 
 // Request is a login request.
@@ -122,7 +124,8 @@ func choose(spec v1alpha1.VaultAuth, u use) (Method, error) {
 			return m, err
 		}
 	}
-	return nil, backend.Errorf(backend.Misconfigured, "%[1]s names no method: set one, such as %[1]s.kubernetes", u.field)
+	return nil, backend.Errorf(backend.Misconfigured, "%[1]s names no method: set one, such as %[1]s.kubernetes",
+		u.field)
 }
 
 func or(a, b string) string {

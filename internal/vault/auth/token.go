@@ -57,8 +57,10 @@ func (t token) Login(ctx context.Context, r Requester, who backend.Identity) (To
 			"display_name": "leasekeeper",
 			// A child of a root token would never expire: one that is lost before it is journaled would stay forever.
 			// ExtendSession makes it longer.
-			"ttl":  "1h",
-			"meta": map[string]string{metaNamespace: who.Owner.Namespace, metaName: who.Owner.Name, metaUID: who.Owner.UID},
+			"ttl": "1h",
+			"meta": map[string]string{
+				metaNamespace: who.Owner.Namespace, metaName: who.Owner.Name, metaUID: who.Owner.UID,
+			},
 		},
 		Action: "creating a child of the token in the Secret",
 		Hint:   "the token must be valid, and its policy must have `auth/token/create: update`",
