@@ -41,6 +41,8 @@ const (
 	ReasonReplacing = "Replacing"
 	// ReasonRenewing: a lease, or the session that issued it, is due for renewal, and the renewal has failed so far.
 	ReasonRenewing = "Renewing"
+	// ReasonRefreshing: a static or scheduled response is due to be read again, and the read has failed so far.
+	ReasonRefreshing = "Refreshing"
 	// ReasonExpired: a lease expired before a new credential could be issued.
 	ReasonExpired = "LeaseExpired"
 	// ReasonLeaseLost: the backend no longer knows the lease; somebody revoked it, or the token that issued it.

@@ -21,7 +21,7 @@ func SetStatus(d *v1alpha1.DynamicSecret, in Input, s Step) {
 	st.ObservedGeneration = d.Generation
 	st.NextAction, st.NextActionAt = nextAction(s)
 	st.ExpiresAt = nil
-	if end, ok := SetEnd(st.Leases); ok {
+	if end, ok := v.contentEnd(); ok {
 		at := floor(end)
 		st.ExpiresAt = &at
 	}
@@ -76,58 +76,102 @@ func (v *view) what() string {
 	return fmt.Sprintf("%d sources", len(v.leases))
 }
 
+// contentEnd is when the first credential in the Secret expires; before anything is published, when the first of the
+// leases does. False: none does.
+func (v *view) contentEnd() (time.Time, bool) {
+	if until, alive := v.contentAlive(); alive {
+		return until, !until.IsZero()
+	}
+	return SetEnd(v.leases)
+}
+
 // summary is what Ready, Reconciling and Stalled say.
 func (v *view) summary(s Step) Summary {
-	target := v.Object.TargetName()
 	left := len(Records(v.st)) - len(v.Done)
-	obstacle := v.obstacle(s)
-	final := func(reason, message string) Summary {
-		return Summary{Reason: reason, Message: message, Stalled: true}
-	}
 	switch {
 	case !v.Object.DeletionTimestamp.IsZero():
 		return Summary{Reason: v1alpha1.ReasonDeleting, Message: v.removalMessage(left)}
 	case v.Object.Spec.Revoked && (left > 0 || v.st.Secret != nil):
 		return Summary{Reason: v1alpha1.ReasonRevoking, Message: v.removalMessage(left)}
 	case v.Object.Spec.Revoked:
-		return final(v1alpha1.ReasonRevoked,
-			"The leases are revoked and the Secret is deleted, because spec.revoked is true. "+
-				"Set it to false to issue again.")
-	case v.current():
+		return Summary{Stalled: true, Reason: v1alpha1.ReasonRevoked,
+			Message: "The leases are revoked and the Secret is deleted, because spec.revoked is true. " +
+				"Set it to false to issue again."}
+	}
+	if ready := v.readySummary(); ready != nil {
+		ready.Work = v.work(s)
+		return *ready
+	}
+	if len(v.leases) == 0 && v.st.GrantEndedAt != nil {
+		return Summary{Stalled: true, Reason: v1alpha1.ReasonGrantEnded,
+			Message: "The lease of this grant has ended (spec.lease.reissue is Never). Delete the object, or request " +
+				"another lease with the annotation " + v1alpha1.RotateRequestedAtAnnotation + "."}
+	}
+	if b, _ := v.obstacle(s); b != nil {
+		return Summary{Reason: b.Reason, Message: b.Message, Stalled: b.Stalled,
+			Idle: b.Reason == v1alpha1.ReasonSuspended}
+	}
+	progress := v.progress()
+	return Summary{Reason: progress.Reason, Message: progress.Message}
+}
+
+// readySummary is what Ready says while the Secret contains live credentials; nil: it does not.
+func (v *view) readySummary() *Summary {
+	if v.contains() {
 		ready := Summary{Ready: true, Reason: v1alpha1.ReasonSynced,
-			Message: fmt.Sprintf("Secret %s contains the response of %s.", target, v.what())}
+			Message: fmt.Sprintf("Secret %s contains the response of %s.", v.Object.TargetName(), v.what())}
 		if anyLeased(v.leases) {
 			ready.Reason = v1alpha1.ReasonLeased
-			ready.Message = fmt.Sprintf("Secret %s contains a leased credential of %s.", target, v.what())
+			ready.Message = fmt.Sprintf("Secret %s contains a leased credential of %s.",
+				v.Object.TargetName(), v.what())
 		}
-		ready.Work = v.work(s, obstacle)
-		return ready
-	case len(v.leases) == 0 && v.st.GrantEndedAt != nil:
-		return final(v1alpha1.ReasonGrantEnded, "The lease of this grant has ended (spec.lease.reissue is Never). "+
-			"Delete the object, or request another lease with the annotation "+v1alpha1.RotateRequestedAtAnnotation+".")
-	case obstacle != nil:
-		return Summary{Reason: obstacle.Reason, Message: obstacle.Message, Stalled: obstacle.Stalled,
-			Idle: obstacle.Reason == v1alpha1.ReasonSuspended}
-	case len(v.leases) > 0:
-		return Summary{Reason: v1alpha1.ReasonPublishing,
-			Message: fmt.Sprintf("The credential is issued; writing Secret %s.", target)}
+		return &ready
 	}
-	return Summary{Reason: v1alpha1.ReasonIssuing, Message: "Requesting a credential."}
+	// Nobody has edited the Secret since it was Ready, or Ready would be False.
+	before := meta.FindStatusCondition(v.st.Conditions, v1alpha1.ReadyCondition)
+	_, alive := v.contentAlive()
+	if !alive || !v.secretExists() || before == nil || before.Status != metav1.ConditionTrue {
+		return nil
+	}
+	return &Summary{Ready: true, Reason: before.Reason, Message: before.Message}
+}
+
+// progress is the work towards a Secret that contains the credentials of the leases.
+func (v *view) progress() Block {
+	target := v.Object.TargetName()
+	switch {
+	case v.holds(v.leases):
+		return Block{Reason: v1alpha1.ReasonPublishing,
+			Message: fmt.Sprintf("The credential is issued; writing Secret %s.", target)}
+	case v.published() && v.Target == TargetAbsent:
+		return Block{Reason: v1alpha1.ReasonReplacing,
+			Message: fmt.Sprintf("Secret %s was deleted; requesting a new credential.", target)}
+	case v.published() && v.Target == TargetChanged:
+		return Block{Reason: v1alpha1.ReasonReplacing,
+			Message: fmt.Sprintf("Secret %s was changed; requesting a new credential.", target)}
+	}
+	return Block{Reason: v1alpha1.ReasonIssuing, Message: "Requesting a credential."}
 }
 
 // work is what is in progress, or needs a person, although the credential is valid; nil: nothing.
-func (v *view) work(s Step, obstacle *Block) *Block {
+func (v *view) work(s Step) *Block {
+	obstacle, due := v.obstacle(s)
 	if obstacle == nil {
-		obstacle = v.complaint()
-		if obstacle != nil {
-			return obstacle
+		if b := v.complaint(); b != nil {
+			return b
 		}
 	}
-	switch renewal, extension := worst(v.Tries.Renew, v.leases), worst(v.Tries.ExtendSession, v.leases); {
+	renewal, extension := worst(v.Tries.Renew, v.leases), worst(v.Tries.ExtendSession, v.leases)
+	switch {
 	case obstacle != nil && obstacle.Stalled:
 		return obstacle
 	case obstacle != nil && obstacle.Reason == v1alpha1.ReasonSuspended:
 		return nil
+	case obstacle != nil && due == v1alpha1.NextPublish:
+		return obstacle
+	case obstacle != nil && due == v1alpha1.NextRefresh:
+		return &Block{Reason: v1alpha1.ReasonRefreshing,
+			Message: "A response is due to be read again. " + obstacle.Message}
 	case obstacle != nil:
 		return &Block{Reason: v1alpha1.ReasonReplacing, Message: "A new credential is due. " + obstacle.Message}
 	case renewal.Count > 0:
@@ -135,8 +179,11 @@ func (v *view) work(s Step, obstacle *Block) *Block {
 	case extension.Count > 0:
 		return &Block{Reason: v1alpha1.ReasonRenewing,
 			Message: "The session that issued the lease is due for extension. " + extension.Message}
-	case s.Action == Issue || s.Action == RecordLeases || v.st.Attempt != nil:
+	case s.Action == Issue || s.Action == RecordLeases || v.st.Attempt != nil || len(v.leases) == 0:
 		return &Block{Reason: v1alpha1.ReasonReplacing, Message: "Requesting a new credential."}
+	case !v.contains():
+		progress := v.progress()
+		return &progress
 	}
 	return nil
 }
@@ -160,26 +207,25 @@ func anyLeased(records []v1alpha1.LeaseRecord) bool {
 	return false
 }
 
-// obstacle prevents what is due; nil: nothing does. Failures are remembered until the next success, so one counts only
-// while what failed is still due.
-func (v *view) obstacle(s Step) *Block {
-	f := v.Tries.Issue
+// obstacle prevents what is due, in the words of status.nextAction; nil: nothing does. Failures are remembered until the
+// next success, so one counts only while what failed is still due.
+func (v *view) obstacle(s Step) (b *Block, due string) {
+	read := v.refreshFailure()
 	switch {
-	case v.Tries.Publish.Count > 0 && len(v.leases) > 0 && !v.current():
-		f = v.Tries.Publish
+	case v.Tries.Publish.Count > 0 && len(v.leases) > 0 && !v.contains():
+		return v.Tries.Publish.block(), v1alpha1.NextPublish
+	case s.Blocked != nil && v.issueDue():
+		return s.Blocked, v1alpha1.NextReplace
 	case s.Blocked != nil:
-		return s.Blocked
+		return s.Blocked, v1alpha1.NextRefresh
 	case v.Tries.Sync.Count > 0 && v.OutOfSync:
-		f = v.Tries.Sync
-	case v.refreshFailure().Count > 0:
-		f = v.refreshFailure()
+		return v.Tries.Sync.block(), v1alpha1.NextPublish
+	case read.Count > 0:
+		return read.block(), v1alpha1.NextRefresh
 	case s.Action == Wait:
-		return nil // no issuance is due
+		return nil, "" // no issuance is due
 	}
-	if f.Count == 0 {
-		return nil
-	}
-	return &Block{Reason: f.Reason, Message: f.Message, Stalled: f.Stalled}
+	return v.Tries.Issue.block(), v1alpha1.NextReplace
 }
 
 // refreshFailure is the failure to read a source again; the zero value: none failed.
@@ -318,7 +364,7 @@ func leasedCondition(v *view) *metav1.Condition {
 	const kind = v1alpha1.LeasedCondition
 	before := meta.FindStatusCondition(v.st.Conditions, kind)
 	switch {
-	case anyLeased(v.leases):
+	case anyLeased(v.leases) || v.contentLeased():
 		return condition(kind, true, v1alpha1.ReasonLeased, "The credential has a live lease.")
 	case len(v.leases) > 0:
 		return condition(kind, false, v1alpha1.ReasonNotLeased, "%s", v.unleasedMessage())
@@ -343,6 +389,14 @@ func leasedCondition(v *view) *metav1.Condition {
 		message = "The lease has ended."
 	}
 	return condition(kind, false, reason, "%s", message)
+}
+
+// contentLeased says that a credential in the Secret has a live lease although its successor is not published.
+func (v *view) contentLeased() bool {
+	_, alive := v.contentAlive()
+	return alive && slices.ContainsFunc(v.st.Retiring, func(rec v1alpha1.LeaseRecord) bool {
+		return Leased(&rec) && v.inSecret(&rec)
+	})
 }
 
 // unleasedMessage says how responses without a lease are kept valid.

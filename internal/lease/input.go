@@ -164,6 +164,14 @@ type Failure struct {
 	Final bool
 }
 
+// block is what the conditions say about the failure; nil: there is none.
+func (f Failure) block() *Block {
+	if f.Count == 0 {
+		return nil
+	}
+	return &Block{Reason: f.Reason, Message: f.Message, Stalled: f.Stalled}
+}
+
 func (f Failure) waiting(now time.Time) bool { return f.Count > 0 && now.Before(f.NotBefore) }
 
 // Key identifies a record in Tries and Done.
@@ -229,6 +237,6 @@ type Step struct {
 	// Next is what will be due, in the words of status.nextAction, and NextAt when; empty: nothing.
 	Next   string
 	NextAt time.Time
-	// Blocked is what prevents an issuance that is due, for Wait.
+	// Blocked is what prevents an issuance or a read that is due, for Wait.
 	Blocked *Block
 }

@@ -41,7 +41,7 @@ func issue(v *view) *Step {
 		return v.later(v.Now.Add(blockedRecheck), "")
 	}
 	if f := v.Tries.Issue; f.waiting(v.Now) {
-		v.blocked = &Block{Reason: f.Reason, Message: f.Message, Stalled: f.Stalled}
+		v.blocked = f.block()
 		return v.later(f.NotBefore, what)
 	}
 	return &Step{Action: Issue, Reason: cause}
@@ -73,6 +73,12 @@ func (v *view) cause() (string, time.Time) {
 		return CauseSecretChanged, v.Now
 	}
 	return v.planned()
+}
+
+// issueDue says that there is a cause for an issuance now.
+func (v *view) issueDue() bool {
+	cause, at := v.cause()
+	return cause != "" && !v.Now.Before(at)
 }
 
 // requestChanged says that the spec requests something else than what was issued.

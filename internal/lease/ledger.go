@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -173,10 +174,10 @@ func retireLeases(st *v1alpha1.DynamicSecretStatus, reason string, now time.Time
 	}
 }
 
-// retire adds a record that can be revoked to the retiring records. A response that cannot be revoked needs no record;
-// an attempt without a response does.
+// retire adds a record to the retiring records. A response that cannot be revoked needs one only while the Secret may
+// still contain it.
 func retire(st *v1alpha1.DynamicSecretStatus, rec v1alpha1.LeaseRecord, reason string, revokeAfter time.Time) {
-	if rec.Kind != "" && !Revocable(&rec) {
+	if Irrevocable(&rec) && reason != v1alpha1.ReasonReplacing {
 		return
 	}
 	at := ceil(revokeAfter)
@@ -269,6 +270,10 @@ func Refreshed(rec *v1alpha1.LeaseRecord, kind v1alpha1.ResponseKind, digest str
 func Publish(d *v1alpha1.DynamicSecret, written v1alpha1.SecretStatus, existed bool, now time.Time) {
 	st := &d.Status
 	st.Secret = &written
+	st.Retiring = slices.DeleteFunc(st.Retiring, func(rec v1alpha1.LeaseRecord) bool { return Irrevocable(&rec) })
+	if len(st.Retiring) == 0 {
+		st.Retiring = nil
+	}
 	for i := range st.Retiring {
 		if r := st.Retiring[i].Reason; r == v1alpha1.ReasonReplacing || r == reasonIncomplete {
 			st.Retiring[i].Reason = reasonReplaced
@@ -389,5 +394,10 @@ func Records(st *v1alpha1.DynamicSecretStatus) []v1alpha1.LeaseRecord {
 			all = append(all, st.Leases[i])
 		}
 	}
-	return append(all, st.Retiring...)
+	for i := range st.Retiring {
+		if !Irrevocable(&st.Retiring[i]) {
+			all = append(all, st.Retiring[i])
+		}
+	}
+	return all
 }

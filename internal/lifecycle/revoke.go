@@ -50,7 +50,7 @@ func (l *Lifecycle) dropLeases(ctx context.Context, o *observation, s lease.Step
 func (l *Lifecycle) revoke(ctx context.Context, o *observation, s lease.Step) error {
 	rec := o.record(s)
 	key := lease.Key(&rec)
-	if lease.Expired(&rec, l.clock.Now()) {
+	if lease.Irrevocable(&rec) || lease.Expired(&rec, l.clock.Now()) {
 		delete(o.mem.tries.Revoke, key)
 		return l.removed(ctx, o, s, key)
 	}

@@ -41,6 +41,8 @@ type world struct {
 	// abandoned are the records that were reported as given up.
 	abandoned map[string]bool
 	effects   []string
+	// stored is called after each write of a status; nil: nothing is.
+	stored func(before, after *v1alpha1.DynamicSecret)
 	// takes is how long the consumers take to roll out; using is the credential that they use, stamp the one in their
 	// pod templates, and rolledAt when those with that stamp have moved.
 	takes        time.Duration
@@ -226,7 +228,12 @@ func (o worldObjects) Get(context.Context, types.NamespacedName) (*v1alpha1.Dyna
 
 func (o worldObjects) UpdateStatus(_ context.Context, d *v1alpha1.DynamicSecret) error {
 	return o.p.do("status", func() error {
-		return o.p.w.store(d, func(stored *v1alpha1.DynamicSecret) { stored.Status = d.Status })
+		w, before := o.p.w, o.p.w.object
+		err := w.store(d, func(stored *v1alpha1.DynamicSecret) { stored.Status = d.Status })
+		if err == nil && w.stored != nil && w.object != nil {
+			w.stored(before, w.object)
+		}
+		return err
 	})
 }
 
