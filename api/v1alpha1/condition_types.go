@@ -71,6 +71,9 @@ const (
 	ReasonRolloutPaused = "RolloutPaused"
 	// ReasonRolloutStuck: a workload does not complete its roll-out.
 	ReasonRolloutStuck = "RolloutStuck"
+	// ReasonRolloutCheckFailed: a consumer cannot be inspected or stamped at present, because a request failed or a
+	// workload cannot be parsed. leasekeeper tries again after a growing pause; nothing else waits for it.
+	ReasonRolloutCheckFailed = "RolloutCheckFailed"
 	// ReasonRolloutTargetNotFound: spec.rollout.targets names a workload that does not exist.
 	ReasonRolloutTargetNotFound = "RolloutTargetNotFound"
 	// ReasonRolloutForbidden: the API server does not permit leasekeeper to inspect or stamp workloads.

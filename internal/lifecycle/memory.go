@@ -49,6 +49,8 @@ type remembered struct {
 	handled map[string]string
 	// rolloutCheckAt is when to check the consumers again.
 	rolloutCheckAt time.Time
+	// rolloutTries are the failures to check them.
+	rolloutTries lease.Failure
 	// tried identifies the spec and the providers that the failures in tries are about.
 	tried      string
 	recoveries int64

@@ -48,6 +48,9 @@ type world struct {
 	takes        time.Duration
 	using, stamp string
 	rolledAt     time.Time
+	// rolloutFault fails the inspections of the consumers; inspections counts them.
+	rolloutFault error
+	inspections  int
 }
 
 // process is one replica of the manager.
@@ -531,6 +534,9 @@ type worldRollouts struct{ p *process }
 
 func (r worldRollouts) Follow(ctx context.Context, d *v1alpha1.DynamicSecret, hold bool) (rollout.Progress, error) {
 	w := r.p.w
+	if w.inspections++; w.rolloutFault != nil {
+		return rollout.Progress{}, w.rolloutFault
+	}
 	if h := d.Status.Handover; h.Stamp != w.stamp {
 		if hold {
 			return rollout.Progress{Reason: v1alpha1.ReasonRollingOut, Waiting: []string{"others"}}, nil
