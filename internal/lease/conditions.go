@@ -32,6 +32,33 @@ func SetStatus(d *v1alpha1.DynamicSecret, in Input, s Step) {
 			meta.SetStatusCondition(&st.Conditions, *c)
 		}
 	}
+	st.Summary, st.Message = headline(d)
+}
+
+// troubled are the reasons of Rotated that a person should know of although nothing else is wrong.
+var troubled = []string{v1alpha1.ReasonRolloutPaused, v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutCheckFailed,
+	v1alpha1.ReasonHandoverCutShort}
+
+// headline is the most important reason of the conditions, and its message.
+func headline(d *v1alpha1.DynamicSecret) (reason, message string) {
+	find := func(kind string) *metav1.Condition { return meta.FindStatusCondition(d.Status.Conditions, kind) }
+	c := find(v1alpha1.ReadyCondition)
+	stalled, reconciling := find(v1alpha1.StalledCondition), find(v1alpha1.ReconcilingCondition)
+	rotated := find(v1alpha1.RotatedCondition)
+	switch {
+	case c.Status != metav1.ConditionTrue:
+	case stalled != nil:
+		c = stalled
+	case reconciling != nil:
+		c = reconciling
+	case rotated != nil && slices.Contains(troubled, rotated.Reason):
+		c = rotated
+	}
+	reason, message = c.Reason, c.Message
+	if d.Spec.Suspend && reason != v1alpha1.ReasonSuspended {
+		reason, message = reason+","+v1alpha1.ReasonSuspended, message+" "+suspendedMessage
+	}
+	return reason, message
 }
 
 func nextAction(s Step) (string, *metav1.Time) {

@@ -102,12 +102,13 @@ func (v *view) requestChanged() bool {
 	return false
 }
 
+const suspendedMessage = "spec.suspend is true: nothing is issued or replaced until it is false."
+
 // issueBlock says why nothing can be issued now; nil: nothing prevents it.
 func (v *view) issueBlock() *Block {
 	switch {
 	case v.Object.Spec.Suspend:
-		return &Block{Reason: v1alpha1.ReasonSuspended,
-			Message: "spec.suspend is true: nothing is issued or replaced until it is false."}
+		return &Block{Reason: v1alpha1.ReasonSuspended, Message: suspendedMessage}
 	case v.Block != nil:
 		return v.Block
 	case len(v.leases) == 0 && v.Invalid != nil:

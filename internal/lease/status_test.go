@@ -103,6 +103,34 @@ func TestNextActionAndExpiry(t *testing.T) {
 	}
 }
 
+func TestSummary(t *testing.T) {
+	const ownText, suspendText = "the policy lacks a line", " " + suspendedMessage
+	stuck := all(handover(func(h *v1alpha1.HandoverStatus) { h.Reason = v1alpha1.ReasonRolloutStuck }), old(),
+		spec(rollingOut), checkAt(time.Minute))
+	for _, c := range []struct {
+		it            string
+		given         []given
+		reason, start string
+	}{
+		{"all is well", []given{kept()}, "Leased", hasLease},
+		{"not ready", nil, "Issuing", requesting1},
+		{"not ready, and a person must act", []given{denied}, "AccessDenied", ownText},
+		{"ready, but a person must act", []given{kept(), rotate, denied}, "AccessDenied", ownText},
+		{"ready, but a renewal fails", []given{kept(), renewFails}, "Renewing", "The lease is due for renewal."},
+		{"a hand-over that does not end", []given{kept(), stuck}, "RolloutStuck", ""},
+		{"a hand-over in progress", []given{kept(), handover(), old(), overlapping(time.Minute)}, "Leased", hasLease},
+		{"suspended", []given{spec(suspended)}, "Suspended", suspendedMessage},
+		{"ready, and suspended", []given{kept(), spec(suspended)}, "Leased,Suspended", hasLease + suspendText},
+		{"suspended with a failing renewal", []given{kept(), spec(suspended), renewFails}, "Renewing,Suspended", ""},
+		{"being deleted", []given{kept(), deleted(0)}, "Deleting", oneLeft},
+	} {
+		st := statusOf(input(c.given...))
+		if st.Summary != c.reason || !strings.HasPrefix(st.Message, c.start) {
+			t.Errorf("%s: %s, %q", c.it, st.Summary, st.Message)
+		}
+	}
+}
+
 // A condition that does not change keeps its time, and one that no longer applies is removed.
 func TestConditionsChangeOnlyWithTheirContent(t *testing.T) {
 	in := input(issueFails)
