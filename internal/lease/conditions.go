@@ -234,8 +234,8 @@ func anyLeased(records []v1alpha1.LeaseRecord) bool {
 	return false
 }
 
-// obstacle prevents what is due, in the words of status.nextAction; nil: nothing does. Failures are remembered until the
-// next success, so one counts only while what failed is still due.
+// obstacle prevents what is due, in the words of status.nextAction; nil: nothing does. Failures are remembered until
+// the next success, so one counts only while what failed is still due.
 func (v *view) obstacle(s Step) (b *Block, due string) {
 	read := v.refreshFailure()
 	switch {
@@ -290,11 +290,37 @@ func (v *view) complaint() *Block {
 	return nil
 }
 
+// rollingMessage says how far the roll-out is, and what to do if it does not continue.
 func rollingMessage(h *v1alpha1.HandoverStatus) string {
-	if len(h.Waiting) == 0 {
-		return "The consumers are moving to the new credential."
+	state, fix := "Workloads are moving to the new credential.", ""
+	switch h.Reason {
+	case v1alpha1.ReasonRolloutForbidden:
+		return forbiddenMessage(h.Waiting)
+	case v1alpha1.ReasonRolloutCheckFailed:
+		state = "leasekeeper cannot check whether all workloads use the new credential, and tries again."
+	case v1alpha1.ReasonRolloutTargetNotFound:
+		state, fix = "spec.rollout.targets selects a workload that leasekeeper cannot find.",
+			" Create it, or correct spec.rollout.targets."
+	case v1alpha1.ReasonRolloutPaused:
+		state, fix = "Not all workloads use the new credential.", " Resume the roll-out, or delete the old pods."
+	case v1alpha1.ReasonRolloutStuck:
+		state, fix = "Not all workloads use the new credential.", " Check the pods that do not become available."
 	}
-	return "The consumers are moving to the new credential. " + strings.Join(h.Waiting, "; ") + "."
+	if len(h.Waiting) == 0 {
+		return state + fix
+	}
+	return state + " " + strings.Join(h.Waiting, "; ") + "." + fix
+}
+
+// forbiddenMessage tells a missing permission, such as "list pods", from an admission policy that denies the stamp.
+func forbiddenMessage(waiting []string) string {
+	what := strings.Join(waiting, "; ")
+	if strings.Contains(what, " cannot be stamped: ") {
+		return "The API server does not accept the roll-out of a workload. " + what +
+			". Let the admission policy accept annotations with the prefix " + v1alpha1.StampAnnotationPrefix + " on pod templates."
+	}
+	return "leasekeeper lacks the permission to roll out workloads: " + what +
+		". Set rollout.enabled in leasekeeper's chart, or apply config/rollout."
 }
 
 // rotatedCondition; nil: leave it as it is.
@@ -308,7 +334,8 @@ func rotatedCondition(v *view) *metav1.Condition {
 	held, short := v.heldMessage()
 	switch {
 	case v.rolling() && v.RolloutOff:
-		return condition(kind, false, v1alpha1.ReasonRolloutDisabled, "The consumers are not rolled out.%s", held)
+		return condition(kind, false, v1alpha1.ReasonRolloutDisabled, "The workloads of spec.rollout are not "+
+			"rolled out: set rollout.enabled in leasekeeper's chart, or remove spec.rollout.%s", held)
 	case v.rolling():
 		reason := h.Reason
 		if reason == "" {
@@ -324,10 +351,18 @@ func rotatedCondition(v *view) *metav1.Condition {
 		if short {
 			reason = v1alpha1.ReasonHandoverCutShort
 		}
-		return condition(kind, false, reason, "The consumers have the new credential.%s", held)
+		return condition(kind, false, reason, "%s.%s", v.movedMessage(), held)
 	}
-	return condition(kind, true, v1alpha1.ReasonRotated,
-		"The consumers have the new credential, and the old lease is revoked.")
+	return condition(kind, true, v1alpha1.ReasonRotated, "%s, and the old lease is revoked.", v.movedMessage())
+}
+
+// movedMessage says who has the new credential, as far as leasekeeper knows.
+func (v *view) movedMessage() string {
+	if RollsOut(v.Object) {
+		return "All workloads of spec.rollout use the new credential"
+	}
+	return fmt.Sprintf("Secret %s contains the new credential (workloads are not followed without spec.rollout)",
+		v.Object.TargetName())
 }
 
 // heldMessage says what happens to the old leases, and whether one of them ends before the overlap is over; empty:

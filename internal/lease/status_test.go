@@ -18,7 +18,9 @@ func TestRotated(t *testing.T) {
 	}
 	stuck := waiting(v1alpha1.ReasonRolloutStuck, "Deployment/orders: 1 of 3 pods updated")
 	missing := waiting(v1alpha1.ReasonRolloutTargetNotFound, "Deployment/orders does not exist")
-	forbidden := waiting(v1alpha1.ReasonRolloutForbidden, "deployments is forbidden")
+	forbidden := waiting(v1alpha1.ReasonRolloutForbidden, "patch deployments.apps")
+	denied := waiting(v1alpha1.ReasonRolloutForbidden, "Deployment/orders cannot be stamped: denied by policy")
+	failing := waiting(v1alpha1.ReasonRolloutCheckFailed, "Rollout/web cannot be parsed: replicas")
 	short := handover(func(h *v1alpha1.HandoverStatus) { h.CutShortAt = stampPtr(0) })
 	before := status(func(st *v1alpha1.DynamicSecretStatus) {
 		st.Conditions = append(st.Conditions, metav1.Condition{Type: v1alpha1.RotatedCondition,
@@ -37,12 +39,19 @@ func TestRotated(t *testing.T) {
 		{"is False during a roll-out", []given{handover(), old(), rolls}, "False",
 			v1alpha1.ReasonRollingOut, "The old lease is kept.", false},
 		{"says that a roll-out is stuck", []given{stuck, old(maxTTL), rolls}, "False", v1alpha1.ReasonRolloutStuck,
-			"1 of 3 pods updated. The old lease is kept; it cannot be extended and ends at 2026-03-01T13:00:00Z.",
+			"1 of 3 pods updated. Check the pods that do not become available. The old lease is kept; it cannot be " +
+				"extended and ends at 2026-03-01T13:00:00Z.",
 			false},
 		{"says that a workload is missing", []given{missing, old(), rolls}, "False",
 			v1alpha1.ReasonRolloutTargetNotFound, "does not exist", true},
 		{"says that a permission is missing", []given{forbidden, old(), rolls}, "False",
-			v1alpha1.ReasonRolloutForbidden, "is forbidden", true},
+			v1alpha1.ReasonRolloutForbidden, "leasekeeper lacks the permission to roll out workloads: patch " +
+				"deployments.apps. Set rollout.enabled in leasekeeper's chart, or apply config/rollout.", true},
+		{"says that admission denies the stamp", []given{denied, old(), rolls}, "False",
+			v1alpha1.ReasonRolloutForbidden, "denied by policy. Let the admission policy accept", true},
+		{"says that the consumers cannot be checked", []given{failing, old(), rolls}, "False",
+			v1alpha1.ReasonRolloutCheckFailed, "and tries again. Rollout/web cannot be parsed: replicas. " +
+				"The old lease is kept.", false},
 		{"says that roll-outs are disabled", []given{handover(), old(), rolls, off}, "False",
 			v1alpha1.ReasonRolloutDisabled, "kept", true},
 		{"is False during the overlap", []given{handover(), old(), minutes}, "False",
@@ -52,7 +61,11 @@ func TestRotated(t *testing.T) {
 		{"says that the old lease ended early", []given{short, hours}, "False",
 			v1alpha1.ReasonHandoverCutShort, "ended at 2026-03-01T12:00:00Z", false},
 		{"is True after the hand-over", []given{handover(rolledOut(0)), before}, "True",
-			v1alpha1.ReasonRotated, "the old lease is revoked", false},
+			v1alpha1.ReasonRotated, "Secret orders contains the new credential (workloads are not followed without " +
+				"spec.rollout), and the old lease is revoked.", false},
+		{"is True after the roll-out", []given{handover(rolledOut(0)), before, rolls}, "True",
+			v1alpha1.ReasonRotated, "All workloads of spec.rollout use the new credential, and the old lease is " +
+				"revoked.", false},
 	} {
 		t.Run(c.it, func(t *testing.T) {
 			st := statusOf(input(append([]given{kept(), checkAt(time.Minute)}, c.given...)...))

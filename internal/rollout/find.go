@@ -17,11 +17,14 @@ import (
 )
 
 // findWorkloads returns the workloads that the spec selects, each once. What cannot be read, and a named workload that
-// does not exist, is a finding.
-func (r *Rollouts) findWorkloads(ctx context.Context, c Consumer) (found []*workload, findings []finding) {
+// does not exist, is a finding. An error is a missing permission.
+func (r *Rollouts) findWorkloads(ctx context.Context, c Consumer) (found []*workload, findings []finding, err error) {
 	findings = invalidSelectors(c.Spec)
 	for _, k := range kinds {
 		selected, known, err := r.selected(ctx, k, c)
+		if lacksAny(err) {
+			return nil, nil, err
+		}
 		if err != nil {
 			findings = append(findings, failed(err))
 			continue
@@ -33,7 +36,7 @@ func (r *Rollouts) findWorkloads(ctx context.Context, c Consumer) (found []*work
 			}
 		}
 	}
-	return found, findings
+	return found, findings, nil
 }
 
 func notFound(k kind, name string, known bool) finding {
@@ -103,6 +106,12 @@ func (r *Rollouts) getWorkload(ctx context.Context, k kind, key client.ObjectKey
 		return nil, readError(err, "get", k.resource)
 	}
 	return newWorkload(k, object), nil
+}
+
+// lacksAny says whether the error is a missing permission.
+func lacksAny(err error) bool {
+	var forbidden *forbiddenError
+	return errors.As(err, &forbidden)
 }
 
 // failed is the finding of a request that failed.

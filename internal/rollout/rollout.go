@@ -1,7 +1,7 @@
 // Package rollout moves the consumers of a Secret to a new credential. It finds the workloads that use the Secret,
 // stamps their pod templates so that they roll out, and reports when no pod can hold the old credential.
 //
-// It keeps no state of a hand-over. It reads its progress from the workloads, so a restarted manager resumes a hand-over.
+// It keeps no state of a hand-over. It reads its progress from the workloads, so a restarted manager resumes it.
 package rollout
 
 import (
@@ -66,15 +66,21 @@ type Rollouts struct {
 // stamp yet, and then rolls out once for all of them.
 //
 // Progress reports everything that delays the hand-over, including what cannot be read or stamped at present: that does
-// not keep other workloads from rolling out. The only error is that of ctx; Stamped is valid then too.
+// not keep other workloads from rolling out. A missing permission ends the call. The only error is that of ctx; Stamped
+// is valid then too.
 func (r *Rollouts) Follow(
 	ctx context.Context, c Consumer, publishedAt time.Time, others []Consumer, hold bool,
 ) (Progress, error) {
-	found, findings := r.findWorkloads(ctx, c)
+	found, findings, err := r.findWorkloads(ctx, c)
+	if err != nil {
+		return newProgress([]finding{failed(err)}, 0), ctx.Err()
+	}
 	stamped := 0
 	for _, w := range found {
 		changed, err := r.stampWorkload(ctx, w, c, others, hold)
 		switch {
+		case lacksAny(err):
+			return newProgress([]finding{failed(err)}, stamped), ctx.Err()
 		case err != nil:
 			findings = append(findings, failed(err))
 		case changed:
@@ -83,13 +89,13 @@ func (r *Rollouts) Follow(
 	}
 	// Read pods after workloads. A roll-out that had finished then has no old pods now.
 	pods, err := r.findPods(ctx, c, found)
-	if err != nil {
+	switch {
+	case lacksAny(err):
+		return newProgress([]finding{failed(err)}, stamped), ctx.Err()
+	case err != nil:
 		findings = append(findings, failed(err))
 	}
-	if err := ctx.Err(); err != nil {
-		return Progress{Stamped: stamped}, err
-	}
-	return newProgress(append(findings, podFindings(c, publishedAt, found, pods)...), stamped), nil
+	return newProgress(append(findings, podFindings(c, publishedAt, found, pods)...), stamped), ctx.Err()
 }
 
 // finding is one cause that delays the end of a hand-over. The zero value means none.

@@ -18,8 +18,8 @@ func holds(spec *corev1.PodSpec, secret string) bool {
 	return slices.Contains(heldSecrets(spec), secret)
 }
 
-// heldSecrets are the Secrets whose content a running pod may keep from its start, in a volume or the environment. Image
-// pull secrets do not count: they are read at each pull, and often come from the ServiceAccount.
+// heldSecrets are the Secrets whose content a running pod may keep from its start, in a volume or the environment.
+// Image pull secrets do not count: they are read at each pull, and often come from the ServiceAccount.
 func heldSecrets(spec *corev1.PodSpec) (names []string) {
 	for i := range spec.Volumes {
 		names = append(names, mounted(&spec.Volumes[i].VolumeSource)...)
