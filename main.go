@@ -44,6 +44,7 @@ var version = "dev"
 
 type flags struct {
 	metricsAddress, probeAddress string
+	pprofAddress                 string
 	leaderElect                  bool
 	leaderElectNamespace         string
 	leaseDuration, renewDeadline time.Duration
@@ -69,6 +70,8 @@ func parse() flags {
 		"Address of the metrics endpoint; 0 disables it.")
 	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081",
 		"Address of the health and readiness endpoints.")
+	flag.StringVar(&f.pprofAddress, "pprof-bind-address", "",
+		"Address of Go's profiling endpoint; empty disables it. A heap profile may contain credentials: bind it to 127.0.0.1.")
 	flag.BoolVar(&f.leaderElect, "leader-elect", true, "Elect a leader, so that one replica works at a time.")
 	flag.StringVar(&f.leaderElectNamespace, "leader-election-namespace", "",
 		"Namespace of the leader election lease; empty: the manager's own.")
@@ -137,7 +140,7 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	changes := controllers.NewProviderChanges()
-	backends := backend.NewRegistry(backend.NewMetrics(metrics.Registry))
+	backends := backend.NewRegistry(backend.NewLimits(now, f.concurrency), backend.NewMetrics(metrics.Registry))
 	backends.Register("vault", vault.NewDriver(vault.Options{
 		Changed:      changes.Note,
 		Clock:        now,
@@ -221,6 +224,7 @@ func newManager(f flags) (ctrl.Manager, error) {
 		Cache:                         cacheOptions,
 		Metrics:                       metricsserver.Options{BindAddress: f.metricsAddress},
 		HealthProbeBindAddress:        f.probeAddress,
+		PprofBindAddress:              f.pprofAddress,
 		LeaderElection:                f.leaderElect,
 		LeaderElectionID:              "leasekeeper.leasekeeper.io",
 		LeaderElectionNamespace:       f.leaderElectNamespace,

@@ -72,7 +72,7 @@ func (r *DynamicSecretReconciler) Reconcile(ctx context.Context, req reconcile.R
 		return reconcile.Result{}, err
 	}
 	now := r.Clock.Now()
-	return reconcile.Result{RequeueAfter: max(at.Sub(now), 50*time.Millisecond), Priority: new(urgency(d, now))}, nil
+	return reconcile.Result{RequeueAfter: max(at.Sub(now), 50*time.Millisecond), Priority: new(urgency(d, at))}, nil
 }
 
 // SetupWithManager wires the reconciler to a manager. The indexes are those of lifecycle.AddIndexes.
@@ -96,6 +96,7 @@ func (r *DynamicSecretReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.SecretProvider{}, to(r.usersOf), builder.WithPredicates(readinessChanged)).
 		Watches(&v1alpha1.ClusterSecretProvider{}, to(r.usersOf), builder.WithPredicates(readinessChanged)).
 		WatchesRawSource(ctrlsource.Channel(r.Verifier.Found(), to(itself))).
+		WatchesRawSource(ctrlsource.Channel(r.Lifecycle.Woken(), to(itself))).
 		WatchesRawSource(ctrlsource.Channel(r.Recovered, to(r.usersOf))).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: r.Concurrency,

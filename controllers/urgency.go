@@ -26,14 +26,15 @@ const (
 // urgencyEpoch keeps urgencies small enough for an int of 32 bits.
 var urgencyEpoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// urgency is an object's priority in the work queue: the sooner a lease expires, the higher. After an outage or a
-// restart thousands of objects are due at once. Leases that are about to expire then do not wait behind the others.
-func urgency(d *v1alpha1.DynamicSecret, now time.Time) int {
-	by := now.Add(unleasedDeadline)
+// urgency is the priority in the work queue of an object that is due at a time: the sooner a lease expires, the higher.
+// After an outage or a restart thousands of objects are due at once. Leases that are about to expire then do not wait
+// behind the others.
+func urgency(d *v1alpha1.DynamicSecret, due time.Time) int {
+	by := due.Add(unleasedDeadline)
 	if end, ok := lease.SetEnd(d.Status.Leases); ok && d.DeletionTimestamp.IsZero() {
 		by = end
-		if !end.After(now) {
-			by = now.Add(expiredDeadline)
+		if !end.After(due) {
+			by = due.Add(expiredDeadline)
 		}
 	}
 	return int(urgencyEpoch.Sub(by) / time.Second)

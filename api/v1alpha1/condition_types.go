@@ -131,13 +131,13 @@ const (
 
 // Reasons of a provider's conditions, besides the problems above.
 const (
-	// ReasonReachable: the backend responds and accepts the keeper's login, and the keeper has all permissions.
+	// ReasonReachable: the backend responds and accepts leasekeeper's login, and leasekeeper has all permissions.
 	ReasonReachable = "Reachable"
-	// ReasonNoKeeper: the backend responds. keeperAuth is not set, so auth does the keeper's work, as far as its policy
-	// permits and until its namespace is deleted.
-	ReasonNoKeeper = "ReachableWithoutKeeper"
-	// ReasonKeeperPolicyIncomplete: the keeper lacks the permissions in status.missingCapabilities.
-	ReasonKeeperPolicyIncomplete = "KeeperPolicyIncomplete"
+	// ReasonUnattended: the backend responds. leasekeeper has no identity of its own there and uses the workload's, as
+	// far as its policy permits and until its namespace is deleted.
+	ReasonUnattended = "Unattended"
+	// ReasonPolicyIncomplete: leasekeeper lacks the permissions in status.missingCapabilities.
+	ReasonPolicyIncomplete = "PolicyIncomplete"
 	// ReasonInUse: the provider is being deleted and waits for leases that must still be revoked through it.
 	ReasonInUse = "InUse"
 )

@@ -9,6 +9,7 @@
 //	cel.go       CEL evaluations per status write
 //	restart.go   what a restart of the manager costs
 //	meter.go     requests (requests.go), CPU and memory (proc.go) of one phase
+//	profile.go   heap profiles
 //	report.go    the JSON file; table.go the table
 package main
 
@@ -32,6 +33,7 @@ type options struct {
 	flags       []string
 	concurrency int
 	json        string
+	profiles    string
 }
 
 func main() {
@@ -54,6 +56,7 @@ func parse() (opts options, err error) {
 	flag.StringVar(&opts.manager, "manager", "bin/manager", "the manager's binary, built without the race detector")
 	flag.IntVar(&opts.concurrency, "concurrency", 32, "parallelism of the bare loop, and --concurrency of the manager")
 	flag.StringVar(&opts.json, "json", "bin/bench.json", "file for the figures; empty: none")
+	flag.StringVar(&opts.profiles, "profiles", "", "folder for heap profiles of the manager after the first sync; empty: none")
 	flag.Parse()
 	opts.flags = strings.Fields(*flags)
 	for _, text := range strings.Fields(*objects) {

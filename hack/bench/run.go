@@ -76,7 +76,7 @@ func (s *site) syncStep(ctx context.Context, r *result) (err error) {
 		return t.await(ctx, "Ready", t.ready, r.Objects)
 	})
 	r.Ratio = r.FirstSync.Seconds / r.BareLoopSeconds
-	return err
+	return errors.Join(err, s.saveHeap(ctx, r.Objects))
 }
 
 // deletionStep deletes the objects, waits until all are gone and counts the leases and tokens that remain.

@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,6 +42,8 @@ type site struct {
 	plane   *testbed.ControlPlane
 	vault   *testbed.Vault
 	manager *testbed.Manager
+	// pprof is the address of the manager's profiles; empty without the option.
+	pprof string
 	// kube has an administrator's rights and is not throttled.
 	kube dynamic.Interface
 }
@@ -98,6 +101,14 @@ func (s *site) install(ctx context.Context) error {
 
 func (s *site) startManager(ctx context.Context) (err error) {
 	flags := append([]string{"--concurrency=" + strconv.Itoa(s.opts.concurrency)}, s.opts.flags...)
+	if s.opts.profiles != "" {
+		port, err := testbed.FreePort()
+		if err != nil {
+			return err
+		}
+		s.pprof = net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		flags = append(flags, "--pprof-bind-address="+s.pprof)
+	}
 	s.manager, err = testbed.NewManager(ctx, s.plane, s.opts.manager, testbed.ManagerOptions{Flags: flags})
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ type Lister interface {
 	// Folder names the list that contains the lease of the record. Records with the same folder are in the same list.
 	Folder(rec *v1alpha1.LeaseRecord) string
 	// List returns the ids of the leases in the folder of the record. The list is a hint: a replica that lags behind
-	// lists too few, and an expired lease that cannot be revoked is still listed. Denied names the missing permission.
+	// lists too few, and an expired lease that cannot be revoked is still listed. Denied has the missing permissions.
 	List(ctx context.Context, rec v1alpha1.LeaseRecord) (map[string]bool, error)
 }
 

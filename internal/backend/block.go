@@ -1,6 +1,8 @@
 package backend
 
 import (
+	"errors"
+
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
@@ -8,8 +10,12 @@ import (
 // BlockFor translates an error of a Backend into the reason and message of a condition.
 func BlockFor(err error) lease.Block {
 	b := lease.Block{Reason: v1alpha1.ReasonBackendUnavailable, Message: err.Error()}
+	var e *Error
+	if errors.As(err, &e) {
+		b.RetryAfter = e.RetryAfter
+	}
 	switch KindOf(err) {
-	case NoResponse, Unavailable:
+	case NoResponse, Unavailable, Busy:
 		return b
 	case Failed, Gone:
 		b.Reason = v1alpha1.ReasonBackendError

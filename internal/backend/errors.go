@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // ErrorKind says what follows from an error of a Backend.
@@ -14,6 +15,8 @@ const (
 	// Unavailable: the request did not reach the backend (connection refused), or the backend responded that it
 	// serves nothing now: sealed, standby, rate-limited.
 	Unavailable ErrorKind = "Unavailable"
+	// Busy: the request was not sent, because others are in progress. It is no failure; try again soon.
+	Busy ErrorKind = "Busy"
 	// Failed: the backend responded with an error of its own, such as a database that is down.
 	Failed ErrorKind = "Failed"
 	// Denied: the policy does not permit the request. The message names the missing line.
@@ -45,6 +48,10 @@ const (
 type Error struct {
 	Kind    ErrorKind
 	Message string
+	// RetryAfter is when to try again if the request was not sent for the sake of others; 0: after a growing pause.
+	RetryAfter time.Duration
+	// Missing are the permissions that a Denied request lacks, as in Report.Missing. They may be only in Message.
+	Missing []string
 	// Err is the cause; nil: none. It is for errors.Is and is not printed.
 	Err error
 }
@@ -65,4 +72,13 @@ func KindOf(err error) ErrorKind {
 		return e.Kind
 	}
 	return NoResponse
+}
+
+// MissingFrom returns the permissions that a Denied request lacks; empty: none, or only the message names them.
+func MissingFrom(err error) []string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Missing
+	}
+	return nil
 }

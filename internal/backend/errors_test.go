@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,6 +49,13 @@ func TestErrors(t *testing.T) {
 	wrapped := fmt.Errorf("while issuing: %w", err)
 	if KindOf(wrapped) != Denied || !errors.Is(wrapped, cause) {
 		t.Errorf("wrapped, the kind is %s and the cause %v", KindOf(wrapped), errors.Is(wrapped, cause))
+	}
+	err.Missing = []string{"a line"}
+	if got := MissingFrom(wrapped); !slices.Equal(got, err.Missing) {
+		t.Errorf("the missing permissions are %q", got)
+	}
+	if MissingFrom(cause) != nil || MissingFrom(nil) != nil {
+		t.Error("an error that is not the backend's lacks permissions")
 	}
 	// The kind that assumes the least: something may have been minted.
 	if got := KindOf(errors.New("odd")); got != NoResponse {

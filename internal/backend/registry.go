@@ -33,13 +33,21 @@ type Driver interface {
 
 // Registry finds the driver of a provider. Register all drivers before the first use.
 type Registry struct {
-	drivers map[string]Driver
-	metrics *Metrics
+	drivers    map[string]Driver
+	decorators []Decorator
 }
 
-// NewRegistry makes a registry whose backends are measured.
-func NewRegistry(metrics *Metrics) *Registry {
-	return &Registry{drivers: map[string]Driver{}, metrics: metrics}
+// Decorator adds something to the backends of all providers.
+type Decorator interface {
+	// Wrap decorates the backend of a provider.
+	Wrap(b Backend, p v1alpha1.Provider) Backend
+	// Forget drops what is kept for a provider that is gone.
+	Forget(p v1alpha1.Provider)
+}
+
+// NewRegistry makes a registry whose backends are decorated; the last decorator is the outermost.
+func NewRegistry(decorators ...Decorator) *Registry {
+	return &Registry{drivers: map[string]Driver{}, decorators: decorators}
 }
 
 // Register adds the driver for a backend block of the provider's spec, such as "vault".
@@ -61,10 +69,13 @@ func (r *Registry) Backend(ctx context.Context, p v1alpha1.Provider) (Backend, e
 		return nil, err
 	}
 	b, err := d.Backend(ctx, p)
-	if err != nil || r.metrics == nil {
-		return b, err
+	if err != nil {
+		return nil, err
 	}
-	return r.metrics.Wrap(b, p), nil
+	for _, decorator := range r.decorators {
+		b = decorator.Wrap(b, p)
+	}
+	return b, nil
 }
 
 // Describe returns the record of a request before it is sent.
@@ -103,8 +114,8 @@ func (r *Registry) Forget(p v1alpha1.Provider) {
 	for _, d := range r.drivers {
 		d.Forget(p)
 	}
-	if r.metrics != nil {
-		r.metrics.Forget(p)
+	for _, decorator := range r.decorators {
+		decorator.Forget(p)
 	}
 }
 

@@ -87,7 +87,7 @@ func (readingBackend) Read(context.Context, Identity, v1alpha1.SecretSource) (Re
 
 func TestRegistryUsesTheDriverOfTheProvider(t *testing.T) {
 	d := &stubDriver{backend: stubBackend{}, recoveryCount: 3}
-	r := NewRegistry(nil)
+	r := NewRegistry()
 	r.Register("vault", d)
 	p, rec := vaultProvider(), &v1alpha1.LeaseRecord{}
 	if b, err := r.Backend(t.Context(), p); b != d.backend || err != nil {
@@ -109,7 +109,7 @@ func TestRegistryUsesTheDriverOfTheProvider(t *testing.T) {
 }
 
 func TestRegistryRefusesAnUnknownBackend(t *testing.T) {
-	r := NewRegistry(nil)
+	r := NewRegistry()
 	r.Register("vault", &stubDriver{recoveryCount: 3})
 	p := vaultProvider(unknownBackend)
 	_, backendErr := r.Backend(t.Context(), p)
@@ -129,7 +129,7 @@ func TestRegistryRefusesAnUnknownBackend(t *testing.T) {
 
 func TestRegistryDescribeAddsSourceAndProvider(t *testing.T) {
 	d := &stubDriver{}
-	r := NewRegistry(nil)
+	r := NewRegistry()
 	r.Register("vault", d)
 	want := v1alpha1.LeaseRecord{Source: "db", RequestDigest: "1:abc",
 		Provider: v1alpha1.ProviderIdentity{Kind: v1alpha1.ProviderKindCluster, Name: "vault", UID: "provider-1"}}
@@ -144,7 +144,7 @@ func TestRegistryDescribeAddsSourceAndProvider(t *testing.T) {
 
 func TestRegistryForgetAndCloseReachEveryDriver(t *testing.T) {
 	one, two := &stubDriver{err: errors.New("one")}, &stubDriver{err: errors.New("two")}
-	r := NewRegistry(nil)
+	r := NewRegistry()
 	r.Register("vault", one)
 	r.Register("other", two)
 	// The block of a provider that is gone may have changed before.

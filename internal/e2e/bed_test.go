@@ -13,6 +13,14 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
@@ -58,7 +66,7 @@ func runAll(m *testing.M) int {
 	}
 	shared.managerMustRun = true
 	code := m.Run()
-	err = shared.Close()
+	err = errors.Join(shared.Close(), planes.close())
 	if bedWithNodes != nil {
 		err = errors.Join(err, bedWithNodes.Close())
 	}
@@ -146,6 +154,13 @@ func ownBed(t *testing.T, opts testbed.VaultOptions, flags ...string) *bed {
 func ownBedWith(t *testing.T, opts testbed.BedOptions) *bed {
 	t.Helper()
 	awaitSlot(t)
+	opts.Plane = planes.take(t)
+	return newBed(t, opts)
+}
+
+// newBed starts a bed and stops it after the test.
+func newBed(t *testing.T, opts testbed.BedOptions) *bed {
+	t.Helper()
 	b, err := startBed(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -159,4 +174,100 @@ func ownBedWith(t *testing.T, opts testbed.BedOptions) *bed {
 		}
 	})
 	return b
+}
+
+// planePool has the control planes of tests with a bed of their own, between two of these tests. Starting a control
+// plane takes as much time as many of the tests.
+type planePool struct {
+	mu   sync.Mutex
+	idle []*testbed.ControlPlane
+}
+
+var planes planePool
+
+// take returns a control plane until the test ends. After a failure it is not used again.
+func (p *planePool) take(t *testing.T) *testbed.ControlPlane {
+	t.Helper()
+	plane, err := p.find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			_ = plane.Close()
+			return
+		}
+		if err := tidy(plane); err != nil {
+			t.Error(err)
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.idle = append(p.idle, plane)
+	})
+	return plane
+}
+
+// tidy prepares a control plane for the next manager.
+func tidy(plane *testbed.ControlPlane) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return err
+	}
+	kube, err := client.New(plane.Config, client.Options{Scheme: scheme})
+	if err != nil {
+		return err
+	}
+	leader := &coordinationv1.Lease{}
+	leader.Namespace, leader.Name = testbed.ManagerNamespace, "leasekeeper.leasekeeper.io"
+	return errors.Join(discard(ctx, kube), client.IgnoreNotFound(kube.Delete(ctx, leader)))
+}
+
+func (p *planePool) find() (*testbed.ControlPlane, error) {
+	p.mu.Lock()
+	if n := len(p.idle); n > 0 {
+		plane := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.mu.Unlock()
+		return plane, nil
+	}
+	p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	return testbed.StartControlPlane(ctx, testbed.ControlPlaneOptions{CRDs: []string{"../../config/crd/bases"}})
+}
+
+func (p *planePool) close() (err error) {
+	for _, plane := range p.idle {
+		err = errors.Join(err, plane.Close())
+	}
+	return err
+}
+
+// discard deletes leasekeeper's objects without waiting for a manager. It revokes nothing.
+func discard(ctx context.Context, kube client.Client, opts ...client.ListOption) error {
+	var errs []error
+	for _, list := range []client.ObjectList{
+		&v1alpha1.DynamicSecretList{}, &v1alpha1.SecretProviderList{}, &v1alpha1.ClusterSecretProviderList{},
+		&v1alpha1.LeaseRevocationList{},
+	} {
+		if err := kube.List(ctx, list, opts...); err != nil {
+			errs = append(errs, client.IgnoreNotFound(err)) // its CRD may be gone
+			continue
+		}
+		errs = append(errs, meta.EachListItem(list, func(o runtime.Object) error {
+			return deleteAtOnce(ctx, kube, o.(client.Object))
+		}))
+	}
+	return errors.Join(errs...)
+}
+
+func deleteAtOnce(ctx context.Context, kube client.Client, o client.Object) error {
+	release := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
+	err := kube.Patch(ctx, o, release)
+	if err == nil {
+		err = kube.Delete(ctx, o)
+	}
+	return client.IgnoreNotFound(err)
 }

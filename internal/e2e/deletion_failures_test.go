@@ -205,7 +205,7 @@ func TestRevocationNamesMissingPolicyLineUntilDeadline(t *testing.T) {
 				r.keeperMay(policyWithout(line))
 				r.must(r.Kube.Delete(t.Context(), r.get("orders")))
 				r.untilRevocationFails("orders", `lacks "update" on "`+line+`"`)
-				message := r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonKeeperPolicyIncomplete)
+				message := r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonPolicyIncomplete)
 				if !strings.Contains(message, line) {
 					t.Errorf("the provider's message %q does not name the line", message)
 				}

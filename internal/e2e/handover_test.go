@@ -42,7 +42,7 @@ func TestNoLoginFailsDuringTwentyRotations(t *testing.T) {
 			if kill {
 				flags = append(flags, "--leader-elect=false")
 			}
-			r := newRig(t, ownBedWith(t, testbed.BedOptions{
+			r := newRig(t, newBed(t, testbed.BedOptions{
 				Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Rollout: true, Flags: flags,
 			}), withRole(brief))
 			r.ready("orders", rotation(time.Second, 8*time.Second), rollsOut("orders"))

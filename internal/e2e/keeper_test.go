@@ -123,7 +123,7 @@ func TestProviderDetectsFixedKeeperRole(t *testing.T) {
 		}))
 	}
 	role("mistyped")
-	r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonKeeperPolicyIncomplete)
+	r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonPolicyIncomplete)
 	role("keeper") // no live token has this policy yet
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 	r.ready("orders")

@@ -95,7 +95,7 @@ func TestIncompleteKeeperPolicyIssuesNothing(t *testing.T) {
 	r := newRig(t, shared, withOwnKeeper(), withProxy())
 	r.keeperMay(policyWithout("auth/token/revoke-accessor", "sys/leases/revoke"))
 	mark := r.vaultMark()
-	message := r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonKeeperPolicyIncomplete)
+	message := r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonPolicyIncomplete)
 	want := []string{"auth/token/revoke-accessor: update", "sys/leases/revoke: update"}
 	if got := r.provider().Status.MissingCapabilities; !slices.Equal(got, want) {
 		t.Errorf("missing: %q, want %q", got, want)
@@ -126,7 +126,7 @@ func TestKeeperPolicyLossLeavesLeasesAlone(t *testing.T) {
 	r.keeperMay(testbed.KeeperPolicy)
 	before := r.ready("orders")
 	r.keeperMay(policyWithout("sys/leases/revoke"))
-	r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonKeeperPolicyIncomplete)
+	r.untilProvider(v1alpha1.StalledCondition, v1alpha1.ReasonPolicyIncomplete)
 	r.annotate(v1alpha1.RenewRequestedAtAnnotation, "now")
 	after := r.untilRenewedFor("now")
 	ready := meta.IsStatusConditionTrue(after.Status.Conditions, v1alpha1.ReadyCondition)
@@ -137,12 +137,22 @@ func TestKeeperPolicyLossLeavesLeasesAlone(t *testing.T) {
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 }
 
+// withoutKeeper is what a SecretProvider without keeperAuth reports.
+const withoutKeeper = "keeperAuth is not set, so leasekeeper uses auth: " +
+	"when this namespace is deleted, its remaining leases expire by themselves."
+
+// inUse is the message of a provider that is being deleted and has leases of one of the rig's objects.
+func (r *rig) inUse(object string) string {
+	return "1 DynamicSecret has leases from this provider, which must be revoked here: " + r.name + "/" + object +
+		". Delete them, or let them use another provider."
+}
+
 func TestSecretProviderWithoutKeeperReportsMissingLines(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, shared)
 	p := r.namespacedProvider()
 	r.create(p)
-	message := untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonNoKeeper)
+	message := untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonUnattended)
 	want := []string{
 		"auth/token/lookup-accessor: update", "auth/token/renew-accessor: update", "auth/token/revoke-accessor: update",
 		"sys/leases/revoke: update",
@@ -150,10 +160,11 @@ func TestSecretProviderWithoutKeeperReportsMissingLines(t *testing.T) {
 	if !slices.Equal(p.Status.MissingCapabilities, want) {
 		t.Errorf("missing: %q, want %q", p.Status.MissingCapabilities, want)
 	}
-	for _, want := range append(want, "keeperAuth is not set") {
-		if !strings.Contains(message, want) {
-			t.Errorf("the message is %q, want %q in it", message, want)
-		}
+	lacks := fmt.Sprintf("Role %q lacks these permissions: %s.", r.name, strings.Join(want, "; "))
+	full := r.Vault.Address + " is reachable. " + withoutKeeper + " " + lacks +
+		" Operations that need these permissions are skipped, and leases may have to be abandoned."
+	if message != full {
+		t.Errorf("the message is %q, want %q", message, full)
 	}
 	if meta.FindStatusCondition(p.Status.Conditions, v1alpha1.StalledCondition) != nil {
 		t.Error("the provider is Stalled")
@@ -162,13 +173,22 @@ func TestSecretProviderWithoutKeeperReportsMissingLines(t *testing.T) {
 	r.must(r.login(r.target("orders")))
 	r.allowKeeping() // so that the lease can be revoked
 	r.eventually("nothing to be missing", func() bool {
-		untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonNoKeeper)
+		message = untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonUnattended)
 		return len(p.Status.MissingCapabilities) == 0
 	})
+	if want := r.Vault.Address + " is reachable. " + withoutKeeper; message != want {
+		t.Errorf("the message is %q, want %q", message, want)
+	}
+	r.must(r.Kube.Delete(t.Context(), p))
+	message = untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonInUse)
+	if want := r.inUse("orders"); message != want {
+		t.Errorf("the message is %q, want %q", message, want)
+	}
 	r.remove("orders")
 	if ids := r.leases(); len(ids) != 0 {
 		t.Errorf("leases are left: %v", ids)
 	}
+	r.eventually("the provider to be deleted", func() bool { return r.gone(p) })
 }
 
 func TestSecretProviderKeeperUsesItsNamespace(t *testing.T) {
@@ -292,8 +312,8 @@ func TestProviderInUseCannotBeDeleted(t *testing.T) {
 			r.ready("orders", func(d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Kind = kind })
 			r.must(r.Kube.Delete(t.Context(), p))
 			message := untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonInUse)
-			if !strings.Contains(message, r.name+"/orders") {
-				t.Errorf("the message %q does not name the object that uses it", message)
+			if want := r.inUse("orders"); message != want {
+				t.Errorf("the message is %q, want %q", message, want)
 			}
 			r.apply("late", func(d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Kind = kind })
 			r.untilReason("late", v1alpha1.StalledCondition, v1alpha1.ReasonProviderDeleting)

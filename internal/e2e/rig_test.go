@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -97,8 +98,24 @@ func newRig(t *testing.T, b *bed, options ...option) *rig {
 		if t.Failed() {
 			r.describe()
 		}
+		r.discard(p)
 	})
 	return r
+}
+
+// discard ends the life of the rig's objects: a manager that keeps their leases alive slows down all other tests.
+func (r *rig) discard(p *v1alpha1.ClusterSecretProvider) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var list v1alpha1.DynamicSecretList
+	err := r.Kube.List(ctx, &list, client.InNamespace(r.name))
+	for i := range list.Items {
+		err = errors.Join(err, deleteAtOnce(ctx, r.Kube, &list.Items[i]))
+	}
+	err = errors.Join(err, deleteAtOnce(ctx, r.Kube, p))
+	if err != nil && !meta.IsNoMatchError(err) && !apierrors.IsNotFound(err) { // a test may remove the CRDs
+		r.t.Logf("what %s leaves: %v", r.name, err)
+	}
 }
 
 func (r *rig) createNamespace() {

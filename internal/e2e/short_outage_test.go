@@ -59,7 +59,7 @@ var outages = []outage{
 func objectsPerOutage(t *testing.T) int {
 	text := os.Getenv("LEASEKEEPER_OBJECTS")
 	if text == "" {
-		return 30
+		return 10
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil {

@@ -24,8 +24,9 @@ func TestFirstOfTwoObjectsOwnsTheTarget(t *testing.T) {
 	version, mark := r.target("orders").ResourceVersion, r.vaultMark()
 	r.apply("second", func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Name = "orders" })
 	message := r.untilReason("second", v1alpha1.StalledCondition, v1alpha1.ReasonTargetConflict)
-	if want := "DynamicSecret orders"; !strings.Contains(message, want) {
-		t.Errorf("the message is %q, want %q in it", message, want)
+	want := "DynamicSecret orders has the same target, Secret orders, and was first: set another spec.target.name."
+	if message != want {
+		t.Errorf("the message is %q, want %q", message, want)
 	}
 	if r.minted(mark) != 0 || r.target("orders").ResourceVersion != version {
 		t.Error("the second object has minted, or written the Secret")

@@ -18,7 +18,8 @@ import (
 // order, and the recovery from the wrong order.
 func TestUninstallLeavesNothing(t *testing.T) {
 	t.Parallel()
-	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit})
+	awaitSlot(t)
+	b := newBed(t, testbed.BedOptions{Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}})
 	steps := []struct {
 		name string
 		test func(*testing.T, *bed)

@@ -90,7 +90,7 @@ func names(st *v1alpha1.DynamicSecretStatus, held Held) map[string]bool {
 		if h := held.find(rec.Handle()); i < open && h != nil && h.Settled {
 			rec = h.Record
 		}
-		if i < open && rec.Kind != "" && !alive(&rec) {
+		if i < open && rec.Kind != "" && !Revocable(&rec) {
 			continue
 		}
 		for _, name := range namesOf(&rec) {

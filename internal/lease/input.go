@@ -76,6 +76,8 @@ type Block struct {
 	Message string
 	// Stalled: nothing improves until a person changes something.
 	Stalled bool
+	// RetryAfter is when to try again, if that is known; 0: after a growing pause.
+	RetryAfter time.Duration
 }
 
 // TargetState is the observed state of the Secret.

@@ -176,7 +176,7 @@ func retireLeases(st *v1alpha1.DynamicSecretStatus, reason string, now time.Time
 // retire adds a record that can be revoked to the retiring records. A response that cannot be revoked needs no record;
 // an attempt without a response does.
 func retire(st *v1alpha1.DynamicSecretStatus, rec v1alpha1.LeaseRecord, reason string, revokeAfter time.Time) {
-	if rec.Kind != "" && !alive(&rec) {
+	if rec.Kind != "" && !Revocable(&rec) {
 		return
 	}
 	at := ceil(revokeAfter)
@@ -385,7 +385,7 @@ func Records(st *v1alpha1.DynamicSecretStatus) []v1alpha1.LeaseRecord {
 		all = append(all, st.Attempt.Records...)
 	}
 	for i := range st.Leases {
-		if alive(&st.Leases[i]) {
+		if Revocable(&st.Leases[i]) {
 			all = append(all, st.Leases[i])
 		}
 	}

@@ -32,7 +32,7 @@ func deleting(v *view) *Step {
 			records = v.st.Retiring
 		}
 		for i := range records {
-			if v.Done[Key(&records[i])] || (!retiring && !alive(&records[i])) {
+			if v.Done[Key(&records[i])] || (!retiring && !Revocable(&records[i])) {
 				continue
 			}
 			left = true

@@ -54,8 +54,9 @@ func readAgain(rec *v1alpha1.LeaseRecord) bool {
 	return rec.Kind == v1alpha1.ResponseStatic || rec.Kind == v1alpha1.ResponseScheduled
 }
 
-// alive says whether the record names something that can be revoked.
-func alive(rec *v1alpha1.LeaseRecord) bool { return Leased(rec) || rec.Revocable }
+// Revocable says whether the record names something that can be revoked: a lease, or a credential without one such as a
+// certificate.
+func Revocable(rec *v1alpha1.LeaseRecord) bool { return Leased(rec) || rec.Revocable }
 
 // LifeEnd is when the credential of the record expires unless something is extended: the earlier of its own expiry and
 // that of its session. False: it does not expire.

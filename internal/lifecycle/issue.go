@@ -8,6 +8,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -19,6 +20,16 @@ import (
 // issue checks what can be checked, logs in once for each source, journals, and requests the credentials. It keeps the
 // responses in memory for the next step to record; the journal covers a response that never arrives.
 func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) error {
+	done, err := l.admit(o)
+	if backend.KindOf(err) == backend.Busy {
+		return errBusy
+	}
+	if err != nil {
+		l.issueFailed(o, err)
+		return nil
+	}
+	result := backend.ErrNotSent
+	defer func() { done(result) }()
 	if err := l.rehearse(ctx, o); err != nil {
 		return l.targetRejected(o, &o.mem.tries.Issue, err, true)
 	}
@@ -27,6 +38,9 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 		src := &o.sources.Sources[i]
 		session, err := src.Backend.Login(ctx, src.Identity)
 		if err != nil {
+			if backend.KindOf(err) == backend.NoResponse {
+				result = err
+			}
 			l.closeUnused(ctx, o, h)
 			l.issueFailed(o, err)
 			return nil
@@ -49,8 +63,42 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 	if l.clock.Now().Sub(o.d.Status.Attempt.Records[0].StartedAt.Time) > l.sendWithin {
 		return nil // this process was paused
 	}
-	l.request(ctx, o, h)
+	result = l.request(ctx, o, h)
 	return nil
+}
+
+// admit reserves a place for the requests of all sources.
+func (l *Lifecycle) admit(o *observation) (done func(error), err error) {
+	var places []func(error)
+	done = func(result error) {
+		for _, place := range places {
+			place(result)
+		}
+	}
+	admitted := map[string]bool{}
+	for i := range o.sources.Sources {
+		src := &o.sources.Sources[i]
+		path := src.Record.Provider.Kind + "/" + src.Record.Provider.Name + "|" + src.Record.Location()
+		if admitted[path] {
+			continue
+		}
+		place, err := backend.Admit(src.Backend, src.Record.Location(), len(places) == 0, func() { l.wake(o.d) })
+		if err != nil {
+			done(backend.ErrNotSent)
+			return nil, err
+		}
+		admitted[path] = true
+		places = append(places, place)
+	}
+	return done, nil
+}
+
+// wake continues with an object that waits for a place. If nobody listens, it continues after recheckBusy.
+func (l *Lifecycle) wake(d *v1alpha1.DynamicSecret) {
+	select {
+	case l.woken <- event.GenericEvent{Object: d}:
+	default:
+	}
 }
 
 // journal writes the attempt.
@@ -94,9 +142,9 @@ func (l *Lifecycle) closeUnused(ctx context.Context, o *observation, h *held) {
 	}
 }
 
-// request sends the requests of all sources, until one fails. A shutdown waits for the responses: without them the
-// sessions could only be revoked after the request limit.
-func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) {
+// request sends the requests of all sources, until one fails, and returns its error. A shutdown waits for the responses:
+// without them the sessions could only be revoked after the request limit.
+func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error {
 	salt := secret.NewSalt()
 	if m := o.carrier(); m != nil && secret.Salt(m) != "" {
 		salt = secret.Salt(m)
@@ -114,7 +162,7 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) {
 		rec.Settled = err == nil || backend.KindOf(err) != backend.NoResponse
 		if err != nil {
 			l.issueFailed(o, err)
-			return
+			return err
 		}
 		part := secret.Select(src.Spec.Fields, o.d.Spec.Target.Fields, src.Spec.Name, response.Data, response.Volatile)
 		respond(&rec.Record, response, part.Digest(salt))
@@ -122,11 +170,12 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) {
 	}
 	if err := usable(o.d, h.content); err != nil {
 		l.issueFailed(o, err)
-		return
+		return err
 	}
 	h.Outcome = lease.OutcomeIssued
 	o.mem.tries.Issue = lease.Failure{}
 	l.announce.Count("issue", "success")
+	return nil
 }
 
 // respond records a response.

@@ -7,12 +7,14 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -20,6 +22,12 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 	"github.com/leasekeeper/leasekeeper/internal/rollout"
 )
+
+// errBusy: the path of an issuance is at its limit. Nothing was done, and the object is woken when there is a place.
+var errBusy = errors.New("waiting for requests in progress")
+
+// recheckBusy is when an object that waits for a place tries again if it was not woken.
+const recheckBusy = 10 * time.Second
 
 // maxSteps bounds what one reconciliation does before it returns the worker.
 const maxSteps = 64
@@ -33,6 +41,7 @@ type Lifecycle struct {
 	sources  sources
 	announce Announcer
 	memory   *memory
+	woken    chan event.GenericEvent
 	// requestLimit is how long a backend may continue with a request that nobody waits for.
 	requestLimit time.Duration
 	// sendWithin is how soon after the journal a request must be sent. A process that was paused for longer does not
@@ -78,6 +87,7 @@ func New(c Config) *Lifecycle {
 			sealKey: c.SealKey},
 		announce:      c.Announce,
 		memory:        newMemory(),
+		woken:         make(chan event.GenericEvent, 1024),
 		requestLimit:  c.RequestLimit,
 		sendWithin:    c.RequestLimit / 8,
 		sealKey:       c.SealKey,
@@ -88,6 +98,9 @@ func New(c Config) *Lifecycle {
 	}
 	return l
 }
+
+// Woken are objects that waited for a place among the requests to a backend.
+func (l *Lifecycle) Woken() <-chan event.GenericEvent { return l.woken }
 
 // Run takes steps until there is nothing to do but wait, and returns when to continue (zero: when something changes). d
 // is the object from the cache; it is updated.
@@ -118,6 +131,9 @@ func (l *Lifecycle) Run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 		}
 		log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
 		err := l.execute(ctx, o, step)
+		if errors.Is(err, errBusy) {
+			return l.clock.Now().Add(recheckBusy), nil
+		}
 		if step.Action == lease.RemoveFinalizer && err == nil {
 			return time.Time{}, nil
 		}

@@ -268,10 +268,18 @@ func (r *remembered) prune(st *v1alpha1.DynamicSecretStatus) {
 	maps.DeleteFunc(r.lost, func(id string, _ bool) bool { return !hasLease(st, id) })
 }
 
-// fail notes one more failure.
+// fail notes one more failure. A request that was not sent for the sake of others makes no pause longer.
 func fail(f *lease.Failure, b lease.Block, now time.Time, pause func(count int) time.Duration) {
-	f.Count++
-	f.NotBefore = now.Add(pause(f.Count))
+	if b.RetryAfter > 0 {
+		f.NotBefore = now.Add(b.RetryAfter)
+		if f.Count > 0 {
+			return // the message of the real failure says more
+		}
+		f.Count = 1
+	} else {
+		f.Count++
+		f.NotBefore = now.Add(pause(f.Count))
+	}
 	f.Reason, f.Message, f.Stalled = b.Reason, b.Message, b.Stalled
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/provider"
 )
 
 // Recorder reports operations and transitions as events and metrics.
@@ -117,7 +118,7 @@ var (
 		"When the first credential of a DynamicSecret expires unless its lease is renewed, in seconds since 1970.",
 		[]string{"namespace", "name"}, nil)
 	descRecords = prometheus.NewDesc("leasekeeper_lease_records",
-		"Records in the ledgers, by state: attempt, live, retiring.", []string{"state"}, nil)
+		"Records in the ledgers of what can be revoked, by state: attempt, live, retiring.", []string{"state"}, nil)
 	descHandover = prometheus.NewDesc("leasekeeper_handover_start_timestamp_seconds",
 		"When the current hand-over of a DynamicSecret started, in seconds since 1970. Absent: it is complete.",
 		[]string{"namespace", "name"}, nil)
@@ -149,7 +150,7 @@ func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 			ch <- timestamp(descHandover, h.PublishedAt.Time, d)
 		}
 		for j := range d.Status.Leases {
-			if lease.Leased(&d.Status.Leases[j]) {
+			if lease.Revocable(&d.Status.Leases[j]) {
 				live++
 			}
 		}
@@ -162,7 +163,7 @@ func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, p := range c.providers() {
 		is := 0.0
-		if Ready(p).Status == metav1.ConditionTrue {
+		if provider.Ready(p).Status == metav1.ConditionTrue {
 			is = 1
 		}
 		ch <- prometheus.MustNewConstMetric(descReady, prometheus.GaugeValue, is, p.Kind(), backend.MetricName(p))
@@ -189,12 +190,4 @@ func (c *leaseCollector) providers() (all []v1alpha1.Provider) {
 		all = append(all, &namespaced.Items[i])
 	}
 	return all
-}
-
-// Ready is the provider's Ready condition; the zero value if it has none yet.
-func Ready(p v1alpha1.Provider) metav1.Condition {
-	if c := meta.FindStatusCondition(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition); c != nil {
-		return *c
-	}
-	return metav1.Condition{}
 }

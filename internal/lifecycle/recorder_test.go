@@ -97,6 +97,8 @@ func TestCollectorReadsTheLedgers(t *testing.T) {
 	static := v1alpha1.LeaseRecord{Kind: v1alpha1.ResponseStatic}
 	scheduled := v1alpha1.LeaseRecord{Kind: v1alpha1.ResponseScheduled, ExpiresAt: &sooner}
 	expiring := v1alpha1.LeaseRecord{Kind: v1alpha1.ResponseExpiring, ExpiresAt: &sooner}
+	certificate := expiring
+	certificate.Revocable = true
 	handover := &v1alpha1.HandoverStatus{PublishedAt: sooner}
 	stored := []client.Object{
 		ledgerOf("leased", v1alpha1.DynamicSecretStatus{Leases: []v1alpha1.LeaseRecord{leased("a")}}),
@@ -105,7 +107,7 @@ func TestCollectorReadsTheLedgers(t *testing.T) {
 			Retiring: []v1alpha1.LeaseRecord{leased("c"), {Reason: "Replacing"}},
 		}),
 		ledgerOf("set", v1alpha1.DynamicSecretStatus{
-			Leases: []v1alpha1.LeaseRecord{static, leased("d"), expiring, leased("e")},
+			Leases: []v1alpha1.LeaseRecord{static, leased("d"), expiring, leased("e"), certificate},
 		}),
 		ledgerOf("unleased", v1alpha1.DynamicSecretStatus{Leases: []v1alpha1.LeaseRecord{static, scheduled}}),
 		ledgerOf("issuing", v1alpha1.DynamicSecretStatus{
@@ -129,7 +131,7 @@ func TestCollectorReadsTheLedgers(t *testing.T) {
 		"leasekeeper_lease_expiration_timestamp_seconds name=set namespace=shop":           1_700_000_000,
 		"leasekeeper_handover_start_timestamp_seconds name=handing-over namespace=shop":    1_700_000_000,
 		"leasekeeper_lease_records state=attempt":                                          2,
-		"leasekeeper_lease_records state=live":                                             4,
+		"leasekeeper_lease_records state=live":                                             5,
 		"leasekeeper_lease_records state=retiring":                                         2,
 	})
 

@@ -21,6 +21,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/provider"
 )
 
 // Indexes of DynamicSecrets in the cache.
@@ -150,9 +151,9 @@ func (s *providerSources) block(
 // NotReady returns why a provider cannot be used; nil: it can. The name is for the message.
 func NotReady(p v1alpha1.Provider, name string) *lease.Block {
 	st := p.ProviderStatus()
-	ready := meta.FindStatusCondition(st.Conditions, v1alpha1.ReadyCondition)
+	ready := provider.Ready(p)
 	switch {
-	case ready == nil || st.ObservedGeneration != p.GetGeneration():
+	case ready.Status == "" || st.ObservedGeneration != p.GetGeneration():
 		return &lease.Block{Reason: v1alpha1.ReasonProviderNotReady, Message: name + " has not been checked yet."}
 	case ready.Status != metav1.ConditionTrue:
 		return &lease.Block{Reason: v1alpha1.ReasonProviderNotReady, Message: name + " is not ready: " + ready.Message,
@@ -173,7 +174,12 @@ func (s *providerSources) allowed(ctx context.Context, namespace string, p v1alp
 	}
 	ns := &metav1.PartialObjectMetadata{}
 	ns.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
-	if err := s.cache.Get(ctx, types.NamespacedName{Name: namespace}, ns); err != nil {
+	err = s.cache.Get(ctx, types.NamespacedName{Name: namespace}, ns)
+	if apierrors.IsNotFound(err) {
+		// The cache is behind. The error must not look like that of a DynamicSecret that does not exist.
+		return false, fmt.Errorf("the cache does not have namespace %s yet", namespace)
+	}
+	if err != nil {
 		return false, err
 	}
 	return selector.Matches(labels.Set(ns.Labels)), nil
@@ -275,12 +281,13 @@ func (s *providerSources) sealedFor(d *v1alpha1.DynamicSecret, key string) bool 
 	return false
 }
 
-// ledgerKeys identify the session and the lease of a record, and their server.
+// ledgerKeys identify the session and the lease of a record, and their server. An address with a slash at its end is the
+// same server as one without.
 func ledgerKeys(rec *v1alpha1.LeaseRecord) []string {
 	var keys []string
 	where := rec.Provider.Kind + "|" + rec.Provider.Name
 	if rec.Vault != nil {
-		where = rec.Vault.Address // two providers may use the same server
+		where = strings.TrimRight(rec.Vault.Address, "/") // two providers may use the same server
 	}
 	if handle := rec.Handle(); handle != "" {
 		keys = append(keys, where+"|handle|"+handle)

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -66,7 +68,7 @@ func (*stubDriver) Close(context.Context) error { return nil }
 
 // registryOf makes a registry whose only driver is the stub.
 func registryOf(d backend.Driver) *backend.Registry {
-	r := backend.NewRegistry(nil)
+	r := backend.NewRegistry()
 	r.Register("vault", d)
 	return r
 }
@@ -282,6 +284,47 @@ func reasonOf(b *lease.Block) string {
 		return ""
 	}
 	return b.Reason
+}
+
+// The reconciler takes NotFound for a DynamicSecret that was deleted.
+func TestResolveRetriesWithoutTheNamespace(t *testing.T) {
+	d := requesting()
+	for _, c := range []struct {
+		name, why string
+		get       error // of the Namespace; nil: the cache does not have it
+	}{
+		{"it is not in the cache", "the cache is behind", nil},
+		{"the cache cannot be read", "nothing is known of the namespace", errors.New("the cache has not started")},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := sourcesOn(t, &stubDriver{}, clusterProvider(allow("shop")), d)
+			if c.get != nil {
+				s.cache = namespaceError{s.cache, c.get}
+			}
+			r, err := s.Resolve(t.Context(), d)
+			if err == nil || apierrors.IsNotFound(err) || r != nil {
+				t.Errorf("because %s: got %+v, %v, want an error that is retried", c.why, r, err)
+			}
+			if c.get != nil && !errors.Is(err, c.get) {
+				t.Errorf("because %s: got %v, want %v", c.why, err, c.get)
+			}
+		})
+	}
+}
+
+// namespaceError is a cache that cannot read Namespaces.
+type namespaceError struct {
+	client.Reader
+	err error
+}
+
+func (c namespaceError) Get(
+	ctx context.Context, key client.ObjectKey, o client.Object, opts ...client.GetOption,
+) error {
+	if o.GetObjectKind().GroupVersionKind().Kind == "Namespace" {
+		return c.err
+	}
+	return c.Reader.Get(ctx, key, o, opts...)
 }
 
 // A rival is another object with the same target.
@@ -591,6 +634,10 @@ func TestDisputed(t *testing.T) {
 			v1alpha1.DynamicSecretStatus{Retiring: []v1alpha1.LeaseRecord{vaultRecord("l", "b")}}, true},
 		{"the same lease at another provider", "two providers may be the same server",
 			leases(vaultRecord("l", "a", provider("other"))), true},
+		{"the same lease at an address with a slash", "it is the same server",
+			leases(vaultRecord("l", "b", at("https://vault.test:8200/"))), true},
+		{"the same session at an address with a slash", "it is the same server",
+			leases(vaultRecord("m", "a", at("https://vault.test:8200/"))), true},
 		{"another lease and session", "this is the usual case", leases(vaultRecord("m", "b")), false},
 		{"the same names at another address", "there they name something else",
 			leases(vaultRecord("l", "a", at("https://other.test:8200"))), false},
@@ -653,9 +700,10 @@ func TestIndexes(t *testing.T) {
 	of := func(kind, name string) func(*v1alpha1.LeaseRecord) {
 		return func(r *v1alpha1.LeaseRecord) { r.Provider.Kind, r.Provider.Name = kind, name }
 	}
+	slash := func(r *v1alpha1.LeaseRecord) { r.Vault.Address += "/" }
 	d := requesting(withSources, func(d *v1alpha1.DynamicSecret) {
 		d.Spec.Target.Name = "db"
-		d.Status.Attempt = &v1alpha1.IssuanceAttempt{Records: []v1alpha1.LeaseRecord{vaultRecord("", "a")}}
+		d.Status.Attempt = &v1alpha1.IssuanceAttempt{Records: []v1alpha1.LeaseRecord{vaultRecord("", "a", slash)}}
 		d.Status.Leases = []v1alpha1.LeaseRecord{vaultRecord("l", "b", of(v1alpha1.ProviderKindCluster, "former"))}
 		d.Status.Retiring = []v1alpha1.LeaseRecord{vaultRecord("m", "", of(v1alpha1.ProviderKindNamespaced, "former"))}
 	})

@@ -89,8 +89,8 @@ func (v *Verifier) verifyAll(ctx context.Context) {
 	denied := map[string][]string{}
 	for f, entries := range folders {
 		key := ProviderKey(f.kind, f.name, f.namespace)
-		if v.compare(ctx, providers[key], f, entries) {
-			denied[key] = append(denied[key], "sys/leases/lookup/"+entries[0].record.Location()+": list, sudo")
+		if missing := v.compare(ctx, providers[key], f, entries); len(missing) > 0 {
+			denied[key] = append(denied[key], missing...)
 		}
 	}
 	for _, lines := range denied {
@@ -154,13 +154,13 @@ func (v *Verifier) Advice(p v1alpha1.Provider) []string {
 	return lines[:min(most, len(lines))]
 }
 
-// compare the recorded leases of a folder with those of the backend. It says whether the list was denied.
-func (v *Verifier) compare(ctx context.Context, lister backend.Lister, f folder, entries []entry) (denied bool) {
+// compare the recorded leases of a folder with those of the backend. It returns the permissions that the list lacks.
+func (v *Verifier) compare(ctx context.Context, lister backend.Lister, f folder, entries []entry) (missing []string) {
 	live, err := lister.List(ctx, *entries[0].record)
-	denied = err != nil && backend.KindOf(err) == backend.Denied
+	denied := err != nil && backend.KindOf(err) == backend.Denied
 	if err != nil && !denied {
 		log.FromContext(ctx).V(1).Info("leases cannot be listed", "folder", f.path, "error", err.Error())
-		return false
+		return nil
 	}
 	// The cache lists objects in random order. Only a fixed one gives every lease its turn.
 	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.record.ID, b.record.ID) })
@@ -171,7 +171,7 @@ func (v *Verifier) compare(ctx context.Context, lister backend.Lister, f folder,
 			v.Raise(ctx, e.object, e.record.ID)
 		}
 	}
-	return denied
+	return backend.MissingFrom(err)
 }
 
 // Raise makes an object ask the backend about its leases, at once.

@@ -46,7 +46,10 @@ func (b *listingBackend) List(_ context.Context, rec v1alpha1.LeaseRecord) (map[
 
 const dbPath, mqPath = "database/creds/orders", "rabbitmq/creds/orders"
 
-var errListDenied = backend.Errorf(backend.Denied, "the policy lacks list")
+// listDenied is the error of a list of the path.
+func listDenied(path string) error {
+	return &backend.Error{Kind: backend.Denied, Message: "the policy lacks list", Missing: []string{"list " + path}}
+}
 
 // leasedFor is a lease of the path with the number, issued a minute ago by cluster provider vault.
 func leasedFor(path string, n int, modifiers ...func(*v1alpha1.LeaseRecord)) v1alpha1.LeaseRecord {
@@ -199,7 +202,7 @@ func TestVerifierFindsTheListerBehindTheMetrics(t *testing.T) {
 }
 
 func TestDeniedListsSpreadLookupsOverRounds(t *testing.T) {
-	vault := &listingBackend{errs: map[string]error{dbPath: errListDenied}}
+	vault := &listingBackend{errs: map[string]error{dbPath: listDenied(dbPath)}}
 	registry := registryFor(vault, nil)
 	stored := []client.Object{clusterProvider(), leasesOf("other", leasedFor(mqPath, 1))}
 	var names []string
@@ -241,7 +244,7 @@ func (c shuffledCache) List(ctx context.Context, list client.ObjectList, opts ..
 
 // The documentation promises that a revocation is noticed within ten rounds.
 func TestDeniedListsLookUpEveryLeaseInAnyOrder(t *testing.T) {
-	vault := &listingBackend{errs: map[string]error{dbPath: errListDenied}}
+	vault := &listingBackend{errs: map[string]error{dbPath: listDenied(dbPath)}}
 	stored := []client.Object{clusterProvider()}
 	for i := range 25 {
 		stored = append(stored, leasesOf(fmt.Sprintf("orders-%02d", i), leasedFor(dbPath, i)))
@@ -261,21 +264,21 @@ func TestDeniedListsLookUpEveryLeaseInAnyOrder(t *testing.T) {
 }
 
 func TestDeniedListsGiveAdvice(t *testing.T) {
-	vault := &listingBackend{errs: map[string]error{dbPath: errListDenied, mqPath: errListDenied}}
+	vault := &listingBackend{errs: map[string]error{dbPath: listDenied(dbPath), mqPath: listDenied(mqPath)}}
 	own := &listingBackend{}
 	registry := registryFor(vault, own)
 	v := verifierOn(t, registry, clusterProvider(), ownProvider(),
 		leasesOf("orders", leasedFor(mqPath, 1), leasedFor(dbPath, 2)), leasesOf("billing", leasedFor(dbPath, 3)),
 		leasesOf("own", leasedFor(dbPath, 4, ofOwn)))
 	raised(t, v)
-	want := []string{"sys/leases/lookup/" + dbPath + ": list, sudo", "sys/leases/lookup/" + mqPath + ": list, sudo"}
+	want := []string{"list " + dbPath, "list " + mqPath}
 	if got := v.Advice(clusterProvider()); !slices.Equal(got, want) {
 		t.Errorf("advice %q, want %q", got, want)
 	}
 	if got := v.Advice(ownProvider()); len(got) != 0 {
 		t.Errorf("advice for a provider that permits lists: %q", got)
 	}
-	vault.errs = map[string]error{mqPath: errListDenied}
+	vault.errs = map[string]error{mqPath: listDenied(mqPath)}
 	raised(t, v)
 	if got := v.Advice(clusterProvider()); !slices.Equal(got, want[1:]) {
 		t.Errorf("after one permission was granted: %q, want %q", got, want[1:])
@@ -288,7 +291,7 @@ func TestAdviceFitsTheStatus(t *testing.T) {
 	stored := []client.Object{clusterProvider()}
 	for i := range 40 {
 		path := fmt.Sprintf("database/creds/app-%02d", i)
-		vault.errs[path] = errListDenied
+		vault.errs[path] = listDenied(path)
 		stored = append(stored, leasesOf(fmt.Sprintf("app-%02d", i), leasedFor(path, i)))
 	}
 	v := verifierOn(t, registry, stored...)

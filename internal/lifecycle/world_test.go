@@ -54,6 +54,8 @@ type process struct {
 	name string
 	skew time.Duration
 	life *Lifecycle
+	// limits of the requests to the backend.
+	limits *backend.Limits
 	// cached are the Secrets as the process's cache shows them.
 	cached map[string]*corev1.Secret
 }
@@ -139,6 +141,7 @@ func (p *process) restart() {
 		announce: worldAnnouncer{p.w}, memory: newMemory(), requestLimit: testRequestLimit,
 		sendWithin: testRequestLimit / 8, rollouts: worldRollouts{p},
 	}
+	p.limits = backend.NewLimits(skewedClock{p}, 4)
 	p.sync()
 }
 
@@ -417,7 +420,7 @@ func (s worldSources) Resolve(_ context.Context, d *v1alpha1.DynamicSecret) (*re
 				Vault:         &v1alpha1.VaultRecord{Address: "https://vault.test:8200", Path: spec.Vault.Path},
 			},
 			Identity: backend.Identity{Namespace: d.Namespace, Owner: owner(d), MinTTL: testRequestLimit},
-			Backend:  worldBackend(s),
+			Backend:  s.backend(),
 		})
 	}
 	return r, nil
@@ -426,7 +429,12 @@ func (s worldSources) Resolve(_ context.Context, d *v1alpha1.DynamicSecret) (*re
 func (s worldSources) BackendFor(
 	context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord,
 ) (backend.Backend, error) {
-	return worldBackend(s), nil
+	return s.backend(), nil
+}
+
+// backend is limited as in the manager.
+func (s worldSources) backend() backend.Backend {
+	return s.p.limits.Wrap(worldBackend(s), &v1alpha1.ClusterSecretProvider{})
 }
 
 func (s worldSources) Disputed(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord) error {

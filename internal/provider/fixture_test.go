@@ -38,7 +38,7 @@ func lackedBefore(p *v1alpha1.ClusterSecretProvider) {
 	p.Status.MissingCapabilities = []string{"sys/leases/renew: update"}
 	p.Status.Server = &v1alpha1.ServerStatus{Kind: "Vault", Version: "1.0.0"}
 	lease.SetSummary(&p.Status.Conditions, 4, t0.Add(-time.Hour),
-		lease.Summary{Reason: v1alpha1.ReasonKeeperPolicyIncomplete, Message: "lacks", Stalled: true})
+		lease.Summary{Reason: v1alpha1.ReasonPolicyIncomplete, Message: "lacks", Stalled: true})
 }
 
 // dynamicSecret of namespace shop whose ledger has the status.

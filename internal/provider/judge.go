@@ -34,12 +34,12 @@ func verdict(report backend.Report, err error) lease.Summary {
 		b := backend.BlockFor(err)
 		return lease.Summary{Reason: b.Reason, Message: b.Message, Stalled: b.Stalled}
 	case len(report.Missing) > 0 && !report.Unattended:
-		return lease.Summary{Reason: v1alpha1.ReasonKeeperPolicyIncomplete, Stalled: true,
+		return lease.Summary{Reason: v1alpha1.ReasonPolicyIncomplete, Stalled: true,
 			Message: lacks(report.Identity, report.Missing) + " Nothing is issued, because it could not be revoked."}
 	}
 	s := lease.Summary{Ready: true, Reason: v1alpha1.ReasonReachable, Message: reachable(report)}
 	if report.Unattended {
-		s.Reason = v1alpha1.ReasonNoKeeper
+		s.Reason = v1alpha1.ReasonUnattended
 	}
 	return s
 }
@@ -70,8 +70,8 @@ func lacks(identity string, permissions []string) string {
 	return subject + " lacks these permissions: " + strings.Join(permissions, "; ") + "."
 }
 
-// readyCondition of a provider; the zero value if it has none yet.
-func readyCondition(p v1alpha1.Provider) metav1.Condition {
+// Ready is the Ready condition of a provider; the zero value if it has none yet.
+func Ready(p v1alpha1.Provider) metav1.Condition {
 	if c := meta.FindStatusCondition(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition); c != nil {
 		return *c
 	}

@@ -61,17 +61,18 @@ func TestJudge(t *testing.T) {
 	}, {
 		it: "is stalled without a permission", because: "only a person can grant it",
 		provider: clusterProvider(), report: lacking,
-		conditions: stuck, reason: v1alpha1.ReasonKeeperPolicyIncomplete,
+		conditions: stuck, reason: v1alpha1.ReasonPolicyIncomplete,
 		message: append([]string{`Role "keeper" lacks`}, lacking.Missing...), missing: lacking.Missing, server: server,
 	}, {
 		it: "is ready without an identity of its own", because: "the promise is weaker, and the message says so",
 		provider: clusterProvider(), report: unattended,
-		conditions: ready, reason: v1alpha1.ReasonNoKeeper, message: []string{"keeperAuth is not set."}, server: server,
+		conditions: ready, reason: v1alpha1.ReasonUnattended,
+		message: []string{"keeperAuth is not set."}, server: server,
 	}, {
 		it: "names what the borrowed identity lacks", because: "leases may have to be abandoned",
 		provider: clusterProvider(), report: unattendedLacking,
-		conditions: ready, reason: v1alpha1.ReasonNoKeeper, message: append([]string{"abandoned"}, lacking.Missing...),
-		missing: lacking.Missing, server: server,
+		conditions: ready, reason: v1alpha1.ReasonUnattended,
+		message: append([]string{"abandoned"}, lacking.Missing...), missing: lacking.Missing, server: server,
 	}, {
 		it: "names permissions that would help", because: "it works without them",
 		provider: clusterProvider(), report: advised,

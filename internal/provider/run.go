@@ -76,12 +76,12 @@ func (r *Runner) run(ctx context.Context, p Object) (time.Duration, error) {
 	}
 	report, inspectErr := r.inspect(ctx, p)
 	report.Advised = r.Advice(p)
-	before := readyCondition(p)
+	before := Ready(p)
 	if err := r.write(ctx, p, func(now time.Time) { judge(p, report, inspectErr, now) }); err != nil {
 		return 0, err
 	}
 	r.announceChange(p, before)
-	if readyCondition(p).Status == metav1.ConditionTrue {
+	if Ready(p).Status == metav1.ConditionTrue {
 		return r.Interval, nil
 	}
 	return r.RetryInterval, nil
@@ -123,7 +123,7 @@ func (r *Runner) write(ctx context.Context, p Object, change func(now time.Time)
 
 // announceChange emits an event if the provider became ready again, is no longer ready, or is not for another reason.
 func (r *Runner) announceChange(p v1alpha1.Provider, before metav1.Condition) {
-	now := readyCondition(p)
+	now := Ready(p)
 	switch {
 	case now.Status == metav1.ConditionTrue && before.Status == metav1.ConditionFalse:
 		r.Announce(p, corev1.EventTypeNormal, now.Reason, now.Message)

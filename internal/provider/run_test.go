@@ -68,7 +68,7 @@ func TestAdviceIsReportedWhileItApplies(t *testing.T) {
 	b := newBed(t, clusterProvider())
 	b.advice = []string{"sys/leases/lookup/database/creds/orders: list, sudo"}
 	_, p := b.run()
-	ready := readyCondition(p)
+	ready := Ready(p)
 	reported := strings.Contains(ready.Message, b.advice[0]) && slices.Equal(p.Status.AdvisedCapabilities, b.advice)
 	if ready.Status != metav1.ConditionTrue || !reported {
 		t.Errorf("Ready is %+v, advised %v", ready, p.Status.AdvisedCapabilities)

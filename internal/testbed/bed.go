@@ -43,6 +43,8 @@ type BedOptions struct {
 	Rollout bool
 	// APIProxy puts a proxy between the managers and the API server.
 	APIProxy bool
+	// Plane is a running control plane to use instead of a new one; Close leaves it running. It must not have Rollout.
+	Plane *ControlPlane
 }
 
 // Bed is a cluster with leasekeeper installed, a Vault that accepts its ServiceAccounts, a PostgreSQL, and a running
@@ -79,9 +81,11 @@ func StartBed(ctx context.Context, opts BedOptions) (*Bed, error) {
 }
 
 func (b *Bed) startCluster(ctx context.Context) (err error) {
-	crds := filepath.Join(b.opts.Root, "config", "crd", "bases")
-	if b.Plane, err = StartControlPlane(ctx, ControlPlaneOptions{CRDs: []string{crds}}); err != nil {
-		return err
+	if b.Plane = b.opts.Plane; b.Plane == nil {
+		crds := filepath.Join(b.opts.Root, "config", "crd", "bases")
+		if b.Plane, err = StartControlPlane(ctx, ControlPlaneOptions{CRDs: []string{crds}}); err != nil {
+			return err
+		}
 	}
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
@@ -146,7 +150,7 @@ func (b *Bed) Close() error {
 	if b.Postgres != nil {
 		errs = append(errs, b.Postgres.Close())
 	}
-	if b.Plane != nil {
+	if b.Plane != nil && b.opts.Plane == nil {
 		errs = append(errs, b.Plane.Close())
 	}
 	return errors.Join(errs...)

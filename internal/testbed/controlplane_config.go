@@ -143,6 +143,8 @@ func (c *ControlPlane) apiserverArgs(etcd, port int, host string) []string {
 		"--service-cluster-ip-range=10.0.0.0/24",
 		"--audit-policy-file=" + c.path("audit-policy.yaml"),
 		"--audit-log-path=" + c.auditPath(),
+		// The default starts a new file after 100 MB, and a Mark is a position in one file. 0: never.
+		"--audit-log-maxsize=0",
 	}
 }
 

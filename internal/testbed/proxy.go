@@ -110,6 +110,8 @@ type Proxy struct {
 
 	mu     sync.Mutex
 	server *http.Server
+	// served is closed when the server has released its port.
+	served chan struct{}
 	faults []*Fault
 	// cleared is closed by Clear.
 	cleared chan struct{}
@@ -234,6 +236,7 @@ func (p *Proxy) RefuseConnections() error {
 		return nil
 	}
 	err := p.server.Close()
+	<-p.served // or the port may still be in use when Accept wants it
 	p.server = nil
 	return err
 }
@@ -253,7 +256,11 @@ func (p *Proxy) Accept() error {
 		listener = tls.NewListener(listener, p.serving)
 	}
 	p.server = &http.Server{Handler: http.HandlerFunc(p.serve), ReadHeaderTimeout: time.Minute, ErrorLog: silent}
-	go func(s *http.Server) { _ = s.Serve(listener) }(p.server)
+	p.served = make(chan struct{})
+	go func(s *http.Server, served chan struct{}) {
+		defer close(served)
+		_ = s.Serve(listener)
+	}(p.server, p.served)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/url"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // Folder implements backend.Lister: the namespace and the path.
@@ -57,8 +58,7 @@ func (b *Backend) listKeys(ctx context.Context, namespace, path string) ([]strin
 	case r.status == http.StatusNotFound && ok && a.Errors != nil && len(*a.Errors) == 0:
 		return nil, nil
 	case !succeeded(r.status):
-		line := fmt.Sprintf("\"list\" and \"sudo\" on %q", "sys/leases/lookup/"+path)
-		return nil, b.fault(r, what, b.keeperName(), line)
+		return nil, b.listFault(r, what, "sys/leases/lookup/"+path)
 	}
 	var data struct {
 		Keys []string `json:"keys"`
@@ -67,4 +67,13 @@ func (b *Backend) listKeys(ctx context.Context, namespace, path string) ([]strin
 		return nil, unusable(r, what)
 	}
 	return data.Keys, nil
+}
+
+// listFault is the error of a list that was refused or that failed.
+func (b *Backend) listFault(r rawResponse, what, path string) *backend.Error {
+	fault := b.fault(r, what, b.keeperName(), fmt.Sprintf("\"list\" and \"sudo\" on %q", path))
+	if fault.Kind == backend.Denied {
+		fault.Missing = []string{path + ": list, sudo"}
+	}
+	return fault
 }

@@ -218,10 +218,34 @@ func TestTokenAuthCreatesAChild(t *testing.T) {
 	if strings.Contains(err.Error(), "static-secret") {
 		t.Error("the error has the token in it")
 	}
-	f.kube.secrets = nil
-	_, err = f.Login(t.Context(), who)
-	wantKind(t, err, backend.Misconfigured)
-	wantText(t, err, `Secret "root" in namespace "system"`)
+}
+
+func TestTokenAuthWithoutATokenNamesTheSecret(t *testing.T) {
+	const of = `Secret "root" in namespace "system"`
+	for name, test := range map[string]struct {
+		secret *corev1.Secret
+		text   string
+	}{
+		"no Secret": {nil, "the provider names " + of + ", which does not exist: create it"},
+		"no key":    {&corev1.Secret{}, of + ` has no usable token at key "token": set it`},
+		"no token":  {&corev1.Secret{Data: map[string][]byte{"token": []byte("\n")}}, of + ` has no usable token at key "token": set it`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, withTokenAuth)
+			delete(f.kube.secrets, "system/root")
+			if test.secret != nil {
+				f.kube.secrets["system/root"] = test.secret
+			}
+			_, err := f.Login(t.Context(), who)
+			wantKind(t, err, backend.Misconfigured)
+			if err.Error() != test.text {
+				t.Errorf("got %q, want %q", err, test.text)
+			}
+			if f.server.paths() != "" {
+				t.Error("Vault got a request")
+			}
+		})
+	}
 }
 
 func TestATokenInASecretIsTrimmedAndChecked(t *testing.T) {

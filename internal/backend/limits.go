@@ -1,0 +1,242 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"k8s.io/utils/clock"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+const (
+	// slow is how long a request may take before others of its kind on the same path are limited.
+	slow = time.Second
+	// probePause is the pause before the next probe of a path. It is short, because a lease may be about to expire.
+	probePause = time.Second
+	// retryWaiting is when to try again behind a probe.
+	retryWaiting = 2 * time.Second
+)
+
+// Limits keep one hanging path (a database, a tenant) from using all workers. They apply to the requests of one
+// operation on one path of one provider:
+//
+//   - Issuances: a quarter of the workers; all paths together: half of them. Renewals never wait behind issuances.
+//   - Other operations: a quarter of the workers as soon as one of them takes longer than a second.
+//   - After a request without a response: one at a time, as a probe, until one gets a response.
+//
+// A request above a limit is not sent. The caller returns its worker and tries again.
+type Limits struct {
+	clock   clock.PassiveClock
+	workers int
+
+	mu      sync.Mutex
+	issuing int
+	lines   map[lineKey]*line
+	// waiting issuances that are only limited by the sum of all paths.
+	waiting []func()
+}
+
+// lineKey identifies requests that are limited together.
+type lineKey struct{ providerKind, provider, operation, path string }
+
+// line is what is known of them.
+type line struct {
+	// inFlight has the start of each request.
+	inFlight map[int]time.Time
+	serial   int
+	// probeAt is when the next probe may be sent; zero: the last request got a response.
+	probeAt time.Time
+	// waiting are called one by one, when a place becomes free.
+	waiting []func()
+}
+
+// NewLimits makes limits for so many workers.
+func NewLimits(c clock.PassiveClock, workers int) *Limits {
+	return &Limits{clock: c, workers: workers, lines: map[lineKey]*line{}}
+}
+
+// Limiter is the ability of a backend whose requests are limited.
+type Limiter interface {
+	// Admit reserves a place for an issuance from a path, before its login. first is false for the other paths of an
+	// object: it uses one worker. Call done once with the result of the request. Busy: there is no place; wake is called
+	// when there may be one. Unavailable: the path does not respond.
+	Admit(path string, first bool, wake func()) (done func(error), err error)
+}
+
+// ErrNotSent is the result of a request that was not sent after all. It says nothing about the path.
+var ErrNotSent = errors.New("the request was not sent")
+
+// Admit reserves a place for an issuance, if the backend has limits.
+func Admit(b Backend, path string, first bool, wake func()) (done func(error), err error) {
+	if l, ok := As[Limiter](b); ok {
+		return l.Admit(path, first, wake)
+	}
+	return func(error) {}, nil
+}
+
+// Wrap limits the requests to the backend of a provider.
+func (l *Limits) Wrap(b Backend, p v1alpha1.Provider) Backend {
+	return limited{next: b, limits: l, kind: p.Kind(), provider: MetricName(p)}
+}
+
+// Forget drops what is known of the paths of a provider that is gone.
+func (l *Limits) Forget(p v1alpha1.Provider) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, line := range l.lines {
+		if key.providerKind == p.Kind() && key.provider == MetricName(p) && len(line.inFlight) == 0 {
+			delete(l.lines, key)
+		}
+	}
+}
+
+// opIssue is the operation whose requests are limited before they become slow.
+const opIssue = "issue"
+
+// admit reserves a place in a line. issues says that a worker will be busy with an issuance.
+func (l *Limits) admit(key lineKey, issues bool, wake func()) (done func(error), err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.clock.Now()
+	in := l.lines[key]
+	if in == nil {
+		in = &line{inFlight: map[int]time.Time{}}
+		l.lines[key] = in
+	}
+	quarter := max(1, l.workers/4)
+	switch {
+	case !in.probeAt.IsZero() && (len(in.inFlight) > 0 || now.Before(in.probeAt)):
+		e := Errorf(Unavailable, "%s: waiting, because the last request got no response: one request at a time is sent "+
+			"until the backend responds", key.path)
+		e.RetryAfter = retryWaiting
+		return nil, e
+	case len(in.inFlight) >= quarter && (key.operation == opIssue || in.slowest(now) > slow):
+		in.waiting = append(in.waiting, wake)
+		return nil, busy(key)
+	case issues && l.issuing >= max(1, l.workers/2):
+		l.waiting = append(l.waiting, wake)
+		return nil, busy(key)
+	}
+	in.serial++
+	id := in.serial
+	in.inFlight[id] = now
+	if issues {
+		l.issuing++
+	}
+	return func(result error) { l.finish(key, id, issues, result) }, nil
+}
+
+func busy(key lineKey) error {
+	e := Errorf(Busy, "%s: waiting for requests in progress", key.path)
+	e.RetryAfter = retryWaiting
+	return e
+}
+
+// finish gives a place back and wakes who waits for it.
+func (l *Limits) finish(key lineKey, id int, issues bool, result error) {
+	for _, wake := range l.release(key, id, issues, result) {
+		wake()
+	}
+}
+
+func (l *Limits) release(key lineKey, id int, issued bool, result error) (wake []func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	in := l.lines[key]
+	if in == nil || in.inFlight[id].IsZero() {
+		return nil
+	}
+	delete(in.inFlight, id)
+	if issued {
+		l.issuing--
+	}
+	switch {
+	case errors.Is(result, ErrNotSent):
+	case result != nil && KindOf(result) == NoResponse:
+		in.probeAt = l.clock.Now().Add(probePause)
+	default:
+		in.probeAt = time.Time{}
+	}
+	wake = append(next(&in.waiting), next(&l.waiting)...)
+	if len(in.inFlight)+len(in.waiting) == 0 && in.probeAt.IsZero() {
+		delete(l.lines, key)
+	}
+	return wake
+}
+
+// next takes the first of those who wait.
+func next(waiting *[]func()) []func() {
+	if len(*waiting) == 0 {
+		return nil
+	}
+	first := (*waiting)[0]
+	*waiting = (*waiting)[1:]
+	if first == nil {
+		return nil
+	}
+	return []func(){first}
+}
+
+// slowest is for how long the oldest request is in flight.
+func (in *line) slowest(now time.Time) (longest time.Duration) {
+	for _, started := range in.inFlight {
+		longest = max(longest, now.Sub(started))
+	}
+	return longest
+}
+
+type limited struct {
+	next           Backend
+	limits         *Limits
+	kind, provider string
+}
+
+// Unwrap returns the backend that is limited.
+func (l limited) Unwrap() Backend { return l.next }
+
+// Admit implements Limiter.
+func (l limited) Admit(path string, first bool, wake func()) (done func(error), err error) {
+	return l.limits.admit(lineKey{l.kind, l.provider, opIssue, path}, first, wake)
+}
+
+// limit sends a request about a record unless its path is at a limit.
+func limit[T any](l limited, operation string, rec v1alpha1.LeaseRecord, do func() (T, error)) (result T, err error) {
+	done, err := l.limits.admit(lineKey{l.kind, l.provider, operation, rec.Location()}, false, nil)
+	if err != nil {
+		return result, err
+	}
+	defer func() { done(err) }()
+	return do()
+}
+
+// Login is limited by Admit.
+func (l limited) Login(ctx context.Context, who Identity) (Session, error) {
+	return l.next.Login(ctx, who)
+}
+
+// Issue is limited by Admit.
+func (l limited) Issue(ctx context.Context, s Session, src v1alpha1.SecretSource) (Response, error) {
+	return l.next.Issue(ctx, s, src)
+}
+
+func (l limited) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (lease.Term, error) {
+	return limit(l, "renew", rec, func() (lease.Term, error) { return l.next.Renew(ctx, rec, increment) })
+}
+
+func (l limited) ExtendSession(ctx context.Context, rec v1alpha1.LeaseRecord, owner Owner) (lease.Term, error) {
+	return limit(l, "extend_session", rec, func() (lease.Term, error) { return l.next.ExtendSession(ctx, rec, owner) })
+}
+
+func (l limited) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner Owner) error {
+	_, err := limit(l, "revoke", rec, func() (struct{}, error) { return struct{}{}, l.next.Revoke(ctx, rec, owner) })
+	return err
+}
+
+func (l limited) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
+	_, err := limit(l, "lookup", rec, func() (struct{}, error) { return struct{}{}, l.next.Lookup(ctx, rec) })
+	return err
+}

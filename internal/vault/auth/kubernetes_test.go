@@ -1,0 +1,195 @@
+package auth
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+)
+
+const refusedHint = "check the role's bound names, namespaces and audience, and that the auth method is mounted there"
+
+func TestKubernetesLoginRequest(t *testing.T) {
+	shared := &v1alpha1.ServiceAccountReference{Name: "shared", Audiences: []string{"vault"}}
+	system := &v1alpha1.ServiceAccountReference{Name: "leasekeeper", Namespace: "system", Audiences: []string{"vault"}}
+	local := &v1alpha1.ServiceAccountReference{Name: "keeper"}
+	mounted := kubernetesAuth(nil)
+	mounted.Kubernetes.Mount, mounted.Kubernetes.Role = "clusters/blue", "orders"
+	unmounted := kubernetesAuth(nil)
+	unmounted.Kubernetes.Mount = ""
+	unnamed := backend.Identity{Namespace: "shop"}
+	for _, c := range []struct {
+		it, because  string
+		method       Method
+		who          backend.Identity
+		account      ServiceAccount
+		path, role   string
+		action       string
+		configuredAt string
+	}{{
+		it: "uses the object's ServiceAccount", because: "the workload requests its own credential",
+		method: issuer(t, kubernetesAuth(nil)), who: who, account: ServiceAccount{Namespace: "shop", Name: "orders"},
+		path: "auth/kubernetes/login", role: "app",
+		action:       `login to role "app" of auth/kubernetes as ServiceAccount shop/orders`,
+		configuredAt: "auth/kubernetes/role/app",
+	}, {
+		it: "prefers it to the provider's", because: "the provider's is the default",
+		method: issuer(t, kubernetesAuth(shared)), who: who,
+		account: ServiceAccount{Namespace: "shop", Name: "orders", Audiences: []string{"vault"}},
+		path:    "auth/kubernetes/login", role: "app",
+		action:       `login to role "app" of auth/kubernetes as ServiceAccount shop/orders`,
+		configuredAt: "auth/kubernetes/role/app",
+	}, {
+		it: "falls back to the provider's ServiceAccount", because: "the object names none",
+		method: issuer(t, kubernetesAuth(shared)), who: unnamed,
+		account: ServiceAccount{Namespace: "shop", Name: "shared", Audiences: []string{"vault"}},
+		path:    "auth/kubernetes/login", role: "app",
+		action:       `login to role "app" of auth/kubernetes as ServiceAccount shop/shared`,
+		configuredAt: "auth/kubernetes/role/app",
+	}, {
+		it: "uses the mount and the role of the spec", because: "each cluster may have its own mount",
+		method: issuer(t, mounted), who: who, account: ServiceAccount{Namespace: "shop", Name: "orders"},
+		path: "auth/clusters/blue/login", role: "orders",
+		action:       `login to role "orders" of auth/clusters/blue as ServiceAccount shop/orders`,
+		configuredAt: "auth/clusters/blue/role/orders",
+	}, {
+		it: "uses Vault's default mount", because: "the spec names none",
+		method: issuer(t, unmounted), who: who, account: ServiceAccount{Namespace: "shop", Name: "orders"},
+		path: "auth/kubernetes/login", role: "app",
+		action:       `login to role "app" of auth/kubernetes as ServiceAccount shop/orders`,
+		configuredAt: "auth/kubernetes/role/app",
+	}, {
+		it: "uses the keeper's own ServiceAccount", because: "a keeper ignores the identity of an object",
+		method: keeper(t, kubernetesAuth(system), ""), who: who,
+		account: ServiceAccount{Namespace: "system", Name: "leasekeeper", Audiences: []string{"vault"}},
+		path:    "auth/kubernetes/login", role: "app",
+		action:       `keeper login to role "app" of auth/kubernetes as ServiceAccount system/leasekeeper`,
+		configuredAt: "auth/kubernetes/role/app",
+	}, {
+		it: "takes a keeper of the provider's namespace", because: "a SecretProvider's ServiceAccount is beside it",
+		method: keeper(t, kubernetesAuth(local), "shop"), account: ServiceAccount{Namespace: "shop", Name: "keeper"},
+		path: "auth/kubernetes/login", role: "app",
+		action:       `keeper login to role "app" of auth/kubernetes as ServiceAccount shop/keeper`,
+		configuredAt: "auth/kubernetes/role/app",
+	}} {
+		t.Run(c.it, func(t *testing.T) {
+			f := &fakeRequester{}
+			token, err := c.method.Login(t.Context(), f, c.who)
+			if err != nil {
+				t.Fatal(err)
+			}
+			jwt := "jwt-" + c.account.Namespace + "-" + c.account.Name
+			want := Request{
+				Path: c.path, Body: map[string]string{"role": c.role, "jwt": jwt}, Action: c.action, Hint: refusedHint,
+				Secrets: []string{jwt},
+			}
+			if !reflect.DeepEqual(f.logins, []Request{want}) {
+				t.Errorf("because %s:\n got %+v\nwant %+v", c.because, f.logins, want)
+			}
+			if !reflect.DeepEqual(f.accounts, []ServiceAccount{c.account}) || len(f.secrets) > 0 {
+				t.Errorf("because %s: used the tokens of %+v and the Secrets %v, want the token of %+v",
+					c.because, f.accounts, f.secrets, c.account)
+			}
+			wantToken := Token{Value: "hvs.new", Accessor: "acc", ConfiguredAt: c.configuredAt}
+			if token != wantToken {
+				t.Errorf("because %s: token %+v, want %+v", c.because, token, wantToken)
+			}
+		})
+	}
+}
+
+const noAccount = "no ServiceAccount to log in as: " +
+	"set spec.serviceAccountName, or auth.kubernetes.serviceAccountRef on the provider"
+
+func TestKubernetesLoginErrors(t *testing.T) {
+	missing := backend.Errorf(backend.NoServiceAccount, `ServiceAccount "orders" does not exist`)
+	refused := backend.Errorf(backend.LoginFailed, "Vault refused")
+	unnamed := backend.Identity{Namespace: "shop"}
+	for _, c := range []struct {
+		it, because      string
+		who              backend.Identity
+		requester        fakeRequester
+		kind             backend.ErrorKind
+		message          string
+		accounts, logins int
+	}{
+		{"no ServiceAccount is named", "there is nothing to request", unnamed, fakeRequester{},
+			backend.NoServiceAccount, noAccount, 0, 0},
+		{"the ServiceAccount does not exist", "Vault gets no request without a token", who,
+			fakeRequester{accountErr: missing}, backend.NoServiceAccount, missing.Message, 1, 0},
+		{"Vault refuses the login", "the requester decides on a second attempt", who,
+			fakeRequester{loginErr: refused}, backend.LoginFailed, refused.Message, 1, 1},
+	} {
+		t.Run(c.it, func(t *testing.T) {
+			token, err := issuer(t, kubernetesAuth(nil)).Login(t.Context(), &c.requester, c.who)
+			wantError(t, err, c.kind, c.message)
+			if token.Value != "" {
+				t.Errorf("because %s: there is a token", c.because)
+			}
+			if a, l := len(c.requester.accounts), len(c.requester.logins); a != c.accounts || l != c.logins {
+				t.Errorf("because %s: %d ServiceAccounts and %d logins, want %d and %d",
+					c.because, a, l, c.accounts, c.logins)
+			}
+		})
+	}
+}
+
+func TestKubernetesServiceAccount(t *testing.T) {
+	shared := &v1alpha1.ServiceAccountReference{Name: "shared"}
+	for _, c := range []struct {
+		it      string
+		ref     *v1alpha1.ServiceAccountReference
+		account string
+		want    string // empty: an error
+	}{
+		{"the object's", nil, "orders", "orders"},
+		{"the object's before the provider's", shared, "orders", "orders"},
+		{"the provider's", shared, "", "shared"},
+		{"none", nil, "", ""},
+	} {
+		t.Run(c.it, func(t *testing.T) {
+			got, err := issuer(t, kubernetesAuth(c.ref)).ServiceAccount(backend.Identity{ServiceAccount: c.account})
+			if got != c.want {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+			if c.want == "" {
+				wantError(t, err, backend.NoServiceAccount, noAccount)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestKubernetesOwns(t *testing.T) {
+	of := func(namespace string) map[string]string {
+		return map[string]string{"service_account_namespace": namespace, "service_account_name": "orders"}
+	}
+	for _, c := range []struct {
+		it, because string
+		token       Description
+		owner       backend.Owner
+		owns        bool
+	}{
+		{"a login of the owner's namespace", "every ServiceAccount of a namespace is the namespace's",
+			Description{Path: "auth/kubernetes/login", Meta: of("shop")}, owner, true},
+		{"a login of another namespace", "an object must not revoke another tenant's token",
+			Description{Path: "auth/kubernetes/login", Meta: of("bank")}, owner, false},
+		{"a login at another mount", "another cluster may have a namespace of the same name",
+			Description{Path: "auth/clusters/blue/login", Meta: of("shop")}, owner, false},
+		{"a path that only starts alike", "the path must match entirely",
+			Description{Path: "auth/kubernetes/login/x", Meta: of("shop")}, owner, false},
+		{"a token that was not logged in", "anyone with a token can choose its metadata",
+			Description{Path: "auth/token/create", Meta: of("shop")}, owner, false},
+		{"no metadata", "nothing shows whose it is", Description{Path: "auth/kubernetes/login"}, owner, false},
+		{"an owner without a namespace", "an empty namespace must not match absent metadata",
+			Description{Path: "auth/kubernetes/login"}, backend.Owner{UID: "owner-uid"}, false},
+	} {
+		t.Run(c.it, func(t *testing.T) {
+			if got := issuer(t, kubernetesAuth(nil)).Owns(c.token, c.owner); got != c.owns {
+				t.Errorf("because %s: owns %t, want %t", c.because, got, c.owns)
+			}
+		})
+	}
+}
