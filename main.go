@@ -71,7 +71,8 @@ func parse() flags {
 	flag.StringVar(&f.probeAddress, "health-probe-bind-address", ":8081",
 		"Address of the health and readiness endpoints.")
 	flag.StringVar(&f.pprofAddress, "pprof-bind-address", "",
-		"Address of Go's profiling endpoint; empty disables it. A heap profile may contain credentials: bind it to 127.0.0.1.")
+		"Address of Go's profiling endpoint; empty disables it. A heap profile may contain credentials: "+
+			"bind it to 127.0.0.1.")
 	flag.BoolVar(&f.leaderElect, "leader-elect", true, "Elect a leader, so that one replica works at a time.")
 	flag.StringVar(&f.leaderElectNamespace, "leader-election-namespace", "",
 		"Namespace of the leader election lease; empty: the manager's own.")

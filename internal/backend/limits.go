@@ -62,8 +62,8 @@ func NewLimits(c clock.PassiveClock, workers int) *Limits {
 // Limiter is the ability of a backend whose requests are limited.
 type Limiter interface {
 	// Admit reserves a place for an issuance from a path, before its login. first is false for the other paths of an
-	// object: it uses one worker. Call done once with the result of the request. Busy: there is no place; wake is called
-	// when there may be one. Unavailable: the path does not respond.
+	// object: it uses one worker. Call done once with the result of the request. Busy: there is no place; wake is
+	// called when there may be one. Unavailable: the path does not respond.
 	Admit(path string, first bool, wake func()) (done func(error), err error)
 }
 
@@ -110,8 +110,8 @@ func (l *Limits) admit(key lineKey, issues bool, wake func()) (done func(error),
 	quarter := max(1, l.workers/4)
 	switch {
 	case !in.probeAt.IsZero() && (len(in.inFlight) > 0 || now.Before(in.probeAt)):
-		e := Errorf(Unavailable, "%s: waiting, because the last request got no response: one request at a time is sent "+
-			"until the backend responds", key.path)
+		e := Errorf(Unavailable, "%s: waiting, because the last request got no response: "+
+			"one request at a time is sent until the backend responds", key.path)
 		e.RetryAfter = retryWaiting
 		return nil, e
 	case len(in.inFlight) >= quarter && (key.operation == opIssue || in.slowest(now) > slow):

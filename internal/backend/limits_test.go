@@ -22,7 +22,8 @@ func newLineTest(t *testing.T) *lineTest {
 }
 
 func (l *lineTest) admitTo(operation, path string) (func(error), error) {
-	return l.admit(lineKey{"ClusterSecretProvider", "vault", operation, path}, operation == opIssue, func() { l.woken++ })
+	key := lineKey{"ClusterSecretProvider", "vault", operation, path}
+	return l.admit(key, operation == opIssue, func() { l.woken++ })
 }
 
 // fill takes so many places.

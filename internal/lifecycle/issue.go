@@ -142,8 +142,8 @@ func (l *Lifecycle) closeUnused(ctx context.Context, o *observation, h *held) {
 	}
 }
 
-// request sends the requests of all sources, until one fails, and returns its error. A shutdown waits for the responses:
-// without them the sessions could only be revoked after the request limit.
+// request sends the requests of all sources, until one fails, and returns its error. A shutdown waits for the
+// responses: without them the sessions could only be revoked after the request limit.
 func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error {
 	salt := secret.NewSalt()
 	if m := o.carrier(); m != nil && secret.Salt(m) != "" {
@@ -250,8 +250,8 @@ func (l *Lifecycle) targetRejected(o *observation, f *lease.Failure, err error, 
 
 // rejected says that the API server inspected the Secret and refused it.
 func rejected(err error) bool {
-	return apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) ||
-		apierrors.IsRequestEntityTooLargeError(err) || apierrors.IsMethodNotSupported(err)
+	malformed := apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err)
+	return malformed || apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err)
 }
 
 // rejection is the text of an API error without values that it may quote. The text of an admission policy is shown only
