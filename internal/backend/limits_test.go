@@ -23,7 +23,7 @@ func newLineTest(t *testing.T) *lineTest {
 
 func (l *lineTest) admitTo(operation, path string) (func(error), error) {
 	key := lineKey{"ClusterSecretProvider", "vault", operation, path}
-	return l.admit(key, operation == opIssue, func() { l.woken++ })
+	return l.admit(key, operation == opIssue, Waiter{"orders", func() { l.woken++ }})
 }
 
 // fill takes so many places.
@@ -57,11 +57,14 @@ func TestOnePathUsesAQuarterOfTheWorkers(t *testing.T) {
 	if l.woken != 0 {
 		t.Error("a waiting object was woken before there was a place")
 	}
+	l.refused(opIssue, "database/creds/a", Busy)
 	done[0](nil)
+	done[1](nil)
 	if l.woken != 1 {
-		t.Errorf("%d waiting objects were woken, want 1", l.woken)
+		t.Errorf("one waiting object was woken %d times", l.woken)
 	}
-	l.fill(opIssue, "database/creds/a", 1)
+	l.fill(opIssue, "database/creds/a", 2)
+	l.refused(opIssue, "database/creds/a", Busy)
 }
 
 func TestIssuancesUseHalfOfTheWorkers(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -76,13 +77,15 @@ func (l *Lifecycle) admit(o *observation) (done func(error), err error) {
 		}
 	}
 	admitted := map[string]bool{}
+	key := o.key()
+	who := backend.Waiter{Key: key.String(), Wake: func() { l.wake(key) }}
 	for i := range o.sources.Sources {
 		src := &o.sources.Sources[i]
 		path := src.Record.Provider.Kind + "/" + src.Record.Provider.Name + "|" + src.Record.Location()
 		if admitted[path] {
 			continue
 		}
-		place, err := backend.Admit(src.Backend, src.Record.Location(), len(places) == 0, func() { l.wake(o.d) })
+		place, err := backend.Admit(src.Backend, src.Record.Location(), len(places) == 0, who)
 		if err != nil {
 			done(backend.ErrNotSent)
 			return nil, err
@@ -94,7 +97,8 @@ func (l *Lifecycle) admit(o *observation) (done func(error), err error) {
 }
 
 // wake continues with an object that waits for a place. If nobody listens, it continues after recheckBusy.
-func (l *Lifecycle) wake(d *v1alpha1.DynamicSecret) {
+func (l *Lifecycle) wake(key types.NamespacedName) {
+	d := &v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
 	select {
 	case l.woken <- event.GenericEvent{Object: d}:
 	default:
