@@ -23,7 +23,11 @@ func newLineTest(t *testing.T) *lineTest {
 
 func (l *lineTest) admitTo(operation, path string) (func(error), error) {
 	key := lineKey{"ClusterSecretProvider", "vault", operation, path}
-	return l.admit(key, operation == opIssue, Waiter{"orders", func() { l.woken++ }})
+	who := Waiter{}
+	if operation == opIssue {
+		who = Waiter{Key: "orders", Wake: func() { l.woken++ }}
+	}
+	return l.admit(lineKey{"ClusterSecretProvider", "vault", operation, path}, operation == opIssue, who)
 }
 
 // fill takes so many places.
