@@ -22,7 +22,6 @@ func newLineTest(t *testing.T) *lineTest {
 }
 
 func (l *lineTest) admitTo(operation, path string) (func(error), error) {
-	key := lineKey{"ClusterSecretProvider", "vault", operation, path}
 	who := Waiter{}
 	if operation == opIssue {
 		who = Waiter{Key: "orders", Wake: func() { l.woken++ }}
