@@ -47,6 +47,8 @@ const (
 	ReasonExpired = "LeaseExpired"
 	// ReasonLeaseLost: the backend no longer knows the lease; somebody revoked it, or the token that issued it.
 	ReasonLeaseLost = "LeaseLost"
+	// ReasonLeaseRevoked: a LeaseRevocation revoked the lease.
+	ReasonLeaseRevoked = "LeaseRevoked"
 	// ReasonGrantEnded: spec.lease.reissue is Never, and the only lease has ended.
 	ReasonGrantEnded = "GrantEnded"
 	// ReasonRevoking: spec.revoked is true, and the leases are being revoked.
@@ -57,6 +59,11 @@ const (
 	ReasonDeleting = "Deleting"
 	// ReasonSuspended: spec.suspend is true, so nothing is issued or replaced.
 	ReasonSuspended = "Suspended"
+	// ReasonOldLeaseRevoked is the reason of an event: a hand-over is complete, and its old lease is revoked.
+	ReasonOldLeaseRevoked = "OldLeaseRevoked"
+	// ReasonSecretLost is the reason of an event: the Secret was deleted or changed, and spec.suspend prevents a new
+	// credential.
+	ReasonSecretLost = "SecretLost"
 	// ReasonAbandoned is the reason of an event: leasekeeper gave up a lease that it could not revoke in time.
 	ReasonAbandoned = "LeaseAbandoned"
 )

@@ -18,6 +18,7 @@ func SetStatus(d *v1alpha1.DynamicSecret, in Input, s Step) {
 	in.Object = d
 	v := newView(in)
 	st := &d.Status
+	noteHeld(d)
 	st.ObservedGeneration = d.Generation
 	st.NextAction, st.NextActionAt = nextAction(s)
 	st.ExpiresAt = nil
@@ -398,25 +399,41 @@ func (v *view) heldMessage() (text string, short bool) {
 
 func utc(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// removalMessage says how many records must still be revoked, and what delays that.
+// removalMessage says how many records must still be revoked, what delays that, and for how long.
 func (v *view) removalMessage(left int) string {
 	message := fmt.Sprintf("Lease records still to be revoked: %d.", max(0, left))
 	records := append(v.leases[:len(v.leases):len(v.leases)], v.st.Retiring...)
+	var bound, unanswered time.Time
+	failure := ""
 	for i := range records {
-		if f := v.Tries.Revoke[Key(&records[i])]; f.Count > 0 && !v.Done[Key(&records[i])] {
-			return message + " The last attempt failed: " + f.Message
+		rec := &records[i]
+		if v.Done[Key(rec)] || Irrevocable(rec) {
+			continue
+		}
+		if f := v.Tries.Revoke[Key(rec)]; f.Count > 0 && failure == "" {
+			failure = " The last attempt failed: " + f.Message
+		}
+		if at, bounded := v.abandonedAt(rec); bounded {
+			bound = later(bound, at)
+		}
+		if rec.Kind == "" && rec.RevokeAfter != nil && v.Now.Before(rec.RevokeAfter.Time) {
+			unanswered = later(unanswered, rec.RevokeAfter.Time)
 		}
 	}
-	if f := v.Tries.DeleteSecret; f.Count > 0 {
-		return message + " " + f.Message
-	}
-	for i := range records {
-		waits := records[i].RevokeAfter != nil && v.Now.Before(records[i].RevokeAfter.Time)
-		if waits && records[i].Kind == "" {
-			return message + " A request got no response; its session is revoked after --request-limit."
+	if f := v.Tries.DeleteSecret; failure == "" && f.Count > 0 {
+		failure = " " + f.Message
+		if !v.Object.DeletionTimestamp.IsZero() {
+			bound = later(bound, v.deletionDeadline())
 		}
 	}
-	return message
+	if !bound.IsZero() {
+		message += fmt.Sprintf(" What is not revoked until %s is abandoned.", utc(bound))
+	}
+	if failure == "" && !unanswered.IsZero() {
+		return message + fmt.Sprintf(" A request got no response; its session is revoked at %s, when the backend must be "+
+			"done with it (--request-limit).", utc(unanswered))
+	}
+	return message + failure
 }
 
 // notEnded are reasons of retiring records that do not say why the last lease ended: it was replaced, it belongs to a
@@ -429,6 +446,8 @@ func leasedCondition(v *view) *metav1.Condition {
 	const kind = v1alpha1.LeasedCondition
 	before := meta.FindStatusCondition(v.st.Conditions, kind)
 	switch {
+	case before != nil && before.Reason == v1alpha1.ReasonRevoked && v.Object.Spec.Revoked && len(v.st.Retiring) == 0:
+		return condition(kind, false, v1alpha1.ReasonRevoked, "The lease is revoked.")
 	case anyLeased(v.leases) || v.contentLeased():
 		return condition(kind, true, v1alpha1.ReasonLeased, "The credential has a live lease.")
 	case len(v.leases) > 0:
@@ -446,9 +465,10 @@ func leasedCondition(v *view) *metav1.Condition {
 		v1alpha1.ReasonExpired: "The lease has expired.",
 		v1alpha1.ReasonLeaseLost: "The backend no longer knows the lease: it, or the token that issued it, " +
 			"was revoked.",
-		v1alpha1.ReasonGrantEnded: "The grant has ended.",
-		v1alpha1.ReasonDeleting:   "The lease is being revoked.",
-		v1alpha1.ReasonRevoked:    "The lease is being revoked.",
+		v1alpha1.ReasonLeaseRevoked: "A LeaseRevocation revoked the lease.",
+		v1alpha1.ReasonGrantEnded:   "The grant has ended.",
+		v1alpha1.ReasonDeleting:     "The lease is being revoked.",
+		v1alpha1.ReasonRevoked:      "The lease is being revoked.",
 	}[reason]
 	if message == "" {
 		message = "The lease has ended."

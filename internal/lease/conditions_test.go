@@ -57,9 +57,13 @@ const (
 	requesting2  = "Requesting a new credential."
 	beingWritten = "The credential is issued; writing Secret orders."
 	unavailable  = "Vault is unavailable"
-	oneLeft      = "Lease records still to be revoked: 1."
+	oneLeft      = "Lease records still to be revoked: 1." + untilDeadline
 	noneLeft     = "Lease records still to be revoked: 0."
-	revokedText  = "The leases are revoked and the Secret is deleted, because spec.revoked is true. " +
+	// revocationDeadline is an hour by default. Without a deletion, a lease is tried until a minute after its end, and
+	// that may be an hour later than recorded.
+	untilDeadline = " What is not revoked until 2026-03-01T13:00:00Z is abandoned."
+	revokingOne   = "Lease records still to be revoked: 1. What is not revoked until 2026-03-01T14:01:00Z is abandoned."
+	revokedText   = "The leases are revoked and the Secret is deleted, because spec.revoked is true. " +
 		"Set it to false to issue again."
 	grantText = "The lease of this grant has ended (spec.lease.reissue is Never). Delete the object, or request " +
 		"another lease with the annotation leasekeeper.io/rotate-requested-at."
@@ -110,11 +114,11 @@ func TestReady(t *testing.T) {
 	stalledBlock.Stalled = true
 	recorded1 := recorded()
 	failing := all(retiring(record(retired(0, "x"))), revokeFailed(failed(time.Minute), record()))
-	slow := "Lease records still to be revoked: 16. " +
-		"A request got no response; its session is revoked after --request-limit."
+	slow := "Lease records still to be revoked: 16." + untilDeadline + " A request got no response; its session is " +
+		"revoked at 2026-03-01T12:30:00Z, when the backend must be done with it (--request-limit)."
 	waiting := func(in *Input) {
 		for i := range v1alpha1.MaxRetiring {
-			retiring(record(numbered(i), noResponse, retired(time.Hour, v1alpha1.ReasonIssuing)))(in)
+			retiring(record(numbered(i), noResponse, retired(time.Hour/2, v1alpha1.ReasonIssuing)))(in)
 		}
 	}
 	checkCondition(t, v1alpha1.ReadyCondition, []conditionCase{
@@ -165,8 +169,8 @@ func TestReady(t *testing.T) {
 		{"says why a revocation fails", []given{deleted(0), failing},
 			no(v1alpha1.ReasonDeleting, oneLeft+" The last attempt failed: "+unavailable)},
 		{"says why the Secret cannot be deleted", []given{kept(), deleted(0), done(record()), secretFails},
-			no(v1alpha1.ReasonDeleting, noneLeft+" Secret orders could not be deleted")},
-		{"says that it is revoking", []given{kept(), spec(revoking)}, no(v1alpha1.ReasonRevoking, oneLeft)},
+			no(v1alpha1.ReasonDeleting, noneLeft+untilDeadline+" Secret orders could not be deleted")},
+		{"says that it is revoking", []given{kept(), spec(revoking)}, no(v1alpha1.ReasonRevoking, revokingOne)},
 		{"is revoking while the Secret exists",
 			[]given{published, spec(revoking)}, no(v1alpha1.ReasonRevoking, noneLeft)},
 		{"says that it is revoked", []given{spec(revoking)}, no(v1alpha1.ReasonRevoked, revokedText)},
@@ -241,7 +245,7 @@ func TestReconciling(t *testing.T) {
 		{"says why the Secret's labels cannot be written", []given{kept(), outOfSync, syncFails},
 			yes(v1alpha1.ReasonPublishFailed, "the API server is down")},
 		{"exists during a deletion", []given{kept(), deleted(0)}, yes(v1alpha1.ReasonDeleting, oneLeft)},
-		{"exists during a revocation", []given{kept(), spec(revoking)}, yes(v1alpha1.ReasonRevoking, oneLeft)},
+		{"exists during a revocation", []given{kept(), spec(revoking)}, yes(v1alpha1.ReasonRevoking, revokingOne)},
 		{"does not exist while stalled", []given{kept(), rotate, denied}, says{}},
 		{"does not exist while suspended", []given{kept(), spec(suspended), rotate}, says{}},
 		{"does not exist while suspended from the start", []given{spec(suspended)}, says{}},
@@ -260,6 +264,10 @@ func TestLeased(t *testing.T) {
 		})
 	}
 	wasLeased, wasNot := before(metav1.ConditionTrue), before(metav1.ConditionFalse)
+	wasRevoked := status(func(st *v1alpha1.DynamicSecretStatus) {
+		st.Conditions = append(st.Conditions, metav1.Condition{Type: v1alpha1.LeasedCondition,
+			Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonRevoked, Message: "The lease is being revoked."})
+	})
 	last := func(reason string) given { return retiring(record(retired(0, reason))) }
 	const lostText = "The backend no longer knows the lease: it, or the token that issued it, was revoked."
 	unknown := func(rec *v1alpha1.LeaseRecord) { rec.ExpiryUnknown = true }
@@ -299,6 +307,10 @@ func TestLeased(t *testing.T) {
 			no(v1alpha1.ReasonGrantEnded, "The grant has ended.")},
 		{"says that the lease is revoked", []given{wasLeased, last(v1alpha1.ReasonRevoked), spec(revoking)},
 			no(v1alpha1.ReasonRevoked, "The lease is being revoked.")},
+		{"says that the lease was revoked", []given{wasRevoked, spec(revoking)},
+			no(v1alpha1.ReasonRevoked, "The lease is revoked.")},
+		{"says that a LeaseRevocation revoked it", []given{wasLeased, last(v1alpha1.ReasonLeaseRevoked)},
+			no(v1alpha1.ReasonLeaseRevoked, "A LeaseRevocation revoked the lease.")},
 		{"says that the lease expired if nothing says more", []given{wasLeased}, no(v1alpha1.ReasonExpired,
 			"The lease has expired.")},
 		{"gives a reason without a text of its own",

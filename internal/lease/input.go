@@ -27,6 +27,8 @@ type Input struct {
 	Held Held
 	// Lost are the ids of leases that the backend reported as gone.
 	Lost map[string]bool
+	// Revoked are the ids of those that a LeaseRevocation has revoked.
+	Revoked map[string]bool
 	// Suspects are the ids of leases that were missing from a list of the backend.
 	Suspects map[string]bool
 	// Done are the keys (see Key) of records that this process has revoked or abandoned while the object is being

@@ -152,7 +152,7 @@ func RetireLeases(d *v1alpha1.DynamicSecret, reason string, ended int, now time.
 				continue
 			}
 			retire(st, records[i], reason, now)
-		case i == ended && reason == v1alpha1.ReasonLeaseLost:
+		case i == ended && (reason == v1alpha1.ReasonLeaseLost || reason == v1alpha1.ReasonLeaseRevoked):
 			retire(st, records[i], reason, now.Add(lostGrace))
 		case i == ended:
 			retire(st, records[i], reason, now)
@@ -196,6 +196,28 @@ func Resolve(st *v1alpha1.DynamicSecretStatus, response *v1alpha1.LeaseRecord, n
 		reason, at := rec.Reason, floor(now)
 		response.DeepCopyInto(rec)
 		rec.Reason, rec.RevokeAfter = reason, &at
+	}
+}
+
+// Replaced says that the Secret contains the successor of a retiring record.
+func Replaced(rec *v1alpha1.LeaseRecord) bool { return rec.Reason == reasonReplaced }
+
+// noteHeld records until when the hand-over holds the old leases; no time: until the consumers have rolled out. That is
+// for readers: the plan derives it again, because the spec may have changed.
+func noteHeld(d *v1alpha1.DynamicSecret) {
+	for i := range d.Status.Retiring {
+		rec := &d.Status.Retiring[i]
+		if !awaited(d, rec) {
+			continue
+		}
+		rec.RevokeAfter = nil
+		until, known := heldUntil(d, rec)
+		_, complete := handedOverAt(d)
+		_, _, certain := certainEnd(rec)
+		if known && (complete || certain) {
+			at := ceil(until)
+			rec.RevokeAfter = &at
+		}
 	}
 }
 

@@ -222,7 +222,11 @@ func dropEnded(v *view) *Step {
 	for i := range v.leases {
 		rec := &v.leases[i]
 		if Leased(rec) && v.Lost[rec.ID] {
-			return &Step{Action: DropLeases, Reason: v1alpha1.ReasonLeaseLost, Record: i}
+			reason := v1alpha1.ReasonLeaseLost
+			if v.Revoked[rec.ID] {
+				reason = v1alpha1.ReasonLeaseRevoked
+			}
+			return &Step{Action: DropLeases, Reason: reason, Record: i}
 		}
 		end, dies := LifeEnd(rec)
 		if dies && !v.Now.Before(end) {

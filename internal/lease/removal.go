@@ -134,7 +134,7 @@ func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
 		return &Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: i, Retiring: retiring}
 	}
 	from := v.Now
-	if rec.RevokeAfter != nil {
+	if rec.RevokeAfter != nil && !Replaced(rec) {
 		from = rec.RevokeAfter.Time
 	}
 	if retiring && awaited(v.Object, rec) {
@@ -142,7 +142,7 @@ func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
 		if !known {
 			return nil
 		}
-		from = later(from, until)
+		from = until
 	}
 	reason := rec.Reason
 	if reason == "" {
@@ -170,13 +170,7 @@ func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
 	if f.Count == 0 {
 		return false
 	}
-	bound, bounded := finalEnd(rec, increment(v.spec))
-	bound = bound.Add(abandonGrace)
-	if removed {
-		if deadline := v.deletionDeadline(); !bounded || deadline.Before(bound) {
-			bound, bounded = deadline, true
-		}
-	}
+	bound, bounded := v.abandonedAt(rec)
 	if !bounded {
 		return false
 	}
@@ -185,4 +179,16 @@ func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
 		return false
 	}
 	return true
+}
+
+// abandonedAt is until when the backend may fail to revoke the record. False: there is no such time.
+func (v *view) abandonedAt(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
+	bound, bounded := finalEnd(rec, increment(v.spec))
+	bound = bound.Add(abandonGrace)
+	if !v.Object.DeletionTimestamp.IsZero() {
+		if deadline := v.deletionDeadline(); !bounded || deadline.Before(bound) {
+			return deadline, true
+		}
+	}
+	return bound, bounded
 }

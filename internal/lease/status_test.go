@@ -116,6 +116,25 @@ func TestNextActionAndExpiry(t *testing.T) {
 	}
 }
 
+// status.retiring and the condition Rotated name the same time, also after a change of spec.rotation.overlap.
+func TestRevokeAfterIsTheEndOfTheHandOver(t *testing.T) {
+	in := input(kept(), handover(rolledOut(0)), old(), overlapping(5*time.Minute))
+	for _, overlap := range []time.Duration{5 * time.Minute, 30 * time.Minute, time.Minute} {
+		overlapping(overlap)(&in)
+		st := statusOf(in)
+		at := st.Retiring[0].RevokeAfter
+		if !at.Equal(stampPtr(overlap)) ||
+			!strings.Contains(conditionOf(st, v1alpha1.RotatedCondition).message, utc(at.Time)) {
+			t.Errorf("an overlap of %s: revokeAfter is %s, Rotated %+v", overlap, at,
+				conditionOf(st, v1alpha1.RotatedCondition))
+		}
+	}
+	rolling := input(kept(), handover(), old(), spec(rollingOut), checkAt(time.Minute))
+	if at := statusOf(rolling).Retiring[0].RevokeAfter; at != nil {
+		t.Errorf("revokeAfter is %s during a roll-out", at)
+	}
+}
+
 func TestSummary(t *testing.T) {
 	const ownText, suspendText = "the policy lacks a line", " " + suspendedMessage
 	stuck := all(handover(func(h *v1alpha1.HandoverStatus) { h.Reason = v1alpha1.ReasonRolloutStuck }), old(),

@@ -201,6 +201,7 @@ func (l *Lifecycle) refreshInput(o *observation) {
 		OutOfSync:      outOfSync,
 		Held:           o.mem.heldForPlan(),
 		Lost:           union(o.mem.lost, l.memory.lostOf(o.key())),
+		Revoked:        l.memory.lostOf(o.key()),
 		Suspects:       l.memory.suspectsOf(o.key()),
 		Done:           o.mem.done,
 		Reads:          o.mem.reads,

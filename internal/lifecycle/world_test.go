@@ -41,6 +41,7 @@ type world struct {
 	// abandoned are the records that were reported as given up.
 	abandoned map[string]bool
 	effects   []string
+	events    []string
 	// stored is called after each write of a status; nil: nothing is.
 	stored func(before, after *v1alpha1.DynamicSecret)
 	// takes is how long the consumers take to roll out; using is the credential that they use, stamp the one in their
@@ -570,8 +571,10 @@ func (w *world) move() {
 
 type worldAnnouncer struct{ w *world }
 
-func (worldAnnouncer) Event(*v1alpha1.DynamicSecret, string, string, string) {}
-func (worldAnnouncer) Count(string, string)                                  {}
+func (a worldAnnouncer) Event(_ *v1alpha1.DynamicSecret, _, reason, message string) {
+	a.w.events = append(a.w.events, reason+": "+message)
+}
+func (worldAnnouncer) Count(string, string) {}
 func (a worldAnnouncer) Abandoned(_ context.Context, _ *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord, _ string) {
 	a.w.abandoned[rec.Handle()] = true
 }

@@ -208,8 +208,8 @@ func (w *work) wait(ctx context.Context, s Step) (time.Duration, error) {
 	return pause, w.write(ctx, notReady(*s.Obstacle))
 }
 
-// fail records that a step failed because of the backend. The step is repeated after a pause: a minute if a person must
-// change something first.
+// fail records that a step failed because of the backend. The step is repeated after a pause: a short
+// one if a person must change something first.
 func (w *work) fail(ctx context.Context, seen Observation, err *backend.Error) (time.Duration, error) {
 	b := backend.BlockFor(err)
 	count := w.facts.Failure.Count + 1
