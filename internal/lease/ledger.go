@@ -123,7 +123,10 @@ func RetireAttempt(st *v1alpha1.DynamicSecretStatus, held Held, reason string, l
 		switch h := held.find(rec.Handle()); {
 		case h == nil:
 		case h.Settled:
-			h.Record.DeepCopyInto(&rec)
+			// A response that cannot be revoked leaves the session, which its backend may have failed to close.
+			if !Irrevocable(&h.Record) {
+				h.Record.DeepCopyInto(&rec)
+			}
 			at = now
 		default:
 			// The journal stores whole seconds, rounded down.
