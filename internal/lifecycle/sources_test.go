@@ -398,6 +398,38 @@ func TestResolveOneSource(t *testing.T) {
 	}
 }
 
+// The message about a missing provider names one of the other kind, unless it excludes the namespace.
+func TestMissingProviderOfAnotherKind(t *testing.T) {
+	shop := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}
+	namespaced := func(d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Kind = "" }
+	own := &v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "vault"}}
+	elsewhere := &v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Namespace: "bank", Name: "vault"}}
+	plain := func(d *v1alpha1.DynamicSecret) {}
+	for _, c := range []struct {
+		name    string
+		request func(*v1alpha1.DynamicSecret)
+		stored  []client.Object
+		want    string
+	}{
+		{"neither exists", namespaced, nil,
+			"SecretProvider vault does not exist: create it, or correct spec.providerRef."},
+		{"the kind was forgotten", namespaced, []client.Object{clusterProvider()}, "SecretProvider vault does not exist, " +
+			"but ClusterSecretProvider vault does: set spec.providerRef.kind to ClusterSecretProvider."},
+		{"the kind is wrong", plain, []client.Object{own}, "ClusterSecretProvider vault does not exist, " +
+			"but SecretProvider vault does: set spec.providerRef.kind to SecretProvider."},
+		{"it is in another namespace", plain, []client.Object{elsewhere},
+			"ClusterSecretProvider vault does not exist: create it, or correct spec.providerRef."},
+		{"it excludes the namespace", namespaced, []client.Object{shop, clusterProvider(allow("bank"))},
+			"SecretProvider vault does not exist: create it, or correct spec.providerRef."},
+	} {
+		d := requesting(c.request)
+		r, err := sourcesOn(t, &stubDriver{}, append(c.stored, d)...).Resolve(t.Context(), d)
+		if err != nil || r.Block == nil || r.Block.Message != c.want {
+			t.Errorf("%s: %+v, %v", c.name, r.Block, err)
+		}
+	}
+}
+
 func TestResolveSeveralSources(t *testing.T) {
 	unchecked := ownProvider()
 	unchecked.Generation++

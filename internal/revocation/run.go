@@ -133,7 +133,7 @@ func (w *work) observe(ctx context.Context) (Observation, error) {
 	p, err := w.Provider(ctx, ref.Kind, ref.Name, ref.Namespace)
 	if apierrors.IsNotFound(err) {
 		return w.obstructed("", v1alpha1.ReasonProviderNotFound, backend.Errorf(backend.Misconfigured,
-			"%s does not exist: create it, or create a LeaseRevocation that names another.", ref)), nil
+			"%s does not exist: create it, or create a LeaseRevocation that names %s.", ref, w.another(ctx))), nil
 	}
 	if err != nil {
 		return Observation{}, err
@@ -151,6 +151,18 @@ func (w *work) observe(ctx context.Context) (Observation, error) {
 		return Observation{}, err
 	}
 	return Observation{Provider: version, Holders: len(w.facts.concerned(w.holders))}, nil
+}
+
+// another names the ClusterSecretProvider if the kind in providerRef is wrong.
+func (w *work) another(ctx context.Context) string {
+	ref := w.Spec.ProviderRef
+	if ref.Kind != v1alpha1.ProviderKindNamespaced {
+		return "another"
+	}
+	if _, err := w.Provider(ctx, v1alpha1.ProviderKindCluster, ref.Name, ""); err != nil {
+		return "another"
+	}
+	return v1alpha1.ProviderKindCluster + " " + ref.Name + ", which does"
 }
 
 // obstructed is the observation of a backend that cannot be used. An empty reason is that of the error.
