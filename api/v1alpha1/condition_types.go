@@ -64,6 +64,9 @@ const (
 	// ReasonSecretLost is the reason of an event: the Secret was deleted or changed, and spec.suspend prevents a new
 	// credential.
 	ReasonSecretLost = "SecretLost"
+	// ReasonRevocationFailed is the reason of an event: a lease that is no longer needed could not be revoked yet. No
+	// condition has it: the Secret is in order.
+	ReasonRevocationFailed = "RevocationFailed"
 	// ReasonAbandoned is the reason of an event: leasekeeper gave up a lease that it could not revoke in time.
 	ReasonAbandoned = "LeaseAbandoned"
 )

@@ -223,8 +223,8 @@ type LeaseRecord struct {
 	// +optional
 	Session *SessionTerm `json:"session,omitempty"`
 
-	// RevokeAfter is the earliest time to revoke a retiring record; for one that a hand-over holds, when the hand-over is
-	// complete. Absent: it is not known yet when the consumers have moved.
+	// RevokeAfter is the earliest time to revoke a retiring record; for one that a hand-over holds, when the hand-over
+	// is complete. Absent: it is not known yet when the consumers have moved.
 	// +optional
 	RevokeAfter *metav1.Time `json:"revokeAfter,omitempty"`
 

@@ -318,7 +318,8 @@ func forbiddenMessage(waiting []string) string {
 	what := strings.Join(waiting, "; ")
 	if strings.Contains(what, " cannot be stamped: ") {
 		return "The API server does not accept the roll-out of a workload. " + what +
-			". Let the admission policy accept annotations with the prefix " + v1alpha1.StampAnnotationPrefix + " on pod templates."
+			". Let the admission policy accept annotations with the prefix " + v1alpha1.StampAnnotationPrefix +
+			" on pod templates."
 	}
 	return "leasekeeper lacks the permission to roll out workloads: " + what +
 		". Set rollout.enabled in leasekeeper's chart, or apply config/rollout."
@@ -430,8 +431,8 @@ func (v *view) removalMessage(left int) string {
 		message += fmt.Sprintf(" What is not revoked until %s is abandoned.", utc(bound))
 	}
 	if failure == "" && !unanswered.IsZero() {
-		return message + fmt.Sprintf(" A request got no response; its session is revoked at %s, when the backend must be "+
-			"done with it (--request-limit).", utc(unanswered))
+		return message + fmt.Sprintf(" A request got no response; its session is revoked at %s, when the backend must "+
+			"be done with it (--request-limit).", utc(unanswered))
 	}
 	return message + failure
 }

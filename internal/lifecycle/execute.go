@@ -18,10 +18,6 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
-// ReasonRevocationFailed is the reason of the event that reports a lease which could not be revoked yet. No condition
-// has it: the Secret is in order.
-const ReasonRevocationFailed = "RevocationFailed"
-
 func (l *Lifecycle) execute(ctx context.Context, o *observation, s lease.Step) error {
 	switch s.Action {
 	case lease.AddFinalizer:
@@ -198,7 +194,7 @@ func (l *Lifecycle) reportFailure(o *observation, d *v1alpha1.DynamicSecret) {
 	reason, message := "", ""
 	for _, rec := range append(append([]v1alpha1.LeaseRecord{}, d.Status.Leases...), d.Status.Retiring...) {
 		if f := o.mem.tries.Revoke[lease.Key(&rec)]; f.Count > 0 {
-			reason = ReasonRevocationFailed
+			reason = v1alpha1.ReasonRevocationFailed
 			message = "A lease that is no longer needed could not be revoked yet: " + f.Message
 		}
 	}

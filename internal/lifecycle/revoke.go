@@ -81,7 +81,8 @@ func (l *Lifecycle) revoke(ctx context.Context, o *observation, s lease.Step) er
 
 // reportRevoked emits one event when the last old lease of a hand-over is revoked.
 func (l *Lifecycle) reportRevoked(o *observation, rec *v1alpha1.LeaseRecord) {
-	others := slices.ContainsFunc(o.d.Status.Retiring, func(rec v1alpha1.LeaseRecord) bool { return lease.Replaced(&rec) })
+	replaced := func(rec v1alpha1.LeaseRecord) bool { return lease.Replaced(&rec) }
+	others := slices.ContainsFunc(o.d.Status.Retiring, replaced)
 	if others || !lease.Replaced(rec) || !o.d.DeletionTimestamp.IsZero() {
 		return
 	}
