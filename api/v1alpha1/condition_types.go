@@ -37,12 +37,11 @@ const (
 	// ReasonPublishFailed: the API server did not store the Secret; leasekeeper retries with the same credential.
 	ReasonPublishFailed = "PublishFailed"
 	// ReasonReplacing: a new credential is due, because the old one cannot be renewed further, its Secret was deleted
-	// or edited, its request has changed, or somebody requested a rotation.
+	// or edited, its request has changed, or somebody requested a rotation; or a static or scheduled response is due to
+	// be read again, and the read has failed so far.
 	ReasonReplacing = "Replacing"
 	// ReasonRenewing: a lease, or the session that issued it, is due for renewal, and the renewal has failed so far.
 	ReasonRenewing = "Renewing"
-	// ReasonRefreshing: a static or scheduled response is due to be read again, and the read has failed so far.
-	ReasonRefreshing = "Refreshing"
 	// ReasonExpired: a lease expired before a new credential could be issued.
 	ReasonExpired = "LeaseExpired"
 	// ReasonLeaseLost: the backend no longer knows the lease; somebody revoked it, or the token that issued it.

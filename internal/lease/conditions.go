@@ -198,7 +198,7 @@ func (v *view) work(s Step) *Block {
 	case obstacle != nil && due == v1alpha1.NextPublish:
 		return obstacle
 	case obstacle != nil && due == v1alpha1.NextRefresh:
-		return &Block{Reason: v1alpha1.ReasonRefreshing,
+		return &Block{Reason: v1alpha1.ReasonReplacing,
 			Message: "A response is due to be read again. " + obstacle.Message}
 	case obstacle != nil:
 		return &Block{Reason: v1alpha1.ReasonReplacing, Message: "A new credential is due. " + obstacle.Message}

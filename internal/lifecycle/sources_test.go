@@ -413,8 +413,9 @@ func TestMissingProviderOfAnotherKind(t *testing.T) {
 	}{
 		{"neither exists", namespaced, nil,
 			"SecretProvider vault does not exist: create it, or correct spec.providerRef."},
-		{"the kind was forgotten", namespaced, []client.Object{clusterProvider()}, "SecretProvider vault does not exist, " +
-			"but ClusterSecretProvider vault does: set spec.providerRef.kind to ClusterSecretProvider."},
+		{"the kind was forgotten", namespaced, []client.Object{clusterProvider()},
+			"SecretProvider vault does not exist, " +
+				"but ClusterSecretProvider vault does: set spec.providerRef.kind to ClusterSecretProvider."},
 		{"the kind is wrong", plain, []client.Object{own}, "ClusterSecretProvider vault does not exist, " +
 			"but SecretProvider vault does: set spec.providerRef.kind to SecretProvider."},
 		{"it is in another namespace", plain, []client.Object{elsewhere},
