@@ -121,6 +121,9 @@ const (
 	ReasonInvalidResponse = "InvalidResponse"
 	// ReasonBackendUnavailable: the backend cannot be reached, does not respond, is sealed, or asks to retry later.
 	ReasonBackendUnavailable = "BackendUnavailable"
+	// ReasonQuotaExceeded: the backend issues no more leases or logins until some are revoked or a quota is raised.
+	// Leases are renewed meanwhile.
+	ReasonQuotaExceeded = "QuotaExceeded"
 	// ReasonBackendError: the backend returned an error of its own; its database may be down.
 	ReasonBackendError = "BackendError"
 	// ReasonTLSFailed: the backend's certificate cannot be verified, or the provider's TLS material cannot be used.

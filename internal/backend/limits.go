@@ -19,6 +19,8 @@ const (
 	probePause = time.Second
 	// retryWaiting is when to try again behind a probe.
 	retryWaiting = 2 * time.Second
+	// quotaPause is both for a path that issues no more leases: each attempt costs a login and writes to the ledger.
+	quotaPause = 10 * time.Second
 )
 
 // Limits keep one hanging path (a database, a tenant) from using all workers. They apply to the requests of one
@@ -26,7 +28,8 @@ const (
 //
 //   - Issuances: a quarter of the workers; all paths together: half of them. Renewals never wait behind issuances.
 //   - Other operations: a quarter of the workers as soon as one of them takes longer than a second.
-//   - After a request without a response: one at a time, as a probe, until one gets a response.
+//   - After a request without a response, or one that a quota refused: one at a time, as a probe, until one gets another
+//     response.
 //
 // A request above a limit is not sent. The caller returns its worker and tries again.
 type Limits struct {
@@ -50,6 +53,8 @@ type line struct {
 	serial   int
 	// probeAt is when the next probe may be sent; zero: the last request got a response.
 	probeAt time.Time
+	// fault is what the others get meanwhile.
+	fault *Error
 	// waiting are called one by one, when a place becomes free.
 	waiting []func()
 }
@@ -110,10 +115,7 @@ func (l *Limits) admit(key lineKey, issues bool, wake func()) (done func(error),
 	quarter := max(1, l.workers/4)
 	switch {
 	case !in.probeAt.IsZero() && (len(in.inFlight) > 0 || now.Before(in.probeAt)):
-		e := Errorf(Unavailable, "%s: waiting, because the last request got no response: one request at a time is sent "+
-			"until the backend responds", key.path)
-		e.RetryAfter = retryWaiting
-		return nil, e
+		return nil, in.fault
 	case len(in.inFlight) >= quarter && (key.operation == opIssue || in.slowest(now) > slow):
 		in.waiting = append(in.waiting, wake)
 		return nil, busy(key)
@@ -158,6 +160,13 @@ func (l *Limits) release(key lineKey, id int, issued bool, result error) (wake [
 	case errors.Is(result, ErrNotSent):
 	case result != nil && KindOf(result) == NoResponse:
 		in.probeAt = l.clock.Now().Add(probePause)
+		in.fault = Errorf(Unavailable, "%s: waiting, because the last request got no response: one request at a time "+
+			"is sent until the backend responds", key.path)
+		in.fault.RetryAfter = retryWaiting
+	case result != nil && KindOf(result) == QuotaExceeded:
+		in.probeAt = l.clock.Now().Add(quotaPause)
+		in.fault = Errorf(QuotaExceeded, "%s", result)
+		in.fault.RetryAfter = quotaPause
 	default:
 		in.probeAt = time.Time{}
 	}

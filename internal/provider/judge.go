@@ -24,7 +24,16 @@ func judge(p v1alpha1.Provider, report backend.Report, err error, now time.Time)
 		}
 		st.MissingCapabilities, st.AdvisedCapabilities = report.Missing, report.Advised
 	}
-	lease.SetSummary(&st.Conditions, p.GetGeneration(), now, verdict(report, err))
+	s := verdict(report, err)
+	if ready := Ready(p); ready.Status == metav1.ConditionTrue && ready.ObservedGeneration == p.GetGeneration() {
+		switch backend.KindOf(err) {
+		case backend.Throttled:
+			return // nothing was learnt
+		case backend.QuotaExceeded:
+			s.Ready, s.Message = true, s.Message+". Leases are renewed and revoked meanwhile."
+		}
+	}
+	lease.SetSummary(&st.Conditions, p.GetGeneration(), now, s)
 }
 
 // verdict on the provider.

@@ -81,7 +81,7 @@ func (r *Runner) run(ctx context.Context, p Object) (time.Duration, error) {
 		return 0, err
 	}
 	r.announceChange(p, before)
-	if Ready(p).Status == metav1.ConditionTrue {
+	if Ready(p).Status == metav1.ConditionTrue && inspectErr == nil {
 		return r.Interval, nil
 	}
 	return r.RetryInterval, nil
@@ -121,10 +121,13 @@ func (r *Runner) write(ctx context.Context, p Object, change func(now time.Time)
 	return r.Client.Status().Update(ctx, p)
 }
 
-// announceChange emits an event if the provider became ready again, is no longer ready, or is not for another reason.
+// announceChange emits an event if the provider became ready again, is no longer ready, or is not for another reason;
+// and if a provider that is ready met a quota.
 func (r *Runner) announceChange(p v1alpha1.Provider, before metav1.Condition) {
 	now := Ready(p)
 	switch {
+	case now.Reason == v1alpha1.ReasonQuotaExceeded && before.Reason != now.Reason:
+		r.Announce(p, corev1.EventTypeWarning, now.Reason, now.Message)
 	case now.Status == metav1.ConditionTrue && before.Status == metav1.ConditionFalse:
 		r.Announce(p, corev1.EventTypeNormal, now.Reason, now.Message)
 	case now.Status == metav1.ConditionFalse && (before.Status != now.Status || before.Reason != now.Reason):

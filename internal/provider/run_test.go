@@ -64,6 +64,39 @@ func TestChangesOfReadinessAreEvents(t *testing.T) {
 	}
 }
 
+func TestAQuotaDoesNotMakeAProviderUnready(t *testing.T) {
+	for _, c := range []struct {
+		kind   backend.ErrorKind
+		reason string
+		events int
+	}{
+		{backend.Throttled, v1alpha1.ReasonReachable, 0},
+		{backend.QuotaExceeded, v1alpha1.ReasonQuotaExceeded, 1},
+	} {
+		b := newBed(t, clusterProvider())
+		b.run()
+		b.err = backend.Errorf(c.kind, "the quota is full")
+		for range 2 {
+			pause, p := b.run()
+			if ready := Ready(p); ready.Status != metav1.ConditionTrue || ready.Reason != c.reason || pause != time.Minute {
+				t.Errorf("after %s: %+v, next inspection in %s", c.kind, ready, pause)
+			}
+		}
+		if len(b.events) != c.events {
+			t.Errorf("after %s: events %v", c.kind, b.events)
+		}
+	}
+}
+
+func TestAQuotaKeepsANewProviderUnready(t *testing.T) {
+	b := newBed(t, clusterProvider())
+	b.err = backend.Errorf(backend.QuotaExceeded, "the quota is full")
+	_, p := b.run()
+	if got := conditionsOf(p); got != "Ready=False Reconciling=True" || Ready(p).Reason != v1alpha1.ReasonQuotaExceeded {
+		t.Errorf("%s, Ready is %+v", got, Ready(p))
+	}
+}
+
 func TestAdviceIsReportedWhileItApplies(t *testing.T) {
 	b := newBed(t, clusterProvider())
 	b.advice = []string{"sys/leases/lookup/database/creds/orders: list, sudo"}

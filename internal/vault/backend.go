@@ -36,6 +36,8 @@ type Backend struct {
 	materialReadAt atomic.Int64
 
 	breaker *breaker
+	// scopes are the breakers of paths and roles that the server refuses while it serves others.
+	scopes scopes
 	// keeper is the session for leasekeeper's own work.
 	keeper *cached[session]
 	// readers are the sessions that read static responses again.

@@ -98,6 +98,20 @@ func (b *Backend) keeperLogin(ctx context.Context) (session, time.Time, error) {
 	return session{token: token.Value, owned: token.Accessor != ""}, usableUntil(sent, token.TTL), nil
 }
 
+// keepSession extends a session that cannot be replaced because Vault grants no more logins now. A quota that stops new
+// credentials must not stop the renewal of old ones.
+func (b *Backend) keepSession(ctx context.Context, s session, failed error) (time.Time, error) {
+	kind := backend.KindOf(failed)
+	if !s.owned || kind != backend.QuotaExceeded && kind != backend.Throttled {
+		return time.Time{}, failed
+	}
+	term, ok := b.renewSelf(ctx, s.token, maxIncrement)
+	if !ok || term.Duration == 0 {
+		return time.Time{}, failed
+	}
+	return usableUntil(term.At, term.Duration), nil
+}
+
 // usableUntil is when a session must be replaced; zero: never. The last tenth is left for requests in progress.
 func usableUntil(sent time.Time, ttl time.Duration) time.Time {
 	if ttl <= 0 {

@@ -58,7 +58,7 @@ func TestRenewing(t *testing.T) {
 			lease.Term{},
 		},
 		"a quota": {
-			errs(429, "rate limit quota exceeded"), backend.Unavailable, "", lease.Term{},
+			errs(429, "rate limit quota exceeded"), backend.Throttled, "", lease.Term{},
 		},
 		"sealed":              {errs(503, "Vault is sealed"), backend.Unavailable, "", lease.Term{}},
 		"trouble":             {errs(500, "internal error"), backend.Failed, "", lease.Term{}},
