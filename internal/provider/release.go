@@ -30,6 +30,7 @@ func (r *Runner) release(ctx context.Context, p Object) (time.Duration, error) {
 		})
 	}
 	r.Backends.Forget(p)
+	r.forget(p)
 	before := p.DeepCopyObject().(client.Object)
 	controllerutil.RemoveFinalizer(p, v1alpha1.ProviderFinalizer)
 	err = r.Client.Patch(ctx, p, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))

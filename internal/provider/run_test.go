@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
@@ -37,6 +38,39 @@ func TestInspectsSoonerWhileNotReady(t *testing.T) {
 				t.Errorf("it has no finalizer, or no status of its generation: %+v", p)
 			}
 		})
+	}
+}
+
+func TestFailedInspectionsBackOff(t *testing.T) {
+	b := newBed(t, clusterProvider())
+	pauses := func(n int) (all []time.Duration) {
+		for range n {
+			pause, _ := b.run()
+			all = append(all, pause)
+		}
+		return all
+	}
+	b.err = backend.Errorf(backend.Unavailable, "it is unavailable")
+	const m = time.Minute
+	if got := pauses(5); !slices.Equal(got, []time.Duration{m, 2 * m, 4 * m, 8 * m, 8 * m}) {
+		t.Errorf("the pauses are %v", got)
+	}
+	b.err = nil
+	pauses(1)
+	b.err = backend.Errorf(backend.LoginFailed, "correct the role")
+	if got := pauses(2); !slices.Equal(got, []time.Duration{m, 2 * m}) {
+		t.Errorf("after a success, the pauses are %v", got)
+	}
+	p := clusterProvider()
+	if err := b.Client.Get(t.Context(), types.NamespacedName{Name: p.Name}, p); err != nil {
+		t.Fatal(err)
+	}
+	p.Generation++
+	if err := b.Client.Update(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if got := pauses(1); got[0] != m {
+		t.Errorf("after a change of the spec, the pause is %v", got)
 	}
 }
 
@@ -76,9 +110,10 @@ func TestAQuotaDoesNotMakeAProviderUnready(t *testing.T) {
 		b := newBed(t, clusterProvider())
 		b.run()
 		b.err = backend.Errorf(c.kind, "the quota is full")
-		for range 2 {
+		for _, after := range []time.Duration{time.Minute, 2 * time.Minute} {
 			pause, p := b.run()
-			if ready := Ready(p); ready.Status != metav1.ConditionTrue || ready.Reason != c.reason || pause != time.Minute {
+			ready := Ready(p)
+			if ready.Status != metav1.ConditionTrue || ready.Reason != c.reason || pause != after {
 				t.Errorf("after %s: %+v, next inspection in %s", c.kind, ready, pause)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
@@ -45,6 +46,9 @@ func (b *Backend) Inspect(ctx context.Context) (backend.Report, error) {
 	return report, err
 }
 
+// healthTimeout is short: a server that does not respond must not occupy a worker for long.
+const healthTimeout = 3 * time.Second
+
 type health struct {
 	Initialized *bool  `json:"initialized"`
 	Sealed      bool   `json:"sealed"`
@@ -54,7 +58,8 @@ type health struct {
 
 func (b *Backend) health(ctx context.Context) (backend.Report, error) {
 	const what = "requesting the server's health"
-	r, err := b.do(ctx, call{method: http.MethodGet, path: "sys/health", exempt: true})
+	r, err := b.do(ctx, call{method: http.MethodGet, path: "sys/health", exempt: true,
+		timeout: min(b.timeout, healthTimeout)})
 	if err != nil {
 		return backend.Report{}, err
 	}
