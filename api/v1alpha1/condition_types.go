@@ -17,6 +17,10 @@ const (
 	// RotatedCondition is True once the last hand-over is complete: the consumers use the new credential, and the old
 	// lease was revoked only after that. It is present after the first replacement.
 	RotatedCondition = "Rotated"
+	// VerifyingCondition of a provider is True while leasekeeper lists the leases regularly, so that it notices those
+	// that somebody else revoked, and False while lists are denied, fail or are late. It is present while the provider
+	// has leases.
+	VerifyingCondition = "Verifying"
 )
 
 // Reasons of a DynamicSecret's conditions: its state.
@@ -143,6 +147,18 @@ const (
 	ReasonPolicyIncomplete = "PolicyIncomplete"
 	// ReasonInUse: the provider is being deleted and waits for leases that must still be revoked through it.
 	ReasonInUse = "InUse"
+)
+
+// Reasons of the condition Verifying of a provider.
+const (
+	// ReasonLeasesListed: each path is listed once an interval.
+	ReasonLeasesListed = "LeasesListed"
+	// ReasonListDenied: leasekeeper lacks the permissions in status.advisedCapabilities, so it looks leases up one by one.
+	ReasonListDenied = "ListDenied"
+	// ReasonListFailed: a list fails, so leases are looked up one by one.
+	ReasonListFailed = "ListFailed"
+	// ReasonListsSlow: lists take so long that leases are checked late.
+	ReasonListsSlow = "ListsSlow"
 )
 
 // Reasons of a LeaseRevocation's conditions, besides ProviderNotFound and the problems of the backend above.

@@ -80,8 +80,11 @@ func lacks(identity string, permissions []string) string {
 }
 
 // Ready is the Ready condition of a provider; the zero value if it has none yet.
-func Ready(p v1alpha1.Provider) metav1.Condition {
-	if c := meta.FindStatusCondition(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition); c != nil {
+func Ready(p v1alpha1.Provider) metav1.Condition { return conditionOf(p, v1alpha1.ReadyCondition) }
+
+// conditionOf is a condition of a provider; the zero value if it has none of the kind.
+func conditionOf(p v1alpha1.Provider, kind string) metav1.Condition {
+	if c := meta.FindStatusCondition(p.ProviderStatus().Conditions, kind); c != nil {
 		return *c
 	}
 	return metav1.Condition{}

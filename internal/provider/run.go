@@ -27,8 +27,8 @@ type Config struct {
 	Reader client.Reader
 	// Backends finds the backend of a provider.
 	Backends Backends
-	// Advice returns the permissions that would make it easier to verify the provider's leases.
-	Advice func(p v1alpha1.Provider) []string
+	// Verification reports how the provider's leases are verified.
+	Verification func(p v1alpha1.Provider) Verification
 	// Announce emits an event about a provider.
 	Announce func(p v1alpha1.Provider, kind, reason, message string)
 	// Users is the index of DynamicSecrets by the keys of the providers in their spec and their ledger. Key returns the
@@ -93,12 +93,26 @@ func (r *Runner) run(ctx context.Context, p Object) (time.Duration, error) {
 		return 0, err
 	}
 	report, inspectErr := r.inspect(ctx, p)
-	report.Advised = r.Advice(p)
-	before := Ready(p)
-	if err := r.write(ctx, p, func(now time.Time) { judge(p, report, inspectErr, now) }); err != nil {
+	verification := r.Verification(p)
+	report.Advised = p.ProviderStatus().AdvisedCapabilities
+	if verification.Known {
+		report.Advised = verification.Advised
+	}
+	before, verified := Ready(p), conditionOf(p, v1alpha1.VerifyingCondition)
+	err := r.write(ctx, p, func(now time.Time) {
+		judge(p, report, inspectErr, now)
+		if inspectErr == nil {
+			judgeVerification(p, report.Identity, verification, now)
+		}
+	})
+	if err != nil {
 		return 0, err
 	}
 	r.announceChange(p, before)
+	if now := conditionOf(p, v1alpha1.VerifyingCondition); now.Status == metav1.ConditionFalse &&
+		now.Reason != verified.Reason {
+		r.Announce(p, corev1.EventTypeWarning, now.Reason, now.Message)
+	}
 	if Ready(p).Status == metav1.ConditionTrue && inspectErr == nil {
 		r.forget(p)
 		return r.Interval, nil

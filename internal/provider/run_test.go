@@ -132,18 +132,58 @@ func TestAQuotaKeepsANewProviderUnready(t *testing.T) {
 	}
 }
 
-func TestAdviceIsReportedWhileItApplies(t *testing.T) {
-	b := newBed(t, clusterProvider())
-	b.advice = []string{"sys/leases/lookup/database/creds/orders: list, sudo"}
-	_, p := b.run()
-	ready := Ready(p)
-	reported := strings.Contains(ready.Message, b.advice[0]) && slices.Equal(p.Status.AdvisedCapabilities, b.advice)
-	if ready.Status != metav1.ConditionTrue || !reported {
-		t.Errorf("Ready is %+v, advised %v", ready, p.Status.AdvisedCapabilities)
+func TestVerificationIsReported(t *testing.T) {
+	const line = "sys/leases/lookup/database/creds/orders: list, sudo"
+	denied := Verification{Known: true, Leases: true, Advised: []string{line}}
+	for _, c := range []struct {
+		it      string
+		given   Verification
+		status  metav1.ConditionStatus // empty: there is no condition
+		reason  string
+		message string
+		advised []string
+	}{
+		{"lists", Verification{Known: true, Leases: true}, metav1.ConditionTrue, v1alpha1.ReasonLeasesListed,
+			"once a --verify-interval", nil},
+		{"lists that are denied", denied, metav1.ConditionFalse, v1alpha1.ReasonListDenied, line, []string{line}},
+		{"lists that fail", Verification{Known: true, Leases: true, Failed: "no response in time"},
+			metav1.ConditionFalse, v1alpha1.ReasonListFailed, "no response in time", nil},
+		{"lists that are slow", Verification{Known: true, Leases: true, Overdue: 5 * time.Minute},
+			metav1.ConditionFalse, v1alpha1.ReasonListsSlow, "5m0s", nil},
+		{"no leases", Verification{Known: true}, "", "", "", nil},
+		{"nothing yet after a restart", Verification{}, metav1.ConditionFalse, v1alpha1.ReasonListDenied, line,
+			[]string{line}},
+	} {
+		t.Run(c.it, func(t *testing.T) {
+			b := newBed(t, clusterProvider())
+			b.verification = denied
+			b.run()
+			b.verification = c.given
+			_, p := b.run()
+			got := conditionOf(p, v1alpha1.VerifyingCondition)
+			if got.Status != c.status || got.Reason != c.reason || !strings.Contains(got.Message, c.message) {
+				t.Errorf("Verifying is %+v", got)
+			}
+			if !slices.Equal(p.Status.AdvisedCapabilities, c.advised) || Ready(p).Status != metav1.ConditionTrue {
+				t.Errorf("advised %v, Ready %+v", p.Status.AdvisedCapabilities, Ready(p))
+			}
+			before := p.ResourceVersion
+			if _, p = b.run(); p.ResourceVersion != before {
+				t.Error("each inspection is a write")
+			}
+		})
 	}
-	b.advice = nil
-	if _, p = b.run(); len(p.Status.AdvisedCapabilities) > 0 {
-		t.Errorf("it still advises %v", p.Status.AdvisedCapabilities)
+}
+
+func TestFailedVerificationIsAnEvent(t *testing.T) {
+	b := newBed(t, clusterProvider())
+	b.verification = Verification{Known: true, Leases: true}
+	b.run()
+	b.verification.Failed = "no response in time"
+	b.run()
+	b.run()
+	if want := []string{"Warning " + v1alpha1.ReasonListFailed}; !slices.Equal(b.events, want) {
+		t.Errorf("events %v, want %v", b.events, want)
 	}
 }
 
