@@ -244,6 +244,19 @@ func TestTerminatingProviderWaitsForItsLeases(t *testing.T) {
 	}
 }
 
+func TestInUseIsOneEventAndBacksOff(t *testing.T) {
+	held := v1alpha1.DynamicSecretStatus{Leases: []v1alpha1.LeaseRecord{record(v1alpha1.ProviderKindCluster, "vault")}}
+	b := newBed(t, clusterProvider(terminating), dynamicSecret(held))
+	for _, after := range []time.Duration{time.Minute, 2 * time.Minute, 4 * time.Minute} {
+		if pause, _ := b.run(); pause != after {
+			t.Errorf("the next check is in %s, want %s", pause, after)
+		}
+	}
+	if want := []string{"Warning " + v1alpha1.ReasonInUse}; !slices.Equal(b.events, want) || b.uncached != 0 {
+		t.Errorf("events %v, %d lists that were read from the API server", b.events, b.uncached)
+	}
+}
+
 func TestInUseNamesAFew(t *testing.T) {
 	names := []string{"a/1", "a/2", "a/3", "a/4", "a/5", "a/6", "a/7"}
 	for _, c := range []struct {
