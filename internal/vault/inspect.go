@@ -119,27 +119,37 @@ func (b *Backend) missing(ctx context.Context, paths []string) ([]string, error)
 	return missing, nil
 }
 
-// capabilities returns what the keeper may do on these paths. The policy `default` permits capabilities-self; if it is
-// refused, that line is missing, and nothing is known about the paths.
+const capabilitiesPath = "sys/capabilities-self"
+
+// capabilitiesCall requests the capabilities of a token; empty: that of the keeper's session.
+func capabilitiesCall(namespace, token string, paths []string) call {
+	return call{method: http.MethodPost, path: capabilitiesPath, namespace: namespace, token: token,
+		body: map[string]any{"paths": paths}}
+}
+
+// capabilities returns what the keeper may do on these paths.
 func (b *Backend) capabilities(
 	ctx context.Context, paths []string,
 ) (has map[string][]string, missing string, err error) {
-	const (
-		path = "sys/capabilities-self"
-		what = "requesting the keeper's capabilities"
-	)
-	r, err := b.asKeeper(ctx, call{
-		method: http.MethodPost, path: path, namespace: b.spec.Namespace, body: map[string]any{"paths": paths},
-	})
+	r, err := b.asKeeper(ctx, capabilitiesCall(b.spec.Namespace, "", paths))
 	if err != nil {
 		return nil, "", err
 	}
+	return b.readCapabilities(r, paths)
+}
+
+// readCapabilities reads what a token may do on these paths. The policy `default` permits capabilities-self; if it is
+// refused, that line is missing, and nothing is known about the paths.
+func (b *Backend) readCapabilities(
+	r rawResponse, paths []string,
+) (has map[string][]string, missing string, err error) {
+	const what = "requesting the keeper's capabilities"
 	a, ok := r.parse()
 	switch {
 	case r.status == http.StatusForbidden && ok:
-		return nil, path + ": update", nil
+		return nil, capabilitiesPath + ": update", nil
 	case !succeeded(r.status):
-		return nil, "", b.keeperFault(r, what, path)
+		return nil, "", b.keeperFault(r, what, capabilitiesPath)
 	}
 	fields := object(a.Data)
 	if fields == nil {

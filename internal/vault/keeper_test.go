@@ -341,6 +341,10 @@ func TestRevoking(t *testing.T) {
 				"sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`)},
 				look:                    {gone}}, "", "",
 			[]string{owns, "sys/capabilities-self", look}},
+		"without an id, that is only an inference": {func(r *v1alpha1.LeaseRecord) { r.ID = "" },
+			map[string][]says{owns: {errs(403, denied)},
+				"sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`)}},
+			backend.Failed, "may still be revoking", []string{owns, "sys/capabilities-self"}},
 		"the token may not be revoked": {
 			nil, map[string][]says{owns: {ok(shopToken)}, end: {errs(403, denied)}},
 			backend.Denied, `"auth/token/revoke-accessor"`, []string{owns, end},
@@ -371,6 +375,41 @@ func TestRevoking(t *testing.T) {
 			got := strings.TrimPrefix(strings.TrimPrefix(f.server.paths(), "auth/kubernetes/login"), " ")
 			if want := strings.Join(test.paths, " "); got != want {
 				t.Errorf("requests:\n got %s\nwant %s", got, want)
+			}
+		})
+	}
+}
+
+// The first session is revoked between two requests, and the next one has the policy line.
+func TestARefusedSessionProvesNothingAboutAToken(t *testing.T) {
+	for name, id := range map[string]string{"without an id": "", "with an id": record().ID} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.server.on("auth/token/lookup-accessor", func(r request) says {
+				f.clock.SetTime(f.clock.Now().Add(minSessionAge / 2))
+				if r.token == "hvs.keeper1" {
+					return errs(403, denied)
+				}
+				return ok(shopToken)
+			})
+			f.server.on("sys/capabilities-self", func(r request) says {
+				f.clock.SetTime(f.clock.Now().Add(minSessionAge))
+				if r.token == "hvs.keeper1" {
+					return errs(403, denied)
+				}
+				return ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`)
+			})
+			f.server.always("auth/token/revoke-accessor", nothing())
+			f.server.always("sys/leases/lookup", errs(400, "invalid lease"))
+			rec := record()
+			rec.ID = id
+			wantKind(t, f.Revoke(t.Context(), rec, owner), backend.Denied)
+			if n := len(f.server.requests("auth/token/revoke-accessor")); n != 0 {
+				t.Fatal("the token was revoked")
+			}
+			wantNil(t, f.Revoke(t.Context(), rec, owner)) // with a new session
+			if n := len(f.server.requests("auth/token/revoke-accessor")); n != 1 {
+				t.Errorf("the token was revoked %d times, want once", n)
 			}
 		})
 	}
