@@ -154,11 +154,25 @@ func TestSecretProviderWithoutKeeperReportsMissingLines(t *testing.T) {
 	r := newRig(t, shared)
 	p := r.namespacedProvider()
 	r.create(p)
-	message := untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonUnattended)
+	message := untilStatus(r, p, v1alpha1.StalledCondition, v1alpha1.ReasonPolicyIncomplete)
 	want := []string{
 		"auth/token/lookup-accessor: update", "auth/token/renew-accessor: update", "auth/token/revoke-accessor: update",
 		"sys/leases/revoke: update",
 	}
+	for _, part := range append([]string{"set spec.vault.keeperAuth", "spec.vault.keeperless: true"}, want...) {
+		if !strings.Contains(message, part) {
+			t.Errorf("the message is %q, want %q in it", message, part)
+		}
+	}
+	mark := r.vaultMark()
+	r.apply("blocked", byNamespaced)
+	r.untilReason("blocked", v1alpha1.StalledCondition, v1alpha1.ReasonProviderNotReady)
+	if n := r.minted(mark); n != 0 {
+		t.Errorf("%d credentials were requested", n)
+	}
+	r.remove("blocked")
+	change(r, p, func(p *v1alpha1.SecretProvider) { p.Spec.Vault.Keeperless = true })
+	message = untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonUnattended)
 	if !slices.Equal(p.Status.MissingCapabilities, want) {
 		t.Errorf("missing: %q, want %q", p.Status.MissingCapabilities, want)
 	}

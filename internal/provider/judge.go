@@ -42,9 +42,12 @@ func verdict(report backend.Report, err error) lease.Summary {
 	case err != nil:
 		b := backend.BlockFor(err)
 		return lease.Summary{Reason: b.Reason, Message: b.Message, Stalled: b.Stalled}
-	case len(report.Missing) > 0 && !report.Unattended:
-		return lease.Summary{Reason: v1alpha1.ReasonPolicyIncomplete, Stalled: true,
-			Message: lacks(report.Identity, report.Missing) + " Nothing is issued, because it could not be revoked."}
+	case len(report.Missing) > 0 && !report.Accepted:
+		message := lacks(report.Identity, report.Missing) + " Nothing is issued, because it could not be revoked."
+		if report.Remedy != "" {
+			message += " " + report.Remedy
+		}
+		return lease.Summary{Reason: v1alpha1.ReasonPolicyIncomplete, Stalled: true, Message: message}
 	}
 	s := lease.Summary{Ready: true, Reason: v1alpha1.ReasonReachable, Message: reachable(report)}
 	if report.Unattended {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/vault/auth"
 )
 
 // Backend is a Vault or OpenBao server as one provider uses it. It is safe for concurrent use.
@@ -40,6 +41,8 @@ type Backend struct {
 	scopes scopes
 	// keeper is the session for leasekeeper's own work.
 	keeper *cached[session]
+	// keeperToken is what the keeper's last login returned, without the secret; nil: none did.
+	keeperToken atomic.Pointer[auth.Token]
 	// readers are the sessions that read static responses again.
 	readers *sessionCache
 	// redirects is true once a standby has redirected a request that mints.

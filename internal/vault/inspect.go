@@ -35,6 +35,9 @@ func (b *Backend) Inspect(ctx context.Context) (backend.Report, error) {
 	if report.Unattended = b.spec.KeeperAuth == nil; report.Unattended {
 		report.Notes = []string{"keeperAuth is not set, so leasekeeper uses auth: " +
 			"when this namespace is deleted, its remaining leases expire by themselves."}
+		report.Accepted = b.spec.Keeperless
+		report.Remedy = "Add them to its policy, set spec.vault.keeperAuth, or accept this with " +
+			"spec.vault.keeperless: true."
 	}
 	if err != nil {
 		return report, err
@@ -43,6 +46,11 @@ func (b *Backend) Inspect(ctx context.Context) (backend.Report, error) {
 	if len(report.Missing) > 0 && b.keeperLoginAgain(ctx) {
 		report.Missing, err = b.missing(ctx, keeperPaths)
 	}
+	if err != nil {
+		return report, err
+	}
+	notes, err := b.checkKeeperToken(ctx)
+	report.Notes = append(report.Notes, notes...)
 	return report, err
 }
 

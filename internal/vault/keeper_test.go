@@ -445,3 +445,59 @@ func TestALeaseAndItsTokenHaveTheirOwnNamespaces(t *testing.T) {
 		}
 	}
 }
+
+func TestTheKeepersTokensAreChecked(t *testing.T) {
+	login := func(more string) says {
+		return ok(`{"request_id":"1","auth":{"client_token":"hvs.keeper1",` + more + `}}`)
+	}
+	self := func(more string) says {
+		return ok(`{"request_id":"1","data":{"id":"hvs.x","accessor":"acc","type":"service","num_uses":0,` + more + `}}`)
+	}
+	static := func(p *v1alpha1.ClusterSecretProvider, o *Options) {
+		withTokenAuth(p, o)
+		p.Spec.Vault.KeeperAuth = p.Spec.Vault.Auth.DeepCopy()
+	}
+	all := ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["root"],"auth/token/renew-accessor":["root"],` +
+		`"auth/token/revoke-accessor":["root"],"sys/leases/lookup":["root"],"sys/leases/renew":["root"],` +
+		`"sys/leases/revoke":["root"]}}`)
+	none := func(*v1alpha1.ClusterSecretProvider, *Options) {}
+	for name, test := range map[string]struct {
+		change      change
+		login, self says
+		kind        backend.ErrorKind
+		text        string // empty: nothing is reported
+	}{
+		"service tokens": {none, login(`"accessor":"a","lease_duration":3600,"renewable":true,"num_uses":0`), says{}, "", ""},
+		"batch tokens": {none, login(`"accessor":"","lease_duration":3600,"renewable":false,"num_uses":0`), says{}, "",
+			"set token_type=service on auth/kubernetes/role/keeper"},
+		"limited uses": {none, login(`"accessor":"a","lease_duration":3600,"renewable":true,"num_uses":9`), says{},
+			backend.LoginFailed, "set token_num_uses=0 on auth/kubernetes/role/keeper"},
+		"not renewable": {none, login(`"accessor":"a","lease_duration":3600,"renewable":false,"num_uses":0`), says{}, "",
+			"cannot be renewed"},
+		"a root token in a Secret":      {static, says{}, self(`"ttl":0,"renewable":false`), "", ""},
+		"a periodic token in a Secret":  {static, says{}, self(`"ttl":60,"renewable":true`), "", ""},
+		"a Secret's token that expires": {static, says{}, self(`"ttl":60,"renewable":false`), "", "with -period"},
+		"a limited token in a Secret": {static, says{}, self(`"num_uses":3,"ttl":60,"renewable":true`),
+			backend.LoginFailed, "without -use-limit"},
+		"a batch token in a Secret": {static, says{}, self(`"type":"batch","ttl":60,"renewable":false`), "",
+			"with -type=service"},
+		"a token that cannot describe itself": {static, says{}, errs(403, denied), "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, test.change)
+			f.server.always("sys/health", ok(`{"initialized":true,"enterprise":false,"version":"1.21.0"}`))
+			f.server.always("auth/kubernetes/login", test.login)
+			f.server.always("auth/token/lookup-self", test.self)
+			f.server.always("sys/capabilities-self", all)
+			report, err := f.Inspect(t.Context())
+			wantKind(t, err, test.kind)
+			got := strings.Join(report.Notes, " ")
+			if err != nil {
+				got = err.Error()
+			}
+			if (got != "") != (test.text != "") || !strings.Contains(got, test.text) {
+				t.Errorf("reported %q, want %q", got, test.text)
+			}
+		})
+	}
+}
