@@ -232,7 +232,7 @@ func TestResolveReportsTheFirstBlock(t *testing.T) {
 	deleting := func(p *v1alpha1.ClusterSecretProvider) {
 		p.Finalizers, p.DeletionTimestamp = []string{v1alpha1.ProviderFinalizer}, &checkedAt
 	}
-	unchecked := func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }
+	unchecked := func(p *v1alpha1.ClusterSecretProvider) { p.Status = v1alpha1.ProviderStatus{} }
 	blockless := func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault = nil }
 	noAccount := &stubDriver{describeError: backend.Errorf(backend.NoServiceAccount, "name a ServiceAccount")}
 	noMaterial := &stubDriver{backendError: backend.Errorf(backend.TLS, "the bundle is empty")}
@@ -403,6 +403,7 @@ func TestResolveOneSource(t *testing.T) {
 func TestResolveSeveralSources(t *testing.T) {
 	unchecked := ownProvider()
 	unchecked.Generation++
+	unchecked.Status = v1alpha1.ProviderStatus{}
 	shop := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}
 	const db, kv = "1:vault database/creds/orders ", "1:own secret/data/orders "
 	for _, c := range []struct {

@@ -403,7 +403,7 @@ func TestLateChecksAreReported(t *testing.T) {
 	if got := v.Verification(clusterProvider()); got.Overdue != 0 {
 		t.Errorf("the first round reports %+v", got)
 	}
-	for range 10 {
+	for range 20 {
 		raised(t, v)
 	}
 	if got := v.Verification(clusterProvider()); got.Overdue != 5*time.Minute {
