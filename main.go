@@ -102,7 +102,7 @@ func parse() flags {
 	flag.DurationVar(&f.providerInterval, "provider-interval", time.Minute,
 		"Pause between inspections of a provider that is ready.")
 	flag.DurationVar(&f.providerRetry, "provider-retry-interval", 2*time.Second,
-		"Pause between inspections of a provider that is not ready.")
+		"Pause after the first inspection of a provider that is not ready. It doubles up to eight times that.")
 	flag.DurationVar(&f.verifyInterval, "verify-interval", 30*time.Second,
 		"Pause between two checks of all leases, which detect leases that somebody else revoked.")
 	flag.BoolVar(&f.rollout, "rollout", false,

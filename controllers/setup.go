@@ -93,9 +93,9 @@ func (s *Setup) providers(mgr ctrl.Manager, recorder *lifecycle.Recorder, verifi
 	runner := provider.New(provider.Config{
 		Clock:  s.Clock,
 		Client: client.WithFieldOwner(mgr.GetClient(), string(lifecycle.FieldOwner)), Reader: mgr.GetAPIReader(),
-		Backends: s.Backends,
-		Advice:   verifier.Advice,
-		Announce: recorder.ProviderEvent,
+		Backends:     s.Backends,
+		Verification: verifier.Verification,
+		Announce:     recorder.ProviderEvent,
 		Users:    lifecycle.IndexProvider, Key: lifecycle.ProviderKey,
 		Interval: s.ProviderInterval, RetryInterval: s.ProviderRetryInterval,
 	})

@@ -17,6 +17,10 @@ const (
 	// RotatedCondition is True once the last hand-over is complete: the consumers use the new credential, and the old
 	// lease was revoked only after that. It is present after the first replacement.
 	RotatedCondition = "Rotated"
+	// VerifyingCondition of a provider is True while leasekeeper lists the leases regularly, so that it notices those
+	// that somebody else revoked, and False while lists are denied, fail or are late. It is present while the provider
+	// has leases.
+	VerifyingCondition = "Verifying"
 )
 
 // Reasons of a DynamicSecret's conditions: its state.
@@ -135,6 +139,9 @@ const (
 	ReasonInvalidResponse = "InvalidResponse"
 	// ReasonBackendUnavailable: the backend cannot be reached, does not respond, is sealed, or asks to retry later.
 	ReasonBackendUnavailable = "BackendUnavailable"
+	// ReasonQuotaExceeded: the backend issues no more leases or logins until some are revoked or a quota is raised.
+	// Leases are renewed meanwhile.
+	ReasonQuotaExceeded = "QuotaExceeded"
 	// ReasonBackendError: the backend returned an error of its own; its database may be down.
 	ReasonBackendError = "BackendError"
 	// ReasonTLSFailed: the backend's certificate cannot be verified, or the provider's TLS material cannot be used.
@@ -154,6 +161,18 @@ const (
 	ReasonPolicyIncomplete = "PolicyIncomplete"
 	// ReasonInUse: the provider is being deleted and waits for leases that must still be revoked through it.
 	ReasonInUse = "InUse"
+)
+
+// Reasons of the condition Verifying of a provider.
+const (
+	// ReasonLeasesListed: each path is listed once an interval.
+	ReasonLeasesListed = "LeasesListed"
+	// ReasonListDenied: leasekeeper lacks the permissions in status.advisedCapabilities, so it looks leases up one by one.
+	ReasonListDenied = "ListDenied"
+	// ReasonListFailed: a list fails, so leases are looked up one by one.
+	ReasonListFailed = "ListFailed"
+	// ReasonListsSlow: lists take so long that leases are checked late.
+	ReasonListsSlow = "ListsSlow"
 )
 
 // Reasons of a LeaseRevocation's conditions, besides ProviderNotFound and the problems of the backend above.

@@ -307,6 +307,8 @@ var rejections = []rejection{
 		namespaced, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "other",
 		ownNamespace + "keeperAuth.kubernetes.serviceAccountRef.namespace",
 	},
+	{cluster, "spec.vault.keeperless", "true", "set keeperAuth or keeperless, not both"},
+	{namespaced, "spec.vault.keeperless", "true", "set keeperAuth or keeperless, not both"},
 	{
 		namespaced, "spec.vault.keeperAuth", "{token: {secretRef: {name: token, namespace: other}}}",
 		ownNamespace + "keeperAuth.token.secretRef.namespace",

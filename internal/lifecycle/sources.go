@@ -174,18 +174,20 @@ func (s *providerSources) block(
 	return nil, nil
 }
 
-// NotReady returns why a provider cannot be used; nil: it can. The name is for the message.
+// NotReady returns why a provider cannot be used; nil: it can. The name is for the message. A provider that was ready can
+// be used until an inspection fails, even if its spec has changed since the last one.
 func NotReady(p v1alpha1.Provider, name string) *lease.Block {
 	st := p.ProviderStatus()
 	ready := provider.Ready(p)
 	switch {
+	case ready.Status == metav1.ConditionTrue:
+		return nil
 	case ready.Status == "" || st.ObservedGeneration != p.GetGeneration():
 		return &lease.Block{Reason: v1alpha1.ReasonProviderNotReady, Message: name + " has not been checked yet."}
-	case ready.Status != metav1.ConditionTrue:
+	default:
 		return &lease.Block{Reason: v1alpha1.ReasonProviderNotReady, Message: name + " is not ready: " + ready.Message,
 			Stalled: meta.IsStatusConditionTrue(st.Conditions, v1alpha1.StalledCondition)}
 	}
-	return nil
 }
 
 // allowed is true if the provider may be used in the namespace.

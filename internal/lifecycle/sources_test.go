@@ -188,8 +188,10 @@ func TestNotReady(t *testing.T) {
 		{"new", "nothing is known of it",
 			clusterProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Status = v1alpha1.ProviderStatus{} }),
 			"has not been checked yet.", false},
-		{"its spec has changed", "the condition describes another spec",
-			clusterProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }),
+		{"ready with an earlier spec", "only a failed check blocks",
+			clusterProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }), "", false},
+		{"not ready with an earlier spec", "the condition describes another spec",
+			clusterProvider(stalled, func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }),
 			"has not been checked yet.", false},
 		{"not ready", "users of the object see the provider's message", clusterProvider(unavailable),
 			"is not ready: it is unavailable", false},
@@ -230,7 +232,7 @@ func TestResolveReportsTheFirstBlock(t *testing.T) {
 	deleting := func(p *v1alpha1.ClusterSecretProvider) {
 		p.Finalizers, p.DeletionTimestamp = []string{v1alpha1.ProviderFinalizer}, &checkedAt
 	}
-	unchecked := func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }
+	unchecked := func(p *v1alpha1.ClusterSecretProvider) { p.Status = v1alpha1.ProviderStatus{} }
 	blockless := func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault = nil }
 	noAccount := &stubDriver{describeError: backend.Errorf(backend.NoServiceAccount, "name a ServiceAccount")}
 	noMaterial := &stubDriver{backendError: backend.Errorf(backend.TLS, "the bundle is empty")}
@@ -434,6 +436,7 @@ func TestMissingProviderOfAnotherKind(t *testing.T) {
 func TestResolveSeveralSources(t *testing.T) {
 	unchecked := ownProvider()
 	unchecked.Generation++
+	unchecked.Status = v1alpha1.ProviderStatus{}
 	shop := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}
 	const db, kv = "1:vault database/creds/orders ", "1:own secret/data/orders "
 	for _, c := range []struct {
