@@ -55,6 +55,9 @@ const (
 	ReasonDeleting = "Deleting"
 	// ReasonSuspended: spec.suspend is true, so nothing is issued or replaced.
 	ReasonSuspended = "Suspended"
+	// ReasonSecretNotDeleted is the reason of an event: the API server did not delete the Secret of an object that is
+	// deleted or revoked, or of a lease that has expired. The leases are revoked all the same.
+	ReasonSecretNotDeleted = "SecretNotDeleted"
 	// ReasonAbandoned is the reason of an event: leasekeeper gave up a lease that it could not revoke in time.
 	ReasonAbandoned = "LeaseAbandoned"
 )

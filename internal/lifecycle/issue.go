@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -254,6 +255,10 @@ func rejected(err error) bool {
 		apierrors.IsRequestEntityTooLargeError(err) || apierrors.IsMethodNotSupported(err)
 }
 
+// admission finds the name of the policy or webhook that denied a request.
+var admission = regexp.MustCompile(
+	`(ValidatingAdmissionPolicy|MutatingAdmissionPolicy|admission webhook) ['"]([a-z0-9.-]{1,253})['"]`)
+
 // rejection is the text of an API error without values that it may quote. The text of an admission policy is shown only
 // if the Secret contained placeholders.
 func rejection(err error, placeholders bool) string {
@@ -265,6 +270,9 @@ func rejection(err error, placeholders bool) string {
 		return err.Error()
 	}
 	message := string(status.Status().Reason)
+	if by := admission.FindStringSubmatch(err.Error()); by != nil && !placeholders {
+		message += "; " + by[1] + " " + by[2] + " denies it"
+	}
 	for _, c := range status.Status().Details.Causes {
 		switch {
 		case c.Field != "":
@@ -356,23 +364,6 @@ func (l *Lifecycle) resolveHeld(ctx context.Context, o *observation) error {
 	}
 	o.mem.held = nil
 	return nil
-}
-
-// revokeHeld revokes credentials that only this process knows of.
-func (l *Lifecycle) revokeHeld(ctx context.Context, d *v1alpha1.DynamicSecret, h *held) error {
-	var failed error
-	for i := range h.Records {
-		if !h.Records[i].Settled {
-			continue // only the journal's record may be revoked, after the request limit
-		}
-		rec := h.Records[i].Record
-		b, err := l.sources.BackendFor(ctx, d, &rec)
-		if err == nil {
-			err = b.Revoke(context.WithoutCancel(ctx), rec, owner(d))
-		}
-		failed = errors.Join(failed, err)
-	}
-	return failed
 }
 
 // replacedMessage says what the Secret contains now, and why.

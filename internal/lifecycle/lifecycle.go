@@ -11,7 +11,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -118,13 +117,17 @@ func (l *Lifecycle) Run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 		return time.Time{}, err
 	}
 	defer func() { o.d.DeepCopyInto(d) }()
+	former, err := l.settleRemains(ctx, o.key())
+	if err != nil {
+		return time.Time{}, err
+	}
 	for range maxSteps {
 		step := lease.Plan(o.in)
 		if step.Action == lease.Wait {
-			return o.recheckAt(step.At), l.rest(ctx, o, step)
+			return earlier(o.recheckAt(step.At), former), l.rest(ctx, o, step)
 		}
 		if !l.mayAct(o, step) {
-			if err := l.read(ctx, o); err != nil {
+			if err := l.orRemove(ctx, o, l.read); err != nil {
 				return time.Time{}, err
 			}
 			continue
@@ -138,7 +141,7 @@ func (l *Lifecycle) Run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 			return time.Time{}, nil
 		}
 		if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-			err = l.read(ctx, o) // something else wrote; decide again from what is stored
+			err = l.orRemove(ctx, o, l.read) // something else wrote; decide again from what is stored
 		}
 		if err != nil {
 			return time.Time{}, err
@@ -148,25 +151,12 @@ func (l *Lifecycle) Run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 	return l.clock.Now().Add(time.Second), nil
 }
 
-// Gone settles what this process still holds for an object that no longer exists, and returns when to try again (zero:
-// never).
-func (l *Lifecycle) Gone(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
-	mem := l.memory.find(key)
-	if mem == nil {
-		l.memory.forget(key)
-		return 0, nil
+// earlier of two times; a zero time is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
 	}
-	if mem.held != nil {
-		was := &v1alpha1.DynamicSecret{}
-		was.Namespace, was.Name, was.UID = key.Namespace, key.Name, mem.uid
-		if err := l.revokeHeld(ctx, was, mem.held); err != nil {
-			log.FromContext(ctx).Info("the credential of an object that is gone could not be revoked yet",
-				"error", err.Error())
-			return 10 * time.Second, nil
-		}
-	}
-	l.memory.forget(key)
-	return 0, nil
+	return a
 }
 
 // IgnoreConflict: something else has written; the next observation shows what.

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -31,7 +32,9 @@ type observation struct {
 	locked bool
 	// trustedUntil is when the observation stops relying on an own write that the cache lacks; zero: it does not.
 	trustedUntil time.Time
-	in           lease.Input
+	// conflicts counts how often the deletion of the Secret met another write.
+	conflicts int
+	in        lease.Input
 }
 
 // seen is a Secret as it was observed.
@@ -51,12 +54,7 @@ func (s *seen) kind() corev1.SecretType {
 func (o *observation) key() types.NamespacedName { return client.ObjectKeyFromObject(o.d) }
 
 // recheckAt is the earlier of at and the end of the trust in an own write.
-func (o *observation) recheckAt(at time.Time) time.Time {
-	if !o.trustedUntil.IsZero() && (at.IsZero() || o.trustedUntil.Before(at)) {
-		return o.trustedUntil
-	}
-	return at
-}
+func (o *observation) recheckAt(at time.Time) time.Time { return earlier(at, o.trustedUntil) }
 
 // observe builds the observation, without a request if that is possible.
 func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*observation, error) {
@@ -73,11 +71,39 @@ func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*ob
 		return nil, err
 	}
 	if !certain {
-		return o, l.confirm(ctx, o)
+		return o, l.orRemove(ctx, o, l.confirm)
 	}
 	l.refreshInput(o)
 	return o, nil
 }
+
+// orRemove reads with the function. If the API server does not let leasekeeper read the Secret of an object that is
+// being deleted or revoked, that counts as a failure to delete it: revocation does not wait for it.
+func (l *Lifecycle) orRemove(
+	ctx context.Context, o *observation, read func(context.Context, *observation) error,
+) error {
+	found, previous := o.secret, o.previous
+	err := read(ctx, o)
+	var unread unreadError
+	removing := !o.d.DeletionTimestamp.IsZero() || o.d.Spec.Revoked
+	if !errors.As(err, &unread) || !removing {
+		return err
+	}
+	o.secret, o.previous = found, previous
+	if err := l.notDeleted(ctx, o, unread.name, unread.error); err != nil {
+		return err
+	}
+	l.refreshInput(o)
+	return nil
+}
+
+// unreadError: a Secret could not be read.
+type unreadError struct {
+	error
+	name string
+}
+
+func (e unreadError) Unwrap() error { return e.error }
 
 // confirm reads the Secret. If it is ours and unchanged, others changed only what leasekeeper does not write, and the
 // object needs no read.
@@ -184,7 +210,7 @@ func (l *Lifecycle) readSecret(ctx context.Context, namespace, name string) (*se
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, unreadError{err, name}
 	}
 	return &seen{ObjectMeta: s.ObjectMeta, full: s}, nil
 }

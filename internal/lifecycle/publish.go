@@ -138,23 +138,27 @@ func (l *Lifecycle) holdPublished(o *observation, c secret.Content, salt string)
 	return h
 }
 
+// deleteTimeout bounds a request to delete a Secret.
+const deleteTimeout = 5 * time.Second
+
+// maxConflicts is how often one reconciliation reads a Secret again that somebody else keeps writing.
+const maxConflicts = 3
+
 // deleteSecret deletes the Secret, and one of the previous name if a move was interrupted; both only if they are ours.
 func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.Step) error {
 	for _, found := range []*seen{o.secret, o.previous} {
 		if found == nil || !secret.Ours(found, o.d) {
 			continue
 		}
-		err := l.secrets.Delete(ctx, &found.ObjectMeta)
-		if err == nil || apierrors.IsNotFound(err) {
-			continue
-		}
-		if !rejected(err) {
+		err := l.deleteQuickly(ctx, found)
+		switch {
+		case err == nil || apierrors.IsNotFound(err):
+		case apierrors.IsConflict(err) && o.conflicts < maxConflicts:
+			o.conflicts++
 			return err
+		default:
+			return l.notDeleted(ctx, o, found.Name, err)
 		}
-		block := lease.Block{Reason: v1alpha1.ReasonTargetRejected,
-			Message: "The API server refuses to delete Secret " + found.Name + ": " + rejection(err, false)}
-		fail(&o.mem.tries.DeleteSecret, block, l.clock.Now(), o.backoff)
-		return nil
 	}
 	o.secret, o.previous, o.mem.secret = nil, nil, nil
 	o.mem.tries.DeleteSecret = lease.Failure{}
@@ -169,6 +173,31 @@ func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.St
 		l.announce.Event(o.d, corev1.EventTypeWarning, "SecretDeleted",
 			"Secret "+name+" was deleted: its credential has expired and no new one could be issued.")
 	}
+	return nil
+}
+
+// deleteQuickly gives up early: revocation comes after it.
+func (l *Lifecycle) deleteQuickly(ctx context.Context, s *seen) error {
+	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
+	defer cancel()
+	return l.secrets.Delete(ctx, &s.ObjectMeta)
+}
+
+// notDeleted counts the failure to delete a Secret. Revocation does not wait for it.
+func (l *Lifecycle) notDeleted(ctx context.Context, o *observation, name string, err error) error {
+	if ctx.Err() != nil {
+		return err // the process ends
+	}
+	result := backend.Failed
+	if rejected(err) {
+		result = backend.Refused
+	}
+	l.announce.Count("delete_secret", string(result))
+	block := lease.Block{Reason: v1alpha1.ReasonSecretNotDeleted, Stalled: rejected(err),
+		Message: "Secret " + name + " could not be deleted: " + rejection(err, false) +
+			". The leases are revoked all the same."}
+	fail(&o.mem.tries.DeleteSecret, block, l.clock.Now(), o.backoff)
+	o.locked = false
 	return nil
 }
 

@@ -35,7 +35,7 @@ func NewRecorder(recorder events.EventRecorder, cache client.Reader, registry pr
 		cache:    cache,
 		results: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leasekeeper_operations_total",
-			Help: "Operations on credentials (issue, renew, refresh, revoke), " +
+			Help: "Operations on credentials (issue, renew, refresh, revoke, delete_secret), " +
 				"by result: success, or the kind of error.",
 		}, []string{"operation", "result"}),
 		abandoned: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -38,6 +38,9 @@ type world struct {
 	procs   []*process
 	fault   fault
 	down    bool
+	// refusal is the error of the API server for each deletion, and with unread also for each read, of a Secret.
+	refusal error
+	unread  bool
 	// abandoned are the records that were reported as given up.
 	abandoned map[string]bool
 	effects   []string
@@ -136,6 +139,7 @@ func (w *world) severalSources() {
 
 // restart forgets everything that was only in memory.
 func (p *process) restart() {
+	p.forgetRemains()
 	p.life = &Lifecycle{
 		clock: skewedClock{p}, objects: worldObjects{p}, secrets: worldSecrets{p}, sources: worldSources{p},
 		announce: worldAnnouncer{p.w}, memory: newMemory(), requestLimit: testRequestLimit,
@@ -143,6 +147,32 @@ func (p *process) restart() {
 	}
 	p.limits = backend.NewLimits(skewedClock{p}, 4)
 	p.sync()
+}
+
+// forgetRemains notes what is given up if this process alone knows what a removed object listed.
+func (p *process) forgetRemains() {
+	if p.life == nil {
+		return
+	}
+	for _, rec := range p.remains() {
+		if !slices.ContainsFunc(p.w.procs, func(other *process) bool {
+			return other != p && slices.ContainsFunc(other.remains(), func(r v1alpha1.LeaseRecord) bool {
+				return r.Handle() == rec.Handle()
+			})
+		}) {
+			p.w.abandoned[rec.Handle()] = true
+		}
+	}
+}
+
+// remains are the records of removed objects that the process has not revoked yet.
+func (p *process) remains() (all []v1alpha1.LeaseRecord) {
+	for _, removed := range p.life.memory.removed {
+		for _, r := range removed {
+			all = append(all, lease.Records(&r.d.Status)...)
+		}
+	}
+	return all
 }
 
 // sync lets the cache catch up.
@@ -282,6 +312,21 @@ func (w *world) person(edit func(*v1alpha1.DynamicSecret)) {
 			stored.Generation++
 		}
 	})
+	if w.object == nil {
+		w.removedWithoutFinalizer(d)
+	}
+}
+
+// removedWithoutFinalizer does what the API server's watch and the garbage collector do.
+func (w *world) removedWithoutFinalizer(d *v1alpha1.DynamicSecret) {
+	for _, p := range w.procs {
+		p.life.Removed(d)
+	}
+	for name, s := range w.secrets {
+		if metav1.IsControlledBy(s, d) {
+			delete(w.secrets, name)
+		}
+	}
 }
 
 // delete the object, as somebody with kubectl would.
@@ -308,6 +353,9 @@ func (s worldSecrets) Cached(_ context.Context, key types.NamespacedName) (*meta
 }
 
 func (s worldSecrets) Get(_ context.Context, key types.NamespacedName) (*corev1.Secret, error) {
+	if s.p.w.refusal != nil && s.p.w.unread {
+		return nil, s.p.w.refusal
+	}
 	if found := s.p.w.secrets[key.Name]; found != nil {
 		return found.DeepCopy(), nil
 	}
@@ -382,6 +430,9 @@ func mergeInto(have map[string]string, change map[string]*string) {
 
 func (s worldSecrets) Delete(_ context.Context, m *metav1.ObjectMeta) error {
 	return s.p.do("delete secret", func() error {
+		if s.p.w.refusal != nil {
+			return s.p.w.refusal
+		}
 		if err := s.p.w.locked(m); err != nil {
 			return err
 		}
@@ -557,6 +608,9 @@ func (w *world) known() map[string]bool {
 		}
 	}
 	for _, p := range w.procs {
+		for _, rec := range p.remains() {
+			known[rec.ID], known[rec.Handle()] = true, true
+		}
 		for _, mem := range p.life.memory.objects {
 			if mem.held == nil {
 				continue
@@ -584,7 +638,7 @@ func (w *world) leaked() []string {
 
 // settle stops all faults and lets time pass until everything is at rest.
 func (w *world) settle() error {
-	w.fault, w.down = fault{after: -1}, false
+	w.fault, w.down, w.refusal = fault{after: -1}, false, nil
 	for _, p := range w.procs {
 		p.skew = 0
 	}
@@ -639,6 +693,9 @@ func (w *world) changesIn(n int) int {
 }
 
 func (p *process) holds() bool {
+	if len(p.life.memory.removed) > 0 {
+		return true
+	}
 	for _, mem := range p.life.memory.objects {
 		if mem.held != nil {
 			return true
@@ -661,7 +718,7 @@ func (w *world) unnoticed() bool {
 // pending says that something is still to be done.
 func (w *world) pending() bool {
 	if w.object == nil {
-		return false
+		return w.procs[0].holds()
 	}
 	st := w.object.Status
 	none := len(st.Leases) == 0
@@ -677,9 +734,7 @@ func (w *world) gone(p *process) {
 	if w.object != nil {
 		return
 	}
-	for _, key := range slices.Collect(maps.Keys(p.life.memory.objects)) {
-		_, _ = p.life.Gone(context.Background(), key)
-	}
+	_, _ = p.life.Gone(context.Background(), ordersKey)
 }
 
 // tamper changes a value in the Secret.
