@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -98,7 +97,7 @@ func (r *DynamicSecretReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.SecretProvider{}, to(r.usersOf), builder.WithPredicates(readinessChanged)).
 		Watches(&v1alpha1.ClusterSecretProvider{}, to(r.usersOf), builder.WithPredicates(readinessChanged)).
 		WatchesRawSource(ctrlsource.Channel(r.Verifier.Found(), to(itself))).
-		WatchesRawSource(ctrlsource.Channel(r.Lifecycle.Woken(), to(itself))).
+		WatchesRawSource(ctrlsource.Channel(r.Lifecycle.Woken(), to(r.cached))).
 		WatchesRawSource(ctrlsource.Channel(r.Recovered, to(r.usersOf))).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: r.Concurrency,
@@ -158,15 +157,22 @@ func (r *DynamicSecretReconciler) usersOf(ctx context.Context, o client.Object) 
 	return r.list(ctx, client.MatchingFields{lifecycle.IndexProvider: key})
 }
 
+// cached is the object that has the name of o.
+func (r *DynamicSecretReconciler) cached(ctx context.Context, o client.Object) []v1alpha1.DynamicSecret {
+	d := v1alpha1.DynamicSecret{}
+	if err := r.cache.Get(ctx, client.ObjectKeyFromObject(o), &d); err != nil {
+		return nil
+	}
+	return []v1alpha1.DynamicSecret{d}
+}
+
 // writersOf lists the objects that have this Secret as their target, and the one that controls it.
 func (r *DynamicSecretReconciler) writersOf(ctx context.Context, o client.Object) []v1alpha1.DynamicSecret {
 	namespace := client.InNamespace(o.GetNamespace())
 	writers := r.list(ctx, namespace, client.MatchingFields{lifecycle.IndexTarget: o.GetName()})
 	if c := metav1.GetControllerOf(o); c != nil && c.Kind == "DynamicSecret" {
-		d := v1alpha1.DynamicSecret{}
-		if err := r.cache.Get(ctx, types.NamespacedName{Namespace: o.GetNamespace(), Name: c.Name}, &d); err == nil {
-			writers = append(writers, d)
-		}
+		named := metav1.ObjectMeta{Namespace: o.GetNamespace(), Name: c.Name}
+		writers = append(writers, r.cached(ctx, &v1alpha1.DynamicSecret{ObjectMeta: named})...)
 	}
 	return writers
 }

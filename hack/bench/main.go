@@ -56,7 +56,8 @@ func parse() (opts options, err error) {
 	flag.StringVar(&opts.manager, "manager", "bin/manager", "the manager's binary, built without the race detector")
 	flag.IntVar(&opts.concurrency, "concurrency", 32, "parallelism of the bare loop, and --concurrency of the manager")
 	flag.StringVar(&opts.json, "json", "bin/bench.json", "file for the figures; empty: none")
-	flag.StringVar(&opts.profiles, "profiles", "", "folder for heap profiles of the manager after the first sync; empty: none")
+	flag.StringVar(&opts.profiles, "profiles", "",
+		"folder for heap profiles of the manager after the first sync; empty: none")
 	flag.Parse()
 	opts.flags = strings.Fields(*flags)
 	for _, text := range strings.Fields(*objects) {

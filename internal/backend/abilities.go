@@ -26,8 +26,8 @@ type Lister interface {
 
 // Inspector checks whether a provider can be used.
 type Inspector interface {
-	// Inspect contacts the server and reports what leasekeeper's own identity may not do there. On an error the report
-	// contains what is known.
+	// Inspect contacts the server and reports the permissions that leasekeeper's own identity lacks there. On an error
+	// the report is partial.
 	Inspect(ctx context.Context) (Report, error)
 }
 

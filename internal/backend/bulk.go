@@ -6,7 +6,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// BulkRevoker is the optional ability to revoke leases that a LeaseRevocation selects, whoever requested them.
+// BulkRevoker is the optional ability to revoke the leases that a LeaseRevocation selects, of any owner.
 //
 // Every error that comes from the server or from the network is an *Error. Misconfigured: the spec selects nothing that
 // this backend may revoke, and no request was sent. Denied names every permission that the revocation lacks. All

@@ -36,8 +36,8 @@ type Limits struct {
 	mu      sync.Mutex
 	issuing int
 	lines   map[lineKey]*line
-	// waiting issuances that are only limited by the sum of all paths.
-	waiting []func()
+	// waiting for an issuance of any path to end.
+	waiting waiters
 }
 
 // lineKey identifies requests that are limited together.
@@ -50,8 +50,48 @@ type line struct {
 	serial   int
 	// probeAt is when the next probe may be sent; zero: the last request got a response.
 	probeAt time.Time
-	// waiting are called one by one, when a place becomes free.
-	waiting []func()
+	// waiting for a request to end.
+	waiting waiters
+}
+
+// Waiter is an object that waits for a place.
+type Waiter struct {
+	// Key identifies the object.
+	Key string
+	// Wake is called when there may be a place. It must not block.
+	Wake func()
+}
+
+// waiters are woken in the order in which they came.
+type waiters struct {
+	order []string
+	wake  map[string]func()
+}
+
+func (w *waiters) add(who Waiter) {
+	if w.wake == nil {
+		w.wake = map[string]func(){}
+	}
+	if w.wake[who.Key] == nil {
+		w.wake[who.Key] = who.Wake
+		w.order = append(w.order, who.Key)
+	}
+}
+
+// remove forgets an object that got a place. Its key leaves the order when it is the first.
+func (w *waiters) remove(key string) { delete(w.wake, key) }
+
+// next takes the first; nil: nobody waits.
+func (w *waiters) next() func() {
+	for len(w.order) > 0 {
+		key := w.order[0]
+		w.order = w.order[1:]
+		if wake := w.wake[key]; wake != nil {
+			delete(w.wake, key)
+			return wake
+		}
+	}
+	return nil
 }
 
 // NewLimits makes limits for so many workers.
@@ -62,18 +102,18 @@ func NewLimits(c clock.PassiveClock, workers int) *Limits {
 // Limiter is the ability of a backend whose requests are limited.
 type Limiter interface {
 	// Admit reserves a place for an issuance from a path, before its login. first is false for the other paths of an
-	// object: it uses one worker. Call done once with the result of the request. Busy: there is no place; wake is called
-	// when there may be one. Unavailable: the path does not respond.
-	Admit(path string, first bool, wake func()) (done func(error), err error)
+	// object: it uses one worker. Call done once with the result of the request. Busy: there is no place; who is
+	// woken when there may be one. Unavailable: the path does not respond.
+	Admit(path string, first bool, who Waiter) (done func(error), err error)
 }
 
 // ErrNotSent is the result of a request that was not sent after all. It says nothing about the path.
 var ErrNotSent = errors.New("the request was not sent")
 
 // Admit reserves a place for an issuance, if the backend has limits.
-func Admit(b Backend, path string, first bool, wake func()) (done func(error), err error) {
+func Admit(b Backend, path string, first bool, who Waiter) (done func(error), err error) {
 	if l, ok := As[Limiter](b); ok {
-		return l.Admit(path, first, wake)
+		return l.Admit(path, first, who)
 	}
 	return func(error) {}, nil
 }
@@ -98,7 +138,7 @@ func (l *Limits) Forget(p v1alpha1.Provider) {
 const opIssue = "issue"
 
 // admit reserves a place in a line. issues says that a worker will be busy with an issuance.
-func (l *Limits) admit(key lineKey, issues bool, wake func()) (done func(error), err error) {
+func (l *Limits) admit(key lineKey, issues bool, who Waiter) (done func(error), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.clock.Now()
@@ -110,17 +150,21 @@ func (l *Limits) admit(key lineKey, issues bool, wake func()) (done func(error),
 	quarter := max(1, l.workers/4)
 	switch {
 	case !in.probeAt.IsZero() && (len(in.inFlight) > 0 || now.Before(in.probeAt)):
-		e := Errorf(Unavailable, "%s: waiting, because the last request got no response: one request at a time is sent "+
-			"until the backend responds", key.path)
+		e := Errorf(Unavailable, "%s: waiting, because the last request got no response: "+
+			"one request at a time is sent until the backend responds", key.path)
 		e.RetryAfter = retryWaiting
 		return nil, e
-	case len(in.inFlight) >= quarter && (key.operation == opIssue || in.slowest(now) > slow):
-		in.waiting = append(in.waiting, wake)
+	case len(in.inFlight) >= quarter && key.operation == opIssue:
+		in.waiting.add(who)
+		return nil, busy(key)
+	case len(in.inFlight) >= quarter && in.slowest(now) > slow:
 		return nil, busy(key)
 	case issues && l.issuing >= max(1, l.workers/2):
-		l.waiting = append(l.waiting, wake)
+		l.waiting.add(who)
 		return nil, busy(key)
 	}
+	in.waiting.remove(who.Key)
+	l.waiting.remove(who.Key)
 	in.serial++
 	id := in.serial
 	in.inFlight[id] = now
@@ -161,24 +205,15 @@ func (l *Limits) release(key lineKey, id int, issued bool, result error) (wake [
 	default:
 		in.probeAt = time.Time{}
 	}
-	wake = append(next(&in.waiting), next(&l.waiting)...)
-	if len(in.inFlight)+len(in.waiting) == 0 && in.probeAt.IsZero() {
+	for _, waiting := range []*waiters{&in.waiting, &l.waiting} {
+		if next := waiting.next(); next != nil {
+			wake = append(wake, next)
+		}
+	}
+	if len(in.inFlight)+len(in.waiting.wake) == 0 && in.probeAt.IsZero() {
 		delete(l.lines, key)
 	}
 	return wake
-}
-
-// next takes the first of those who wait.
-func next(waiting *[]func()) []func() {
-	if len(*waiting) == 0 {
-		return nil
-	}
-	first := (*waiting)[0]
-	*waiting = (*waiting)[1:]
-	if first == nil {
-		return nil
-	}
-	return []func(){first}
 }
 
 // slowest is for how long the oldest request is in flight.
@@ -199,13 +234,13 @@ type limited struct {
 func (l limited) Unwrap() Backend { return l.next }
 
 // Admit implements Limiter.
-func (l limited) Admit(path string, first bool, wake func()) (done func(error), err error) {
-	return l.limits.admit(lineKey{l.kind, l.provider, opIssue, path}, first, wake)
+func (l limited) Admit(path string, first bool, who Waiter) (done func(error), err error) {
+	return l.limits.admit(lineKey{l.kind, l.provider, opIssue, path}, first, who)
 }
 
 // limit sends a request about a record unless its path is at a limit.
 func limit[T any](l limited, operation string, rec v1alpha1.LeaseRecord, do func() (T, error)) (result T, err error) {
-	done, err := l.limits.admit(lineKey{l.kind, l.provider, operation, rec.Location()}, false, nil)
+	done, err := l.limits.admit(lineKey{l.kind, l.provider, operation, rec.Location()}, false, Waiter{})
 	if err != nil {
 		return result, err
 	}

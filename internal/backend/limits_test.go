@@ -22,7 +22,11 @@ func newLineTest(t *testing.T) *lineTest {
 }
 
 func (l *lineTest) admitTo(operation, path string) (func(error), error) {
-	return l.admit(lineKey{"ClusterSecretProvider", "vault", operation, path}, operation == opIssue, func() { l.woken++ })
+	who := Waiter{}
+	if operation == opIssue {
+		who = Waiter{Key: "orders", Wake: func() { l.woken++ }}
+	}
+	return l.admit(lineKey{"ClusterSecretProvider", "vault", operation, path}, operation == opIssue, who)
 }
 
 // fill takes so many places.
@@ -56,11 +60,14 @@ func TestOnePathUsesAQuarterOfTheWorkers(t *testing.T) {
 	if l.woken != 0 {
 		t.Error("a waiting object was woken before there was a place")
 	}
+	l.refused(opIssue, "database/creds/a", Busy)
 	done[0](nil)
+	done[1](nil)
 	if l.woken != 1 {
-		t.Errorf("%d waiting objects were woken, want 1", l.woken)
+		t.Errorf("one waiting object was woken %d times", l.woken)
 	}
-	l.fill(opIssue, "database/creds/a", 1)
+	l.fill(opIssue, "database/creds/a", 2)
+	l.refused(opIssue, "database/creds/a", Busy)
 }
 
 func TestIssuancesUseHalfOfTheWorkers(t *testing.T) {

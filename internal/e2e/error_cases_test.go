@@ -137,8 +137,9 @@ var errorCases = []errorCase{
 		fix: databaseRole("later", testbed.DatabaseRole{}),
 	},
 	{
-		name:   "invalid creation statement",
-		cause:  databaseRole("orders", testbed.DatabaseRole{CreationStatements: []string{`CREATE NONSENSE "{{name}}"`}}),
+		name: "invalid creation statement",
+		cause: databaseRole("orders",
+			testbed.DatabaseRole{CreationStatements: []string{`CREATE NONSENSE "{{name}}"`}}),
 		reason: v1alpha1.ReasonBackendError,
 		message: `requesting "%s/creds/orders": Vault responded 500 Internal Server Error: failed to execute query: ` +
 			`ERROR: syntax error at or near "NONSENSE" (SQLSTATE 42601)`,

@@ -117,7 +117,8 @@ func (r *rig) rotations(name string, n int, killed bool) {
 		r.eventually(name+" to be rotated again", func() bool {
 			d = r.get(name)
 			rotated := meta.IsStatusConditionTrue(d.Status.Conditions, v1alpha1.RotatedCondition)
-			return hasLease(d) && leaseID(d) != last && rotated && (killed || len(d.Status.Retiring) == 0)
+			replaced := hasLease(d) && leaseID(d) != last
+			return replaced && rotated && (killed || len(d.Status.Retiring) == 0)
 		})
 		last = leaseID(d)
 		live := r.leasesOf(name)

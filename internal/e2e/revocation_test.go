@@ -262,8 +262,8 @@ func (r *rig) logTimes(api, vault testbed.Mark, namespaces []string, objects int
 	r.eventually("the audit log to have all writes", func() bool {
 		writes, err = r.Plane.Requests(api, func(a testbed.APIRequest) bool {
 			written := a.Verb == "create" || a.Verb == "update" || a.Verb == "patch"
-			return a.User == managerUser && a.Resource == "secrets" && written && !a.DryRun && a.Code/100 == 2 &&
-				slices.Contains(namespaces, a.Namespace)
+			ours := a.User == managerUser && a.Resource == "secrets" && slices.Contains(namespaces, a.Namespace)
+			return ours && written && !a.DryRun && a.Code/100 == 2
 		})
 		r.must(err)
 		for _, w := range writes {

@@ -224,12 +224,15 @@ func rollingMessage(h *v1alpha1.HandoverStatus) string {
 	return "The consumers are moving to the new credential. " + strings.Join(h.Waiting, "; ") + "."
 }
 
-// rotatedCondition; nil: leave it as it is.
+// rotatedCondition returns Rotated; nil: the condition does not change.
 func rotatedCondition(v *view) *metav1.Condition {
 	const kind = v1alpha1.RotatedCondition
 	h := v.st.Handover
 	reported := meta.FindStatusCondition(v.st.Conditions, kind) != nil
-	if h == nil || !v.current() || (!v.handingOver() && h.CutShortAt == nil && !reported) {
+	if h == nil || !v.current() {
+		return nil
+	}
+	if !v.handingOver() && h.CutShortAt == nil && !reported {
 		return nil
 	}
 	held, short := v.heldMessage()
@@ -313,7 +316,7 @@ func (v *view) removalMessage(left int) string {
 var notEnded = []string{"", v1alpha1.ReasonReplacing, reasonReplaced, reasonIncomplete, CauseUnpublished,
 	v1alpha1.ReasonIssuing}
 
-// leasedCondition; nil: leave it as it is.
+// leasedCondition returns Leased; nil: the condition does not change.
 func leasedCondition(v *view) *metav1.Condition {
 	const kind = v1alpha1.LeasedCondition
 	before := meta.FindStatusCondition(v.st.Conditions, kind)

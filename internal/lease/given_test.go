@@ -240,7 +240,7 @@ func readAt(source string, at time.Duration) given {
 
 func blocked(b Block) given { return func(in *Input) { in.Block = &b } }
 
-// full is the maximum of retiring records, none of which can be revoked yet.
+// full adds the maximum number of retiring records. None can be revoked yet.
 func full(in *Input) {
 	for i := range v1alpha1.MaxRetiring {
 		retiring(record(numbered(100+i), retired(24*time.Hour, v1alpha1.ReasonIssuing)))(in)

@@ -70,8 +70,8 @@ func TestWhenALiveCredentialIsReplaced(t *testing.T) {
 	}
 }
 
-// A lease whose maximum is known is renewed once more while the hand-over still fits, to learn whether that maximum
-// still applies.
+// A lease whose maximum is known is renewed again while the hand-over still fits, to learn whether that maximum still
+// applies.
 func TestPlanProbesTheMaximumTTL(t *testing.T) {
 	known := func(rec *v1alpha1.LeaseRecord) { rec.MaxTTLSeconds = 5000 }
 	in := input(kept(known, granted(4000*time.Second)), overlapping(2500*time.Second))

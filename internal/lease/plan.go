@@ -229,7 +229,8 @@ func dropEnded(v *view) *Step {
 	}
 	grant := v.spec.Reissue == v1alpha1.ReissueNever && v.published()
 	if grant && v.Target != TargetCurrent && v.Target != TargetForeign && !v.holds(v.leases) {
-		if slices.ContainsFunc(v.leases, func(rec v1alpha1.LeaseRecord) bool { return Revocable(&rec) || expires(&rec) }) {
+		temporary := func(rec v1alpha1.LeaseRecord) bool { return Revocable(&rec) || expires(&rec) }
+		if slices.ContainsFunc(v.leases, temporary) {
 			return &Step{Action: DropLeases, Reason: v1alpha1.ReasonGrantEnded, Record: -1}
 		}
 	}

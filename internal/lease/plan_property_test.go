@@ -165,10 +165,12 @@ func mayAbandon(in Input, rec *v1alpha1.LeaseRecord) bool {
 	gone := !d.DeletionTimestamp.IsZero()
 	annotated := d.Annotations[v1alpha1.AbandonLeaseAnnotation] == "true"
 	requested := gone && (d.Spec.Lease.OnDelete == v1alpha1.OnDeleteAbandon || annotated)
-	dead := rec.ExpiresAt != nil && expires(rec) && in.Now.After(rec.ExpiresAt.Time) ||
-		rec.Session != nil && in.Now.After(rec.Session.ExpiresAt.Time)
+	expired := rec.ExpiresAt != nil && expires(rec) && in.Now.After(rec.ExpiresAt.Time)
+	sessionExpired := rec.Session != nil && in.Now.After(rec.Session.ExpiresAt.Time)
+	dead := expired || sessionExpired
 	late := gone && !in.Now.Before(d.DeletionTimestamp.Add(revocationDeadline(&d.Spec.Lease)))
-	return failure.Final || requested || failure.Count > 0 && (dead || late)
+	hopeless := failure.Count > 0 && (dead || late)
+	return failure.Final || requested || hopeless
 }
 
 // checkIssue fails where no credential may be requested.

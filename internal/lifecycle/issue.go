@@ -9,6 +9,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -77,13 +78,15 @@ func (l *Lifecycle) admit(o *observation) (done func(error), err error) {
 		}
 	}
 	admitted := map[string]bool{}
+	key := o.key()
+	who := backend.Waiter{Key: key.String(), Wake: func() { l.wake(key) }}
 	for i := range o.sources.Sources {
 		src := &o.sources.Sources[i]
 		path := src.Record.Provider.Kind + "/" + src.Record.Provider.Name + "|" + src.Record.Location()
 		if admitted[path] {
 			continue
 		}
-		place, err := backend.Admit(src.Backend, src.Record.Location(), len(places) == 0, func() { l.wake(o.d) })
+		place, err := backend.Admit(src.Backend, src.Record.Location(), len(places) == 0, who)
 		if err != nil {
 			done(backend.ErrNotSent)
 			return nil, err
@@ -95,7 +98,8 @@ func (l *Lifecycle) admit(o *observation) (done func(error), err error) {
 }
 
 // wake continues with an object that waits for a place. If nobody listens, it continues after recheckBusy.
-func (l *Lifecycle) wake(d *v1alpha1.DynamicSecret) {
+func (l *Lifecycle) wake(key types.NamespacedName) {
+	d := &v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
 	select {
 	case l.woken <- event.GenericEvent{Object: d}:
 	default:
@@ -143,8 +147,8 @@ func (l *Lifecycle) closeUnused(ctx context.Context, o *observation, h *held) {
 	}
 }
 
-// request sends the requests of all sources, until one fails, and returns its error. A shutdown waits for the responses:
-// without them the sessions could only be revoked after the request limit.
+// request sends the requests of all sources, until one fails, and returns its error. A shutdown waits for the
+// responses: without them the sessions could only be revoked after the request limit.
 func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error {
 	salt := secret.NewSalt()
 	if m := o.carrier(); m != nil && secret.Salt(m) != "" {
@@ -251,8 +255,8 @@ func (l *Lifecycle) targetRejected(o *observation, f *lease.Failure, err error, 
 
 // rejected says that the API server inspected the Secret and refused it.
 func rejected(err error) bool {
-	return apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) ||
-		apierrors.IsRequestEntityTooLargeError(err) || apierrors.IsMethodNotSupported(err)
+	malformed := apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err)
+	return malformed || apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err)
 }
 
 // admission finds the name of the policy or webhook that denied a request.

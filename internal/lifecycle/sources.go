@@ -281,8 +281,8 @@ func (s *providerSources) sealedFor(d *v1alpha1.DynamicSecret, key string) bool 
 	return false
 }
 
-// ledgerKeys identify the session and the lease of a record, and their server. An address with a slash at its end is the
-// same server as one without.
+// ledgerKeys identify the session and the lease of a record, and their server. An address with a slash at its end is
+// the same server as one without.
 func ledgerKeys(rec *v1alpha1.LeaseRecord) []string {
 	var keys []string
 	where := rec.Provider.Kind + "|" + rec.Provider.Name

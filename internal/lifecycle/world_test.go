@@ -726,7 +726,8 @@ func (w *world) pending() bool {
 		return true
 	}
 	wanted := st.GrantEndedAt == nil && !w.object.Spec.Revoked && !w.object.Spec.Suspend
-	return !w.object.DeletionTimestamp.IsZero() || st.Attempt != nil || len(st.Retiring) > 0 || none && wanted
+	pending := st.Attempt != nil || len(st.Retiring) > 0
+	return !w.object.DeletionTimestamp.IsZero() || pending || none && wanted
 }
 
 // gone does for an object that no longer exists what the reconciler does.

@@ -121,8 +121,9 @@ func TestPlanOfAnyInput(t *testing.T) {
 		case RetryLeases:
 			ok = accepted && len(facts.Check.Remaining) > 0 && !facts.Check.Helped
 		case ForceLeases:
-			ok = accepted && len(facts.Check.Remaining) > 0 && in.Object.Spec.Vault.Force &&
-				in.Object.Spec.Confirm == in.Object.Spec.Target() && in.Now.Sub(st.AcceptedAt.Time) > gracePeriod
+			confirmed := in.Object.Spec.Vault.Force && in.Object.Spec.Confirm == in.Object.Spec.Target()
+			ok = accepted && len(facts.Check.Remaining) > 0 && confirmed &&
+				in.Now.Sub(st.AcceptedAt.Time) > gracePeriod
 		case Complete:
 			ok = accepted && !facts.Check.At.IsZero() && len(facts.Check.Remaining) == 0
 		case DeleteObject:

@@ -185,14 +185,14 @@ func appliedValue(d *v1alpha1.DynamicSecret, c Content) string {
 	return string(text)
 }
 
-// InSync says whether the metadata of a Secret of ours is what the spec asks for. The type is read from an annotation,
-// because the cache contains metadata only.
+// InSync says whether the metadata of a Secret of ours matches the spec. The type is read from an annotation, because
+// the cache contains metadata only.
 func InSync(m metav1.Object, d *v1alpha1.DynamicSecret) bool {
-	return m.GetName() == d.TargetName() &&
-		readApplied(m.GetAnnotations()).metadata() == wanted(d).metadata() &&
-		m.GetLabels()[v1alpha1.OwnerLabel] == OwnerLabelValue(d.Name) &&
-		metav1.IsControlledBy(m, d) && len(m.GetOwnerReferences()) == 1 &&
+	owned := metav1.IsControlledBy(m, d) && len(m.GetOwnerReferences()) == 1 &&
+		m.GetLabels()[v1alpha1.OwnerLabel] == OwnerLabelValue(d.Name)
+	applied := readApplied(m.GetAnnotations()).metadata() == wanted(d).metadata() &&
 		contains(m.GetLabels(), d.Spec.Target.Labels) && contains(m.GetAnnotations(), d.Spec.Target.Annotations)
+	return m.GetName() == d.TargetName() && owned && applied
 }
 
 func contains(have, want map[string]string) bool {

@@ -55,8 +55,8 @@ type rawResponse struct {
 	address  string
 }
 
-// do sends the request and returns the response, of whatever status. An error is one of the network; its kind depends
-// on whether a single byte can have been sent.
+// do sends the request and returns the response with any status. An error comes from the network; its kind depends on
+// whether any byte may have been sent.
 //
 // A standby's redirect is followed once. For a call that mints, that is safe only if the standby was told not to
 // forward: a standby also redirects after its own forwarding broke halfway, when the active node may be minting already

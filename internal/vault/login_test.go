@@ -228,7 +228,10 @@ func TestTokenAuthWithoutATokenNamesTheSecret(t *testing.T) {
 	}{
 		"no Secret": {nil, "the provider names " + of + ", which does not exist: create it"},
 		"no key":    {&corev1.Secret{}, of + ` has no usable token at key "token": set it`},
-		"no token":  {&corev1.Secret{Data: map[string][]byte{"token": []byte("\n")}}, of + ` has no usable token at key "token": set it`},
+		"no token": {
+			&corev1.Secret{Data: map[string][]byte{"token": []byte("\n")}},
+			of + ` has no usable token at key "token": set it`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, withTokenAuth)

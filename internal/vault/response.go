@@ -49,7 +49,8 @@ func (r rawResponse) parse() (a response, ok bool) {
 			return response{}, false
 		}
 	}
-	return a, a.RequestID != "" || a.Errors != nil || a.Auth != nil || !isNull(a.Data) || len(a.Warnings) > 0
+	fromVault := a.RequestID != "" || a.Errors != nil || len(a.Warnings) > 0
+	return a, fromVault || a.Auth != nil || !isNull(a.Data)
 }
 
 func isNull(raw json.RawMessage) bool {
