@@ -103,6 +103,9 @@ const (
 	ReasonTargetConflict = "TargetConflict"
 	// ReasonTargetRejected: the API server rejected the Secret, in the dry run before an issuance or in the write.
 	ReasonTargetRejected = "TargetRejected"
+	// ReasonTargetContested: something else keeps changing or deleting the Secret, or the API server stores something
+	// else than leasekeeper writes. The pause before the next repair doubles up to an hour.
+	ReasonTargetContested = "TargetContested"
 	// ReasonRetiringFull: status.retiring is full; nothing is issued until the backend has revoked some of it.
 	ReasonRetiringFull = "RetiringFull"
 	// ReasonInvalidWindow: a schedule or time zone in spec.rotation.windows is invalid. It blocks the first issuance

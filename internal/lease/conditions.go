@@ -171,6 +171,8 @@ func (v *view) obstacle(s Step) *Block {
 		return s.Blocked
 	case v.Tries.Sync.Count > 0 && v.OutOfSync:
 		f = v.Tries.Sync
+	case v.Tries.Repair.waiting(v.Now) && v.OutOfSync:
+		return v.contested()
 	case v.refreshFailure().Count > 0:
 		f = v.refreshFailure()
 	case s.Action == Wait:

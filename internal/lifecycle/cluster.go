@@ -76,9 +76,7 @@ func (a apiSecrets) Create(ctx context.Context, s *corev1.Secret, dryRun bool) e
 	return a.writer.Create(ctx, s, opts...)
 }
 
-func (a apiSecrets) Patch(
-	ctx context.Context, change secret.Change, dryRun bool,
-) (*metav1.PartialObjectMetadata, error) {
+func (a apiSecrets) Patch(ctx context.Context, change secret.Change, dryRun bool) (*corev1.Secret, error) {
 	body, err := change.MarshalJSON()
 	if err != nil {
 		return nil, err
@@ -87,9 +85,8 @@ func (a apiSecrets) Patch(
 	if dryRun {
 		opts = append(opts, client.DryRunAll)
 	}
-	m := secretMetadata()
-	m.Namespace, m.Name = change.Namespace, change.Name
-	return m, a.writer.Patch(ctx, m, client.RawPatch(types.MergePatchType, body), opts...)
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: change.Namespace, Name: change.Name}}
+	return s, a.writer.Patch(ctx, s, client.RawPatch(types.MergePatchType, body), opts...)
 }
 
 func (a apiSecrets) Delete(ctx context.Context, m *metav1.ObjectMeta) error {

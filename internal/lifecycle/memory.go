@@ -50,6 +50,10 @@ type remembered struct {
 	done    map[string]bool
 	reads   map[string]lease.Read
 	handled map[string]string
+	// writer says who else writes the Secret; see secret.OtherWriter.
+	writer string
+	// response is what is known of the last response; nil: nothing.
+	response *lastResponse
 	// rolloutCheckAt is when to check the consumers again.
 	rolloutCheckAt time.Time
 	// tried identifies the spec and the providers that the failures in tries are about.
@@ -75,6 +79,17 @@ type held struct {
 	content  secret.Content
 	salt     string
 	cause    string
+	// unusable is why the response cannot become the Secret; empty: it can.
+	unusable string
+	// untested: an admission policy rejected invented data, so only the credential shows whether it accepts the Secret.
+	untested bool
+}
+
+// lastResponse has the names of the fields of the last response, by source and digest of the request.
+type lastResponse struct {
+	fields     map[string][]string
+	generation int64
+	at         time.Time
 }
 
 func newMemory() *memory {
@@ -301,7 +316,7 @@ func (r *remembered) refresh(tried string, recoveries int64, leases []v1alpha1.L
 	if r.tried != tried {
 		r.tried = tried
 		r.tries.Issue, r.tries.Publish = lease.Failure{}, lease.Failure{}
-		r.tries.Sync, r.tries.DeleteSecret = lease.Failure{}, lease.Failure{}
+		r.tries.Sync, r.tries.Repair, r.tries.DeleteSecret = lease.Failure{}, lease.Failure{}, lease.Failure{}
 		r.tries.Refresh = nil
 	}
 }

@@ -32,6 +32,8 @@ type observation struct {
 	locked bool
 	// trustedUntil is when the observation stops relying on an own write that the cache lacks; zero: it does not.
 	trustedUntil time.Time
+	// stored is the digest of the data that the API server stored at the last write; empty: nothing was written.
+	stored string
 	// conflicts counts how often the deletion of the Secret met another write.
 	conflicts int
 	in        lease.Input
@@ -171,6 +173,9 @@ func (l *Lifecycle) readSecrets(ctx context.Context, o *observation) (err error)
 	if o.secret, err = l.readSecret(ctx, o.d.Namespace, name); err != nil {
 		return err
 	}
+	if s := o.secret; s != nil && secret.Ours(s, o.d) && !(o.current(s) && secret.InSync(s, o.d)) {
+		o.mem.writer = secret.OtherWriter(s, o.d, string(FieldOwner))
+	}
 	if known := o.d.Status.Secret; known != nil && known.Name != name {
 		o.previous, err = l.readSecret(ctx, o.d.Namespace, known.Name)
 	}
@@ -225,6 +230,7 @@ func (l *Lifecycle) refreshInput(o *observation) {
 		Block:          o.sources.Block,
 		Target:         state,
 		OutOfSync:      outOfSync,
+		Writer:         o.mem.writer,
 		Held:           o.mem.heldForPlan(),
 		Lost:           union(o.mem.lost, l.memory.lostOf(o.key())),
 		Suspects:       l.memory.suspectsOf(o.key()),

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -41,6 +42,8 @@ type world struct {
 	// refusal is the error of the API server for each deletion, and with unread also for each read, of a Secret.
 	refusal error
 	unread  bool
+	// admission changes or rejects each Secret before it is stored; nil: neither.
+	admission func(sec *corev1.Secret, dryRun bool) error
 	// abandoned are the records that were reported as given up.
 	abandoned map[string]bool
 	effects   []string
@@ -367,7 +370,7 @@ func (s worldSecrets) Create(_ context.Context, sec *corev1.Secret, dryRun bool)
 		if s.p.w.secrets[sec.Name] != nil {
 			return apierrors.NewAlreadyExists(secretsResource, sec.Name)
 		}
-		return nil
+		return s.p.w.admit(sec, dryRun)
 	}
 	if dryRun {
 		return taken()
@@ -381,6 +384,36 @@ func (s worldSecrets) Create(_ context.Context, sec *corev1.Secret, dryRun bool)
 	})
 }
 
+// admit does what the API server does with a Secret before it stores it.
+func (w *world) admit(sec *corev1.Secret, dryRun bool) error {
+	if w.admission != nil {
+		if err := w.admission(sec, dryRun); err != nil {
+			return err
+		}
+	}
+	if secret.CheckKeys(sec.Type, slices.Collect(maps.Keys(sec.Data))) != nil {
+		return invalid(metav1.StatusCause{Type: metav1.CauseTypeFieldValueRequired, Field: "data[tls.crt]"})
+	}
+	return nil
+}
+
+// invalid is the API server's error for a Secret that it does not accept.
+func invalid(causes ...metav1.StatusCause) error {
+	err := apierrors.NewInvalid(schema.GroupKind{Kind: "Secret"}, "orders", nil)
+	err.ErrStatus.Details.Causes = causes
+	return err
+}
+
+// denial is the error of a ValidatingAdmissionPolicy.
+func denial(message string) error {
+	err := invalid(metav1.StatusCause{Message: message})
+	var status *apierrors.StatusError
+	errors.As(err, &status)
+	status.ErrStatus.Message = "secrets \"orders\" is forbidden: ValidatingAdmissionPolicy 'hostile' with binding " +
+		"'hostile' denied request: " + message
+	return err
+}
+
 func (w *world) put(sec *corev1.Secret) {
 	w.version++
 	sec.ResourceVersion = fmt.Sprint(w.version)
@@ -390,17 +423,21 @@ func (w *world) put(sec *corev1.Secret) {
 	w.secrets[sec.Name] = sec.DeepCopy()
 }
 
-func (s worldSecrets) Patch(_ context.Context, c secret.Change, dryRun bool) (*metav1.PartialObjectMetadata, error) {
-	m := &metav1.PartialObjectMetadata{}
+func (s worldSecrets) Patch(_ context.Context, c secret.Change, dryRun bool) (*corev1.Secret, error) {
+	m := &corev1.Secret{}
 	patch := func() error {
 		at := &metav1.ObjectMeta{Name: c.Name, UID: c.UID, ResourceVersion: c.ResourceVersion}
-		if err := s.p.w.locked(at); err != nil || dryRun {
+		if err := s.p.w.locked(at); err != nil {
 			return err
 		}
 		sec := s.p.w.secrets[c.Name].DeepCopy()
+		before := sec.DeepCopy()
 		mergeInto(sec.Labels, c.Labels)
 		mergeInto(sec.Annotations, c.Annotations)
 		sec.OwnerReferences = c.Owners
+		if sec.Data == nil {
+			sec.Data = map[string][]byte{}
+		}
 		for key, value := range c.Data {
 			if value == nil {
 				delete(sec.Data, key)
@@ -408,8 +445,14 @@ func (s worldSecrets) Patch(_ context.Context, c secret.Change, dryRun bool) (*m
 				sec.Data[key] = value
 			}
 		}
+		if sec.Immutable != nil && *sec.Immutable && !equality.Semantic.DeepEqual(before.Data, sec.Data) {
+			return invalid(metav1.StatusCause{Type: metav1.CauseTypeForbidden, Field: "data"})
+		}
+		if err := s.p.w.admit(sec, dryRun); err != nil || dryRun {
+			return err
+		}
 		s.p.w.put(sec)
-		m.ObjectMeta = sec.ObjectMeta
+		sec.DeepCopyInto(m)
 		return nil
 	}
 	if dryRun {
@@ -638,7 +681,7 @@ func (w *world) leaked() []string {
 
 // settle stops all faults and lets time pass until everything is at rest.
 func (w *world) settle() error {
-	w.fault, w.down, w.refusal = fault{after: -1}, false, nil
+	w.fault, w.down, w.refusal, w.admission = fault{after: -1}, false, nil, nil
 	for _, p := range w.procs {
 		p.skew = 0
 	}
