@@ -224,6 +224,11 @@ type LeaseRecord struct {
 	// +optional
 	Digest string `json:"digest,omitempty"`
 
+	// UserDigest identifies the user (username or access_key) of a leased response, salted like status.secret.digest.
+	// While two leases have the same user, neither is revoked, because that drops the user of both.
+	// +optional
+	UserDigest string `json:"userDigest,omitempty"`
+
 	// Renewals counts the renewals of this lease.
 	// +optional
 	Renewals int64 `json:"renewals,omitempty"`

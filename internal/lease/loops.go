@@ -121,5 +121,6 @@ func (v *view) contested() *Block {
 	}
 	return &Block{Reason: v1alpha1.ReasonTargetContested, Stalled: true,
 		Message: fmt.Sprintf("Secret %s does not keep what leasekeeper writes. %s. leasekeeper repairs it after "+
-			"pauses of up to an hour: stop the other writer, or set another spec.target.name.", v.Object.TargetName(), who)}
+			"pauses of up to an hour: stop the other writer, or set another spec.target.name.",
+			v.Object.TargetName(), who)}
 }

@@ -180,6 +180,9 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 		known.fields[responseKey(src)] = slices.Sorted(maps.Keys(response.Data))
 		part := secret.Select(src.Spec.Fields, o.d.Spec.Target.Fields, src.Spec.Name, response.Data, response.Volatile)
 		respond(&rec.Record, response, part.Digest(salt))
+		if lease.Leased(&rec.Record) {
+			rec.Record.UserDigest = secret.UserDigest(response.Data, salt)
+		}
 		h.content = append(h.content, part)
 	}
 	o.mem.response = known
