@@ -63,6 +63,16 @@ func (a apiSecrets) Cached(ctx context.Context, key types.NamespacedName) (*meta
 	return m, nil
 }
 
+func (a apiSecrets) Owned(
+	ctx context.Context, d *v1alpha1.DynamicSecret,
+) ([]metav1.PartialObjectMetadata, error) {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
+	err := a.cache.List(ctx, list, client.InNamespace(d.Namespace),
+		client.MatchingLabels{v1alpha1.OwnerLabel: secret.OwnerLabelValue(d.Name)})
+	return list.Items, err
+}
+
 func (a apiSecrets) Get(ctx context.Context, key types.NamespacedName) (*corev1.Secret, error) {
 	s := &corev1.Secret{}
 	return s, a.reader.Get(ctx, key, s)

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -186,5 +188,171 @@ func TestLoopsAreReported(t *testing.T) {
 				t.Errorf("the reason is %q, want %q: %+v", got, want, w.object.Status.Conditions)
 			}
 		})
+	}
+}
+
+// foreign creates a Secret of something else at the target, instead of ours.
+func (w *world) foreign() {
+	sec := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: w.object.TargetName(),
+		Labels: map[string]string{}, Annotations: map[string]string{}}, Data: map[string][]byte{"mine": []byte("mine")}}
+	w.put(sec)
+}
+
+// While a Secret of something else has the target's name, nothing is minted: it could not be published.
+func TestNothingIsMintedForAForeignSecret(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := draw(t)
+		all := w.actions(t)
+		run := func(f fault) {
+			if w.object == nil {
+				return
+			}
+			s, before := w.secrets[w.object.TargetName()], w.backend.Issued()
+			isForeign := s != nil && s.Data["mine"] != nil
+			w.fault = f
+			_, _ = w.somebody(t).run(nil)
+			w.fault = fault{after: -1}
+			if isForeign && w.backend.Issued() != before {
+				t.Fatalf("a credential was minted: %+v\neffects: %v", w.object.Status, tail(w.effects))
+			}
+		}
+		some := map[string]func(*rapid.T){
+			"run": func(*rapid.T) { run(fault{after: -1}) },
+			"run with a fault": func(t *rapid.T) {
+				run(fault{rapid.IntRange(0, 9).Draw(t, "after effects"),
+					rapid.SampledFrom([]faultKind{crashBefore, crashAfter, failBefore, failAfter}).Draw(t, "kind")})
+			},
+			"create a foreign Secret": func(*rapid.T) {
+				if w.object != nil {
+					w.foreign()
+				}
+			},
+			"delete the foreign Secret": func(*rapid.T) {
+				maps.DeleteFunc(w.secrets, func(_ string, s *corev1.Secret) bool { return s.Data["mine"] != nil })
+			},
+		}
+		for _, name := range []string{"kill", "let time pass", "suspend", "revoke", "change the request",
+			"revoke a lease in the backend", "request a rotation", "rename the target", "delete the Secret", ""} {
+			some[name] = all[name]
+		}
+		t.Repeat(some)
+	})
+}
+
+// Renames, however they are interrupted, leave one Secret.
+func TestRenamesLeaveOneSecret(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(2)
+		w.backend.TTL, w.backend.MaxTTL = 100*time.Hour, 1000*time.Hour
+		all := w.actions(t)
+		some := map[string]func(*rapid.T){
+			"run with a fault": func(t *rapid.T) {
+				w.fault = fault{rapid.IntRange(0, 9).Draw(t, "after effects"),
+					rapid.SampledFrom(faultKinds).Draw(t, "kind")}
+				_, _ = w.somebody(t).run(nil)
+				w.fault = fault{after: -1}
+			},
+		}
+		for _, name := range []string{"run", "kill", "rename the target", "request a rotation", "suspend", ""} {
+			some[name] = all[name]
+		}
+		t.Repeat(some)
+		w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Suspend = false })
+		if err := w.settle(); err != nil {
+			t.Fatal(err)
+		}
+		w.verifySettled(t)
+	})
+}
+
+// The credential in a Secret is alive until its successor is there, whatever happens to the successor.
+func TestTheCredentialInUseIsKept(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(2)
+		w.backend.TTL, w.backend.MaxTTL = 100*time.Hour, 1000*time.Hour
+		reissue := []v1alpha1.Reissue{v1alpha1.ReissueAlways, v1alpha1.ReissueNever}
+		w.object.Spec.Lease.Reissue = rapid.SampledFrom(reissue).Draw(t, "reissue")
+		if rapid.Bool().Draw(t, "several sources") {
+			w.severalSources()
+		}
+		all, byOthers := w.actions(t), map[string]bool{}
+		some := map[string]func(*rapid.T){
+			"revoke a lease that is not in use": func(t *rapid.T) {
+				for id := range w.backend.Live() {
+					if !w.inASecret(id) {
+						byOthers[id] = true
+						w.backend.RevokeBehind(id)
+						for _, p := range w.procs {
+							p.life.memory.suspect(ordersKey, id)
+						}
+					}
+				}
+			},
+			"": func(t *rapid.T) {
+				live := w.backend.Live()
+				for _, s := range w.secrets {
+					if user := string(s.Data["username"]); live[user] == "" && !byOthers[user] {
+						t.Fatalf("the Secret contains %s, which is dead: %+v\neffects: %v",
+							user, w.object.Status, tail(w.effects))
+					}
+				}
+			},
+		}
+		for _, name := range []string{"run", "run with a fault", "kill", "request a rotation", "suspend",
+			"change the request", "read", "run from a stale read", "outage"} {
+			some[name] = all[name]
+		}
+		some["let a second pass"] = func(*rapid.T) { w.clock.Step(time.Second) }
+		t.Repeat(some)
+	})
+}
+
+func (w *world) inASecret(id string) bool {
+	for _, s := range w.secrets {
+		if string(s.Data["username"]) == id || string(s.Data["BROKER_username"]) == id {
+			return true
+		}
+	}
+	return false
+}
+
+// A is in the Secret, B is recorded, the process dies before it publishes B, and B is revoked or expires.
+func TestALostSuccessorLeavesTheCredentialInUse(t *testing.T) {
+	for _, several := range []bool{false, true} {
+		w := newWorld(1)
+		if several {
+			w.severalSources()
+		}
+		p := w.procs[0]
+		for range 3 {
+			_, _ = p.run(nil)
+		}
+		used := string(w.secrets["orders"].Data["username"])
+		w.person(func(d *v1alpha1.DynamicSecret) {
+			metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.RotateRequestedAtAnnotation, "now")
+		})
+		first, n := w.object.Status.Leases[0].ID, len(w.object.Spec.Sources)
+		w.fault = fault{2*max(n, 1) + 1, crashAfter} // logins, the journal, issuances, the record
+		if _, _ = p.run(nil); w.object.Status.Leases[0].ID == first {
+			t.Fatalf("the successor is not recorded: %v", tail(w.effects))
+		}
+		w.fault = fault{after: -1}
+		w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Suspend = true })
+		for i := range w.object.Status.Leases {
+			if id := w.object.Status.Leases[i].ID; id != "" {
+				w.backend.RevokeBehind(id)
+				p.life.memory.suspect(ordersKey, id)
+				break
+			}
+		}
+		for range 300 {
+			_, _ = p.run(nil)
+			w.clock.Step(20 * time.Second)
+			s := w.secrets["orders"]
+			if s == nil || string(s.Data["username"]) != used || w.backend.Live()[used] == "" {
+				t.Fatalf("several %v: the credential in use is gone: %v\n%+v\neffects: %v",
+					several, s, w.object.Status, tail(w.effects))
+			}
+		}
 	}
 }

@@ -42,6 +42,8 @@ type remembered struct {
 	secret *ownWrite
 	// verified is the resource version of a Secret that somebody else wrote, and whose content was read and is ours.
 	verified string
+	// searched: this process has found no Secret of ours with another name.
+	searched bool
 	// held is an issuance of this process.
 	held *held
 	// tries, lost, done, reads and handled are inputs of the plan.

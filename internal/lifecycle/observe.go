@@ -27,6 +27,8 @@ type observation struct {
 	sources *resolved
 	// secret has the name that the spec wants, previous the name in the status if that is another; nil: absent.
 	secret, previous *seen
+	// strays are Secrets of ours with other names, which interrupted renames have left.
+	strays []metav1.ObjectMeta
 	// locked: the Secret was seen before the last locked write of the object, or before the last read of it. Only then
 	// is it certain that no newer credential is overwritten: publishing one writes the object first.
 	locked bool
@@ -68,6 +70,9 @@ func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*ob
 	if o.sources, err = l.sources.Resolve(ctx, o.d); err != nil {
 		return nil, err
 	}
+	if err = l.findStrays(ctx, o); err != nil {
+		return nil, err
+	}
 	certain, err := l.seeCached(ctx, o)
 	if err != nil {
 		return nil, err
@@ -77,6 +82,25 @@ func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*ob
 	}
 	l.refreshInput(o)
 	return o, nil
+}
+
+// findStrays searches the cache once for each process, and during a rename.
+func (l *Lifecycle) findStrays(ctx context.Context, o *observation) error {
+	known := o.d.Status.Secret
+	renamed := known != nil && known.Name != o.d.TargetName()
+	if o.mem.searched && !renamed && o.mem.held == nil {
+		return nil
+	}
+	all, err := l.secrets.Owned(ctx, o.d)
+	for i := range all {
+		m := &all[i]
+		current := m.Name == o.d.TargetName() || known != nil && m.Name == known.Name
+		if !current && metav1.IsControlledBy(m, o.d) {
+			o.strays = append(o.strays, m.ObjectMeta)
+		}
+	}
+	o.mem.searched = err == nil && len(o.strays) == 0
+	return err
 }
 
 // orRemove reads with the function. If the API server does not let leasekeeper read the Secret of an object that is
@@ -271,10 +295,11 @@ func (o *observation) targetState() (state lease.TargetState, outOfSync bool) {
 		return lease.TargetForeign, false
 	case o.current(o.secret):
 		noted := lease.Published(&d.Status) && known.UID == o.secret.UID && known.Name == o.secret.Name
-		return lease.TargetCurrent, !noted || o.secret.kind() != secret.Type(d) || !secret.InSync(o.secret, d)
+		outOfSync := !noted || o.secret.kind() != secret.Type(d) || !secret.InSync(o.secret, d) || len(o.strays) > 0
+		return lease.TargetCurrent, outOfSync
 	case o.current(o.previous):
 		return lease.TargetCurrent, true
-	case o.secret != nil || o.previous != nil && secret.Ours(o.previous, d):
+	case o.secret != nil || o.previous != nil && secret.Ours(o.previous, d) || len(o.strays) > 0:
 		return lease.TargetChanged, false
 	}
 	return lease.TargetAbsent, false
@@ -304,6 +329,8 @@ func (o *observation) current(s *seen) bool {
 // one that was seen before the object was known to be current.
 func (l *Lifecycle) mayAct(o *observation, s lease.Step) bool {
 	switch s.Action {
+	case lease.Issue:
+		return o.trustedUntil.IsZero() // the Secret may be another one by now
 	case lease.PublishSecret:
 		return o.locked
 	case lease.SyncSecret:

@@ -30,6 +30,8 @@ type objects interface {
 // fills the Secret with what was stored; Patch returns it.
 type secrets interface {
 	Cached(ctx context.Context, key types.NamespacedName) (*metav1.PartialObjectMetadata, error)
+	// Owned lists the metadata of the Secrets in the cache that have the object's label.
+	Owned(ctx context.Context, d *v1alpha1.DynamicSecret) ([]metav1.PartialObjectMetadata, error)
 	Get(ctx context.Context, key types.NamespacedName) (*corev1.Secret, error)
 	Create(ctx context.Context, s *corev1.Secret, dryRun bool) error
 	Patch(ctx context.Context, change secret.Change, dryRun bool) (*corev1.Secret, error)

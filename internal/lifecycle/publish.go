@@ -85,6 +85,22 @@ func (l *Lifecycle) deletePrevious(ctx context.Context, o *observation) error {
 		}
 	}
 	o.previous = nil
+	return l.deleteStrays(ctx, o)
+}
+
+// deleteStrays deletes what interrupted renames have left, after the Secret that replaces it was written. One that has
+// changed since is found again.
+func (l *Lifecycle) deleteStrays(ctx context.Context, o *observation) error {
+	for i := range o.strays {
+		if o.strays[i].Name == o.d.TargetName() {
+			continue // it was renamed back
+		}
+		err := l.secrets.Delete(ctx, &o.strays[i])
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return err
+		}
+	}
+	o.strays = nil
 	return nil
 }
 
@@ -172,6 +188,9 @@ func (l *Lifecycle) syncSecret(ctx context.Context, o *observation) error {
 		// It must be deleted and created again. If that fails half way, the data are still here to be published.
 		o.mem.held = l.holdPublished(o, content, salt)
 	}
+	if err := l.deleteStrays(ctx, o); err != nil {
+		return err
+	}
 	moved := from != o.secret || o.previous != nil
 	if moved || from.kind() != secret.Type(o.d) || !secret.InSync(from, o.d) {
 		defer l.noteRepair(o)
@@ -221,7 +240,11 @@ const maxConflicts = 3
 
 // deleteSecret deletes the Secret, and one of the previous name if a move was interrupted; both only if they are ours.
 func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.Step) error {
-	for _, found := range []*seen{o.secret, o.previous} {
+	all := []*seen{o.secret, o.previous}
+	for i := range o.strays {
+		all = append(all, &seen{ObjectMeta: o.strays[i]})
+	}
+	for _, found := range all {
 		if found == nil || !secret.Ours(found, o.d) {
 			continue
 		}
@@ -235,7 +258,7 @@ func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.St
 			return l.notDeleted(ctx, o, found.Name, err)
 		}
 	}
-	o.secret, o.previous, o.mem.secret = nil, nil, nil
+	o.secret, o.previous, o.strays, o.mem.secret = nil, nil, nil, nil
 	o.mem.tries.DeleteSecret = lease.Failure{}
 	if !o.d.DeletionTimestamp.IsZero() {
 		return nil // the deletion timestamp is the record

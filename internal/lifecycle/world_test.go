@@ -355,6 +355,17 @@ func (s worldSecrets) Cached(_ context.Context, key types.NamespacedName) (*meta
 	return &metav1.PartialObjectMetadata{ObjectMeta: *found.ObjectMeta.DeepCopy()}, nil
 }
 
+func (s worldSecrets) Owned(
+	_ context.Context, d *v1alpha1.DynamicSecret,
+) (owned []metav1.PartialObjectMetadata, _ error) {
+	for _, found := range s.p.cached {
+		if found.Labels[v1alpha1.OwnerLabel] == secret.OwnerLabelValue(d.Name) {
+			owned = append(owned, metav1.PartialObjectMetadata{ObjectMeta: *found.ObjectMeta.DeepCopy()})
+		}
+	}
+	return owned, nil
+}
+
 func (s worldSecrets) Get(_ context.Context, key types.NamespacedName) (*corev1.Secret, error) {
 	if s.p.w.refusal != nil && s.p.w.unread {
 		return nil, s.p.w.refusal
