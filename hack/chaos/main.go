@@ -20,7 +20,8 @@ func main() {
 	seed := flag.Uint64("seed", 0, "random seed; 0 uses the current time")
 	storm := flag.Duration("for", 10*time.Minute, "duration of the storm")
 	objects := flag.Int("objects", 100, "number of objects in the storm")
-	scenario := flag.String("scenario", "storm,failover,scale", "comma-separated scenarios to run")
+	scenario := flag.String("scenario", "storm,failover,isolation,scale", "comma-separated scenarios to run")
+	isolation := flag.Duration("hang-for", 5*time.Minute, "how long backends hang in the isolation scenario")
 	leases := flag.Int("leases", 2000, "number of leases in the scale scenario")
 	manager := flag.String("manager", "bin/manager", "path of the manager binary")
 	log := flag.String("log", "", "path for a copy of the manager's log")
@@ -35,10 +36,12 @@ func main() {
 			opts.Storm = *storm
 		case "failover":
 			opts.Failover = true
+		case "isolation":
+			opts.Isolation = *isolation
 		case "scale":
 			opts.Scale = *leases
 		default:
-			fmt.Fprintf(os.Stderr, "-scenario %q is not one of storm, failover, scale\n", name)
+			fmt.Fprintf(os.Stderr, "-scenario %q is not one of storm, failover, isolation, scale\n", name)
 			os.Exit(2)
 		}
 	}

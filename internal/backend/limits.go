@@ -15,6 +15,9 @@ import (
 const (
 	// slow is how long a request may take before others of its kind on the same path are limited.
 	slow = time.Second
+	// hanging is how long a backend may take to report an error of its own. A longer request counts as not answered: the
+	// backend itself gave up waiting, for a database for example.
+	hanging = 5 * time.Second
 	// probePause is the pause before the next probe of a path. It is short, because a lease may be about to expire.
 	probePause = time.Second
 	// retryWaiting is when to try again behind a probe.
@@ -26,7 +29,8 @@ const (
 //
 //   - Issuances: a quarter of the workers; all paths together: half of them. Renewals never wait behind issuances.
 //   - Other operations: a quarter of the workers as soon as one of them takes longer than a second.
-//   - After a request without a response: one at a time, as a probe, until one gets a response.
+//   - After a request without a response, or with an error after a long time: one at a time, as a probe, until one gets
+//     a response.
 //
 // A request above a limit is not sent. The caller returns its worker and tries again.
 type Limits struct {
@@ -194,13 +198,14 @@ func (l *Limits) release(key lineKey, id int, issued bool, result error) (wake [
 	if in == nil || in.inFlight[id].IsZero() {
 		return nil
 	}
+	took := l.clock.Now().Sub(in.inFlight[id])
 	delete(in.inFlight, id)
 	if issued {
 		l.issuing--
 	}
 	switch {
 	case errors.Is(result, ErrNotSent):
-	case result != nil && KindOf(result) == NoResponse:
+	case result != nil && (KindOf(result) == NoResponse || KindOf(result) == Failed && took > hanging):
 		in.probeAt = l.clock.Now().Add(probePause)
 	default:
 		in.probeAt = time.Time{}

@@ -116,6 +116,17 @@ func TestUnansweredRequestIsFollowedByOneProbe(t *testing.T) {
 	l.fill(opIssue, "a", 4)
 }
 
+func TestErrorAfterALongTimeIsFollowedByOneProbe(t *testing.T) {
+	l := newLineTest(t)
+	done := l.fill(opIssue, "a", 1)
+	l.clock.Step(2 * hanging)
+	done[0](Errorf(Failed, "context deadline exceeded"))
+	l.refused(opIssue, "a", Unavailable)
+	l.clock.Step(2 * probePause)
+	l.fill(opIssue, "a", 1)[0](Errorf(Failed, "the database is down"))
+	l.fill(opIssue, "a", 4)
+}
+
 func TestFinishedRequestGivesOnePlaceBack(t *testing.T) {
 	l := newLineTest(t)
 	done := l.fill(opIssue, "a", 4)

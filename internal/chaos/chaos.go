@@ -41,6 +41,8 @@ type Options struct {
 	Failover bool
 	// Scale is the number of leases in the scale run, at the end; 0 skips it.
 	Scale int
+	// Isolation is for how long half of the backends hang next to healthy ones, after the failover; 0 skips it.
+	Isolation time.Duration
 	// Manager is the path of the manager binary.
 	Manager string
 	// Root is the root directory of the repository.
@@ -74,6 +76,11 @@ func Run(ctx context.Context, opts Options) (report Report, err error) {
 	}
 	if opts.Failover {
 		if err := e.failover(ctx, &report); err != nil {
+			return report, err
+		}
+	}
+	if opts.Isolation > 0 {
+		if err := e.isolation(ctx, &report); err != nil {
 			return report, err
 		}
 	}

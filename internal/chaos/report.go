@@ -53,6 +53,8 @@ type Report struct {
 	// Failover reports whether leaders were made to fail.
 	Failover  bool
 	Takeovers []Takeover
+	// Isolation is zero if nothing hung.
+	Isolation Isolation
 	// Scale is zero if there was no scale run.
 	Scale Scale
 	// Verdict is empty if the run did not finish. The error of Run names the broken promises.
@@ -79,6 +81,9 @@ func (r Report) String() string {
 	}
 	for _, takeover := range r.Takeovers {
 		takeover.rows(row)
+	}
+	if r.Isolation.Hung > 0 {
+		r.Isolation.rows(row)
 	}
 	if r.Scale.Leases > 0 {
 		r.Scale.rows(row)

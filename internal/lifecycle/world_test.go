@@ -690,6 +690,22 @@ func (w *world) leaked() []string {
 	return out
 }
 
+// pass lets time pass, in which each process runs whenever something is due.
+func (w *world) pass(d time.Duration) {
+	for end := w.clock.Now().Add(d); w.clock.Now().Before(end); {
+		before, next := len(w.effects), end
+		for _, p := range w.procs {
+			if at, err := p.run(nil); err != nil || !at.IsZero() && at.Before(next) {
+				next = at
+			}
+		}
+		if step := w.clock.Now().Add(time.Second); len(w.effects) > before || next.Before(step) {
+			next = step
+		}
+		w.clock.SetTime(next)
+	}
+}
+
 // settle stops all faults and lets time pass until everything is at rest.
 func (w *world) settle() error {
 	w.fault, w.down, w.refusal, w.admission = fault{after: -1}, false, nil, nil
