@@ -213,9 +213,9 @@ func (v *view) complaint() *Block {
 	}
 	if rec := v.shared(); rec != nil {
 		return &Block{Reason: v1alpha1.ReasonSharedUser, Stalled: true,
-			Message: rec.Location() + " gave the new lease the user of the old one. The old lease is kept, because its " +
-				"revocation would drop the user; the user is dropped when it reaches its maximum TTL. Change the role so " +
-				"that each lease gets a user of its own, such as its username template, then request a rotation."}
+			Message: rec.Location() + " gave the new lease the user of the old one. The old lease is kept, because " +
+				"its revocation would drop the user; at its maximum TTL the backend drops the user. Change the role " +
+				"so that each lease gets a user of its own (username template), then request a rotation."}
 	}
 	for i := range v.st.Retiring {
 		if f := v.Tries.Revoke[Key(&v.st.Retiring[i])]; f.Count > 0 && f.Stalled {
@@ -258,8 +258,8 @@ func rotatedCondition(v *view) *metav1.Condition {
 			"The old lease ended at %s, before the hand-over was complete: the backend refused to extend it, or "+
 				"somebody revoked it. Reduce spec.rotation.overlap, or raise the maximum TTL.", utc(h.CutShortAt.Time))
 	case v.shared() != nil:
-		return condition(kind, false, v1alpha1.ReasonSharedUser, "The consumers have the new credential. The old lease "+
-			"is kept, because both leases have the same user.")
+		return condition(kind, false, v1alpha1.ReasonSharedUser, "The consumers have the new credential. "+
+			"The old lease is kept, because both leases have the same user.")
 	case held != "":
 		reason := v1alpha1.ReasonOverlap
 		if short {

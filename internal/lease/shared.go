@@ -4,8 +4,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// sharesUser says that the credential in use has the user of a retiring record. Revoking the record would drop the user,
-// so it is kept, as far as the backend permits.
+// sharesUser says that the credential in use has the user of a retiring record. Revoking the record would drop the
+// user, so it is kept, as far as the backend permits.
 func (v *view) sharesUser(rec *v1alpha1.LeaseRecord) bool {
 	if rec.UserDigest == "" || !Leased(rec) || !v.Object.DeletionTimestamp.IsZero() || v.Object.Spec.Revoked {
 		return false

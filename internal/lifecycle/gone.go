@@ -32,7 +32,8 @@ func (l *Lifecycle) Removed(d *v1alpha1.DynamicSecret) {
 		delete(m.released, key) // nothing is left to do
 		return
 	}
-	if latest := m.latest[key]; latest != nil && latest.UID == d.UID && older(d.ResourceVersion, latest.ResourceVersion) {
+	latest := m.latest[key]
+	if latest != nil && latest.UID == d.UID && older(d.ResourceVersion, latest.ResourceVersion) {
 		d = latest
 	}
 	delete(m.latest, key)

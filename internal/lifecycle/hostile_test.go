@@ -113,7 +113,7 @@ func TestHostileWritersMintAtMostTwelveAnHour(t *testing.T) {
 		}
 		var minted []time.Time
 		restarts := 0
-		for range 600 {
+		for range 250 {
 			for _, h := range chosen {
 				if h.often != nil && rapid.IntRange(0, 3).Draw(t, "now") > 0 {
 					h.often(w)

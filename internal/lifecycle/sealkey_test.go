@@ -37,7 +37,8 @@ func TestRefusedSealKey(t *testing.T) {
 					}
 					return w.Get(ctx, key, o, opts...)
 				},
-				Create: func(ctx context.Context, w client.WithWatch, o client.Object, opts ...client.CreateOption) error {
+				Create: func(ctx context.Context, w client.WithWatch, o client.Object,
+					opts ...client.CreateOption) error {
 					if c.created != nil {
 						return c.created
 					}
