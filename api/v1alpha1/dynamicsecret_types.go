@@ -391,12 +391,13 @@ type TargetSpec struct {
 // +kubebuilder:resource:shortName=dsec,categories=leasekeeper
 // +kubebuilder:printcolumn:name="Provider",type=string,JSONPath=`.spec.providerRef.name`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
-// +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.summary`
 // +kubebuilder:printcolumn:name="Expires",type=string,format=date-time,JSONPath=`.status.expiresAt`
-// +kubebuilder:printcolumn:name="Renews",type=string,format=date-time,JSONPath=`.status.nextActionAt`
+// +kubebuilder:printcolumn:name="Next",type=string,JSONPath=`.status.nextAction`
+// +kubebuilder:printcolumn:name="At",type=string,format=date-time,JSONPath=`.status.nextActionAt`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Lease",type=string,priority=1,JSONPath=`.status.leases[*].id`
-// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.message`
 type DynamicSecret struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

@@ -19,7 +19,16 @@ type DynamicSecretStatus struct {
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// ExpiresAt is the earliest expiry of the leases. Absent: nothing expires.
+	// Summary is the most important reason of the conditions: why the object is not Ready, what a person must change,
+	// what fails, or else the reason of Ready. An object with spec.suspend has ",Suspended" after it.
+	// +optional
+	Summary string `json:"summary,omitempty"`
+
+	// Message is that of the condition which Summary is about.
+	// +optional
+	Message string `json:"message,omitempty"`
+
+	// ExpiresAt is when the first credential in the Secret expires. Absent: none does.
 	// +optional
 	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
 
@@ -246,7 +255,8 @@ type LeaseRecord struct {
 	// +optional
 	Session *SessionTerm `json:"session,omitempty"`
 
-	// RevokeAfter is the earliest time to revoke a retiring record.
+	// RevokeAfter is the earliest time to revoke a retiring record; for one that a hand-over holds, when the hand-over
+	// is complete. Absent: it is not known yet when the consumers have moved.
 	// +optional
 	RevokeAfter *metav1.Time `json:"revokeAfter,omitempty"`
 

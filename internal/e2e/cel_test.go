@@ -307,6 +307,8 @@ var rejections = []rejection{
 		namespaced, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "other",
 		ownNamespace + "keeperAuth.kubernetes.serviceAccountRef.namespace",
 	},
+	{cluster, "spec.vault.keeperless", "true", "set keeperAuth or keeperless, not both"},
+	{namespaced, "spec.vault.keeperless", "true", "set keeperAuth or keeperless, not both"},
 	{
 		namespaced, "spec.vault.keeperAuth", "{token: {secretRef: {name: token, namespace: other}}}",
 		ownNamespace + "keeperAuth.token.secretRef.namespace",
@@ -522,10 +524,10 @@ func TestPrinterColumns(t *testing.T) {
 		return strings.Join(strings.Fields(lines[0]), " "), lines[1]
 	}
 	head, row := wide("get", "dsec", "-n", r.name)
-	if head != "NAME PROVIDER READY STATUS EXPIRES RENEWS AGE LEASE MESSAGE" {
+	if head != "NAME PROVIDER READY STATUS EXPIRES NEXT AT AGE LEASE MESSAGE" {
 		t.Errorf("columns: %s", head)
 	}
-	for _, want := range []string{"orders", r.name, "True", "Leased", leaseID(d), "Secret orders contains"} {
+	for _, want := range []string{"orders", r.name, "True", "Leased", "Renew", leaseID(d), "Secret orders contains"} {
 		if !strings.Contains(row, want) {
 			t.Errorf("no %q in %q", want, row)
 		}

@@ -29,6 +29,8 @@ type Input struct {
 	Held Held
 	// Lost are the ids of leases that the backend reported as gone.
 	Lost map[string]bool
+	// Revoked are the ids of those that a LeaseRevocation has revoked.
+	Revoked map[string]bool
 	// Suspects are the ids of leases that were missing from a list of the backend.
 	Suspects map[string]bool
 	// Done are the keys (see Key) of records that this process has revoked or abandoned while the object is being
@@ -168,6 +170,14 @@ type Failure struct {
 	Final bool
 }
 
+// block is what the conditions say about the failure; nil: there is none.
+func (f Failure) block() *Block {
+	if f.Count == 0 {
+		return nil
+	}
+	return &Block{Reason: f.Reason, Message: f.Message, Stalled: f.Stalled}
+}
+
 func (f Failure) waiting(now time.Time) bool { return f.Count > 0 && now.Before(f.NotBefore) }
 
 // Key identifies a record in Tries and Done.
@@ -233,6 +243,6 @@ type Step struct {
 	// Next is what will be due, in the words of status.nextAction, and NextAt when; empty: nothing.
 	Next   string
 	NextAt time.Time
-	// Blocked is what prevents an issuance that is due, for Wait.
+	// Blocked is what prevents an issuance or a read that is due, for Wait.
 	Blocked *Block
 }

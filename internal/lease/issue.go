@@ -45,7 +45,7 @@ func issue(v *view) *Step {
 		return v.later(at, what)
 	}
 	if f := v.Tries.Issue; f.waiting(v.Now) {
-		v.blocked = &Block{Reason: f.Reason, Message: f.Message, Stalled: f.Stalled}
+		v.blocked = f.block()
 		return v.later(f.NotBefore, what)
 	}
 	return &Step{Action: Issue, Reason: cause}
@@ -79,6 +79,12 @@ func (v *view) cause() (string, time.Time) {
 	return v.planned()
 }
 
+// issueDue says that there is a cause for an issuance now.
+func (v *view) issueDue() bool {
+	cause, at := v.cause()
+	return cause != "" && !v.Now.Before(at)
+}
+
 // requestChanged says that the spec requests something else than what was issued.
 func (v *view) requestChanged() bool {
 	if len(v.Requests) == 0 {
@@ -100,12 +106,13 @@ func (v *view) requestChanged() bool {
 	return false
 }
 
+const suspendedMessage = "spec.suspend is true: nothing is issued or replaced until it is false."
+
 // issueBlock says why nothing can be issued now; nil: nothing prevents it.
 func (v *view) issueBlock() *Block {
 	switch {
 	case v.Object.Spec.Suspend:
-		return &Block{Reason: v1alpha1.ReasonSuspended,
-			Message: "spec.suspend is true: nothing is issued or replaced until it is false."}
+		return &Block{Reason: v1alpha1.ReasonSuspended, Message: suspendedMessage}
 	case v.Block != nil:
 		return v.Block
 	case len(v.leases) == 0 && v.Invalid != nil:

@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -123,7 +124,10 @@ func RetireAttempt(st *v1alpha1.DynamicSecretStatus, held Held, reason string, l
 		switch h := held.find(rec.Handle()); {
 		case h == nil:
 		case h.Settled:
-			h.Record.DeepCopyInto(&rec)
+			// A response that cannot be revoked leaves the session, which its backend may have failed to close.
+			if !Irrevocable(&h.Record) {
+				h.Record.DeepCopyInto(&rec)
+			}
 			at = now
 		default:
 			// The journal stores whole seconds, rounded down.
@@ -152,7 +156,7 @@ func RetireLeases(d *v1alpha1.DynamicSecret, reason string, ended int, now time.
 				continue
 			}
 			retire(st, records[i], reason, now)
-		case i == ended && reason == v1alpha1.ReasonLeaseLost:
+		case i == ended && (reason == v1alpha1.ReasonLeaseLost || reason == v1alpha1.ReasonLeaseRevoked):
 			retire(st, records[i], reason, now.Add(lostGrace))
 		case i == ended:
 			retire(st, records[i], reason, now)
@@ -174,10 +178,10 @@ func retireLeases(st *v1alpha1.DynamicSecretStatus, reason string, now time.Time
 	}
 }
 
-// retire adds a record that can be revoked to the retiring records. A response that cannot be revoked needs no record;
-// an attempt without a response does.
+// retire adds a record to the retiring records. A response that cannot be revoked needs one only while the Secret may
+// still contain it.
 func retire(st *v1alpha1.DynamicSecretStatus, rec v1alpha1.LeaseRecord, reason string, revokeAfter time.Time) {
-	if rec.Kind != "" && !Revocable(&rec) {
+	if Irrevocable(&rec) && reason != v1alpha1.ReasonReplacing {
 		return
 	}
 	at := ceil(revokeAfter)
@@ -196,6 +200,28 @@ func Resolve(st *v1alpha1.DynamicSecretStatus, response *v1alpha1.LeaseRecord, n
 		reason, at := rec.Reason, floor(now)
 		response.DeepCopyInto(rec)
 		rec.Reason, rec.RevokeAfter = reason, &at
+	}
+}
+
+// Replaced says that the Secret contains the successor of a retiring record.
+func Replaced(rec *v1alpha1.LeaseRecord) bool { return rec.Reason == reasonReplaced }
+
+// noteHeld records until when the hand-over holds the old leases; no time: until the consumers have rolled out. That is
+// for readers: the plan derives it again, because the spec may have changed.
+func noteHeld(d *v1alpha1.DynamicSecret) {
+	for i := range d.Status.Retiring {
+		rec := &d.Status.Retiring[i]
+		if !awaited(d, rec) {
+			continue
+		}
+		rec.RevokeAfter = nil
+		until, known := heldUntil(d, rec)
+		_, complete := handedOverAt(d)
+		_, _, certain := certainEnd(rec)
+		if known && (complete || certain) {
+			at := ceil(until)
+			rec.RevokeAfter = &at
+		}
 	}
 }
 
@@ -270,6 +296,10 @@ func Refreshed(rec *v1alpha1.LeaseRecord, kind v1alpha1.ResponseKind, digest str
 func Publish(d *v1alpha1.DynamicSecret, written v1alpha1.SecretStatus, existed bool, now time.Time) {
 	st := &d.Status
 	st.Secret = &written
+	st.Retiring = slices.DeleteFunc(st.Retiring, func(rec v1alpha1.LeaseRecord) bool { return Irrevocable(&rec) })
+	if len(st.Retiring) == 0 {
+		st.Retiring = nil
+	}
 	for i := range st.Retiring {
 		if r := st.Retiring[i].Reason; r == v1alpha1.ReasonReplacing || r == reasonIncomplete {
 			st.Retiring[i].Reason = reasonReplaced
@@ -390,5 +420,10 @@ func Records(st *v1alpha1.DynamicSecretStatus) []v1alpha1.LeaseRecord {
 			all = append(all, st.Leases[i])
 		}
 	}
-	return append(all, st.Retiring...)
+	for i := range st.Retiring {
+		if !Irrevocable(&st.Retiring[i]) {
+			all = append(all, st.Retiring[i])
+		}
+	}
+	return all
 }

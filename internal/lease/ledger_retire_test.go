@@ -34,10 +34,11 @@ func TestRetireAttempt(t *testing.T) {
 		{"with one response: each record by itself",
 			all(held(OutcomeFailed, true, minted, broker(noResponse)), unsettled),
 			[]*v1alpha1.LeaseRecord{db(session(time.Hour, true), at(now)), broker(noResponse, started, at(own))}},
-		{"with responses that cannot be revoked: no record",
-			held(OutcomeFailed, true, db(static), broker(expiring)), nil},
+		{"with responses that cannot be revoked: their sessions",
+			held(OutcomeFailed, true, db(static), broker(expiring)),
+			[]*v1alpha1.LeaseRecord{db(noResponse, started, at(now)), broker(noResponse, started, at(now))}},
 		{"with a certificate: it can be revoked", held(OutcomeFailed, true, db(static), broker(revocable)),
-			[]*v1alpha1.LeaseRecord{broker(revocable, at(now))}},
+			[]*v1alpha1.LeaseRecord{db(noResponse, started, at(now)), broker(revocable, at(now))}},
 	} {
 		t.Run(c.it, func(t *testing.T) {
 			in := input(attempt(db(noResponse, started), broker(noResponse, started)), c.held)

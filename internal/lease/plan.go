@@ -139,6 +139,11 @@ func (v *view) renewalRequested() bool {
 // published says that the credentials of the leases were written to the Secret, and that the status records it.
 func (v *view) published() bool { return len(v.leases) > 0 && Published(v.st) }
 
+// contains says that the Secret contains the responses of the leases, published or while one is refreshed.
+func (v *view) contains() bool {
+	return v.Target == TargetCurrent && len(v.leases) > 0 && contained(v.st)
+}
+
 // current says that they are still there.
 func (v *view) current() bool { return v.Target == TargetCurrent && v.published() }
 
@@ -217,7 +222,11 @@ func dropEnded(v *view) *Step {
 	for i := range v.leases {
 		rec := &v.leases[i]
 		if Leased(rec) && v.Lost[rec.ID] {
-			return &Step{Action: DropLeases, Reason: v1alpha1.ReasonLeaseLost, Record: i}
+			reason := v1alpha1.ReasonLeaseLost
+			if v.Revoked[rec.ID] {
+				reason = v1alpha1.ReasonLeaseRevoked
+			}
+			return &Step{Action: DropLeases, Reason: reason, Record: i}
 		}
 		end, dies := LifeEnd(rec)
 		if dies && !v.Now.Before(end) {
@@ -266,12 +275,15 @@ func renewRequested(v *view) *Step {
 	}
 	for i := range v.leases {
 		rec := &v.leases[i]
-		if readAgain(rec) && v.current() && v.issueBlock() == nil && !v.renewedFor(rec) {
-			pending = true
-			if s := v.due(v.Now, v.Tries.Refresh[rec.Source], v1alpha1.NextRefresh,
-				Step{Action: RefreshSource, Reason: v1alpha1.ReasonRenewing, Record: i}); s != nil {
-				return s
-			}
+		if !readAgain(rec) || v.renewedFor(rec) {
+			continue
+		}
+		pending = true
+		if !v.current() {
+			continue // it is read or issued again first
+		}
+		if s := v.read(i, v.Now, v1alpha1.ReasonRenewing); s != nil {
+			return s
 		}
 	}
 	if pending {
@@ -342,18 +354,25 @@ func refresh(v *view) *Step {
 			continue
 		}
 		at := refreshAt(rec, v.Reads[rec.Source], RefreshInterval(v.Object), v.uid)
-		step := Step{Action: RefreshSource, Reason: v1alpha1.ReasonSynced, Record: i}
-		s := v.due(at, v.Tries.Refresh[rec.Source], v1alpha1.NextRefresh, step)
-		if s == nil {
-			continue
+		if s := v.read(i, at, v1alpha1.ReasonSynced); s != nil {
+			return s
 		}
-		if b := v.issueBlock(); b != nil {
-			v.blocked = b
-			return v.later(v.Now.Add(blockedRecheck), "")
-		}
-		return s
 	}
 	return nil
+}
+
+// read reads the source of the i-th lease again, unless something blocks that.
+func (v *view) read(i int, at time.Time, reason string) *Step {
+	step := Step{Action: RefreshSource, Reason: reason, Record: i}
+	s := v.due(at, v.Tries.Refresh[v.leases[i].Source], v1alpha1.NextRefresh, step)
+	if s == nil {
+		return nil
+	}
+	if b := v.issueBlock(); b != nil {
+		v.blocked = b
+		return v.later(v.Now.Add(blockedRecheck), "")
+	}
+	return s
 }
 
 // syncSecret comes before an issuance: a Secret that was written and not recorded counts as unpublished, so its

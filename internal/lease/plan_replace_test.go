@@ -36,6 +36,10 @@ func TestPlanTheEndOfALease(t *testing.T) {
 			given: []given{kept(), lost("lease-1")},
 			want:  dropLeases(v1alpha1.ReasonLeaseLost),
 		}, {
+			it: "drops a lease that a LeaseRevocation revoked", because: "the backend reported it",
+			given: []given{kept(), lost("lease-1"), func(in *Input) { in.Revoked = in.Lost }},
+			want:  dropLeases(v1alpha1.ReasonLeaseRevoked),
+		}, {
 			it: "keeps a lease when another was lost", because: "the report is about an earlier lease",
 			given: []given{kept(), lost("lease-0", "")},
 			want:  waitFor(v1alpha1.NextRenew, renewDue),

@@ -32,7 +32,7 @@ func deleting(v *view) *Step {
 			records = v.st.Retiring
 		}
 		for i := range records {
-			if v.Done[Key(&records[i])] || (!retiring && !Revocable(&records[i])) {
+			if v.Done[Key(&records[i])] || Irrevocable(&records[i]) || (!retiring && !Revocable(&records[i])) {
 				continue
 			}
 			left = true
@@ -137,7 +137,7 @@ func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
 		return &Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: i, Retiring: retiring}
 	}
 	from := v.Now
-	if rec.RevokeAfter != nil {
+	if rec.RevokeAfter != nil && !Replaced(rec) {
 		from = rec.RevokeAfter.Time
 	}
 	if retiring && awaited(v.Object, rec) {
@@ -145,7 +145,7 @@ func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
 		if !known {
 			return nil
 		}
-		from = later(from, until)
+		from = until
 	}
 	reason := rec.Reason
 	if reason == "" {
@@ -173,13 +173,7 @@ func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
 	if f.Count == 0 {
 		return false
 	}
-	bound, bounded := finalEnd(rec, increment(v.spec))
-	bound = bound.Add(abandonGrace)
-	if removed {
-		if deadline := v.deletionDeadline(); !bounded || deadline.Before(bound) {
-			bound, bounded = deadline, true
-		}
-	}
+	bound, bounded := v.abandonedAt(rec)
 	if !bounded {
 		return false
 	}
@@ -188,4 +182,16 @@ func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
 		return false
 	}
 	return true
+}
+
+// abandonedAt is until when the backend may fail to revoke the record. False: there is no such time.
+func (v *view) abandonedAt(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
+	bound, bounded := finalEnd(rec, increment(v.spec))
+	bound = bound.Add(abandonGrace)
+	if !v.Object.DeletionTimestamp.IsZero() {
+		if deadline := v.deletionDeadline(); !bounded || deadline.Before(bound) {
+			return deadline, true
+		}
+	}
+	return bound, bounded
 }

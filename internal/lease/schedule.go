@@ -58,6 +58,9 @@ func readAgain(rec *v1alpha1.LeaseRecord) bool {
 // certificate.
 func Revocable(rec *v1alpha1.LeaseRecord) bool { return Leased(rec) || rec.Revocable }
 
+// Irrevocable says whether the record names a response that cannot be revoked. Without a response it is unknown.
+func Irrevocable(rec *v1alpha1.LeaseRecord) bool { return rec.Kind != "" && !Revocable(rec) }
+
 // LifeEnd is when the credential of the record expires unless something is extended: the earlier of its own expiry and
 // that of its session. False: it does not expire.
 func LifeEnd(rec *v1alpha1.LeaseRecord) (time.Time, bool) {

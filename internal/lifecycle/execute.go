@@ -11,16 +11,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
-
-// ReasonRevocationFailed is the reason of the event that reports a lease which could not be revoked yet. No condition
-// has it: the Secret is in order.
-const ReasonRevocationFailed = "RevocationFailed"
 
 func (l *Lifecycle) execute(ctx context.Context, o *observation, s lease.Step) error {
 	switch s.Action {
@@ -165,6 +163,7 @@ func (l *Lifecycle) rest(ctx context.Context, o *observation, s lease.Step) erro
 	d := o.d.DeepCopy()
 	lease.SetStatus(d, o.in, s)
 	l.reportFailure(o, d)
+	l.reportLost(o, d)
 	if equality.Semantic.DeepEqual(o.d.Status, d.Status) {
 		return nil
 	}
@@ -181,6 +180,16 @@ func (l *Lifecycle) rest(ctx context.Context, o *observation, s lease.Step) erro
 func (o *observation) heldIsRecorded() bool {
 	leases := o.d.Status.Leases
 	return len(leases) > 0 && len(o.mem.held.Records) > 0 && leases[0].Handle() == o.mem.held.Records[0].Record.Handle()
+}
+
+// reportLost emits an event when a suspended object loses its Secret: nothing else happens then.
+func (l *Lifecycle) reportLost(o *observation, d *v1alpha1.DynamicSecret) {
+	was := meta.IsStatusConditionTrue(o.d.Status.Conditions, v1alpha1.ReadyCondition)
+	ready := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReadyCondition)
+	if was && ready.Status == metav1.ConditionFalse && ready.Reason == v1alpha1.ReasonSuspended {
+		l.announce.Event(o.d, corev1.EventTypeWarning, v1alpha1.ReasonSecretLost, "Secret "+d.TargetName()+
+			" no longer contains a valid credential. Nothing is issued until spec.suspend is false.")
+	}
 }
 
 // reportFailure emits one event for each new failure.
@@ -205,7 +214,8 @@ func (o *observation) failures(d *v1alpha1.DynamicSecret) map[string]string {
 	}
 	for _, rec := range append(append([]v1alpha1.LeaseRecord{}, d.Status.Leases...), d.Status.Retiring...) {
 		if f := o.mem.tries.Revoke[lease.Key(&rec)]; f.Count > 0 {
-			failures[ReasonRevocationFailed] = "A lease that is no longer needed could not be revoked yet: " + f.Message
+			failures[v1alpha1.ReasonRevocationFailed] = "A lease that is no longer needed could not be revoked yet: " +
+				f.Message
 		}
 	}
 	for _, c := range d.Status.Conditions {

@@ -68,8 +68,9 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 	}
 	o.mem.held = h
 	h.Outcome = lease.OutcomeFailed
-	if l.clock.Now().Sub(o.d.Status.Attempt.Records[0].StartedAt.Time) > l.sendWithin {
-		return nil // this process was paused
+	paused := l.clock.Now().Sub(o.d.Status.Attempt.Records[0].StartedAt.Time) > l.sendWithin
+	if paused || ctx.Err() != nil {
+		return nil // nothing is sent late, or during a shutdown
 	}
 	result = l.request(ctx, o, h)
 	return nil
@@ -298,7 +299,7 @@ func (l *Lifecycle) record(ctx context.Context, o *observation) error {
 		records = append(records, h.Records[i].Record)
 	}
 	digest := h.content.Digest(h.salt)
-	err := l.commit(context.WithoutCancel(ctx), o, func(d *v1alpha1.DynamicSecret) {
+	err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
 		lease.Record(d, records, h.cause, digest, l.clock.Now())
 		if !anyRenewable(records) {
 			lease.RenewalHandled(d)

@@ -28,6 +28,9 @@ var errBusy = errors.New("waiting for requests in progress")
 // recheckBusy is when an object that waits for a place tries again if it was not woken.
 const recheckBusy = 10 * time.Second
 
+// finishWithin is how long a shutdown waits for the publication of a credential that was issued.
+const finishWithin = 10 * time.Second
+
 // maxSteps bounds what one reconciliation does before it returns the worker.
 const maxSteps = 64
 
@@ -112,6 +115,9 @@ func (l *Lifecycle) Run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 	if !d.DeletionTimestamp.IsZero() && l.memory.isReleased(client.ObjectKeyFromObject(d), d.UID) {
 		return time.Time{}, nil // the cache still shows it
 	}
+	if err := ctx.Err(); err != nil {
+		return time.Time{}, err // a shutdown begins nothing new
+	}
 	o, err := l.observe(ctx, d)
 	if err != nil {
 		return time.Time{}, err
@@ -122,31 +128,9 @@ func (l *Lifecycle) Run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 		return time.Time{}, err
 	}
 	for range maxSteps {
-		step := lease.Plan(o.in)
-		if step.Action == lease.Wait {
-			return earlier(o.recheckAt(step.At), former), l.rest(ctx, o, step)
+		if at, done, err := l.advance(ctx, o); done || err != nil {
+			return earlier(at, former), err
 		}
-		if !l.mayAct(o, step) {
-			if err := l.orRemove(ctx, o, l.read); err != nil {
-				return time.Time{}, err
-			}
-			continue
-		}
-		log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
-		err := l.execute(ctx, o, step)
-		if errors.Is(err, errBusy) {
-			return l.clock.Now().Add(recheckBusy), nil
-		}
-		if step.Action == lease.RemoveFinalizer && err == nil {
-			return time.Time{}, nil
-		}
-		if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-			err = l.orRemove(ctx, o, l.read) // something else wrote; decide again from what is stored
-		}
-		if err != nil {
-			return time.Time{}, err
-		}
-		l.refreshInput(o)
 	}
 	return l.clock.Now().Add(time.Second), nil
 }
@@ -157,6 +141,49 @@ func earlier(a, b time.Time) time.Time {
 		return b
 	}
 	return a
+}
+
+// advance takes one step. done: there is nothing more to do until at.
+func (l *Lifecycle) advance(ctx context.Context, o *observation) (at time.Time, done bool, err error) {
+	if o.mem.held != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = outlast(ctx, finishWithin)
+		defer cancel()
+	}
+	if err := ctx.Err(); err != nil {
+		return time.Time{}, true, err
+	}
+	step := lease.Plan(o.in)
+	if step.Action == lease.Wait {
+		return o.recheckAt(step.At), true, l.rest(ctx, o, step)
+	}
+	if !l.mayAct(o, step) {
+		return time.Time{}, false, l.orRemove(ctx, o, l.read)
+	}
+	log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
+	err = l.execute(ctx, o, step)
+	if errors.Is(err, errBusy) {
+		return l.clock.Now().Add(recheckBusy), true, nil
+	}
+	if step.Action == lease.RemoveFinalizer && err == nil {
+		return time.Time{}, true, nil
+	}
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+		err = l.orRemove(ctx, o, l.read) // something else wrote; decide again from what is stored
+	}
+	if err != nil {
+		return time.Time{}, true, err
+	}
+	l.refreshInput(o)
+	return time.Time{}, false, nil
+}
+
+// outlast returns a context that is canceled by that much later than ctx. A shutdown cancels ctx, and a credential that
+// only this process holds must be published before the process ends: the next one would issue another.
+func outlast(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(by, cancel) })
+	return longer, func() { stop(); cancel() }
 }
 
 // IgnoreConflict: something else has written; the next observation shows what.

@@ -42,8 +42,8 @@ type remembered struct {
 	secret *ownWrite
 	// verified is the resource version of a Secret that somebody else wrote, and whose content was read and is ours.
 	verified string
-	// searched: this process has found no Secret of ours with another name.
-	searched bool
+	// searched is the generation for which this process has found no Secret of ours with another name; 0: none.
+	searched int64
 	// held is an issuance of this process.
 	held *held
 	// tries, lost, done, reads and handled are inputs of the plan.
@@ -58,6 +58,8 @@ type remembered struct {
 	response *lastResponse
 	// rolloutCheckAt is when to check the consumers again.
 	rolloutCheckAt time.Time
+	// rolloutTries are the failures to check them.
+	rolloutTries lease.Failure
 	// tried identifies the spec and the providers that the failures in tries are about.
 	tried      string
 	recoveries int64

@@ -84,11 +84,11 @@ func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*ob
 	return o, nil
 }
 
-// findStrays searches the cache once for each process, and during a rename.
+// findStrays searches the cache once for each generation of the object, and during a rename.
 func (l *Lifecycle) findStrays(ctx context.Context, o *observation) error {
 	known := o.d.Status.Secret
 	renamed := known != nil && known.Name != o.d.TargetName()
-	if o.mem.searched && !renamed && o.mem.held == nil {
+	if o.mem.searched == o.d.Generation && !renamed && o.mem.held == nil {
 		return nil
 	}
 	all, err := l.secrets.Owned(ctx, o.d)
@@ -99,7 +99,10 @@ func (l *Lifecycle) findStrays(ctx context.Context, o *observation) error {
 			o.strays = append(o.strays, m.ObjectMeta)
 		}
 	}
-	o.mem.searched = err == nil && len(o.strays) == 0
+	o.mem.searched = 0
+	if err == nil && len(o.strays) == 0 && !renamed {
+		o.mem.searched = o.d.Generation
+	}
 	return err
 }
 
@@ -257,6 +260,7 @@ func (l *Lifecycle) refreshInput(o *observation) {
 		Writer:         o.mem.writer,
 		Held:           o.mem.heldForPlan(),
 		Lost:           union(o.mem.lost, l.memory.lostOf(o.key())),
+		Revoked:        l.memory.lostOf(o.key()),
 		Suspects:       l.memory.suspectsOf(o.key()),
 		Done:           o.mem.done,
 		Reads:          o.mem.reads,

@@ -329,6 +329,7 @@ func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) e
 		return nil
 	}
 	whole := combined(o.d.Status.Leases, rec.Source, digest)
+	o.mem.verified = o.secret.ResourceVersion // it contains the last value until it is written
 	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.BeginRefresh(&d.Status, whole) }); err != nil {
 		return err
 	}

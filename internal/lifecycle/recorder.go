@@ -26,14 +26,18 @@ type Recorder struct {
 	results   *prometheus.CounterVec
 	abandoned *prometheus.CounterVec
 	revoked   *prometheus.CounterVec
-	sealed    prometheus.Gauge
 }
 
-// Sealed reports whether ledger records are sealed.
-func (a *Recorder) Sealed(sealed bool) {
+// ReportSealed registers the metric that says whether ledger records are sealed.
+func ReportSealed(registry prometheus.Registerer, sealed bool) {
+	gauge := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "leasekeeper_ledger_sealed",
+		Help: "Whether new ledger records are sealed (1), or the manager runs without the key (0).",
+	})
 	if sealed {
-		a.sealed.Set(1)
+		gauge.Set(1)
 	}
+	registry.MustRegister(gauge)
 }
 
 // NewRecorder registers the metrics. The reader is the manager's cache.
@@ -50,16 +54,12 @@ func NewRecorder(recorder events.EventRecorder, cache client.Reader, registry pr
 			Name: "leasekeeper_abandoned_leases_total",
 			Help: "Lease records that were given up before the backend confirmed their revocation.",
 		}, []string{"namespace"}),
-		sealed: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "leasekeeper_ledger_sealed",
-			Help: "Whether new ledger records are sealed (1), or the manager runs without the key (0).",
-		}),
 		revoked: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leasekeeper_lease_revocations_total",
 			Help: "LeaseRevocations that finished (success), and failed attempts, by the kind of error.",
 		}, []string{"result"}),
 	}
-	registry.MustRegister(a.sealed, a.results, a.abandoned, a.revoked, &leaseCollector{cache: cache})
+	registry.MustRegister(a.results, a.abandoned, a.revoked, &leaseCollector{cache: cache})
 	return a
 }
 

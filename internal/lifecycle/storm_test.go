@@ -64,7 +64,7 @@ func (w *world) skew(t *rapid.T) {
 	}
 }
 
-var faultKinds = []faultKind{crashBefore, crashAfter, failBefore, failAfter, late, wakeOther}
+var faultKinds = []faultKind{crashBefore, crashAfter, failBefore, failAfter, late, wakeOther, shutdown}
 
 // somebody picks a replica.
 func (w *world) somebody(t *rapid.T) *process { return rapid.SampledFrom(w.procs).Draw(t, "who") }

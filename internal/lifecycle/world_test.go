@@ -47,11 +47,17 @@ type world struct {
 	// abandoned are the records that were reported as given up.
 	abandoned map[string]bool
 	effects   []string
+	events    []string
+	// stored is called after each write of a status; nil: nothing is.
+	stored func(before, after *v1alpha1.DynamicSecret)
 	// takes is how long the consumers take to roll out; using is the credential that they use, stamp the one in their
 	// pod templates, and rolledAt when those with that stamp have moved.
 	takes        time.Duration
 	using, stamp string
 	rolledAt     time.Time
+	// rolloutFault fails the inspections of the consumers; inspections counts them.
+	rolloutFault error
+	inspections  int
 }
 
 // process is one replica of the manager.
@@ -64,6 +70,9 @@ type process struct {
 	limits *backend.Limits
 	// cached are the Secrets as the process's cache shows them.
 	cached map[string]*corev1.Secret
+	// ctx is canceled by a shutdown.
+	ctx  context.Context
+	stop context.CancelFunc
 }
 
 // fault strikes one effect of a run.
@@ -82,6 +91,7 @@ const (
 	failAfter   faultKind = "fail after"
 	late        faultKind = "late"
 	wakeOther   faultKind = "wake the other process"
+	shutdown    faultKind = "shutdown"
 )
 
 // crash is the panic that stands for SIGKILL.
@@ -148,6 +158,7 @@ func (p *process) restart() {
 		announce: worldAnnouncer{p.w}, memory: newMemory(), requestLimit: testRequestLimit,
 		sendWithin: testRequestLimit / 8, rollouts: worldRollouts{p},
 	}
+	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.limits = backend.NewLimits(skewedClock{p}, 4)
 	p.sync()
 }
@@ -206,11 +217,16 @@ func (p *process) run(stale *v1alpha1.DynamicSecret) (at time.Time, err error) {
 	if from == nil {
 		return time.Time{}, nil
 	}
-	return p.life.Run(context.Background(), from.DeepCopy())
+	at, err = p.life.Run(p.ctx, from.DeepCopy())
+	if p.ctx.Err() != nil {
+		p.restart()
+		return p.w.clock.Now(), fmt.Errorf("shut down")
+	}
+	return at, err
 }
 
 // do executes one effect of the process, with the fault that is due.
-func (p *process) do(name string, act func() error) error {
+func (p *process) do(ctx context.Context, name string, act func() error) error {
 	w := p.w
 	w.effects = append(w.effects, p.name+":"+name)
 	strike := faultKind("")
@@ -223,12 +239,17 @@ func (p *process) do(name string, act func() error) error {
 		panic(crash{})
 	case failBefore:
 		return errUnreachable
+	case shutdown:
+		p.stop()
 	case wakeOther:
 		for _, other := range w.procs {
 			if other != p {
 				_, _ = other.run(nil)
 			}
 		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	err := act()
 	switch strike {
@@ -257,14 +278,19 @@ func (o worldObjects) Get(context.Context, types.NamespacedName) (*v1alpha1.Dyna
 	return o.p.w.object.DeepCopy(), nil
 }
 
-func (o worldObjects) UpdateStatus(_ context.Context, d *v1alpha1.DynamicSecret) error {
-	return o.p.do("status", func() error {
-		return o.p.w.store(d, func(stored *v1alpha1.DynamicSecret) { stored.Status = d.Status })
+func (o worldObjects) UpdateStatus(ctx context.Context, d *v1alpha1.DynamicSecret) error {
+	return o.p.do(ctx, "status", func() error {
+		w, before := o.p.w, o.p.w.object
+		err := w.store(d, func(stored *v1alpha1.DynamicSecret) { stored.Status = d.Status })
+		if err == nil && w.stored != nil && w.object != nil {
+			w.stored(before, w.object)
+		}
+		return err
 	})
 }
 
-func (o worldObjects) SetFinalizer(_ context.Context, d *v1alpha1.DynamicSecret, present bool) error {
-	return o.p.do(fmt.Sprintf("finalizer %v", present), func() error {
+func (o worldObjects) SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecret, present bool) error {
+	return o.p.do(ctx, fmt.Sprintf("finalizer %v", present), func() error {
 		return o.p.w.store(d, func(stored *v1alpha1.DynamicSecret) {
 			stored.Finalizers = nil
 			if present {
@@ -376,7 +402,7 @@ func (s worldSecrets) Get(_ context.Context, key types.NamespacedName) (*corev1.
 	return nil, apierrors.NewNotFound(secretsResource, key.Name)
 }
 
-func (s worldSecrets) Create(_ context.Context, sec *corev1.Secret, dryRun bool) error {
+func (s worldSecrets) Create(ctx context.Context, sec *corev1.Secret, dryRun bool) error {
 	taken := func() error {
 		if s.p.w.secrets[sec.Name] != nil {
 			return apierrors.NewAlreadyExists(secretsResource, sec.Name)
@@ -386,7 +412,7 @@ func (s worldSecrets) Create(_ context.Context, sec *corev1.Secret, dryRun bool)
 	if dryRun {
 		return taken()
 	}
-	return s.p.do("create secret", func() error {
+	return s.p.do(ctx, "create secret", func() error {
 		if err := taken(); err != nil {
 			return err
 		}
@@ -434,7 +460,7 @@ func (w *world) put(sec *corev1.Secret) {
 	w.secrets[sec.Name] = sec.DeepCopy()
 }
 
-func (s worldSecrets) Patch(_ context.Context, c secret.Change, dryRun bool) (*corev1.Secret, error) {
+func (s worldSecrets) Patch(ctx context.Context, c secret.Change, dryRun bool) (*corev1.Secret, error) {
 	m := &corev1.Secret{}
 	patch := func() error {
 		at := &metav1.ObjectMeta{Name: c.Name, UID: c.UID, ResourceVersion: c.ResourceVersion}
@@ -469,7 +495,7 @@ func (s worldSecrets) Patch(_ context.Context, c secret.Change, dryRun bool) (*c
 	if dryRun {
 		return m, patch()
 	}
-	return m, s.p.do("update secret", patch)
+	return m, s.p.do(ctx, "update secret", patch)
 }
 
 func mergeInto(have map[string]string, change map[string]*string) {
@@ -482,8 +508,8 @@ func mergeInto(have map[string]string, change map[string]*string) {
 	}
 }
 
-func (s worldSecrets) Delete(_ context.Context, m *metav1.ObjectMeta) error {
-	return s.p.do("delete secret", func() error {
+func (s worldSecrets) Delete(ctx context.Context, m *metav1.ObjectMeta) error {
+	return s.p.do(ctx, "delete secret", func() error {
 		if s.p.w.refusal != nil {
 			return s.p.w.refusal
 		}
@@ -550,7 +576,7 @@ func (s worldSources) Disputed(context.Context, *v1alpha1.DynamicSecret, *v1alph
 type worldBackend struct{ p *process }
 
 // call makes one request. A fault after it loses the response; a late one lets the backend act when nobody waits.
-func (l worldBackend) call(op string, act func() error) error {
+func (l worldBackend) call(ctx context.Context, op string, act func() error) error {
 	w := l.p.w
 	w.backend.Next = func(string) fake.Fault {
 		if w.down {
@@ -561,7 +587,7 @@ func (l worldBackend) call(op string, act func() error) error {
 	if w.fault.after == 0 && w.fault.kind == late && op == "issue" && !w.down {
 		w.backend.Next = func(string) fake.Fault { return fake.Late }
 	}
-	err := l.p.do(op, act)
+	err := l.p.do(ctx, op, act)
 	if errors.Is(err, errUnreachable) {
 		return backend.Errorf(backend.NoResponse, "%s got no response", op)
 	}
@@ -569,56 +595,59 @@ func (l worldBackend) call(op string, act func() error) error {
 }
 
 func (l worldBackend) Login(ctx context.Context, who backend.Identity) (s backend.Session, err error) {
-	err = l.call("login", func() (err error) { s, err = l.p.w.backend.Login(ctx, who); return err })
+	err = l.call(ctx, "login", func() (err error) { s, err = l.p.w.backend.Login(ctx, who); return err })
 	return s, err
 }
 
 func (l worldBackend) Issue(
 	ctx context.Context, s backend.Session, src v1alpha1.SecretSource,
 ) (r backend.Response, err error) {
-	err = l.call("issue", func() (err error) { r, err = l.p.w.backend.Issue(ctx, s, src); return err })
+	err = l.call(ctx, "issue", func() (err error) { r, err = l.p.w.backend.Issue(ctx, s, src); return err })
 	return r, err
 }
 
 func (l worldBackend) Read(
 	ctx context.Context, who backend.Identity, src v1alpha1.SecretSource,
 ) (r backend.Response, err error) {
-	err = l.call("read", func() (err error) { r, err = l.p.w.backend.Read(ctx, who, src); return err })
+	err = l.call(ctx, "read", func() (err error) { r, err = l.p.w.backend.Read(ctx, who, src); return err })
 	return r, err
 }
 
 func (l worldBackend) Renew(
 	ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration,
 ) (t lease.Term, err error) {
-	err = l.call("renew", func() (err error) { t, err = l.p.w.backend.Renew(ctx, rec, increment); return err })
+	err = l.call(ctx, "renew", func() (err error) { t, err = l.p.w.backend.Renew(ctx, rec, increment); return err })
 	return t, err
 }
 
 func (l worldBackend) ExtendSession(
 	ctx context.Context, rec v1alpha1.LeaseRecord, who backend.Owner,
 ) (t lease.Term, err error) {
-	err = l.call("extend", func() (err error) { t, err = l.p.w.backend.ExtendSession(ctx, rec, who); return err })
+	err = l.call(ctx, "extend", func() (err error) { t, err = l.p.w.backend.ExtendSession(ctx, rec, who); return err })
 	return t, err
 }
 
 func (l worldBackend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) error {
-	return l.call("revoke", func() error { return l.p.w.backend.Revoke(ctx, rec, owner) })
+	return l.call(ctx, "revoke", func() error { return l.p.w.backend.Revoke(ctx, rec, owner) })
 }
 
 func (l worldBackend) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
-	return l.call("lookup", func() error { return l.p.w.backend.Lookup(ctx, rec) })
+	return l.call(ctx, "lookup", func() error { return l.p.w.backend.Lookup(ctx, rec) })
 }
 
 // worldRollouts are the consumers: one workload that reads the Secret when it starts.
 type worldRollouts struct{ p *process }
 
-func (r worldRollouts) Follow(_ context.Context, d *v1alpha1.DynamicSecret, hold bool) (rollout.Progress, error) {
+func (r worldRollouts) Follow(ctx context.Context, d *v1alpha1.DynamicSecret, hold bool) (rollout.Progress, error) {
 	w := r.p.w
+	if w.inspections++; w.rolloutFault != nil {
+		return rollout.Progress{}, w.rolloutFault
+	}
 	if h := d.Status.Handover; h.Stamp != w.stamp {
 		if hold {
 			return rollout.Progress{Reason: v1alpha1.ReasonRollingOut, Waiting: []string{"others"}}, nil
 		}
-		if err := r.p.do("stamp", func() error {
+		if err := r.p.do(ctx, "stamp", func() error {
 			w.move()
 			w.stamp, w.rolledAt = h.Stamp, w.clock.Now().Add(w.takes)
 			return nil
@@ -647,8 +676,10 @@ func (w *world) move() {
 
 type worldAnnouncer struct{ w *world }
 
-func (worldAnnouncer) Event(*v1alpha1.DynamicSecret, string, string, string) {}
-func (worldAnnouncer) Count(string, string)                                  {}
+func (a worldAnnouncer) Event(_ *v1alpha1.DynamicSecret, _, reason, message string) {
+	a.w.events = append(a.w.events, reason+": "+message)
+}
+func (worldAnnouncer) Count(string, string) {}
 func (a worldAnnouncer) Abandoned(_ context.Context, _ *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord, _ string) {
 	a.w.abandoned[rec.Handle()] = true
 }

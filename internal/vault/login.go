@@ -56,19 +56,26 @@ func (b *Backend) checkIssuingToken(ctx context.Context, token auth.Token) error
 
 // extendSelf extends the session to ttl, as far as Vault permits. If it cannot be extended, it stays as it is.
 func (b *Backend) extendSelf(ctx context.Context, s *backend.Session, ttl time.Duration) {
+	if term, ok := b.renewSelf(ctx, s.Token, ttl); ok {
+		s.Term = term
+	}
+}
+
+// renewSelf extends a token with itself.
+func (b *Backend) renewSelf(ctx context.Context, token string, ttl time.Duration) (lease.Term, bool) {
 	sent := b.clock.Now()
 	r, err := b.do(ctx, call{
-		method: http.MethodPost, path: "auth/token/renew-self", namespace: b.spec.Namespace, token: s.Token,
+		method: http.MethodPost, path: "auth/token/renew-self", namespace: b.spec.Namespace, token: token,
 		body: map[string]int64{"increment": wholeSeconds(ttl)},
 	})
 	if err != nil || !succeeded(r.status) {
-		return
+		return lease.Term{}, false
 	}
 	a, ok := r.parse()
 	if !ok || a.Auth == nil {
-		return
+		return lease.Term{}, false
 	}
-	s.Term = lease.Term{At: sent, Duration: seconds(a.Auth.LeaseDuration), Renewable: a.Auth.Renewable}
+	return lease.Term{At: sent, Duration: seconds(a.Auth.LeaseDuration), Renewable: a.Auth.Renewable}, true
 }
 
 // requester implements auth.Requester.
@@ -78,6 +85,7 @@ type requester struct{ b *Backend }
 func (q requester) Login(ctx context.Context, req auth.Request) (auth.Token, error) {
 	r, err := q.b.do(ctx, call{
 		method: http.MethodPost, path: req.Path, namespace: q.b.spec.Namespace, token: req.Token, body: req.Body,
+		role: req.Role,
 	})
 	if err != nil {
 		return auth.Token{}, err

@@ -88,6 +88,8 @@ type sessionKey struct{ namespace, serviceAccount string }
 type sessionCache struct {
 	clock clock.PassiveClock
 	max   int
+	// keep extends a session that cannot be replaced; see cached.
+	keep func(ctx context.Context, s session, failed error) (until time.Time, err error)
 
 	mu      sync.Mutex
 	entries map[sessionKey]*sessionEntry
@@ -117,6 +119,7 @@ func (c *sessionCache) session(key sessionKey) (shared, evicted *cached[session]
 		evicted = c.evict()
 	}
 	entry := &sessionEntry{cached: newCached[session](c.clock), lastUse: c.uses}
+	entry.keep = c.keep
 	c.entries[key] = entry
 	return entry.cached, evicted
 }

@@ -48,11 +48,11 @@ func (b *Backend) ExtendSession(
 	ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner,
 ) (lease.Term, error) {
 	const what = "extending the issuing token"
-	exists, err := b.verifyToken(ctx, rec, owner)
+	state, err := b.verifyToken(ctx, rec, owner)
 	if err != nil {
 		return lease.Term{}, err
 	}
-	if !exists {
+	if state != tokenAlive {
 		return lease.Term{}, backend.Errorf(backend.Gone, "%s: it no longer exists", what)
 	}
 	r, err := b.accessorCall(ctx, "renew-accessor", rec, map[string]any{"increment": wholeSeconds(maxIncrement)})

@@ -62,6 +62,7 @@ func (k kubernetes) Login(ctx context.Context, r Requester, who backend.Identity
 	token, err := r.WithServiceAccountToken(ctx, account, func(jwt string) (Token, error) {
 		return r.Login(ctx, Request{
 			Path: "auth/" + k.mount + "/login",
+			Role: k.role,
 			Body: map[string]string{"role": k.role, "jwt": jwt},
 			Action: fmt.Sprintf("%s to role %q of auth/%s as ServiceAccount %s/%s",
 				action, k.role, k.mount, account.Namespace, account.Name),

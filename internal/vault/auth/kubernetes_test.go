@@ -81,7 +81,7 @@ func TestKubernetesLoginRequest(t *testing.T) {
 			}
 			jwt := "jwt-" + c.account.Namespace + "-" + c.account.Name
 			want := Request{
-				Path: c.path, Body: map[string]string{"role": c.role, "jwt": jwt}, Action: c.action, Hint: refusedHint,
+				Path: c.path, Role: c.role, Body: map[string]string{"role": c.role, "jwt": jwt}, Action: c.action, Hint: refusedHint,
 				Secrets: []string{jwt},
 			}
 			if !reflect.DeepEqual(f.logins, []Request{want}) {

@@ -47,6 +47,8 @@ type Requester interface {
 type Request struct {
 	// Path below /v1/.
 	Path string
+	// Role that the request logs in to; empty: none.
+	Role string
 	// Token that authenticates the request; empty: none.
 	Token string
 	// Body is sent as JSON.
