@@ -138,7 +138,7 @@ func (v *view) stampAt() time.Time {
 func keepRetiring(v *view) *Step {
 	for i := range v.st.Retiring {
 		rec := &v.st.Retiring[i]
-		if !Leased(rec) || (!awaited(v.Object, rec) && !v.inSecret(rec)) {
+		if !Leased(rec) || (!awaited(v.Object, rec) && !v.inSecret(rec) && !v.sharesUser(rec)) {
 			continue
 		}
 		if s := v.keep(i, rec); s != nil {
@@ -153,7 +153,7 @@ func (v *view) keep(i int, rec *v1alpha1.LeaseRecord) *Step {
 	if dies && !v.Now.Before(end) {
 		return nil
 	}
-	if awaited(v.Object, rec) {
+	if awaited(v.Object, rec) && !v.sharesUser(rec) {
 		if over, known := handedOverAt(v.Object); known && dies && !end.Before(over) {
 			return nil // it lives long enough
 		}

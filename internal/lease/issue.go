@@ -40,6 +40,10 @@ func issue(v *view) *Step {
 		// The cause of the block may not be watched, such as a Secret of something else.
 		return v.later(v.Now.Add(blockedRecheck), "")
 	}
+	if at, b := v.loopPause(cause); b != nil {
+		v.blocked = b
+		return v.later(at, what)
+	}
 	if f := v.Tries.Issue; f.waiting(v.Now) {
 		v.blocked = f.block()
 		return v.later(f.NotBefore, what)

@@ -59,10 +59,11 @@ func setNext(rec *v1alpha1.LeaseRecord, term Term) {
 	}
 }
 
-// Record turns the responses into the leases, in place of the attempt. The leases before retire. digest is that of the
-// data that will be published.
-func Record(d *v1alpha1.DynamicSecret, records []v1alpha1.LeaseRecord, digest string, now time.Time) {
+// Record turns the responses to an issuance for the cause into the leases, in place of the attempt. The leases before
+// retire. digest is that of the data that will be published.
+func Record(d *v1alpha1.DynamicSecret, records []v1alpha1.LeaseRecord, cause, digest string, now time.Time) {
 	st := &d.Status
+	countIssuance(d, cause, now)
 	st.Attempt = nil
 	before, why := st.Leases, v1alpha1.ReasonReplacing
 	if !contained(st) {

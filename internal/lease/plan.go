@@ -381,5 +381,9 @@ func syncSecret(v *view) *Step {
 	if len(v.leases) == 0 || v.Target != TargetCurrent || !v.OutOfSync {
 		return nil
 	}
-	return v.due(v.Now, v.Tries.Sync, v1alpha1.NextPublish, Step{Action: SyncSecret, Reason: v1alpha1.ReasonPublishing})
+	f := v.Tries.Sync
+	if v.Tries.Repair.waiting(v.Now) && v.Tries.Repair.NotBefore.After(f.NotBefore) {
+		f = v.Tries.Repair
+	}
+	return v.due(v.Now, f, v1alpha1.NextPublish, Step{Action: SyncSecret, Reason: v1alpha1.ReasonPublishing})
 }

@@ -129,6 +129,9 @@ func revokeRetiring(v *view) *Step {
 }
 
 func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
+	if retiring && v.keepsShared(rec) {
+		return nil
+	}
 	f := v.Tries.Revoke[Key(rec)]
 	if v.abandoned(rec, f) {
 		return &Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: i, Retiring: retiring}

@@ -184,12 +184,14 @@ func jitter(d time.Duration, uid types.UID) time.Duration {
 }
 
 // Backoff is the pause after the count-th consecutive failure: 1 s, doubling, a minute at most, less a jitter.
-func Backoff(count int, uid types.UID) time.Duration {
+func Backoff(count int, uid types.UID) time.Duration { return doubling(count, maxBackoff, uid) }
+
+func doubling(count int, most time.Duration, uid types.UID) time.Duration {
 	d := firstBackoff
-	for i := 1; i < count && d < maxBackoff; i++ {
+	for i := 1; i < count && d < most; i++ {
 		d *= 2
 	}
-	d = min(d, maxBackoff)
+	d = min(d, most)
 	return d - jitter(d, uid)
 }
 
