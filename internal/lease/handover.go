@@ -53,6 +53,14 @@ func rolloutTime(d *v1alpha1.DynamicSecret) time.Duration {
 // handoverTime is the expected duration of a hand-over.
 func handoverTime(d *v1alpha1.DynamicSecret) time.Duration { return rolloutTime(d) + overlap(d) }
 
+// handoverAt is when the hand-over of a credential must start that lives from one time to another. It is no earlier than
+// after a third of that life: otherwise an overlap that is longer than the life would replace each credential at once.
+func handoverAt(d *v1alpha1.DynamicSecret, from, end time.Time) time.Time {
+	return later(thirdOf(from, end), end.Add(-handoverTime(d)))
+}
+
+func thirdOf(from, end time.Time) time.Time { return from.Add(end.Sub(from) / 3) }
+
 // awaited says that consumers may still use the credential of a retiring record.
 func awaited(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) bool {
 	return rec.Reason == reasonReplaced && d.Status.Handover != nil && d.DeletionTimestamp.IsZero() && !d.Spec.Revoked

@@ -244,13 +244,6 @@ func SessionExtended(rec *v1alpha1.LeaseRecord, t Term) {
 	setSession(rec, t)
 }
 
-// SessionNotExtendable records that the session of a record cannot be extended.
-func SessionNotExtendable(rec *v1alpha1.LeaseRecord) {
-	if rec.Session != nil {
-		rec.Session.Renewable = false
-	}
-}
-
 // BeginRefresh records that the data of a static source are about to change to those with the digest.
 func BeginRefresh(st *v1alpha1.DynamicSecretStatus, digest string) {
 	st.Secret.PreviousDigest = st.Secret.Digest
