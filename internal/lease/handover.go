@@ -17,6 +17,8 @@ const (
 	unknownRollout = 5 * time.Minute
 	// rolloutMargin is added to twice the duration of the last roll-out.
 	rolloutMargin = 2 * time.Second
+	// issueTime is the expected time from the decision to replace a credential until its successor is in the Secret.
+	issueTime = 10 * time.Second
 )
 
 // Stamp is the value that the pod templates of the consumers get once they are to use the data with this digest.
@@ -50,8 +52,19 @@ func rolloutTime(d *v1alpha1.DynamicSecret) time.Duration {
 	}
 }
 
-// handoverTime is the expected duration of a hand-over.
-func handoverTime(d *v1alpha1.DynamicSecret) time.Duration { return rolloutTime(d) + overlap(d) }
+// handoverTime is the expected duration of a hand-over, from the decision to the revocation of the old credential. 0:
+// no consumer needs the old credential once the successor is in the Secret, or there will be no successor.
+func handoverTime(d *v1alpha1.DynamicSecret) time.Duration {
+	held := rolloutTime(d) + overlap(d)
+	if held == 0 || d.Spec.Lease.Reissue == v1alpha1.ReissueNever {
+		return 0
+	}
+	return issueTime + held
+}
+
+// probeTime is the least duration to request at a renewal. A lease that gets it is renewed again when half of it is
+// left, so a response that is capped by the maximum TTL arrives while the hand-over still fits.
+func probeTime(d *v1alpha1.DynamicSecret) time.Duration { return 2 * handoverTime(d) }
 
 // handoverAt is when the hand-over of a credential must start that lives from one time to another. It is no earlier than
 // after a third of that life: otherwise an overlap that is longer than the life would replace each credential at once.
@@ -84,7 +97,7 @@ func heldUntil(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (time.Time,
 	if !expires(rec) {
 		return until, known
 	}
-	dead, dies := finalEnd(rec, increment(&d.Spec.Lease))
+	dead, dies := finalEnd(rec, longestRequest(d, rec))
 	if end, _, certain := certainEnd(rec); certain && (!dies || end.Before(dead)) {
 		dead, dies = end, true
 	}

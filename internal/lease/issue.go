@@ -155,6 +155,10 @@ func (v *view) planned() (string, time.Time) {
 // life. It waits for a window as long as the hand-over still fits.
 func (v *view) beforeExpiry(rec *v1alpha1.LeaseRecord) (string, time.Time) {
 	end, last, certain := certainEnd(rec)
+	if known := maximumEnd(rec); probed(v.Object, rec) && (!certain || known.Before(end)) {
+		// A backend that ignores the requested duration never says that the maximum limits it.
+		end, certain = known, true
+	}
 	if !certain {
 		return "", time.Time{}
 	}
@@ -184,14 +188,25 @@ func certainEnd(rec *v1alpha1.LeaseRecord) (end time.Time, last, certain bool) {
 	return end, exhausted(rec), certain
 }
 
+// maximumEnd is when the known maximum TTL ends the lease.
+func maximumEnd(rec *v1alpha1.LeaseRecord) time.Time {
+	return issuedAt(rec).Add(duration(rec.MaxTTLSeconds))
+}
+
 // probeAt is when a lease whose maximum is known is renewed to learn whether that maximum still applies, while the
-// hand-over still fits. False: it was probed, or the maximum is unknown.
-func (v *view) probeAt(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
-	if rec.MaxTTLSeconds <= 0 || v.spec.Reissue == v1alpha1.ReissueNever {
+// hand-over still fits. False: the maximum is unknown, or nothing follows from it.
+func probeAt(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (time.Time, bool) {
+	if rec.MaxTTLSeconds <= 0 || d.Spec.Lease.Reissue == v1alpha1.ReissueNever {
 		return time.Time{}, false
 	}
-	at := handoverAt(v.Object, issuedAt(rec), issuedAt(rec).Add(duration(rec.MaxTTLSeconds)))
-	return at, at.After(lastGrant(rec))
+	// In whole seconds, like the recorded time of the renewal, or that would seem to be earlier.
+	return ceil(handoverAt(d, issuedAt(rec), maximumEnd(rec))).Time, true
+}
+
+// probed says that the lease was renewed at its known maximum and that the response did not disprove it.
+func probed(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) bool {
+	at, known := probeAt(d, rec)
+	return known && Leased(rec) && !at.After(lastGrant(rec))
 }
 
 func earlier(a, b time.Time) time.Time {

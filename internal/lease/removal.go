@@ -170,7 +170,7 @@ func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
 	if f.Count == 0 {
 		return false
 	}
-	bound, bounded := finalEnd(rec, increment(v.spec))
+	bound, bounded := finalEnd(rec, longestRequest(v.Object, rec))
 	bound = bound.Add(abandonGrace)
 	if removed {
 		if deadline := v.deletionDeadline(); !bounded || deadline.Before(bound) {

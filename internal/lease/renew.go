@@ -95,19 +95,33 @@ func (v *view) lastRenewal(i int, rec *v1alpha1.LeaseRecord, end time.Time) *Ste
 	return &s
 }
 
-// renewAt is when the lease is due for renewal.
+// renewAt is when the lease is due for renewal: early enough for a hand-over if the response shows that the lease is at
+// its maximum.
 func (v *view) renewAt(rec *v1alpha1.LeaseRecord) time.Time {
 	at := renewAt(rec, v.spec.RenewAtPercent, v.uid)
-	if probe, ok := v.probeAt(rec); ok && probe.Before(at) {
-		at = probe
+	if handoverTime(v.Object) > 0 && rec.ExpiresAt != nil {
+		at = earlier(at, handoverAt(v.Object, lastGrant(rec), rec.ExpiresAt.Time))
+	}
+	if probe, known := probeAt(v.Object, rec); known && probe.After(lastGrant(rec)) {
+		at = earlier(at, probe)
 	}
 	return at
 }
 
-// extendSessionAt is when the session of the lease is due for extension. False: never.
+// extendSessionAt is when the session of the lease is due for extension. False: never. It is extended for the sake of
+// the lease that expires after it, and to learn its maximum while a hand-over still fits.
 func (v *view) extendSessionAt(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
-	if !Leased(rec) || !sessionExpiresFirst(rec) || !rec.Session.Renewable {
+	if !Leased(rec) || rec.ExpiresAt == nil || rec.Session == nil || !rec.Session.Renewable {
 		return time.Time{}, false
 	}
-	return extendSessionAt(rec, v.spec.RenewAtPercent, v.uid), true
+	at, first := extendSessionAt(rec, v.spec.RenewAtPercent, v.uid), sessionExpiresFirst(rec)
+	if handoverTime(v.Object) == 0 {
+		return at, first
+	}
+	end := rec.Session.ExpiresAt.Time
+	probe := handoverAt(v.Object, end.Add(-duration(rec.Session.DurationSeconds)), end)
+	if !first {
+		return probe, true
+	}
+	return earlier(at, probe), true
 }

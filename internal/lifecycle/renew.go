@@ -17,7 +17,7 @@ const lastRenewal = 5 * time.Second
 // is gone ends it early.
 func (l *Lifecycle) renew(ctx context.Context, o *observation, s lease.Step) error {
 	rec := o.record(s)
-	requested := lease.Increment(&rec, &o.d.Spec.Lease, l.clock.Now())
+	requested := lease.Increment(o.d, &rec, l.clock.Now())
 	var term lease.Term
 	b, err := l.undisputed(ctx, o.d, &rec)
 	if err == nil {
