@@ -15,6 +15,10 @@ import (
 const (
 	// unknownRollout is the expected duration of the first roll-out.
 	unknownRollout = 5 * time.Minute
+	// maxRollout bounds the recorded duration of a roll-out: what takes longer waited for something unusual.
+	maxRollout = time.Hour
+	// maxOverlap keeps sums and products of durations within their type.
+	maxOverlap = 10 * 365 * 24 * time.Hour
 	// rolloutMargin is added to twice the duration of the last roll-out.
 	rolloutMargin = 2 * time.Second
 	// issueTime is the expected time from the decision to replace a credential until its successor is in the Secret.
@@ -48,14 +52,14 @@ func rolloutTime(d *v1alpha1.DynamicSecret) time.Duration {
 	case h == nil || h.RolloutSeconds <= 0:
 		return unknownRollout
 	default:
-		return 2*duration(h.RolloutSeconds) + rolloutMargin
+		return 2*min(duration(h.RolloutSeconds), maxRollout) + rolloutMargin
 	}
 }
 
 // handoverTime is the expected duration of a hand-over, from the decision to the revocation of the old credential. 0:
 // no consumer needs the old credential once the successor is in the Secret, or there will be no successor.
 func handoverTime(d *v1alpha1.DynamicSecret) time.Duration {
-	held := rolloutTime(d) + overlap(d)
+	held := rolloutTime(d) + min(overlap(d), maxOverlap)
 	if held == 0 || d.Spec.Lease.Reissue == v1alpha1.ReissueNever {
 		return 0
 	}

@@ -251,17 +251,65 @@ func TestRollingRecordsTheProgress(t *testing.T) {
 	waiting := []string{"Deployment/orders: 1 of 3 pods updated"}
 	Rolling(st, v1alpha1.ReasonRolloutStuck, waiting, false, t0.Add(time.Second))
 	want := v1alpha1.HandoverStatus{Stamp: Stamp("digest-1"), PublishedAt: stamp(0),
-		Reason: v1alpha1.ReasonRolloutStuck, Waiting: waiting}
+		Reason: v1alpha1.ReasonRolloutStuck, Waiting: waiting, HaltedAt: stampPtr(time.Second)}
 	same(t, "before the first stamp", *st.Handover, want)
 
 	Rolling(st, "", nil, true, t0.Add(2*time.Second))
 	Rolling(st, "", nil, true, t0.Add(3*time.Second))
-	want.Reason, want.Waiting, want.StampedAt = "", nil, stampPtr(2*time.Second)
+	want.Reason, want.Waiting, want.StampedAt, want.HaltedAt = "", nil, stampPtr(2*time.Second), nil
 	same(t, "after it", *st.Handover, want)
 
 	RolledOut(st, t0.Add(2*time.Second+half))
 	want.RolledOutAt, want.RolloutSeconds = stampPtr(3*time.Second), 1
 	same(t, "at the end", *st.Handover, want)
+}
+
+// The duration of a roll-out decides how early the next hand-over starts, so it is what the workloads need, not people.
+func TestTheDurationOfARollOut(t *testing.T) {
+	const minute, paused = time.Minute, v1alpha1.ReasonRolloutPaused
+	type event struct {
+		at      time.Duration
+		reason  string
+		stamped bool
+	}
+	rolling := v1alpha1.ReasonRollingOut
+	for _, c := range []struct {
+		it     string
+		events []event
+		done   time.Duration
+		want   time.Duration
+	}{
+		{"counts from the first stamp", []event{{minute, rolling, true}, {2 * minute, rolling, true}},
+			4 * minute, 3 * minute},
+		{"counts from the publication if the stamp was not recorded", nil, 4 * minute, 4 * minute},
+		{"replaces the last one, even if there was nothing to do", nil, 0, time.Second},
+		{"omits a pause", []event{{0, rolling, true}, {minute, paused, false}, {50 * minute, rolling, false}},
+			52 * minute, 3 * minute},
+		{"omits a pause from the start", []event{{0, paused, true}, {20 * time.Hour, rolling, false}},
+			20*time.Hour + minute, minute},
+		{"omits a pause until the end", []event{{0, rolling, true}, {minute, paused, false}},
+			20 * time.Hour, minute},
+		{"omits two pauses", []event{{0, rolling, true}, {minute, paused, false}, {2 * minute, rolling, false},
+			{3 * minute, v1alpha1.ReasonRolloutStuck, false}, {9 * minute, paused, false},
+			{20 * minute, rolling, false}}, 21 * minute, 3 * minute},
+		{"omits the time before a missing workload existed", []event{{0, v1alpha1.ReasonRolloutTargetNotFound, false},
+			{9 * time.Hour, rolling, true}}, 9*time.Hour + minute, minute},
+		{"has a limit", []event{{0, rolling, true}}, 99 * time.Hour, maxRollout},
+	} {
+		t.Run(c.it, func(t *testing.T) {
+			st := &input(kept(), handover(took(2*time.Hour)), spec(rollingOut)).Object.Status
+			for _, e := range c.events {
+				Rolling(st, e.reason, nil, e.stamped, t0.Add(e.at))
+			}
+			RolledOut(st, t0.Add(c.done))
+			if got := duration(st.Handover.RolloutSeconds); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+			if h := st.Handover; h.HaltedAt != nil || h.HaltedSeconds != 0 {
+				t.Errorf("at the end: %+v", h)
+			}
+		})
+	}
 }
 
 func TestAHandoverIsCutShort(t *testing.T) {
