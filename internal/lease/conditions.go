@@ -303,7 +303,7 @@ func (v *view) removalMessage(left int) string {
 		return message + " " + f.Message
 	}
 	for i := range records {
-		waits := records[i].RevokeAfter != nil && v.Now.Before(records[i].RevokeAfter.Time)
+		waits := v.Now.Before(v.revokeFrom(&records[i]))
 		if waits && records[i].Kind == "" {
 			return message + " A request got no response; its session is revoked after --request-limit."
 		}
