@@ -743,6 +743,11 @@ func (in *RotationSpec) DeepCopyInto(out *RotationSpec) {
 		*out = new(v1.Duration)
 		**out = **in
 	}
+	if in.Settle != nil {
+		in, out := &in.Settle, &out.Settle
+		*out = new(v1.Duration)
+		**out = **in
+	}
 	if in.Windows != nil {
 		in, out := &in.Windows, &out.Windows
 		*out = make([]RotationWindow, len(*in))

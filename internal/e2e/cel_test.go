@@ -107,6 +107,7 @@ const (
 	badDeadline    = "revocationDeadline must not be negative: a duration such as 0s, 30m or 1h"
 	badMaxAge      = "maxAge must be at least 1s, such as 1h or 24h"
 	badOverlap     = "overlap must not be negative: a duration such as 0s, 2m or 1h"
+	badSettle      = "settle must not be negative: a duration such as 0s, 10s or 1m"
 	badName        = "name must be a lower-case DNS name"
 	oneMethod      = "set exactly one of kubernetes and token"
 	ownLabels      = "labels with the prefix leasekeeper.io/ are reserved"
@@ -190,6 +191,7 @@ var rejections = []rejection{
 
 	{dynamic, "spec.rotation", "{maxAge: 500ms}", badMaxAge},
 	{dynamic, "spec.rotation", "{overlap: -1s}", badOverlap},
+	{dynamic, "spec.rotation", "{settle: -1s}", badSettle},
 	{dynamic, "spec.rotation", "{windows: [{schedule: '0 2 * *', duration: 1h}]}", badSchedule},
 	{dynamic, "spec.rotation", "{windows: [{schedule: '@often', duration: 1h}]}", badSchedule},
 	{

@@ -428,8 +428,8 @@ func (v *view) removalMessage(left int) string {
 		if at, bounded := v.abandonedAt(rec); bounded {
 			bound = later(bound, at)
 		}
-		if rec.Kind == "" && rec.RevokeAfter != nil && v.Now.Before(rec.RevokeAfter.Time) {
-			unanswered = later(unanswered, rec.RevokeAfter.Time)
+		if from := v.revokeFrom(rec); rec.Kind == "" && v.Now.Before(from) {
+			unanswered = later(unanswered, from)
 		}
 	}
 	if f := v.Tries.DeleteSecret; failure == "" && f.Count > 0 {

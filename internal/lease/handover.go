@@ -8,9 +8,9 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// A hand-over moves the consumers from one credential to the next: the new one is published, the consumers roll out,
-// spec.rotation.overlap passes, the old leases are revoked. Until then the old leases are renewed as far as the backend
-// permits.
+// A hand-over moves the consumers from one credential to the next: the new one is published, spec.rotation.settle
+// passes, the consumers roll out, spec.rotation.overlap passes, the old leases are revoked. Until then the old leases
+// are renewed as far as the backend permits.
 
 const (
 	// unknownRollout is the expected duration of the first roll-out.
@@ -21,6 +21,9 @@ const (
 	maxOverlap = 10 * 365 * 24 * time.Hour
 	// rolloutMargin is added to twice the duration of the last roll-out.
 	rolloutMargin = 2 * time.Second
+	// propagation is the least time between a write of the Secret and the restart of a workload: a kubelet whose watch
+	// lags would start the new pods with the old data. Publication times are whole seconds, rounded down.
+	propagation = 2 * time.Second
 	// issueTime is the expected time from the decision to replace a credential until its successor is in the Secret.
 	issueTime = 10 * time.Second
 )
@@ -44,15 +47,23 @@ func overlap(d *v1alpha1.DynamicSecret) time.Duration {
 	return max(0, d.Spec.Rotation.Overlap.Duration)
 }
 
-// rolloutTime is the expected duration of a roll-out.
+// settle is how long a roll-out waits after the publication.
+func settle(d *v1alpha1.DynamicSecret) time.Duration {
+	if d.Spec.Rotation.Settle == nil {
+		return propagation
+	}
+	return propagation + min(max(0, d.Spec.Rotation.Settle.Duration), maxOverlap)
+}
+
+// rolloutTime is the expected time from the publication to the end of the roll-out.
 func rolloutTime(d *v1alpha1.DynamicSecret) time.Duration {
 	switch h := d.Status.Handover; {
 	case !RollsOut(d):
 		return 0
 	case h == nil || h.RolloutSeconds <= 0:
-		return unknownRollout
+		return settle(d) + unknownRollout
 	default:
-		return 2*min(duration(h.RolloutSeconds), maxRollout) + rolloutMargin
+		return settle(d) + 2*min(duration(h.RolloutSeconds), maxRollout) + rolloutMargin
 	}
 }
 
@@ -70,8 +81,9 @@ func handoverTime(d *v1alpha1.DynamicSecret) time.Duration {
 // left, so a response that is capped by the maximum TTL arrives while the hand-over still fits.
 func probeTime(d *v1alpha1.DynamicSecret) time.Duration { return 2 * handoverTime(d) }
 
-// handoverAt is when the hand-over of a credential must start that lives from one time to another. It is no earlier than
-// after a third of that life: otherwise an overlap that is longer than the life would replace each credential at once.
+// handoverAt is when the hand-over of a credential must start that lives from one time to another. It is no earlier
+// than after a third of that life: otherwise an overlap that is longer than the life would replace each credential at
+// once.
 func handoverAt(d *v1alpha1.DynamicSecret, from, end time.Time) time.Time {
 	return later(thirdOf(from, end), end.Add(-handoverTime(d)))
 }
@@ -132,6 +144,9 @@ func followRollout(v *view) *Step {
 	if !v.rolling() {
 		return nil
 	}
+	if settled := v.st.Handover.PublishedAt.Add(settle(v.Object)); v.Now.Before(settled) {
+		return v.later(settled, v1alpha1.NextRollout)
+	}
 	if v.Now.Before(v.RolloutCheckAt) {
 		return v.later(v.RolloutCheckAt, "")
 	}
@@ -175,13 +190,19 @@ func keepRetiring(v *view) *Step {
 
 func (v *view) keep(i int, rec *v1alpha1.LeaseRecord) *Step {
 	end, dies := LifeEnd(rec)
-	if dies && !v.Now.Before(end) {
-		return nil
-	}
 	if awaited(v.Object, rec) && !v.sharesUser(rec) {
 		if over, known := handedOverAt(v.Object); known && dies && !end.Before(over) {
 			return nil // it lives long enough
 		}
+	}
+	if dies && !v.Now.Before(end) {
+		// A renewal that succeeded may not be recorded. Only the backend can tell that the lease is gone.
+		s, f := v.extension(i, rec)
+		if s == nil {
+			return nil
+		}
+		s.Retiring = true
+		return v.due(end, f, v1alpha1.NextRenew, *s)
 	}
 	key := Key(rec)
 	if sessionExpiresFirst(rec) && rec.Session.Renewable {

@@ -41,7 +41,8 @@ func (l limits) end(start time.Time) time.Time {
 func TestASuccessorIsIssuedInTimeForTheHandover(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		l := drawLimits(t)
-		overlap := time.Duration(rapid.IntRange(1, 10*int(l.ttl/time.Second)).Draw(t, "overlap in seconds")) * time.Second
+		seconds := rapid.IntRange(1, 10*int(l.ttl/time.Second)).Draw(t, "overlap in seconds")
+		overlap := time.Duration(seconds) * time.Second
 		percent := oneOf(t, "renewAtPercent", int32(10), 67, 90)
 		in := input(overlapping(overlap), leaseSpec(func(s *v1alpha1.LeaseSpec) { s.RenewAtPercent = percent }))
 		in.Object.UID = types.UID(oneOf(t, "uid", string(noJitter), string(muchJitter)))

@@ -20,10 +20,14 @@ func old(changes ...change) given {
 	return retiring(record(append([]change{numbered(0), retired(0, reasonReplaced)}, changes...)...))
 }
 
+func settling(d time.Duration) given {
+	return spec(func(s *v1alpha1.DynamicSecretSpec) { s.Rotation.Settle = lasting(d) })
+}
+
 func checkAt(at time.Duration) given { return func(in *Input) { in.RolloutCheckAt = t0.Add(at) } }
 
 func TestWhenALiveCredentialIsReplaced(t *testing.T) {
-	const hour = time.Hour
+	const hour, minute = time.Hour, time.Minute
 	tenHours := granted(10 * hour)
 	handingOver := all(handover(rolledOut(0)), old())
 	for _, c := range []struct {
@@ -42,15 +46,19 @@ func TestWhenALiveCredentialIsReplaced(t *testing.T) {
 			[]given{kept(maxTTL), overlapping(30 * time.Minute)}, CauseMaxTTL, 30*time.Minute - issueTime},
 		{"earlier for a roll-out of unknown duration",
 			[]given{kept(maxTTL), spec(rollingOut), overlapping(20 * time.Minute)},
-			CauseMaxTTL, 35*time.Minute - issueTime},
+			CauseMaxTTL, 35*time.Minute - issueTime - propagation},
+		{"earlier for a credential that needs time to work", []given{kept(maxTTL), spec(rollingOut), settling(minute),
+			handover(rolledOut(0), took(10*minute)), overlapping(10 * minute)},
+			CauseMaxTTL, 29*minute - rolloutMargin - issueTime - propagation},
 		{"early enough for twice the last roll-out", []given{kept(maxTTL), spec(rollingOut),
 			handover(rolledOut(0), took(10*time.Minute)), overlapping(10 * time.Minute)},
-			CauseMaxTTL, 30*time.Minute - rolloutMargin - issueTime},
+			CauseMaxTTL, 30*time.Minute - rolloutMargin - issueTime - propagation},
 		{"not before a third of its life", []given{kept(maxTTL), overlapping(5 * hour)}, CauseMaxTTL, 20 * time.Minute},
 		{"at the age, if that is first",
 			[]given{kept(maxTTL), maxAge(10 * time.Minute)}, CauseMaxAge, 10 * time.Minute},
 		{"at the maximum TTL, if that is first", []given{kept(maxTTL), maxAge(hour)}, CauseMaxTTL, renewDue},
-		{"before its session ends", []given{kept(session(10*hour, false)), overlapping(hour)}, CauseMaxTTL, 9*hour - issueTime},
+		{"before its session ends", []given{kept(session(10*hour, false)), overlapping(hour)}, CauseMaxTTL,
+			9*hour - issueTime},
 		{"never, if it is a grant", []given{kept(maxTTL), maxAge(hour), leaseSpec(never)}, "", 0},
 		{"never, if it is static", []given{kept(static), maxAge(hour)}, "", 0},
 		{"never, if it is scheduled", []given{kept(scheduled(hour)), maxAge(hour)}, "", 0},
@@ -108,7 +116,7 @@ func TestPlanProbesTheMaximumTTL(t *testing.T) {
 func TestAnOldLeaseIsHeldForItsConsumers(t *testing.T) {
 	const minute = time.Minute
 	minutes := overlapping(5 * minute)
-	notExtendable := renewFailed(failed(99*time.Hour), record(numbered(0)))
+	notExtendable := renewFailed(failedAt(99*time.Hour), record(numbered(0)))
 	for _, c := range []struct {
 		it    string
 		given []given
@@ -166,6 +174,8 @@ func TestAHeldLeaseIsKeptAlive(t *testing.T) {
 		{"it is renewed", held(), renewLease, renewDue},
 		{"its session is extended",
 			held(session(time.Hour, true)), step(ExtendSession, v1alpha1.ReasonRenewing), renewDue},
+		{"it is renewed after its end, to learn whether it is gone", all(held(), renewFailed(Failure{Count: 9,
+			NotBefore: t0.Add(61 * time.Minute)}, record(numbered(0)))), renewLease, 61 * time.Minute},
 		{"it is revoked at the end if it cannot be renewed",
 			held(maxTTL), step(RevokeRecord, reasonReplaced), time.Hour},
 		{"it is not renewed if it lasts long enough",
@@ -184,7 +194,7 @@ func TestAHeldLeaseIsKeptAlive(t *testing.T) {
 
 func TestPlanFollowsARollOut(t *testing.T) {
 	quick := func(in *Input) { in.RolloutWindow = 30 * time.Second }
-	base := all(kept(), handover(), spec(rollingOut), quick)
+	base := all(kept(), handover(), spec(rollingOut), quick, after(propagation))
 	dying := old(maxTTL, granted(10*time.Minute))
 	minutes := overlapping(5 * time.Minute)
 	follow := step(FollowRollout, v1alpha1.ReasonRollingOut)
@@ -202,6 +212,12 @@ func TestPlanFollowsARollOut(t *testing.T) {
 		{"does not wait if the old lease has no time for it", []given{dying, minutes}, follow},
 		{"does not wait if one of two old leases has no time", []given{old(), dying, minutes}, follow},
 		{"does not wait without a roll-out window", []given{old(), func(in *Input) { in.RolloutWindow = 0 }}, follow},
+		{"gives the kubelets a moment to see the Secret", []given{old(), after(propagation - time.Second)},
+			waitFor(v1alpha1.NextRollout, propagation)},
+		{"does not stamp before the credential has settled", []given{dying, minutes, settling(time.Minute),
+			after(time.Minute)}, waitFor(v1alpha1.NextRollout, time.Minute+propagation)},
+		{"stamps when it has", []given{dying, minutes, settling(time.Minute), after(time.Minute + propagation)},
+			follow},
 		{"checks again later", []given{old(), window, checkAt(40 * time.Second)},
 			Step{Action: Wait, At: t0.Add(40 * time.Second)}.withNext(v1alpha1.NextRenew, renewDue)},
 		{"is done when all consumers are rolled out", []given{old(), handover(rolledOut(0))},

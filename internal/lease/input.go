@@ -36,6 +36,8 @@ type Input struct {
 	// Done are the keys (see Key) of records that this process has revoked or abandoned while the object is being
 	// deleted. Then the ledger is not updated for each.
 	Done map[string]bool
+	// RevokeBy bounds, by Key, the RevokeAfter of retiring records that is further away than leasekeeper ever sets it.
+	RevokeBy map[string]time.Time
 	// Reads are the last reads of static and scheduled sources by this process, by source.
 	Reads map[string]Read
 	// Handled is, by source, the requested renewal (see RequestedRenewal) that this process has carried out.

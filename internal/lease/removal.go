@@ -137,8 +137,8 @@ func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
 		return &Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: i, Retiring: retiring}
 	}
 	from := v.Now
-	if rec.RevokeAfter != nil && !Replaced(rec) {
-		from = rec.RevokeAfter.Time
+	if !Replaced(rec) {
+		from = v.revokeFrom(rec)
 	}
 	if retiring && awaited(v.Object, rec) {
 		until, known := heldUntil(v.Object, rec)
@@ -153,6 +153,17 @@ func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
 	}
 	return v.due(from, f, v1alpha1.NextRevoke,
 		Step{Action: RevokeRecord, Record: i, Retiring: retiring, Reason: reason})
+}
+
+// revokeFrom is when the record may be revoked. A status can contain any time.
+func (v *view) revokeFrom(rec *v1alpha1.LeaseRecord) time.Time {
+	if rec.RevokeAfter == nil {
+		return v.Now
+	}
+	if by, bounded := v.RevokeBy[Key(rec)]; bounded {
+		return earlier(by, rec.RevokeAfter.Time)
+	}
+	return rec.RevokeAfter.Time
 }
 
 // abandoned says that the record is given up: somebody requested it, revoking it is useless, or its deadline has passed

@@ -83,16 +83,25 @@ func (v *view) giveUpAt(rec *v1alpha1.LeaseRecord, due, end time.Time) time.Time
 
 // lastRenewal extends once more what has expired at the end. nil: nothing can be extended, or it failed since then.
 func (v *view) lastRenewal(i int, rec *v1alpha1.LeaseRecord, end time.Time) *Step {
-	s, f := Step{Action: RenewLease, Reason: v1alpha1.ReasonRenewing, Record: i}, v.Tries.Renew[Key(rec)]
-	extendable := Leased(rec) && !exhausted(rec)
-	if sessionExpiresFirst(rec) {
-		s.Action, f = ExtendSession, v.Tries.ExtendSession[Key(rec)]
-		extendable = Leased(rec) && rec.Session.Renewable
-	}
-	if !extendable || f.Count > 0 && !f.At.Before(end) {
+	s, f := v.extension(i, rec)
+	if s == nil || f.Count > 0 && !f.At.Before(end) {
 		return nil
 	}
-	return &s
+	return s
+}
+
+// extension is the step that extends the life of the record, and how it failed. nil: nothing can be extended.
+func (v *view) extension(i int, rec *v1alpha1.LeaseRecord) (*Step, Failure) {
+	key, reason := Key(rec), v1alpha1.ReasonRenewing
+	switch {
+	case !Leased(rec):
+		return nil, Failure{}
+	case sessionExpiresFirst(rec) && rec.Session.Renewable:
+		return &Step{Action: ExtendSession, Reason: reason, Record: i}, v.Tries.ExtendSession[key]
+	case exhausted(rec):
+		return nil, Failure{}
+	}
+	return &Step{Action: RenewLease, Reason: reason, Record: i}, v.Tries.Renew[key]
 }
 
 // renewAt is when the lease is due for renewal: early enough for a hand-over if the response shows that the lease is at

@@ -56,6 +56,8 @@ type remembered struct {
 	writer string
 	// response is what is known of the last response; nil: nothing.
 	response *lastResponse
+	// revokeBy bounds the times in the ledger before which a retiring record may not be revoked.
+	revokeBy map[string]time.Time
 	// rolloutCheckAt is when to check the consumers again.
 	rolloutCheckAt time.Time
 	// rolloutTries are the failures to check them.
@@ -176,7 +178,7 @@ func (m *memory) of(key types.NamespacedName, uid types.UID) *remembered {
 
 func newRemembered(uid types.UID) *remembered {
 	return &remembered{uid: uid, lost: map[string]bool{}, done: map[string]bool{}, reads: map[string]lease.Read{},
-		handled: map[string]string{}, renewing: map[string]string{}}
+		handled: map[string]string{}, renewing: map[string]string{}, revokeBy: map[string]time.Time{}}
 }
 
 // takeOver returns the memory of an object that was removed.
@@ -325,6 +327,17 @@ func (r *remembered) refresh(tried string, recoveries int64, leases []v1alpha1.L
 	}
 }
 
+// boundRevocations notes the retiring records that would have to wait for longer than the request limit, and until when
+// they do. Whoever may edit a status can set any time. A request that is still in progress is over by then.
+func (r *remembered) boundRevocations(st *v1alpha1.DynamicSecretStatus, limit time.Duration, now time.Time) {
+	for i := range st.Retiring {
+		rec, by := &st.Retiring[i], now.Add(limit)
+		if _, known := r.revokeBy[lease.Key(rec)]; !known && rec.RevokeAfter != nil && rec.RevokeAfter.After(by) {
+			r.revokeBy[lease.Key(rec)] = by
+		}
+	}
+}
+
 // prune drops what is remembered of records that the ledger no longer has.
 func (r *remembered) prune(st *v1alpha1.DynamicSecretStatus) {
 	keys := map[string]bool{}
@@ -335,6 +348,7 @@ func (r *remembered) prune(st *v1alpha1.DynamicSecretStatus) {
 	maps.DeleteFunc(r.tries.Renew, gone)
 	maps.DeleteFunc(r.tries.ExtendSession, gone)
 	maps.DeleteFunc(r.tries.Revoke, gone)
+	maps.DeleteFunc(r.revokeBy, func(key string, _ time.Time) bool { return !keys[key] })
 	maps.DeleteFunc(r.renewing, func(key, _ string) bool { return !keys[key] })
 	maps.DeleteFunc(r.lost, func(id string, _ bool) bool { return !hasLease(st, id) })
 }

@@ -250,6 +250,7 @@ func (l *Lifecycle) readSecret(ctx context.Context, namespace, name string) (*se
 // refreshInput makes the input of the plan from the observation as it is now.
 func (l *Lifecycle) refreshInput(o *observation) {
 	o.mem.refresh(fmtRevision(o.d.Generation, o.sources.Revision), o.sources.Recoveries, o.d.Status.Leases)
+	o.mem.boundRevocations(&o.d.Status, l.requestLimit, l.clock.Now())
 	state, outOfSync := o.targetState()
 	o.in = lease.Input{
 		Now:            l.clock.Now(),
@@ -263,6 +264,7 @@ func (l *Lifecycle) refreshInput(o *observation) {
 		Revoked:        l.memory.lostOf(o.key()),
 		Suspects:       l.memory.suspectsOf(o.key()),
 		Done:           o.mem.done,
+		RevokeBy:       o.mem.revokeBy,
 		Reads:          o.mem.reads,
 		Handled:        o.mem.handled,
 		Tries:          o.mem.tries,

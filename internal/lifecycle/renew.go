@@ -101,7 +101,7 @@ func (l *Lifecycle) notExtended(
 	case backend.KindOf(err) != backend.Gone:
 		now := l.clock.Now()
 		left := time.Minute
-		if end, ok := lease.LifeEnd(&rec); ok {
+		if end, ok := lease.LifeEnd(&rec); ok && end.After(now) {
 			left = end.Sub(now)
 		}
 		key := lease.Key(&rec)

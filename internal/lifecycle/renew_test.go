@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
@@ -19,7 +20,7 @@ func (w *world) reason(condition string) string {
 }
 
 // live lets the first process work for so long, whenever something is due.
-func (w *world) live(t *testing.T, d time.Duration, check func()) {
+func (w *world) live(t fataler, d time.Duration, check func()) {
 	t.Helper()
 	for end := w.clock.Now().Add(d); w.clock.Now().Before(end); {
 		next, err := w.procs[0].run(nil)
@@ -33,6 +34,12 @@ func (w *world) live(t *testing.T, d time.Duration, check func()) {
 		}
 		w.clock.SetTime(earliest(next, end))
 	}
+}
+
+// fataler is a test, or one of its examples.
+type fataler interface {
+	Helper()
+	Fatal(args ...any)
 }
 
 func earliest(a, b time.Time) time.Time {
@@ -151,5 +158,29 @@ func TestARefusedRequestIsRetried(t *testing.T) {
 	w.usable(t)()
 	if got := w.reason(v1alpha1.ReadyCondition); got != v1alpha1.ReasonLeased {
 		t.Errorf("Ready has the reason %q", got)
+	}
+}
+
+// Whoever may edit the status can postpone a revocation to any time, but the deletion waits for the request limit only.
+func TestATamperedStatusDoesNotDelayDeletion(t *testing.T) {
+	w := newWorld(1)
+	w.live(t, time.Minute, func() {})
+	w.person(func(d *v1alpha1.DynamicSecret) {
+		rec := *d.Status.Leases[0].DeepCopy()
+		far := metav1.NewTime(w.clock.Now().Add(1000 * time.Hour))
+		rec.ID, rec.Kind, rec.RevokeAfter, rec.Reason = "", "", &far, v1alpha1.ReasonIssuing
+		rec.SetHandle("accessor-of-nothing")
+		d.Status.Retiring = append(d.Status.Retiring, rec)
+	})
+	w.delete()
+	for end := w.clock.Now().Add(testRequestLimit); w.object != nil; {
+		next, err := w.procs[0].run(nil)
+		if err != nil || w.object != nil && (next.IsZero() || next.After(end)) {
+			t.Fatalf("it continues at %s, %s after the limit: %v", next, next.Sub(end), err)
+		}
+		w.clock.SetTime(next)
+	}
+	if live := w.backend.Live(); len(live) > 0 {
+		t.Errorf("%v are alive", live)
 	}
 }

@@ -97,6 +97,10 @@ func (w *world) actions(t *rapid.T) map[string]func(*rapid.T) {
 			w.clock.Step(seconds * time.Second)
 		},
 		"outage": func(*rapid.T) { w.down = !w.down },
+		"refuse extensions": func(*rapid.T) {
+			refuse := !w.refuses["renew"]
+			w.refuses["renew"], w.refuses["extend"] = refuse, refuse
+		},
 		"revoke a lease in the backend": func(t *rapid.T) {
 			if ids := slices.Sorted(maps.Keys(w.backend.Live())); len(ids) > 0 {
 				w.backend.RevokeBehind(rapid.SampledFrom(ids).Draw(t, "lease"))
@@ -425,5 +429,50 @@ func TestConsumersAreNeverCutOff(t *testing.T) {
 	})
 	if rotations == 0 {
 		t.Error("nothing was rotated, so nothing was tested")
+	}
+}
+
+// A planned hand-over starts in time: the old credential lives until its consumers have moved, and for the overlap
+// after that. If the backend refuses every extension from some time on, the consumers are not cut off either, but the
+// overlap may be.
+func TestPlannedHandoversStartInTime(t *testing.T) {
+	rotations := 0
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(1)
+		w.backend.TTL = rapid.SampledFrom([]time.Duration{4 * time.Minute, time.Hour}).Draw(t, "TTL")
+		w.backend.MaxTTL = w.backend.TTL * time.Duration(rapid.IntRange(5, 12).Draw(t, "max TTL, in TTLs"))
+		w.backend.TokenTTL = rapid.SampledFrom([]time.Duration{0, 5 * time.Minute, time.Hour}).Draw(t, "token TTL")
+		if maximum := w.backend.MaxTTL * 2 / 3; w.backend.TokenTTL < maximum {
+			w.backend.TokenMaxTTL = maximum
+		}
+		tenths := time.Duration(rapid.IntRange(1, 10).Draw(t, "overlap, in tenths of a fifth of the max TTL"))
+		w.object.Spec.Rotation.Overlap = &metav1.Duration{Duration: w.backend.MaxTTL / 50 * tenths}
+		w.object.Spec.Rotation.Settle = &metav1.Duration{Duration: 10 * time.Second}
+		w.object.Spec.Rollout = &v1alpha1.RolloutSpec{Discover: true}
+		w.takes = time.Duration(rapid.IntRange(1, 30).Draw(t, "roll-out in seconds")) * time.Second
+		if rapid.Bool().Draw(t, "refuse") {
+			w.live(t, w.backend.TTL/10, func() {})
+			w.refuses["renew"], w.refuses["extend"] = true, true
+		}
+		for end := w.clock.Now().Add(2 * w.backend.MaxTTL); w.backend.Issued() < 4 && w.clock.Now().Before(end); {
+			w.live(t, w.backend.MaxTTL/20, func() { w.checkConsumers(t) })
+		}
+		rotations += w.backend.Issued() - 1
+	})
+	if rotations == 0 {
+		t.Error("nothing was rotated, so nothing was tested")
+	}
+}
+
+// checkConsumers fails if the consumers use a dead credential, or a hand-over was cut short without a refusal.
+func (w *world) checkConsumers(t *rapid.T) {
+	w.move()
+	h := w.object.Status.Handover
+	if w.backend.Live()[w.using] == "" {
+		t.Fatalf("the consumers use %q, which is dead at %s: %+v\neffects: %v",
+			w.using, w.clock.Now(), h, tail(w.effects))
+	}
+	if h != nil && h.CutShortAt != nil && !w.refuses["renew"] {
+		t.Fatalf("the hand-over was cut short at %s: %+v", w.clock.Now(), h)
 	}
 }

@@ -38,7 +38,8 @@ var engineDown = []string{
 // refusesRenewal says whether a response with status 400 is about the lease, and not about an engine that is down.
 func refusesRenewal(a response) bool {
 	text := strings.ToLower(generatedName.ReplaceAllString(strings.Join(a.errorTexts(), "\n"), ""))
-	return text != "" && !slices.ContainsFunc(engineDown, func(part string) bool { return strings.Contains(text, part) })
+	down := func(part string) bool { return strings.Contains(text, part) }
+	return text != "" && !slices.ContainsFunc(engineDown, down)
 }
 
 // Renew implements backend.Backend.
