@@ -127,6 +127,10 @@ func main() {
 		// Thousands of cached objects make up most of the heap, and the processor is idle most of the time.
 		debug.SetGCPercent(50)
 	}
+	if err := f.validate(); err != nil {
+		fmt.Fprintln(os.Stderr, "leasekeeper:", err)
+		os.Exit(2)
+	}
 	logger := zap.New(zap.UseFlagOptions(&f.log))
 	ctrl.SetLogger(logger)
 	klog.SetLogger(logger) // client-go logs there, such as the leader election

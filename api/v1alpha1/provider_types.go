@@ -74,7 +74,8 @@ type TLSConfig struct {
 	// +kubebuilder:validation:MaxLength=253
 	ServerName string `json:"serverName,omitempty"`
 
-	// CABundle is a PEM bundle of certificate authorities, base64-encoded.
+	// CABundle is a PEM bundle of certificate authorities, encoded as base64: `base64 -w0 ca.crt`. For plain PEM, use
+	// caRef with a ConfigMap: the API server rejects it here with "must be of type byte".
 	// +optional
 	// +kubebuilder:validation:MaxLength=1048576
 	CABundle []byte `json:"caBundle,omitempty"`

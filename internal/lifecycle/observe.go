@@ -17,7 +17,7 @@ import (
 )
 
 // trustOwnWrite is how long a Secret that this process wrote is assumed to exist before the cache shows it.
-const trustOwnWrite = 2 * time.Second
+const trustOwnWrite = 5 * time.Second
 
 // observation is the known state of an object. It comes from the cache and from this process's own writes. The API
 // server is read only if the Secret seems to be changed or missing, or after a conflict.

@@ -105,8 +105,8 @@ func newBed(t *testing.T, stored ...client.Object) *bed {
 		WithStatusSubresource(&v1alpha1.DynamicSecret{}, &v1alpha1.ClusterSecretProvider{}).Build()
 	b.Runner = New(Config{
 		Clock: b.clock, Backends: b, Users: users, Key: key, Interval: time.Hour, RetryInterval: time.Minute,
-		Client: interceptor.NewClient(server, interceptor.Funcs{List: b.cachedList}),
-		Reader: interceptor.NewClient(server, interceptor.Funcs{List: b.uncachedList}),
+		Client:       interceptor.NewClient(server, interceptor.Funcs{List: b.cachedList}),
+		Reader:       interceptor.NewClient(server, interceptor.Funcs{List: b.uncachedList}),
 		Verification: func(v1alpha1.Provider) Verification { return b.verification },
 		Announce: func(_ v1alpha1.Provider, kind, reason, _ string) {
 			b.events = append(b.events, kind+" "+reason)

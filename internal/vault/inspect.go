@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -30,6 +31,22 @@ var keeperPaths = []string{
 // Inspect implements backend.Inspector: it checks the server's health, logs the keeper in and checks its policy. A
 // standby and a performance standby are accepted; they forward.
 func (b *Backend) Inspect(ctx context.Context) (backend.Report, error) {
+	report, err := b.inspect(ctx)
+	if b.ignoresNamespaces.Load() {
+		note := "spec.vault.namespace is set, but this is the community edition of Vault, which has no namespaces and " +
+			"ignores it: create a provider without it."
+		report.Notes = append(report.Notes, strings.ToUpper(note[:1])+note[1:])
+		var fault *backend.Error
+		if errors.As(err, &fault) {
+			told := *fault
+			told.Message += "; " + note
+			err = &told
+		}
+	}
+	return report, err
+}
+
+func (b *Backend) inspect(ctx context.Context) (backend.Report, error) {
 	report, err := b.health(ctx)
 	report.Address, report.Identity = b.address(), b.keeperName()
 	if report.Unattended = b.spec.KeeperAuth == nil; report.Unattended {
@@ -76,6 +93,8 @@ func (b *Backend) health(ctx context.Context) (backend.Report, error) {
 		return backend.Report{}, b.gatewayFault(r, what)
 	}
 	report := backend.Report{ServerKind: serverKind(h), Version: scrub(h.Version)}
+	community := h.Enterprise != nil && !*h.Enterprise
+	b.ignoresNamespaces.Store(community && b.spec.Namespace != "" && b.spec.Namespace != "root")
 	problem := ""
 	switch {
 	case !*h.Initialized || r.status == http.StatusNotImplemented:
@@ -151,7 +170,7 @@ func (b *Backend) capabilities(
 func (b *Backend) readCapabilities(
 	r rawResponse, paths []string,
 ) (has map[string][]string, missing string, err error) {
-	const what = "requesting the keeper's capabilities"
+	what := "requesting the capabilities of " + b.keeperName()
 	a, ok := r.parse()
 	switch {
 	case r.status == http.StatusForbidden && ok:

@@ -40,7 +40,7 @@ func (b *Backend) Issue(
 		return backend.Response{}, err
 	}
 	if !succeeded(r.status) {
-		return backend.Response{}, b.issueFault(r, req)
+		return backend.Response{}, b.diagnose(ctx, r, req, b.issueFault(r, req))
 	}
 	issued, err := b.issued(r, req)
 	if err == nil && issued.Kind != v1alpha1.ResponseLeased {
@@ -177,11 +177,8 @@ func notFound(a response, req *v1alpha1.VaultRequest) *backend.Error {
 	if v, ok := kv2(a); ok {
 		return v.unreadable(req.Path)
 	}
-	if strings.Contains(strings.Join(a.Warnings, " "), "versioned K/V") {
-		mount, rest, _ := strings.Cut(req.Path, "/")
-		return backend.Errorf(backend.NotFound,
-			"%q is in a KV engine of version 2, whose paths have data/ after the mount: use %q",
-			req.Path, mount+"/data/"+rest)
+	if isVersionedKV(a) {
+		return versionedPath(req.Path, "")
 	}
 	if len(a.errorTexts()) > 0 || len(a.Warnings) > 0 {
 		return backend.Errorf(backend.NotFound, "nothing exists at %q: %s", req.Path, a.errorText())

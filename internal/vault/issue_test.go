@@ -136,7 +136,7 @@ func TestAFailedIssuanceShowsWhatMayBeAlive(t *testing.T) {
 			says{status: 404,
 				body: `{"request_id":"1","data":null,` +
 					`"warnings":["Invalid path for a versioned K/V secrets engine. See the API docs."]}`},
-			backend.NotFound, "database/data/creds/orders",
+			backend.NotFound, "data/ after the mount",
 		},
 		"a deleted version says so": {
 			says{status: 404,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/leasekeeper/leasekeeper/internal/backend"
@@ -153,12 +154,13 @@ func (b *Backend) checkKeeperToken(ctx context.Context) (notes []string, err err
 		return nil, backend.Errorf(backend.LoginFailed, "the tokens of %s have limited uses, so they end in the midst of "+
 			"renewals: %s", b.keeperName(), fix("token_num_uses=0"))
 	case t.Accessor == "" && t.Shared:
-		notes = append(notes, "The keeper's token is a batch token, which cannot be renewed: "+fix("with -type=service")+".")
+		notes = append(notes, capitalized(b.keeperName())+" is a batch token, which cannot be renewed: "+
+			fix("with -type=service")+".")
 	case t.Accessor == "":
 		notes = append(notes, "The tokens of "+b.keeperName()+" are batch tokens, which cannot be renewed while a quota "+
 			"refuses logins, and which leasekeeper cannot revoke when it stops: "+fix("token_type=service")+".")
 	case !t.Renewable && t.TTL > 0 && t.Shared:
-		notes = append(notes, "The keeper's token cannot be renewed. When it expires, leases expire, too: "+
+		notes = append(notes, capitalized(b.keeperName())+" cannot be renewed. When it expires, leases expire, too: "+
 			fix("with -period")+".")
 	case !t.Renewable && t.TTL > 0:
 		notes = append(notes, "The tokens of "+b.keeperName()+" cannot be renewed while a quota refuses logins: "+
@@ -166,6 +168,8 @@ func (b *Backend) checkKeeperToken(ctx context.Context) (notes []string, err err
 	}
 	return notes, nil
 }
+
+func capitalized(text string) string { return strings.ToUpper(text[:1]) + text[1:] }
 
 // describeOwnToken completes what is known of a token from a Secret. It costs one request.
 func (b *Backend) describeOwnToken(ctx context.Context, t auth.Token) (auth.Token, error) {

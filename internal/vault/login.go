@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -95,7 +96,7 @@ func (q requester) Login(ctx context.Context, req auth.Request) (auth.Token, err
 	switch {
 	case ok && refused:
 		return auth.Token{}, backend.Errorf(backend.LoginFailed, "%s: Vault refused: %s; %s",
-			req.Action, a.errorText(req.Secrets...), req.Hint)
+			req.Action, a.errorText(req.Secrets...), hint(req, a))
 	case !succeeded(r.status):
 		return auth.Token{}, q.b.fault(r, req.Action, "", "", req.Secrets...)
 	case !ok:
@@ -111,6 +112,17 @@ func (q requester) Login(ctx context.Context, req auth.Request) (auth.Token, err
 		TTL: seconds(a.Auth.LeaseDuration), Renewable: a.Auth.Renewable,
 		LimitedUses: uses != "" && uses != "0",
 	}, nil
+}
+
+// hint is what the user can do about a refused login.
+func hint(req auth.Request, a response) string {
+	text := strings.Join(a.errorTexts(), "; ")
+	for _, cause := range req.Causes {
+		if strings.Contains(text, cause.Text) {
+			return req.Hint + "; " + cause.Hint
+		}
+	}
+	return req.Hint
 }
 
 // WithServiceAccountToken implements auth.Requester.

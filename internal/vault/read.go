@@ -43,7 +43,7 @@ func (b *Backend) Read(ctx context.Context, who backend.Identity, src v1alpha1.S
 		return backend.Response{}, err
 	}
 	if !succeeded(r.status) {
-		return backend.Response{}, b.issueFault(r, req)
+		return backend.Response{}, b.diagnose(ctx, r, req, b.issueFault(r, req))
 	}
 	if a, _ := r.parse(); a.LeaseID != "" {
 		return backend.Response{}, b.rejectLease(ctx, r, shared, req)
