@@ -153,7 +153,17 @@ type HandoverStatus struct {
 	// +optional
 	CutShortAt *metav1.Time `json:"cutShortAt,omitempty"`
 
-	// RolloutSeconds is the duration of the last roll-out. The next hand-over starts early enough for twice that.
+	// HaltedAt is since when the roll-out has waited for a person: a workload is paused, stuck or missing, or a
+	// permission is. Absent: it does not.
+	// +optional
+	HaltedAt *metav1.Time `json:"haltedAt,omitempty"`
+
+	// HaltedSeconds is how long it waited for people before that.
+	// +optional
+	HaltedSeconds int64 `json:"haltedSeconds,omitempty"`
+
+	// RolloutSeconds is the duration of the last roll-out, at most 1h, without the time for which it waited for people.
+	// The next hand-over starts early enough for twice that.
 	// +optional
 	RolloutSeconds int64 `json:"rolloutSeconds,omitempty"`
 }

@@ -160,6 +160,11 @@ type Tries struct {
 type Failure struct {
 	// Count of consecutive failures; 0: none.
 	Count int
+	// At is when the last of them ended.
+	At time.Time
+	// Refusals counts how often in a row the backend has definitely refused to extend a lease or a session. A failure
+	// of another kind, such as an outage, starts again at 0.
+	Refusals int
 	// NotBefore is when to try again.
 	NotBefore time.Time
 	// Reason and Message for the conditions.

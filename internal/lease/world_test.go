@@ -226,7 +226,7 @@ func (w *world) keep(s Step) {
 	case s.Retiring && rarely(w.T, "lost"):
 		RetiringLost(d, s.Record, in.Now)
 	case s.Action == RenewLease:
-		Renewed(rec, w.term(), Increment(rec, &d.Spec.Lease, in.Now))
+		Renewed(rec, w.term(), Increment(d, rec, in.Now))
 		in.Handled[rec.Source] = RequestedRenewal(d)
 	default:
 		SessionExtended(rec, w.term())

@@ -341,6 +341,7 @@ func (r *remembered) prune(st *v1alpha1.DynamicSecretStatus) {
 
 // fail notes one more failure. A request that was not sent for the sake of others makes no pause longer.
 func fail(f *lease.Failure, b lease.Block, now time.Time, pause func(count int) time.Duration) {
+	f.At = now
 	if b.RetryAfter > 0 {
 		f.NotBefore = now.Add(b.RetryAfter)
 		if f.Count > 0 {

@@ -44,6 +44,8 @@ type world struct {
 	unread  bool
 	// admission changes or rejects each Secret before it is stored; nil: neither.
 	admission func(sec *corev1.Secret, dryRun bool) error
+	// refuses are the operations that the backend refuses.
+	refuses map[string]bool
 	// abandoned are the records that were reported as given up.
 	abandoned map[string]bool
 	effects   []string
@@ -112,6 +114,7 @@ func newWorld(processes int) *world {
 		secrets:   map[string]*corev1.Secret{},
 		fault:     fault{after: -1},
 		abandoned: map[string]bool{},
+		refuses:   map[string]bool{},
 	}
 	w.backend = fake.New(w.clock)
 	w.backend.Delay = 90 * time.Second
@@ -578,9 +581,12 @@ type worldBackend struct{ p *process }
 // call makes one request. A fault after it loses the response; a late one lets the backend act when nobody waits.
 func (l worldBackend) call(ctx context.Context, op string, act func() error) error {
 	w := l.p.w
-	w.backend.Next = func(string) fake.Fault {
-		if w.down {
+	w.backend.Next = func(op string) fake.Fault {
+		switch {
+		case w.down:
 			return fake.Down
+		case w.refuses[op]:
+			return fake.Refused
 		}
 		return fake.None
 	}
@@ -594,8 +600,17 @@ func (l worldBackend) call(ctx context.Context, op string, act func() error) err
 	return err
 }
 
+// seen is a term as the process measures it: from when it sent the request, by its own clock.
+func (l worldBackend) seen(t lease.Term) lease.Term {
+	if !t.At.IsZero() {
+		t.At = t.At.Add(l.p.skew)
+	}
+	return t
+}
+
 func (l worldBackend) Login(ctx context.Context, who backend.Identity) (s backend.Session, err error) {
 	err = l.call(ctx, "login", func() (err error) { s, err = l.p.w.backend.Login(ctx, who); return err })
+	s.Term = l.seen(s.Term)
 	return s, err
 }
 
@@ -603,6 +618,7 @@ func (l worldBackend) Issue(
 	ctx context.Context, s backend.Session, src v1alpha1.SecretSource,
 ) (r backend.Response, err error) {
 	err = l.call(ctx, "issue", func() (err error) { r, err = l.p.w.backend.Issue(ctx, s, src); return err })
+	r.Term = l.seen(r.Term)
 	return r, err
 }
 
@@ -610,6 +626,7 @@ func (l worldBackend) Read(
 	ctx context.Context, who backend.Identity, src v1alpha1.SecretSource,
 ) (r backend.Response, err error) {
 	err = l.call(ctx, "read", func() (err error) { r, err = l.p.w.backend.Read(ctx, who, src); return err })
+	r.Term = l.seen(r.Term)
 	return r, err
 }
 
@@ -617,14 +634,14 @@ func (l worldBackend) Renew(
 	ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration,
 ) (t lease.Term, err error) {
 	err = l.call(ctx, "renew", func() (err error) { t, err = l.p.w.backend.Renew(ctx, rec, increment); return err })
-	return t, err
+	return l.seen(t), err
 }
 
 func (l worldBackend) ExtendSession(
 	ctx context.Context, rec v1alpha1.LeaseRecord, who backend.Owner,
 ) (t lease.Term, err error) {
 	err = l.call(ctx, "extend", func() (err error) { t, err = l.p.w.backend.ExtendSession(ctx, rec, who); return err })
-	return t, err
+	return l.seen(t), err
 }
 
 func (l worldBackend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) error {
@@ -740,6 +757,7 @@ func (w *world) pass(d time.Duration) {
 // settle stops all faults and lets time pass until everything is at rest.
 func (w *world) settle() error {
 	w.fault, w.down, w.refusal, w.admission = fault{after: -1}, false, nil, nil
+	clear(w.refuses)
 	for _, p := range w.procs {
 		p.skew = 0
 	}
