@@ -124,8 +124,8 @@ const (
 	// ReasonTargetContested: something else keeps changing or deleting the Secret, or the API server stores something
 	// else than leasekeeper writes. The pause before the next repair doubles up to an hour.
 	ReasonTargetContested = "TargetContested"
-	// ReasonSharedUser: the backend gave a new lease the user of the old one. Revoking the old lease would drop the user
-	// that is in use, so it is kept.
+	// ReasonSharedUser: the backend gave a new lease the user of the old one. Revoking the old lease would drop the
+	// user that is in use, so it is kept.
 	ReasonSharedUser = "SharedUser"
 	// ReasonRetiringFull: status.retiring is full; nothing is issued until the backend has revoked some of it.
 	ReasonRetiringFull = "RetiringFull"
