@@ -96,7 +96,7 @@ func (s *Setup) providers(mgr ctrl.Manager, recorder *lifecycle.Recorder, verifi
 		Backends:     s.Backends,
 		Verification: verifier.Verification,
 		Announce:     recorder.ProviderEvent,
-		Users:    lifecycle.IndexProvider, Key: lifecycle.ProviderKey,
+		Users:        lifecycle.IndexProvider, Key: lifecycle.ProviderKey,
 		Interval: s.ProviderInterval, RetryInterval: s.ProviderRetryInterval,
 	})
 	for kind, empty := range map[string]func() provider.Object{
