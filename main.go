@@ -205,9 +205,14 @@ func loadSealKey(ctx context.Context, mgr ctrl.Manager, f flags) ([]byte, error)
 	var last error
 	load := func(ctx context.Context) (bool, error) {
 		key, last = lifecycle.LoadSealKey(ctx, mgr.GetAPIReader(), mgr.GetClient(), namespace)
-		return last == nil, nil
+		return last == nil || errors.Is(last, lifecycle.ErrSealRefused), nil
 	}
 	err := wait.PollUntilContextTimeout(ctx, time.Second, 30*time.Second, true, load)
+	if errors.Is(last, lifecycle.ErrSealRefused) {
+		ctrl.Log.Error(last, "running without the key that seals ledger records: permit the Secret in the manager's "+
+			"namespace, then restart the manager")
+		return nil, nil
+	}
 	return key, errors.Join(err, last)
 }
 

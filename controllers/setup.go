@@ -53,6 +53,7 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 	}
 	owned := client.WithFieldOwner(mgr.GetClient(), string(lifecycle.FieldOwner))
 	recorder := lifecycle.NewRecorder(mgr.GetEventRecorder("leasekeeper"), mgr.GetClient(), s.Registry)
+	lifecycle.ReportSealed(s.Registry, len(s.SealKey) > 0)
 	life := lifecycle.New(lifecycle.Config{
 		Clock: s.Clock,
 		Cache: mgr.GetClient(), Writer: mgr.GetClient(), Reader: mgr.GetAPIReader(),

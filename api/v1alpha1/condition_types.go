@@ -62,6 +62,9 @@ const (
 	ReasonDeleting = "Deleting"
 	// ReasonSuspended: spec.suspend is true, so nothing is issued or replaced.
 	ReasonSuspended = "Suspended"
+	// ReasonSecretNotDeleted is the reason of an event: the API server did not delete the Secret of an object that is
+	// deleted or revoked, or of a lease that has expired. The leases are revoked all the same.
+	ReasonSecretNotDeleted = "SecretNotDeleted"
 	// ReasonOldLeaseRevoked is the reason of an event: a hand-over is complete, and its old lease is revoked.
 	ReasonOldLeaseRevoked = "OldLeaseRevoked"
 	// ReasonSecretLost is the reason of an event: the Secret was deleted or changed, and spec.suspend prevents a new
@@ -118,6 +121,12 @@ const (
 	ReasonTargetConflict = "TargetConflict"
 	// ReasonTargetRejected: the API server rejected the Secret, in the dry run before an issuance or in the write.
 	ReasonTargetRejected = "TargetRejected"
+	// ReasonTargetContested: something else keeps changing or deleting the Secret, or the API server stores something
+	// else than leasekeeper writes. The pause before the next repair doubles up to an hour.
+	ReasonTargetContested = "TargetContested"
+	// ReasonSharedUser: the backend gave a new lease the user of the old one. Revoking the old lease would drop the user
+	// that is in use, so it is kept.
+	ReasonSharedUser = "SharedUser"
 	// ReasonRetiringFull: status.retiring is full; nothing is issued until the backend has revoked some of it.
 	ReasonRetiringFull = "RetiringFull"
 	// ReasonInvalidWindow: a schedule or time zone in spec.rotation.windows is invalid. It blocks the first issuance

@@ -248,6 +248,8 @@ func (v *view) obstacle(s Step) (b *Block, due string) {
 		return s.Blocked, v1alpha1.NextRefresh
 	case v.Tries.Sync.Count > 0 && v.OutOfSync:
 		return v.Tries.Sync.block(), v1alpha1.NextPublish
+	case v.Tries.Repair.waiting(v.Now) && v.OutOfSync:
+		return v.contested(), v1alpha1.NextPublish
 	case read.Count > 0:
 		return read.block(), v1alpha1.NextRefresh
 	case s.Action == Wait:
@@ -282,6 +284,12 @@ func (v *view) complaint() *Block {
 	case v.rolling() &&
 		(h.Reason == v1alpha1.ReasonRolloutTargetNotFound || h.Reason == v1alpha1.ReasonRolloutForbidden):
 		return &Block{Reason: h.Reason, Stalled: true, Message: rollingMessage(h)}
+	}
+	if rec := v.shared(); rec != nil {
+		return &Block{Reason: v1alpha1.ReasonSharedUser, Stalled: true,
+			Message: rec.Location() + " gave the new lease the user of the old one. The old lease is kept, because " +
+				"its revocation would drop the user; at its maximum TTL the backend drops the user. Change the role " +
+				"so that each lease gets a user of its own (username template), then request a rotation."}
 	}
 	for i := range v.st.Retiring {
 		if f := v.Tries.Revoke[Key(&v.st.Retiring[i])]; f.Count > 0 && f.Stalled {
@@ -351,6 +359,9 @@ func rotatedCondition(v *view) *metav1.Condition {
 		return condition(kind, false, v1alpha1.ReasonHandoverCutShort,
 			"The old lease ended at %s, before the hand-over was complete: the backend refused to extend it, or "+
 				"somebody revoked it. Reduce spec.rotation.overlap, or raise the maximum TTL.", utc(h.CutShortAt.Time))
+	case v.shared() != nil:
+		return condition(kind, false, v1alpha1.ReasonSharedUser, "The consumers have the new credential. "+
+			"The old lease is kept, because both leases have the same user.")
 	case held != "":
 		reason := v1alpha1.ReasonOverlap
 		if short {

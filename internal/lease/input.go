@@ -23,6 +23,8 @@ type Input struct {
 	// OutOfSync: the Secret contains the right data, but its name, type, labels or annotations are not those of the
 	// spec, or the status does not describe it.
 	OutOfSync bool
+	// Writer is who else writes the Secret, as a sentence without its full stop; empty: unknown.
+	Writer string
 	// Held is what this process knows of its own issuance.
 	Held Held
 	// Lost are the ids of leases that the backend reported as gone.
@@ -148,6 +150,8 @@ func (h Held) find(handle string) *HeldRecord {
 // Tries are consecutive failures, by what failed. They are kept in memory: after a restart everything is tried at once.
 type Tries struct {
 	Issue, Publish, Sync, Settle, DeleteSecret Failure
+	// Repair counts how often the metadata of the Secret were corrected. Each correction succeeded.
+	Repair Failure
 	// Renew, ExtendSession and Revoke by Key of the record; Refresh by source.
 	Renew, ExtendSession, Revoke, Refresh map[string]Failure
 }
@@ -156,6 +160,11 @@ type Tries struct {
 type Failure struct {
 	// Count of consecutive failures; 0: none.
 	Count int
+	// At is when the last of them ended.
+	At time.Time
+	// Refusals counts how often in a row the backend has definitely refused to extend a lease or a session. A failure
+	// of another kind, such as an outage, starts again at 0.
+	Refusals int
 	// NotBefore is when to try again.
 	NotBefore time.Time
 	// Reason and Message for the conditions.

@@ -59,10 +59,11 @@ func setNext(rec *v1alpha1.LeaseRecord, term Term) {
 	}
 }
 
-// Record turns the responses into the leases, in place of the attempt. The leases before retire. digest is that of the
-// data that will be published.
-func Record(d *v1alpha1.DynamicSecret, records []v1alpha1.LeaseRecord, digest string, now time.Time) {
+// Record turns the responses to an issuance for the cause into the leases, in place of the attempt. The leases before
+// retire. digest is that of the data that will be published.
+func Record(d *v1alpha1.DynamicSecret, records []v1alpha1.LeaseRecord, cause, digest string, now time.Time) {
 	st := &d.Status
+	countIssuance(d, cause, now)
 	st.Attempt = nil
 	before, why := st.Leases, v1alpha1.ReasonReplacing
 	if !contained(st) {
@@ -270,13 +271,6 @@ func SessionExtended(rec *v1alpha1.LeaseRecord, t Term) {
 	setSession(rec, t)
 }
 
-// SessionNotExtendable records that the session of a record cannot be extended.
-func SessionNotExtendable(rec *v1alpha1.LeaseRecord) {
-	if rec.Session != nil {
-		rec.Session.Renewable = false
-	}
-}
-
 // BeginRefresh records that the data of a static source are about to change to those with the digest.
 func BeginRefresh(st *v1alpha1.DynamicSecretStatus, digest string) {
 	st.Secret.PreviousDigest = st.Secret.Digest
@@ -319,21 +313,37 @@ func Publish(d *v1alpha1.DynamicSecret, written v1alpha1.SecretStatus, existed b
 
 // Rolling records the progress of the consumers, and when the first of them was stamped.
 func Rolling(st *v1alpha1.DynamicSecretStatus, reason string, waiting []string, stamped bool, now time.Time) {
-	h := st.Handover
+	h, at := st.Handover, floor(now)
 	h.Reason, h.Waiting = reason, waiting
+	resume(h, at)
 	if stamped && h.StampedAt == nil {
-		at := floor(now)
-		h.StampedAt = &at
+		h.StampedAt, h.HaltedSeconds = &at, 0
+	}
+	if reason != "" && reason != v1alpha1.ReasonRollingOut {
+		h.HaltedAt = &at
 	}
 }
 
-// RolledOut records that all consumers use the credential.
+// resume adds the time for which the roll-out waited for a person.
+func resume(h *v1alpha1.HandoverStatus, at metav1.Time) {
+	if h.HaltedAt != nil {
+		h.HaltedSeconds += max(0, int64(at.Sub(h.HaltedAt.Time)/time.Second))
+	}
+	h.HaltedAt = nil
+}
+
+// RolledOut records that all consumers use the credential, and how long that took. It counts from the publication if a
+// crash prevented the record of the first stamp.
 func RolledOut(st *v1alpha1.DynamicSecretStatus, now time.Time) {
 	h, at := st.Handover, ceil(now)
-	h.RolledOutAt, h.Reason, h.Waiting = &at, "", nil
+	resume(h, at)
+	from := h.PublishedAt
 	if h.StampedAt != nil {
-		h.RolloutSeconds = max(1, int64(at.Sub(h.StampedAt.Time)/time.Second))
+		from = *h.StampedAt
 	}
+	took := int64(at.Sub(from.Time)/time.Second) - h.HaltedSeconds
+	h.RolloutSeconds = max(1, min(took, int64(maxRollout/time.Second)))
+	h.RolledOutAt, h.Reason, h.Waiting, h.HaltedSeconds = &at, "", nil, 0
 }
 
 // RetiringLost records that the backend no longer knows the i-th retiring lease: there is nothing left to renew. If the

@@ -230,10 +230,6 @@ func TestSessionExtended(t *testing.T) {
 		same(t, "the record", *rec, *record(session(2*time.Hour, again)))
 	}
 	rec := record(session(time.Hour, true))
-	SessionNotExtendable(rec)
-	same(t, "not extendable", *rec, *record(session(time.Hour, false)))
 	SessionExtended(rec, Term{At: t0, Renewable: true})
 	same(t, "a session that no longer expires", *rec, *record())
-	SessionNotExtendable(rec)
-	same(t, "without a session", *rec, *record())
 }

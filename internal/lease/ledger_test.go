@@ -80,7 +80,7 @@ func TestRespond(t *testing.T) {
 
 // recordSet records the set, as the lifecycle does.
 func recordSet(d *v1alpha1.DynamicSecret, digest string, now time.Time, recs ...*v1alpha1.LeaseRecord) {
-	Record(d, values(recs), digest, now)
+	Record(d, values(recs), CauseRequested, digest, now)
 }
 
 func TestRecordTurnsTheAttemptIntoLeases(t *testing.T) {

@@ -217,22 +217,24 @@ func settleAttempt(v *view) *Step {
 	return &Step{Action: DropAttempt, Reason: v1alpha1.ReasonIssuing}
 }
 
-// dropEnded retires the leases when one of them was lost or has expired, or when the Secret of a grant is gone.
+// dropEnded retires the leases when one of them was lost or has expired, or when the Secret of a grant is gone. A lease
+// that has expired by the operator's clock is renewed once more, because the backend's clock may differ.
 func dropEnded(v *view) *Step {
 	for i := range v.leases {
 		rec := &v.leases[i]
-		if Leased(rec) && v.Lost[rec.ID] {
-			reason := v1alpha1.ReasonLeaseLost
-			if v.Revoked[rec.ID] {
-				reason = v1alpha1.ReasonLeaseRevoked
-			}
-			return &Step{Action: DropLeases, Reason: reason, Record: i}
-		}
 		end, dies := LifeEnd(rec)
-		if dies && !v.Now.Before(end) {
+		lost := Leased(rec) && v.Lost[rec.ID]
+		switch {
+		case dies && !v.Now.Before(end):
+			if s := v.lastRenewal(i, rec, end); s != nil && !lost {
+				return s
+			}
 			return &Step{Action: DropLeases, Reason: v1alpha1.ReasonExpired, Record: i}
-		}
-		if dies {
+		case lost && v.Revoked[rec.ID]:
+			return &Step{Action: DropLeases, Reason: v1alpha1.ReasonLeaseRevoked, Record: i}
+		case lost:
+			return &Step{Action: DropLeases, Reason: v1alpha1.ReasonLeaseLost, Record: i}
+		case dies:
 			v.later(end, v1alpha1.NextExpire)
 		}
 	}
@@ -302,39 +304,6 @@ func RequestedRenewal(d *v1alpha1.DynamicSecret) string {
 	return d.Annotations[v1alpha1.RenewRequestedAtAnnotation] + "|" + d.Annotations[v1alpha1.ForceSyncAnnotation]
 }
 
-func renew(v *view) *Step {
-	for i := range v.leases {
-		rec := &v.leases[i]
-		if !Leased(rec) || exhausted(rec) {
-			continue
-		}
-		at := renewAt(rec, v.spec.RenewAtPercent, v.uid)
-		if probe, ok := v.probeAt(rec); ok && probe.Before(at) {
-			at = probe
-		}
-		step := Step{Action: RenewLease, Reason: v1alpha1.ReasonRenewing, Record: i}
-		if s := v.due(at, v.Tries.Renew[Key(rec)], v1alpha1.NextRenew, step); s != nil {
-			return s
-		}
-	}
-	return nil
-}
-
-func extendSession(v *view) *Step {
-	for i := range v.leases {
-		rec := &v.leases[i]
-		if !Leased(rec) || !sessionExpiresFirst(rec) || !rec.Session.Renewable {
-			continue
-		}
-		at := extendSessionAt(rec, v.spec.RenewAtPercent, v.uid)
-		step := Step{Action: ExtendSession, Reason: v1alpha1.ReasonRenewing, Record: i}
-		if s := v.due(at, v.Tries.ExtendSession[Key(rec)], v1alpha1.NextRenew, step); s != nil {
-			return s
-		}
-	}
-	return nil
-}
-
 func publish(v *view) *Step {
 	if len(v.leases) == 0 || v.Target == TargetCurrent || v.Target == TargetForeign || !v.holds(v.leases) {
 		return nil
@@ -381,5 +350,9 @@ func syncSecret(v *view) *Step {
 	if len(v.leases) == 0 || v.Target != TargetCurrent || !v.OutOfSync {
 		return nil
 	}
-	return v.due(v.Now, v.Tries.Sync, v1alpha1.NextPublish, Step{Action: SyncSecret, Reason: v1alpha1.ReasonPublishing})
+	f := v.Tries.Sync
+	if v.Tries.Repair.waiting(v.Now) && v.Tries.Repair.NotBefore.After(f.NotBefore) {
+		f = v.Tries.Repair
+	}
+	return v.due(v.Now, f, v1alpha1.NextPublish, Step{Action: SyncSecret, Reason: v1alpha1.ReasonPublishing})
 }

@@ -129,6 +129,9 @@ func revokeRetiring(v *view) *Step {
 }
 
 func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
+	if retiring && v.keepsShared(rec) {
+		return nil
+	}
 	f := v.Tries.Revoke[Key(rec)]
 	if v.abandoned(rec, f) {
 		return &Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: i, Retiring: retiring}
@@ -183,7 +186,7 @@ func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
 
 // abandonedAt is until when the backend may fail to revoke the record. False: there is no such time.
 func (v *view) abandonedAt(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
-	bound, bounded := finalEnd(rec, increment(v.spec))
+	bound, bounded := finalEnd(rec, longestRequest(v.Object, rec))
 	bound = bound.Add(abandonGrace)
 	if !v.Object.DeletionTimestamp.IsZero() {
 		if deadline := v.deletionDeadline(); !bounded || deadline.Before(bound) {

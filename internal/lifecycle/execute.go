@@ -3,6 +3,8 @@ package lifecycle
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,6 +57,7 @@ func (l *Lifecycle) execute(ctx context.Context, o *observation, s lease.Step) e
 	case lease.AbandonRecord:
 		return l.abandon(ctx, o, s)
 	case lease.RemoveFinalizer:
+		l.reportFailure(o, o.d)
 		return l.setFinalizer(ctx, o, false)
 	}
 	return fmt.Errorf("unknown action %s", s.Action)
@@ -191,11 +194,28 @@ func (l *Lifecycle) reportLost(o *observation, d *v1alpha1.DynamicSecret) {
 
 // reportFailure emits one event for each new failure.
 func (l *Lifecycle) reportFailure(o *observation, d *v1alpha1.DynamicSecret) {
-	reason, message := "", ""
+	failures := o.failures(d)
+	for _, reason := range slices.Sorted(maps.Keys(failures)) {
+		if !o.mem.reported[reason] {
+			l.announce.Event(o.d, corev1.EventTypeWarning, reason, failures[reason])
+		}
+	}
+	o.mem.reported = map[string]bool{}
+	for reason := range failures {
+		o.mem.reported[reason] = true
+	}
+}
+
+// failures are the messages of what fails, by reason.
+func (o *observation) failures(d *v1alpha1.DynamicSecret) map[string]string {
+	failures := map[string]string{}
+	if f := o.mem.tries.DeleteSecret; f.Count > 0 {
+		failures[f.Reason] = f.Message
+	}
 	for _, rec := range append(append([]v1alpha1.LeaseRecord{}, d.Status.Leases...), d.Status.Retiring...) {
 		if f := o.mem.tries.Revoke[lease.Key(&rec)]; f.Count > 0 {
-			reason = v1alpha1.ReasonRevocationFailed
-			message = "A lease that is no longer needed could not be revoked yet: " + f.Message
+			failures[v1alpha1.ReasonRevocationFailed] = "A lease that is no longer needed could not be revoked yet: " +
+				f.Message
 		}
 	}
 	for _, c := range d.Status.Conditions {
@@ -203,15 +223,12 @@ func (l *Lifecycle) reportFailure(o *observation, d *v1alpha1.DynamicSecret) {
 		reconciling := c.Type == v1alpha1.ReconcilingCondition && c.Status == "True"
 		trying := reconciling && o.mem.failing() && !o.mem.awaitsBackend(c.Reason)
 		expected := c.Reason == v1alpha1.ReasonRevoked || c.Reason == v1alpha1.ReasonGrantEnded ||
-			strings.HasPrefix(c.Message, lease.NotRevoked) // reported above
+			c.Reason == v1alpha1.ReasonRevoking || strings.HasPrefix(c.Message, lease.NotRevoked) // reported above
 		if (stalled || trying) && !expected && d.DeletionTimestamp.IsZero() {
-			reason, message = c.Reason, c.Message
+			failures[c.Reason] = c.Message
 		}
 	}
-	if reason != "" && reason != o.mem.reported {
-		l.announce.Event(o.d, corev1.EventTypeWarning, reason, message)
-	}
-	o.mem.reported = reason
+	return failures
 }
 
 // awaitsBackend: the provider already reports this outage; don't repeat it per object.

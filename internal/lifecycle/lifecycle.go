@@ -11,7 +11,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -124,12 +123,24 @@ func (l *Lifecycle) Run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 		return time.Time{}, err
 	}
 	defer func() { o.d.DeepCopyInto(d) }()
+	former, err := l.settleRemains(ctx, o.key())
+	if err != nil {
+		return time.Time{}, err
+	}
 	for range maxSteps {
 		if at, done, err := l.advance(ctx, o); done || err != nil {
-			return at, err
+			return earlier(at, former), err
 		}
 	}
 	return l.clock.Now().Add(time.Second), nil
+}
+
+// earlier of two times; a zero time is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // advance takes one step. done: there is nothing more to do until at.
@@ -147,7 +158,7 @@ func (l *Lifecycle) advance(ctx context.Context, o *observation) (at time.Time, 
 		return o.recheckAt(step.At), true, l.rest(ctx, o, step)
 	}
 	if !l.mayAct(o, step) {
-		return time.Time{}, false, l.read(ctx, o)
+		return time.Time{}, false, l.orRemove(ctx, o, l.read)
 	}
 	log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
 	err = l.execute(ctx, o, step)
@@ -158,7 +169,7 @@ func (l *Lifecycle) advance(ctx context.Context, o *observation) (at time.Time, 
 		return time.Time{}, true, nil
 	}
 	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-		err = l.read(ctx, o) // something else wrote; decide again from what is stored
+		err = l.orRemove(ctx, o, l.read) // something else wrote; decide again from what is stored
 	}
 	if err != nil {
 		return time.Time{}, true, err
@@ -173,27 +184,6 @@ func outlast(ctx context.Context, by time.Duration) (context.Context, context.Ca
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(by, cancel) })
 	return longer, func() { stop(); cancel() }
-}
-
-// Gone settles what this process still holds for an object that no longer exists, and returns when to try again (zero:
-// never).
-func (l *Lifecycle) Gone(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
-	mem := l.memory.find(key)
-	if mem == nil {
-		l.memory.forget(key)
-		return 0, nil
-	}
-	if mem.held != nil {
-		was := &v1alpha1.DynamicSecret{}
-		was.Namespace, was.Name, was.UID = key.Namespace, key.Name, mem.uid
-		if err := l.revokeHeld(ctx, was, mem.held); err != nil {
-			log.FromContext(ctx).Info("the credential of an object that is gone could not be revoked yet",
-				"error", err.Error())
-			return 10 * time.Second, nil
-		}
-	}
-	l.memory.forget(key)
-	return 0, nil
 }
 
 // IgnoreConflict: something else has written; the next observation shows what.

@@ -176,7 +176,7 @@ func TestFailCountsAndPauses(t *testing.T) {
 	block := lease.Block{Reason: v1alpha1.ReasonBackendError, Message: "the database is down"}
 	failKey(&tries, "l", block, now, pause)
 	f := failKey(&tries, "l", block, now, pause)
-	want := lease.Failure{Count: 2, NotBefore: now.Add(2 * time.Second), Reason: block.Reason, Message: block.Message}
+	want := lease.Failure{Count: 2, At: now, NotBefore: now.Add(2 * time.Second), Reason: block.Reason, Message: block.Message}
 	if *f != want || tries["l"] != want {
 		t.Errorf("got %+v and %+v, want %+v", *f, tries["l"], want)
 	}

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
@@ -131,10 +133,17 @@ func (w *world) actions(t *rapid.T) map[string]func(*rapid.T) {
 		},
 		"suspend": func(*rapid.T) { w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Suspend = !d.Spec.Suspend }) },
 		"revoke":  func(*rapid.T) { w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Revoked = !d.Spec.Revoked }) },
+		"replace the object": func(*rapid.T) {
+			w.person(func(d *v1alpha1.DynamicSecret) { d.Finalizers = nil })
+		},
 		"delete": func(t *rapid.T) {
 			if rapid.IntRange(0, 7).Draw(t, "really if 0") == 0 {
 				w.delete()
 			}
+		},
+		"protect the Secret": func(t *rapid.T) {
+			w.refusal = rapid.SampledFrom(append(refusals(), nil)).Draw(t, "refusal")
+			w.unread = rapid.Bool().Draw(t, "unread")
 		},
 		"": func(t *rapid.T) {
 			if leaked := w.leaked(); len(leaked) > 0 {
@@ -167,6 +176,11 @@ func TestEveryLiveLeaseIsOnRecord(t *testing.T) {
 
 func (w *world) verifySettled(t *rapid.T) {
 	live := w.backend.Live()
+	if w.object == nil {
+		maps.DeleteFunc(live, func(_, handle string) bool { return w.abandoned[handle] })
+	} else if len(w.object.Finalizers) == 0 {
+		t.Fatal("the object has no finalizer")
+	}
 	if w.object == nil || w.object.Spec.Revoked || w.object.Status.GrantEndedAt != nil {
 		if len(live) > 0 || len(w.secrets) > 0 {
 			t.Fatalf("left behind: leases %v, %d Secrets\neffects: %v", live, len(w.secrets), tail(w.effects))
@@ -312,6 +326,56 @@ func TestDeletionMeetsItsDeadlineWithoutABackend(t *testing.T) {
 		}
 		if leaked := w.leaked(); len(leaked) > 0 {
 			t.Fatalf("given up without a report: %v", leaked)
+		}
+	})
+}
+
+// refusals are errors of an API server that does not delete a Secret.
+func refusals() []error {
+	return []error{
+		apierrors.NewForbidden(secretsResource, "orders", errors.New("protected")),
+		apierrors.NewInternalError(errors.New("failed calling webhook")),
+		apierrors.NewUnauthorized("not here"),
+		apierrors.NewConflict(secretsResource, "orders", errors.New("somebody else writes it")),
+		apierrors.NewTimeoutError("slow webhook", 1),
+	}
+}
+
+// Leases are revoked, and a deletion completes at its deadline, whatever prevents the deletion of the Secret.
+func TestRevocationWaitsOnlyForTheBackend(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := draw(t)
+		w.object.Spec.Lease.RevocationDeadline = &metav1.Duration{Duration: 10 * time.Minute}
+		t.Repeat(w.actions(t))
+		if w.object == nil {
+			return
+		}
+		w.down = false
+		w.refusal = rapid.SampledFrom(refusals()).Draw(t, "refusal")
+		w.unread = rapid.Bool().Draw(t, "unread")
+		if rapid.Bool().Draw(t, "delete") {
+			w.delete()
+		} else {
+			w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Revoked = true })
+		}
+		for range 8 * 60 / 5 { // less than the deadline, more than the request limit
+			for _, p := range w.procs {
+				w.gone(p)
+				_, _ = p.run(nil)
+			}
+			w.clock.Step(5 * time.Second)
+		}
+		live := w.backend.Live()
+		maps.DeleteFunc(live, func(_, handle string) bool { return w.abandoned[handle] })
+		if len(live) > 0 {
+			t.Fatalf("live leases %v: %v\neffects: %v", live, w.object.Status.Conditions, tail(w.effects))
+		}
+		for range 60 {
+			_, _ = w.procs[0].run(nil)
+			w.clock.Step(5 * time.Second)
+		}
+		if w.object != nil && !w.object.Spec.Revoked {
+			t.Fatalf("the object still exists\neffects: %v", tail(w.effects))
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -38,6 +39,13 @@ type world struct {
 	procs   []*process
 	fault   fault
 	down    bool
+	// refusal is the error of the API server for each deletion, and with unread also for each read, of a Secret.
+	refusal error
+	unread  bool
+	// admission changes or rejects each Secret before it is stored; nil: neither.
+	admission func(sec *corev1.Secret, dryRun bool) error
+	// refuses are the operations that the backend refuses.
+	refuses map[string]bool
 	// abandoned are the records that were reported as given up.
 	abandoned map[string]bool
 	effects   []string
@@ -106,6 +114,7 @@ func newWorld(processes int) *world {
 		secrets:   map[string]*corev1.Secret{},
 		fault:     fault{after: -1},
 		abandoned: map[string]bool{},
+		refuses:   map[string]bool{},
 	}
 	w.backend = fake.New(w.clock)
 	w.backend.Delay = 90 * time.Second
@@ -146,6 +155,7 @@ func (w *world) severalSources() {
 
 // restart forgets everything that was only in memory.
 func (p *process) restart() {
+	p.forgetRemains()
 	p.life = &Lifecycle{
 		clock: skewedClock{p}, objects: worldObjects{p}, secrets: worldSecrets{p}, sources: worldSources{p},
 		announce: worldAnnouncer{p.w}, memory: newMemory(), requestLimit: testRequestLimit,
@@ -154,6 +164,32 @@ func (p *process) restart() {
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.limits = backend.NewLimits(skewedClock{p}, 4)
 	p.sync()
+}
+
+// forgetRemains notes what is given up if this process alone knows what a removed object listed.
+func (p *process) forgetRemains() {
+	if p.life == nil {
+		return
+	}
+	for _, rec := range p.remains() {
+		if !slices.ContainsFunc(p.w.procs, func(other *process) bool {
+			return other != p && slices.ContainsFunc(other.remains(), func(r v1alpha1.LeaseRecord) bool {
+				return r.Handle() == rec.Handle()
+			})
+		}) {
+			p.w.abandoned[rec.Handle()] = true
+		}
+	}
+}
+
+// remains are the records of removed objects that the process has not revoked yet.
+func (p *process) remains() (all []v1alpha1.LeaseRecord) {
+	for _, removed := range p.life.memory.removed {
+		for _, r := range removed {
+			all = append(all, lease.Records(&r.d.Status)...)
+		}
+	}
+	return all
 }
 
 // sync lets the cache catch up.
@@ -308,6 +344,21 @@ func (w *world) person(edit func(*v1alpha1.DynamicSecret)) {
 			stored.Generation++
 		}
 	})
+	if w.object == nil {
+		w.removedWithoutFinalizer(d)
+	}
+}
+
+// removedWithoutFinalizer does what the API server's watch and the garbage collector do.
+func (w *world) removedWithoutFinalizer(d *v1alpha1.DynamicSecret) {
+	for _, p := range w.procs {
+		p.life.Removed(d)
+	}
+	for name, s := range w.secrets {
+		if metav1.IsControlledBy(s, d) {
+			delete(w.secrets, name)
+		}
+	}
 }
 
 // delete the object, as somebody with kubectl would.
@@ -333,7 +384,21 @@ func (s worldSecrets) Cached(_ context.Context, key types.NamespacedName) (*meta
 	return &metav1.PartialObjectMetadata{ObjectMeta: *found.ObjectMeta.DeepCopy()}, nil
 }
 
+func (s worldSecrets) Owned(
+	_ context.Context, d *v1alpha1.DynamicSecret,
+) (owned []metav1.PartialObjectMetadata, _ error) {
+	for _, found := range s.p.cached {
+		if found.Labels[v1alpha1.OwnerLabel] == secret.OwnerLabelValue(d.Name) {
+			owned = append(owned, metav1.PartialObjectMetadata{ObjectMeta: *found.ObjectMeta.DeepCopy()})
+		}
+	}
+	return owned, nil
+}
+
 func (s worldSecrets) Get(_ context.Context, key types.NamespacedName) (*corev1.Secret, error) {
+	if s.p.w.refusal != nil && s.p.w.unread {
+		return nil, s.p.w.refusal
+	}
 	if found := s.p.w.secrets[key.Name]; found != nil {
 		return found.DeepCopy(), nil
 	}
@@ -345,7 +410,7 @@ func (s worldSecrets) Create(ctx context.Context, sec *corev1.Secret, dryRun boo
 		if s.p.w.secrets[sec.Name] != nil {
 			return apierrors.NewAlreadyExists(secretsResource, sec.Name)
 		}
-		return nil
+		return s.p.w.admit(sec, dryRun)
 	}
 	if dryRun {
 		return taken()
@@ -359,6 +424,36 @@ func (s worldSecrets) Create(ctx context.Context, sec *corev1.Secret, dryRun boo
 	})
 }
 
+// admit does what the API server does with a Secret before it stores it.
+func (w *world) admit(sec *corev1.Secret, dryRun bool) error {
+	if w.admission != nil {
+		if err := w.admission(sec, dryRun); err != nil {
+			return err
+		}
+	}
+	if secret.CheckKeys(sec.Type, slices.Collect(maps.Keys(sec.Data))) != nil {
+		return invalid(metav1.StatusCause{Type: metav1.CauseTypeFieldValueRequired, Field: "data[tls.crt]"})
+	}
+	return nil
+}
+
+// invalid is the API server's error for a Secret that it does not accept.
+func invalid(causes ...metav1.StatusCause) error {
+	err := apierrors.NewInvalid(schema.GroupKind{Kind: "Secret"}, "orders", nil)
+	err.ErrStatus.Details.Causes = causes
+	return err
+}
+
+// denial is the error of a ValidatingAdmissionPolicy.
+func denial(message string) error {
+	err := invalid(metav1.StatusCause{Message: message})
+	var status *apierrors.StatusError
+	errors.As(err, &status)
+	status.ErrStatus.Message = "secrets \"orders\" is forbidden: ValidatingAdmissionPolicy 'hostile' with binding " +
+		"'hostile' denied request: " + message
+	return err
+}
+
 func (w *world) put(sec *corev1.Secret) {
 	w.version++
 	sec.ResourceVersion = fmt.Sprint(w.version)
@@ -368,17 +463,21 @@ func (w *world) put(sec *corev1.Secret) {
 	w.secrets[sec.Name] = sec.DeepCopy()
 }
 
-func (s worldSecrets) Patch(ctx context.Context, c secret.Change, dryRun bool) (*metav1.PartialObjectMetadata, error) {
-	m := &metav1.PartialObjectMetadata{}
+func (s worldSecrets) Patch(ctx context.Context, c secret.Change, dryRun bool) (*corev1.Secret, error) {
+	m := &corev1.Secret{}
 	patch := func() error {
 		at := &metav1.ObjectMeta{Name: c.Name, UID: c.UID, ResourceVersion: c.ResourceVersion}
-		if err := s.p.w.locked(at); err != nil || dryRun {
+		if err := s.p.w.locked(at); err != nil {
 			return err
 		}
 		sec := s.p.w.secrets[c.Name].DeepCopy()
+		before := sec.DeepCopy()
 		mergeInto(sec.Labels, c.Labels)
 		mergeInto(sec.Annotations, c.Annotations)
 		sec.OwnerReferences = c.Owners
+		if sec.Data == nil {
+			sec.Data = map[string][]byte{}
+		}
 		for key, value := range c.Data {
 			if value == nil {
 				delete(sec.Data, key)
@@ -386,8 +485,14 @@ func (s worldSecrets) Patch(ctx context.Context, c secret.Change, dryRun bool) (
 				sec.Data[key] = value
 			}
 		}
+		if sec.Immutable != nil && *sec.Immutable && !equality.Semantic.DeepEqual(before.Data, sec.Data) {
+			return invalid(metav1.StatusCause{Type: metav1.CauseTypeForbidden, Field: "data"})
+		}
+		if err := s.p.w.admit(sec, dryRun); err != nil || dryRun {
+			return err
+		}
 		s.p.w.put(sec)
-		m.ObjectMeta = sec.ObjectMeta
+		sec.DeepCopyInto(m)
 		return nil
 	}
 	if dryRun {
@@ -408,6 +513,9 @@ func mergeInto(have map[string]string, change map[string]*string) {
 
 func (s worldSecrets) Delete(ctx context.Context, m *metav1.ObjectMeta) error {
 	return s.p.do(ctx, "delete secret", func() error {
+		if s.p.w.refusal != nil {
+			return s.p.w.refusal
+		}
 		if err := s.p.w.locked(m); err != nil {
 			return err
 		}
@@ -473,9 +581,12 @@ type worldBackend struct{ p *process }
 // call makes one request. A fault after it loses the response; a late one lets the backend act when nobody waits.
 func (l worldBackend) call(ctx context.Context, op string, act func() error) error {
 	w := l.p.w
-	w.backend.Next = func(string) fake.Fault {
-		if w.down {
+	w.backend.Next = func(op string) fake.Fault {
+		switch {
+		case w.down:
 			return fake.Down
+		case w.refuses[op]:
+			return fake.Refused
 		}
 		return fake.None
 	}
@@ -489,8 +600,17 @@ func (l worldBackend) call(ctx context.Context, op string, act func() error) err
 	return err
 }
 
+// seen is a term as the process measures it: from when it sent the request, by its own clock.
+func (l worldBackend) seen(t lease.Term) lease.Term {
+	if !t.At.IsZero() {
+		t.At = t.At.Add(l.p.skew)
+	}
+	return t
+}
+
 func (l worldBackend) Login(ctx context.Context, who backend.Identity) (s backend.Session, err error) {
 	err = l.call(ctx, "login", func() (err error) { s, err = l.p.w.backend.Login(ctx, who); return err })
+	s.Term = l.seen(s.Term)
 	return s, err
 }
 
@@ -498,6 +618,7 @@ func (l worldBackend) Issue(
 	ctx context.Context, s backend.Session, src v1alpha1.SecretSource,
 ) (r backend.Response, err error) {
 	err = l.call(ctx, "issue", func() (err error) { r, err = l.p.w.backend.Issue(ctx, s, src); return err })
+	r.Term = l.seen(r.Term)
 	return r, err
 }
 
@@ -505,6 +626,7 @@ func (l worldBackend) Read(
 	ctx context.Context, who backend.Identity, src v1alpha1.SecretSource,
 ) (r backend.Response, err error) {
 	err = l.call(ctx, "read", func() (err error) { r, err = l.p.w.backend.Read(ctx, who, src); return err })
+	r.Term = l.seen(r.Term)
 	return r, err
 }
 
@@ -512,14 +634,14 @@ func (l worldBackend) Renew(
 	ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration,
 ) (t lease.Term, err error) {
 	err = l.call(ctx, "renew", func() (err error) { t, err = l.p.w.backend.Renew(ctx, rec, increment); return err })
-	return t, err
+	return l.seen(t), err
 }
 
 func (l worldBackend) ExtendSession(
 	ctx context.Context, rec v1alpha1.LeaseRecord, who backend.Owner,
 ) (t lease.Term, err error) {
 	err = l.call(ctx, "extend", func() (err error) { t, err = l.p.w.backend.ExtendSession(ctx, rec, who); return err })
-	return t, err
+	return l.seen(t), err
 }
 
 func (l worldBackend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) error {
@@ -588,6 +710,9 @@ func (w *world) known() map[string]bool {
 		}
 	}
 	for _, p := range w.procs {
+		for _, rec := range p.remains() {
+			known[rec.ID], known[rec.Handle()] = true, true
+		}
 		for _, mem := range p.life.memory.objects {
 			if mem.held == nil {
 				continue
@@ -631,7 +756,8 @@ func (w *world) pass(d time.Duration) {
 
 // settle stops all faults and lets time pass until everything is at rest.
 func (w *world) settle() error {
-	w.fault, w.down = fault{after: -1}, false
+	w.fault, w.down, w.refusal, w.admission = fault{after: -1}, false, nil, nil
+	clear(w.refuses)
 	for _, p := range w.procs {
 		p.skew = 0
 	}
@@ -686,6 +812,9 @@ func (w *world) changesIn(n int) int {
 }
 
 func (p *process) holds() bool {
+	if len(p.life.memory.removed) > 0 {
+		return true
+	}
 	for _, mem := range p.life.memory.objects {
 		if mem.held != nil {
 			return true
@@ -708,7 +837,7 @@ func (w *world) unnoticed() bool {
 // pending says that something is still to be done.
 func (w *world) pending() bool {
 	if w.object == nil {
-		return false
+		return w.procs[0].holds()
 	}
 	st := w.object.Status
 	none := len(st.Leases) == 0
@@ -725,9 +854,7 @@ func (w *world) gone(p *process) {
 	if w.object != nil {
 		return
 	}
-	for _, key := range slices.Collect(maps.Keys(p.life.memory.objects)) {
-		_, _ = p.life.Gone(context.Background(), key)
-	}
+	_, _ = p.life.Gone(context.Background(), ordersKey)
 }
 
 // tamper changes a value in the Secret.

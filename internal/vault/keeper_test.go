@@ -51,8 +51,26 @@ func TestRenewing(t *testing.T) {
 		},
 		"an engine quotes the words": {
 			errs(400, `failed to renew entry: the text "lease not found" is in a table`),
+			backend.Refused, "", lease.Term{},
+		},
+		"a dropped user": {
+			errs(400, "failed to renew entry: resp: (*logical.Response)(nil) err: rpc error: code = Internal desc = "+
+				`failed to execute query: ERROR: role "v-root-orders-Eofy7Q5dBxbHcgbqHJ1W-1764200000" does not exist `+
+				"(SQLSTATE 42704)"), backend.Refused, "does not exist", lease.Term{},
+		},
+		"a deleted role": {
+			errs(400, `failed to renew entry: resp: (*logical.Response)(nil) err: error during renew: `+
+				`could not find role with name "orders"`), backend.Refused, "could not find role", lease.Term{},
+		},
+		"a lease that is not renewable": {errs(400, "lease is not renewable"), backend.Refused, "", lease.Term{}},
+		"a database that shuts down": {
+			errs(400, "failed to renew entry: FATAL: terminating connection (SQLSTATE 57P01)"),
 			backend.Failed, "", lease.Term{},
 		},
+		"a database without a free connection": {
+			errs(400, "failed to renew entry: Error 1040: Too many connections"), backend.Failed, "", lease.Term{},
+		},
+		"400 without a text": {says{status: 400, body: `{"errors":[]}`}, backend.Failed, "", lease.Term{}},
 		"refused": {
 			errs(403, denied), backend.Denied, `policy of role "keeper" lacks "update" on "sys/leases/renew"`,
 			lease.Term{},
