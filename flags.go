@@ -27,12 +27,12 @@ func (f *flags) validate() error {
 		errs = append(errs, fmt.Errorf("--rollout-window is %s: set 0s or more", f.rolloutWindow))
 	}
 	if f.concurrency < 1 || f.qps <= 0 || f.burst < 1 {
-		errs = append(errs, fmt.Errorf("--concurrency is %d, --kube-api-qps %v and --kube-api-burst %d: set positive numbers",
-			f.concurrency, f.qps, f.burst))
+		errs = append(errs, fmt.Errorf("--concurrency is %d, --kube-api-qps %v and --kube-api-burst %d: "+
+			"set positive numbers", f.concurrency, f.qps, f.burst))
 	}
 	if f.requestLimit <= f.issueTimeout {
-		errs = append(errs, fmt.Errorf("--request-limit is %s, which does not exceed --issue-timeout, %s: a credential "+
-			"could be issued after its token was revoked; increase --request-limit or reduce --issue-timeout",
+		errs = append(errs, fmt.Errorf("--request-limit is %s, which does not exceed --issue-timeout, %s: "+
+			"a credential could be issued after its token was revoked; increase --request-limit or reduce --issue-timeout",
 			f.requestLimit, f.issueTimeout))
 	}
 	if f.leaseDuration <= f.renewDeadline || f.renewDeadline <= f.retryPeriod {

@@ -176,7 +176,8 @@ const (
 const (
 	// ReasonLeasesListed: each path is listed once an interval.
 	ReasonLeasesListed = "LeasesListed"
-	// ReasonListDenied: leasekeeper lacks the permissions in status.advisedCapabilities, so it looks leases up one by one.
+	// ReasonListDenied: leasekeeper lacks the permissions in status.advisedCapabilities, so leases are looked up one by
+	// one.
 	ReasonListDenied = "ListDenied"
 	// ReasonListFailed: a list fails, so leases are looked up one by one.
 	ReasonListFailed = "ListFailed"

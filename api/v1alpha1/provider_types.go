@@ -203,8 +203,8 @@ type ProviderStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// Conditions: Ready always; Reconciling and Stalled only while they are true; Verifying while there are leases: False
-	// means that leases revoked directly in Vault are detected late.
+	// Conditions: Ready always; Reconciling and Stalled only while they are true; Verifying while there are leases. If
+	// it is False, leases that are revoked directly in Vault are detected late.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

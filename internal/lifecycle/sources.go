@@ -174,8 +174,8 @@ func (s *providerSources) block(
 	return nil, nil
 }
 
-// NotReady returns why a provider cannot be used; nil: it can. The name is for the message. A provider that was ready can
-// be used until an inspection fails, even if its spec has changed since the last one.
+// NotReady returns why a provider cannot be used; nil: it can. The name is for the message. A provider that was ready
+// can be used until an inspection fails, even if its spec has changed since the last one.
 func NotReady(p v1alpha1.Provider, name string) *lease.Block {
 	st := p.ProviderStatus()
 	ready := provider.Ready(p)

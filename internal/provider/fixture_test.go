@@ -59,8 +59,8 @@ type bed struct {
 	*Runner
 	t     *testing.T
 	clock *testclock.FakeClock
-	// report, err and verification are the result of the next inspection. notFound is why there is no backend; plain means
-	// that the backend cannot be inspected.
+	// report, err and verification are the result of the next inspection. notFound is why there is no backend; plain
+	// means that the backend cannot be inspected.
 	report   backend.Report
 	err      error
 	notFound error

@@ -46,7 +46,8 @@ func (r *Runner) release(ctx context.Context, p Object) (time.Duration, error) {
 const pageSize = 250
 
 // holders lists the DynamicSecrets whose ledger names the provider. The index of the cache is read first, because the
-// provider may have to wait long. A record may be newer than the cache, so only the API server proves that there is none.
+// provider may have to wait long. A record may be newer than the cache, so only the API server proves that there is
+// none.
 func (r *Runner) holders(ctx context.Context, p Object) ([]string, error) {
 	key := r.Key(p.Kind(), p.GetName(), p.GetNamespace())
 	var list v1alpha1.DynamicSecretList

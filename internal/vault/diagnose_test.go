@@ -88,7 +88,9 @@ func TestCommunityVaultIgnoresNamespaces(t *testing.T) {
 		"OpenBao, which has its own": {"team", `{"initialized":true,"version":"2.4.0"}`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFixture(t, func(p *v1alpha1.ClusterSecretProvider, _ *Options) { p.Spec.Vault.Namespace = test.namespace })
+			f := newFixture(t, func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
+				p.Spec.Vault.Namespace = test.namespace
+			})
 			f.server.always("sys/health", ok(test.health))
 			f.server.always("sys/capabilities-self", ok(`{"request_id":"1","data":{}}`))
 			report, err := f.Inspect(t.Context())

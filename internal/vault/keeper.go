@@ -151,8 +151,8 @@ func (b *Backend) checkKeeperToken(ctx context.Context) (notes []string, err err
 		return nil, backend.Errorf(backend.LoginFailed, "%s has limited uses, so it ends in the midst of renewals: %s",
 			b.keeperName(), fix("without -use-limit"))
 	case t.LimitedUses:
-		return nil, backend.Errorf(backend.LoginFailed, "the tokens of %s have limited uses, so they end in the midst of "+
-			"renewals: %s", b.keeperName(), fix("token_num_uses=0"))
+		return nil, backend.Errorf(backend.LoginFailed, "the tokens of %s have limited uses, so they end in the midst "+
+			"of renewals: %s", b.keeperName(), fix("token_num_uses=0"))
 	case t.Accessor == "" && t.Shared:
 		notes = append(notes, capitalized(b.keeperName())+" is a batch token, which cannot be renewed: "+
 			fix("with -type=service")+".")

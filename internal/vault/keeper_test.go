@@ -485,7 +485,8 @@ func TestTheKeepersTokensAreChecked(t *testing.T) {
 		kind        backend.ErrorKind
 		text        string // empty: nothing is reported
 	}{
-		"service tokens": {none, login(`"accessor":"a","lease_duration":3600,"renewable":true,"num_uses":0`), says{}, "", ""},
+		"service tokens": {none, login(`"accessor":"a","lease_duration":3600,"renewable":true,"num_uses":0`), says{},
+			"", ""},
 		"batch tokens": {none, login(`"accessor":"","lease_duration":3600,"renewable":false,"num_uses":0`), says{}, "",
 			"set token_type=service on auth/kubernetes/role/keeper"},
 		"limited uses": {none, login(`"accessor":"a","lease_duration":3600,"renewable":true,"num_uses":9`), says{},

@@ -83,8 +83,8 @@ func TestKubernetesLoginRequest(t *testing.T) {
 			}
 			jwt := "jwt-" + c.account.Namespace + "-" + c.account.Name
 			want := Request{
-				Path: c.path, Role: c.role, Body: map[string]string{"role": c.role, "jwt": jwt}, Action: c.action, Hint: refusedHint,
-				Secrets: []string{jwt},
+				Path: c.path, Role: c.role, Body: map[string]string{"role": c.role, "jwt": jwt},
+				Action: c.action, Hint: refusedHint, Secrets: []string{jwt},
 			}
 			for i := range f.logins {
 				f.logins[i].Causes = nil // see TestCausesNameTheField
