@@ -109,18 +109,22 @@ func (v *Verifier) begin(ctx context.Context) {
 // run checks the folders in the queue within the budget.
 func (v *Verifier) run(ctx context.Context, r *round, c *checks, queue []*folder) {
 	until := v.clock.Now().Add(v.interval * 3 / 4) // the last lists may take longer
-	pending := make(chan *folder, len(queue))
-	for _, f := range queue {
-		pending <- f
+	var mu sync.Mutex
+	next := func() *folder {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(queue) == 0 || ctx.Err() != nil || !v.clock.Now().Before(until) {
+			return nil
+		}
+		f := queue[0]
+		queue = queue[1:]
+		return f
 	}
-	close(pending)
 	var workers sync.WaitGroup
-	for range min(listsAtOnce, len(queue)) {
+	for range listsAtOnce {
 		workers.Go(func() {
-			for f := range pending {
-				if ctx.Err() == nil && v.clock.Now().Before(until) {
-					v.compare(ctx, r, f, until)
-				}
+			for f := next(); f != nil; f = next() {
+				v.compare(ctx, r, f, until)
 			}
 		})
 	}
