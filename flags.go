@@ -32,7 +32,8 @@ func (f *flags) validate() error {
 	}
 	if f.requestLimit <= f.issueTimeout {
 		errs = append(errs, fmt.Errorf("--request-limit is %s, which does not exceed --issue-timeout, %s: "+
-			"a credential could be issued after its token was revoked; increase --request-limit or reduce --issue-timeout",
+			"a credential could be issued after its token was revoked; increase --request-limit or "+
+			"reduce --issue-timeout",
 			f.requestLimit, f.issueTimeout))
 	}
 	if f.leaseDuration <= f.renewDeadline || f.renewDeadline <= f.retryPeriod {

@@ -34,8 +34,8 @@ func reasons(t *testing.T) map[string]bool {
 	return found
 }
 
-// Each reason is explained in a table of docs/conditions.md and has an example there, and no example is of a reason that
-// does not exist.
+// Each reason is explained in a table of docs/conditions.md and has an example there, and no example is of a reason
+// that does not exist.
 func TestEachReasonIsDocumentedWithAnExample(t *testing.T) {
 	text, err := os.ReadFile("../../docs/conditions.md")
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 const (
 	// slow is how long a request may take before others of its kind on the same path are limited.
 	slow = time.Second
-	// hanging is how long a backend may take to report an error of its own. A longer request counts as not answered: the
-	// backend itself gave up waiting, for a database for example.
+	// hanging is how long a backend may take to report an error of its own. A longer request counts as not answered:
+	// the backend itself gave up waiting, for a database for example.
 	hanging = 5 * time.Second
 	// probePause is the pause before the next probe of a path. It is short, because a lease may be about to expire.
 	probePause = time.Second

@@ -103,13 +103,13 @@ func TestContestedSecretMintsFewCredentials(t *testing.T) {
 			r.ready("orders")
 			mark, began := r.vaultMark(), time.Now()
 			stop := r.hostile(c.do(r))
-			message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetContested)
-			time.Sleep(began.Add(40 * time.Second).Sub(time.Now()))
+			r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetContested)
+			time.Sleep(time.Until(began.Add(40 * time.Second)))
 			// At 0, 2, 6, 14 and 30 s.
 			if n := r.minted(mark); n < 2 || n > 6 {
 				t.Errorf("%d credentials were requested in %s", n, time.Since(began))
 			}
-			message = r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetContested)
+			message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetContested)
 			for _, part := range c.want {
 				if !strings.Contains(message, part) {
 					t.Errorf("the message is %q, want %q in it", message, part)

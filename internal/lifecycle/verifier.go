@@ -32,8 +32,8 @@ const listsAtOnce = 4
 // so its cost grows with roles and not with leases. A lease that is missing from a list is only suspect: the object's
 // own reconciliation asks about it.
 //
-// Each provider has its own rounds. A round has a time budget; the next one begins with the tenants and the folders that
-// were not checked for the longest time. So a slow server delays no other, and a tenant with many paths no other tenant.
+// Each provider has its own rounds. A round has a time budget; the next one begins with the tenants and the folders
+// that were not checked for the longest time. So a slow server delays no other, and a tenant with many paths no other tenant.
 type Verifier struct {
 	clock    clock.WithTicker
 	cache    client.Reader

@@ -37,14 +37,15 @@ func OtherWriter(m metav1.Object, d *v1alpha1.DynamicSecret, manager string) str
 	for _, key := range keys[:min(len(keys), 64)] {
 		note("key "+printable(key), "f:data", "f:"+key)
 	}
-	for _, owner := range slices.Sorted(maps.Keys(by)) {
-		what := strings.Join(by[owner][:min(3, len(by[owner]))], ", ")
-		if owner == "" {
-			return fmt.Sprintf("A mutating admission policy or webhook changes %s", what)
-		}
-		return fmt.Sprintf("Field manager %q changes %s", printable(owner), what)
+	if len(by) == 0 {
+		return "A mutating admission policy or webhook, or another writer, changes it"
 	}
-	return "A mutating admission policy or webhook, or another writer, changes it"
+	owner := slices.Min(slices.Collect(maps.Keys(by)))
+	what := strings.Join(by[owner][:min(3, len(by[owner]))], ", ")
+	if owner == "" {
+		return fmt.Sprintf("A mutating admission policy or webhook changes %s", what)
+	}
+	return fmt.Sprintf("Field manager %q changes %s", printable(owner), what)
 }
 
 // different are the names whose values are not the wanted ones.
@@ -62,7 +63,7 @@ func different(have, want map[string]string) []string {
 func ownerOf(m metav1.Object, manager string, path ...string) string {
 	owner, last := "", metav1.Time{}
 	for _, entry := range m.GetManagedFields() {
-		if entry.Manager == manager || entry.FieldsV1 == nil || !has(entry.FieldsV1.Raw, path) {
+		if entry.Manager == manager || entry.FieldsV1 == nil || !has(entry.FieldsV1.GetRawBytes(), path) {
 			continue
 		}
 		if entry.Time == nil || !entry.Time.Before(&last) {

@@ -13,7 +13,7 @@ import (
 
 func managed(manager, fields string, at time.Duration) metav1.ManagedFieldsEntry {
 	when := metav1.NewTime(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).Add(at))
-	return metav1.ManagedFieldsEntry{Manager: manager, Time: &when, FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)}}
+	return metav1.ManagedFieldsEntry{Manager: manager, Time: &when, FieldsV1: metav1.NewFieldsV1(fields)}
 }
 
 func TestOtherWriter(t *testing.T) {

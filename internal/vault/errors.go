@@ -33,7 +33,8 @@ func (b *Backend) fault(r rawResponse, what, who, line string, secrets ...string
 }
 
 // quotaFault is the error for a 429 of Vault. It checks quotas before it routes a request (handleRequest in
-// vault/request_handling.go), so nothing was done. A quota concerns a path, a mount, a role, a namespace or all of Vault.
+// vault/request_handling.go), so nothing was done. A quota concerns a path, a mount, a role, a namespace or all of
+// Vault.
 func quotaFault(a response, what string, secrets ...string) *backend.Error {
 	text := a.errorText(secrets...)
 	if strings.Contains(text, "lease count quota exceeded") {
@@ -77,8 +78,8 @@ func unusable(r rawResponse, what string) *backend.Error {
 		"%s: %s sent a response that cannot be used; check the provider's address", what, r.address)
 }
 
-// notServing lists the statuses of a server that is sealed or not active. 412 asks the client to retry when a standby has
-// caught up.
+// notServing lists the statuses of a server that is sealed or not active. 412 asks the client to retry when a standby
+// has caught up.
 func notServing(status int) bool {
 	switch status {
 	case http.StatusServiceUnavailable, http.StatusPreconditionFailed, 472, 473, 474, 530:

@@ -125,8 +125,8 @@ func usableUntil(sent time.Time, ttl time.Duration) time.Time {
 	return sent.Add(ttl - max(ttl/10, min(ttl/2, 2*time.Second)))
 }
 
-// checkKeeperToken checks the kind of token that the keeper got last. With limited uses it ends in the midst of work. The
-// notes are about tokens that serve, but not always.
+// checkKeeperToken checks the kind of token that the keeper got last. With limited uses it ends in the midst of work.
+// The notes are about tokens that serve, but not always.
 func (b *Backend) checkKeeperToken(ctx context.Context) (notes []string, err error) {
 	token := b.keeperToken.Load()
 	if token == nil {

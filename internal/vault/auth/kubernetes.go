@@ -87,11 +87,12 @@ func (k kubernetes) causes(audiences []string) []Cause {
 		has = "the token has the API server's audiences, because " + field + " is empty"
 	}
 	config := fmt.Sprintf("auth/%s/config", k.mount)
-	review := fmt.Sprintf("if they are correct, the API server did not review the token for Vault: check kubernetes_host "+
-		"in %s, and that its token_reviewer_jwt is valid", config)
+	review := fmt.Sprintf("if they are correct, the API server did not review the token for Vault: "+
+		"check kubernetes_host in %s, and that its token_reviewer_jwt is valid", config)
 	if len(audiences) > 0 {
 		review += fmt.Sprintf("; without token_reviewer_jwt, Vault presents the token itself, which the API server "+
-			"rejects for its audiences %q: set token_reviewer_jwt, or add the API server's audience to %s", audiences, field)
+			"rejects for its audiences %q: set token_reviewer_jwt, or add the API server's audience to %s",
+			audiences, field)
 	} else {
 		review += "; without token_reviewer_jwt, the ServiceAccount needs the ClusterRole system:auth-delegator"
 	}
