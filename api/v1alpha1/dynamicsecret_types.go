@@ -286,9 +286,9 @@ type RotationSpec struct {
 	// +kubebuilder:default="2m0s"
 	Overlap *metav1.Duration `json:"overlap,omitempty"`
 
-	// Settle is how long to wait after the new credential is in the Secret before the workloads of spec.rollout restart,
-	// for a backend whose new credentials do not work everywhere at once: new AWS access keys need about 10s. It must
-	// not be negative. Defaults to 0s.
+	// Settle is how long to wait after the new credential is in the Secret before the workloads of spec.rollout
+	// restart, for a backend whose new credentials do not work everywhere at once: new AWS access keys need about 10s.
+	// It must not be negative. Defaults to 0s.
 	// +optional
 	Settle *metav1.Duration `json:"settle,omitempty"`
 

@@ -290,6 +290,7 @@ var rejections = []rejection{
 		"a ClusterSecretProvider needs vault.keeperAuth: " +
 			"the identity that renews and revokes leases when a namespace is gone",
 	},
+	{cluster, "spec.vault.keeperless", "true", "set keeperAuth or keeperless, not both"},
 	{
 		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "",
 		"set keeperAuth.kubernetes.serviceAccountRef.namespace" + noNamespace,

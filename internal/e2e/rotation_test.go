@@ -101,14 +101,7 @@ func TestOldLeaseIsRenewedWhileHeld(t *testing.T) {
 	old := r.target("orders")
 	r.annotate(v1alpha1.RotateRequestedAtAnnotation, "now")
 	r.untilReplaced(before)
-	r.until("orders", "renewed", func(d *v1alpha1.DynamicSecret) bool {
-		for _, rec := range d.Status.Retiring {
-			if rec.ID == leaseID(before) && rec.Renewals >= record(before).Renewals+2 {
-				return true
-			}
-		}
-		return false
-	})
+	time.Sleep(12 * time.Second) // twice its TTL
 	r.must(r.login(old))
 	r.untilRotated("orders")
 }

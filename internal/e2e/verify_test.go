@@ -79,7 +79,8 @@ func TestFailedListsLookLeasesUp(t *testing.T) {
 	r.ready("another")
 	r.untilProvider(v1alpha1.VerifyingCondition, v1alpha1.ReasonLeasesListed)
 	r.must(r.proxy.Break(testbed.Fault{
-		Path: "/sys/leases/lookup/", Method: "GET", Action: testbed.Answer, Status: 500, ContentType: "application/json",
+		Path: "/sys/leases/lookup/", Method: "GET", Action: testbed.Answer,
+		Status: 500, ContentType: "application/json",
 		Body: `{"errors":["1 error occurred:\n\t* context deadline exceeded\n\n"]}`,
 	}))
 	message := r.untilProvider(v1alpha1.VerifyingCondition, v1alpha1.ReasonListFailed)

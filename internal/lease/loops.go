@@ -30,13 +30,10 @@ func LoopPause(count int, uid types.UID) time.Duration {
 // LoopOver says that the loop whose last pause ended then is over.
 func LoopOver(pauseEnded, now time.Time) bool { return !now.Before(pauseEnded.Add(loopQuiet)) }
 
-// unplanned says whether neither a schedule nor a user caused the issuance.
+// unplanned says whether neither a schedule nor a user caused the issuance. A credential that a killed manager did not
+// publish is no loop of others: a pause could outlast the old credential. One that was rejected is counted as unusable.
 func unplanned(cause string) bool {
-	switch cause {
-	case CauseFirst, CauseSecretLost, CauseSecretChanged, CauseUnpublished:
-		return true
-	}
-	return false
+	return cause == CauseFirst || cause == CauseSecretLost || cause == CauseSecretChanged
 }
 
 // counted returns the unplanned issuances so far; nil: none, or they belong to another spec, request, or clock.

@@ -33,7 +33,8 @@ const listsAtOnce = 4
 // own reconciliation asks about it.
 //
 // Each provider has its own rounds. A round has a time budget; the next one begins with the tenants and the folders
-// that were not checked for the longest time. So a slow server delays no other, and a tenant with many paths no other tenant.
+// that were not checked for the longest time. So a slow server delays no other, and a tenant with many paths no other
+// tenant.
 type Verifier struct {
 	clock    clock.WithTicker
 	cache    client.Reader

@@ -189,7 +189,8 @@ func TestFailedListsAreLookedUpInstead(t *testing.T) {
 	}{
 		{backend.Denied, true}, {backend.NoResponse, true}, {backend.Failed, true}, {backend.Throttled, true},
 		{backend.InvalidResponse, true}, {backend.NotFound, true},
-		{backend.Unavailable, false}, {backend.LoginFailed, false}, {backend.QuotaExceeded, false}, {backend.TLS, false},
+		{backend.Unavailable, false}, {backend.LoginFailed, false}, {backend.QuotaExceeded, false},
+		{backend.TLS, false},
 	} {
 		vault := &listingBackend{missing: map[string]bool{dbPath + "/1": true},
 			errs: map[string]error{dbPath: backend.Errorf(c.kind, "no list")}}

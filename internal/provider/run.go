@@ -35,8 +35,8 @@ type Config struct {
 	// key of a provider.
 	Users string
 	Key   func(kind, name, namespace string) string
-	// Interval between inspections of a provider that is ready. RetryInterval is the first pause for one that is not; it
-	// doubles up to maxRetries times that.
+	// Interval between inspections of a provider that is ready. RetryInterval is the first pause for one that is not;
+	// it doubles up to maxRetries times that.
 	Interval, RetryInterval time.Duration
 }
 
@@ -54,8 +54,8 @@ type Object interface {
 	client.Object
 }
 
-// maxRetries is the longest pause between inspections of a provider that is not ready, in RetryIntervals. A change of its
-// spec, and a change of its server's availability, are noticed at once.
+// maxRetries is the longest pause between inspections of a provider that is not ready, in RetryIntervals. A change of
+// its spec, and a change of its server's availability, are noticed at once.
 const maxRetries = 8
 
 // Runner keeps the status of providers.

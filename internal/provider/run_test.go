@@ -127,7 +127,8 @@ func TestAQuotaKeepsANewProviderUnready(t *testing.T) {
 	b := newBed(t, clusterProvider())
 	b.err = backend.Errorf(backend.QuotaExceeded, "the quota is full")
 	_, p := b.run()
-	if got := conditionsOf(p); got != "Ready=False Reconciling=True" || Ready(p).Reason != v1alpha1.ReasonQuotaExceeded {
+	got := conditionsOf(p)
+	if got != "Ready=False Reconciling=True" || Ready(p).Reason != v1alpha1.ReasonQuotaExceeded {
 		t.Errorf("%s, Ready is %+v", got, Ready(p))
 	}
 }

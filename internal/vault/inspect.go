@@ -33,8 +33,8 @@ var keeperPaths = []string{
 func (b *Backend) Inspect(ctx context.Context) (backend.Report, error) {
 	report, err := b.inspect(ctx)
 	if b.ignoresNamespaces.Load() {
-		note := "spec.vault.namespace is set, but this is the community edition of Vault, which has no namespaces and " +
-			"ignores it: create a provider without it."
+		note := "spec.vault.namespace is set, but this is the community edition of Vault, which has no namespaces " +
+			"and ignores it: create a provider without it."
 		report.Notes = append(report.Notes, strings.ToUpper(note[:1])+note[1:])
 		var fault *backend.Error
 		if errors.As(err, &fault) {

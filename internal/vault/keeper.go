@@ -157,8 +157,8 @@ func (b *Backend) checkKeeperToken(ctx context.Context) (notes []string, err err
 		notes = append(notes, capitalized(b.keeperName())+" is a batch token, which cannot be renewed: "+
 			fix("with -type=service")+".")
 	case t.Accessor == "":
-		notes = append(notes, "The tokens of "+b.keeperName()+" are batch tokens, which cannot be renewed while a quota "+
-			"refuses logins, and which leasekeeper cannot revoke when it stops: "+fix("token_type=service")+".")
+		notes = append(notes, "The tokens of "+b.keeperName()+" are batch tokens, which cannot be renewed while a "+
+			"quota refuses logins, and which leasekeeper cannot revoke when it stops: "+fix("token_type=service")+".")
 	case !t.Renewable && t.TTL > 0 && t.Shared:
 		notes = append(notes, capitalized(b.keeperName())+" cannot be renewed. When it expires, leases expire, too: "+
 			fix("with -period")+".")

@@ -469,7 +469,8 @@ func TestTheKeepersTokensAreChecked(t *testing.T) {
 		return ok(`{"request_id":"1","auth":{"client_token":"hvs.keeper1",` + more + `}}`)
 	}
 	self := func(more string) says {
-		return ok(`{"request_id":"1","data":{"id":"hvs.x","accessor":"acc","type":"service","num_uses":0,` + more + `}}`)
+		return ok(`{"request_id":"1","data":{"id":"hvs.x","accessor":"acc","type":"service","num_uses":0,` +
+			more + `}}`)
 	}
 	static := func(p *v1alpha1.ClusterSecretProvider, o *Options) {
 		withTokenAuth(p, o)
@@ -491,8 +492,8 @@ func TestTheKeepersTokensAreChecked(t *testing.T) {
 			"set token_type=service on auth/kubernetes/role/keeper"},
 		"limited uses": {none, login(`"accessor":"a","lease_duration":3600,"renewable":true,"num_uses":9`), says{},
 			backend.LoginFailed, "set token_num_uses=0 on auth/kubernetes/role/keeper"},
-		"not renewable": {none, login(`"accessor":"a","lease_duration":3600,"renewable":false,"num_uses":0`), says{}, "",
-			"cannot be renewed"},
+		"not renewable": {none, login(`"accessor":"a","lease_duration":3600,"renewable":false,"num_uses":0`), says{},
+			"", "cannot be renewed"},
 		"a root token in a Secret":      {static, says{}, self(`"ttl":0,"renewable":false`), "", ""},
 		"a periodic token in a Secret":  {static, says{}, self(`"ttl":60,"renewable":true`), "", ""},
 		"a Secret's token that expires": {static, says{}, self(`"ttl":60,"renewable":false`), "", "with -period"},

@@ -47,8 +47,8 @@ func (b *Backend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner ba
 		return b.revokeCertificate(ctx, at)
 	case token == tokenDying:
 		// Nothing else names what the token may own, so nothing but Vault's statement about it ends the record.
-		return backend.Errorf(backend.Failed, "%s: Vault refuses, although the policy of %s has %s: Vault may still be "+
-			"revoking the token", lookingUpOwner, b.keeperName(), keeperLine("auth/token/lookup-accessor"))
+		return backend.Errorf(backend.Failed, "%s: Vault refuses, although the policy of %s has %s: Vault may still "+
+			"be revoking the token", lookingUpOwner, b.keeperName(), keeperLine("auth/token/lookup-accessor"))
 	}
 	// What the token issued is revoked with it, in the background.
 	return nil
@@ -113,8 +113,9 @@ func (b *Backend) verifyToken(ctx context.Context, rec v1alpha1.LeaseRecord, own
 }
 
 // checkLookupPolicy distinguishes the meanings of a 403 to lookup-accessor. Either the policy lacks the line, or the
-// session is no longer valid; both are errors. Or the record's token is being revoked: Vault still finds the accessor but
-// no token (handleUpdateLookupAccessor in vault/token_store.go returns the plain "permission denied" of handleLookup).
+// session is no longer valid; both are errors. Or the record's token is being revoked: Vault still finds the accessor
+// but no token (handleUpdateLookupAccessor in vault/token_store.go returns the plain "permission denied" of
+// handleLookup).
 //
 // The capabilities are those of the session that was refused: another session may have the line although this one was
 // not valid.

@@ -78,8 +78,8 @@ func (k kubernetes) Login(ctx context.Context, r Requester, who backend.Identity
 	return token, err
 }
 
-// causes of refusals that Vault's text does not explain (path_login.go of vault-plugin-auth-kubernetes). A review of the
-// token that fails is a plain "permission denied".
+// causes of refusals that Vault's text does not explain (path_login.go of vault-plugin-auth-kubernetes). A review of
+// the token that fails is a plain "permission denied".
 func (k kubernetes) causes(audiences []string) []Cause {
 	field := k.field + ".kubernetes.serviceAccountRef.audiences"
 	has := fmt.Sprintf("the token has the audiences %q of %s", audiences, field)

@@ -140,7 +140,8 @@ func TestCausesNameTheField(t *testing.T) {
 
 func TestALoginOfTheProvidersAuthIsNamedSo(t *testing.T) {
 	f := &fakeRequester{}
-	m, err := Keeper(&v1alpha1.VaultProvider{Auth: kubernetesAuth(&v1alpha1.ServiceAccountReference{Name: "a"})}, "shop")
+	account := &v1alpha1.ServiceAccountReference{Name: "a"}
+	m, err := Keeper(&v1alpha1.VaultProvider{Auth: kubernetesAuth(account)}, "shop")
 	if err != nil {
 		t.Fatal(err)
 	}
