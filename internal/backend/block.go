@@ -15,10 +15,7 @@ func BlockFor(err error) lease.Block {
 		b.RetryAfter = e.RetryAfter
 	}
 	switch KindOf(err) {
-	case NoResponse, Unavailable, Throttled, Busy:
-		return b
-	case QuotaExceeded:
-		b.Reason = v1alpha1.ReasonQuotaExceeded
+	case NoResponse, Unavailable, Busy:
 		return b
 	case Failed, Gone:
 		b.Reason = v1alpha1.ReasonBackendError

@@ -107,13 +107,16 @@ func (r *Rollouts) apply(ctx context.Context, w *workload, stamps map[string]any
 		client.ForceOwnership); err != nil {
 		return err
 	}
-	w.update(patch)
-	return nil
+	return w.update(patch)
 }
 
 // update replaces the workload with the API server's response.
-func (w *workload) update(object *unstructured.Unstructured) {
-	*w = *newWorkload(w.kind, object)
+func (w *workload) update(object *unstructured.Unstructured) error {
+	now, err := newWorkload(w.kind, object)
+	if err == nil {
+		*w = *now
+	}
+	return err
 }
 
 // reread reads the workload again. Pods of a deleted workload may still exist.

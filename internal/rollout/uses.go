@@ -13,56 +13,37 @@ func uses(spec *corev1.PodSpec, secret string) bool {
 	return pulls || holds(spec, secret)
 }
 
-// holds reports whether a running pod may keep the Secret's content from its start; see heldSecrets.
-func holds(spec *corev1.PodSpec, secret string) bool {
-	return slices.Contains(heldSecrets(spec), secret)
-}
-
-// heldSecrets are the Secrets whose content a running pod may keep from its start, in a volume or the environment.
+// holds reports whether a running pod may keep the Secret's content from its start, in a volume or the environment.
 // Image pull secrets do not count: they are read at each pull, and often come from the ServiceAccount.
-func heldSecrets(spec *corev1.PodSpec) (names []string) {
-	for i := range spec.Volumes {
-		names = append(names, mounted(&spec.Volumes[i].VolumeSource)...)
+func holds(spec *corev1.PodSpec, secret string) bool {
+	if slices.ContainsFunc(spec.Volumes, func(v corev1.Volume) bool { return mounts(v.VolumeSource, secret) }) {
+		return true
 	}
-	for i := range spec.InitContainers {
-		names = append(names, readBy(&spec.InitContainers[i])...)
+	containers := slices.Concat(spec.InitContainers, spec.Containers)
+	for _, e := range spec.EphemeralContainers {
+		containers = append(containers, corev1.Container(e.EphemeralContainerCommon))
 	}
-	for i := range spec.Containers {
-		names = append(names, readBy(&spec.Containers[i])...)
-	}
-	for i := range spec.EphemeralContainers {
-		c := corev1.Container(spec.EphemeralContainers[i].EphemeralContainerCommon)
-		names = append(names, readBy(&c)...)
-	}
-	return names
+	return slices.ContainsFunc(containers, func(c corev1.Container) bool { return reads(c, secret) })
 }
 
-func mounted(v *corev1.VolumeSource) (names []string) {
+func mounts(v corev1.VolumeSource, secret string) bool {
 	switch {
 	case v.Secret != nil:
-		return []string{v.Secret.SecretName}
+		return v.Secret.SecretName == secret
 	case v.CSI != nil && v.CSI.NodePublishSecretRef != nil:
-		return []string{v.CSI.NodePublishSecretRef.Name}
+		return v.CSI.NodePublishSecretRef.Name == secret
 	case v.Projected != nil:
-		for _, p := range v.Projected.Sources {
-			if p.Secret != nil {
-				names = append(names, p.Secret.Name)
-			}
-		}
+		return slices.ContainsFunc(v.Projected.Sources, func(p corev1.VolumeProjection) bool {
+			return p.Secret != nil && p.Secret.Name == secret
+		})
 	}
-	return names
+	return false
 }
 
-func readBy(c *corev1.Container) (names []string) {
-	for i := range c.EnvFrom {
-		if ref := c.EnvFrom[i].SecretRef; ref != nil {
-			names = append(names, ref.Name)
-		}
-	}
-	for i := range c.Env {
-		if from := c.Env[i].ValueFrom; from != nil && from.SecretKeyRef != nil {
-			names = append(names, from.SecretKeyRef.Name)
-		}
-	}
-	return names
+func reads(c corev1.Container, secret string) bool {
+	return slices.ContainsFunc(c.EnvFrom, func(e corev1.EnvFromSource) bool {
+		return e.SecretRef != nil && e.SecretRef.Name == secret
+	}) || slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool {
+		return e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil && e.ValueFrom.SecretKeyRef.Name == secret
+	})
 }

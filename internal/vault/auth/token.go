@@ -18,7 +18,7 @@ const (
 // that the child can be revoked alone.
 type token struct {
 	secret v1alpha1.SecretKeyReference
-	use
+	keeper bool
 }
 
 func newToken(spec v1alpha1.VaultAuth, u use) (Method, error) {
@@ -27,15 +27,12 @@ func newToken(spec v1alpha1.VaultAuth, u use) (Method, error) {
 	}
 	ref := spec.Token.SecretRef
 	ref.Namespace, ref.Key = or(ref.Namespace, u.namespace), or(ref.Key, "token")
-	return token{secret: ref, use: u}, nil
+	return token{secret: ref, keeper: u.keeper}, nil
 }
 
 // String implements Method.
 func (t token) String() string {
-	switch {
-	case t.borrowed():
-		return "the token of spec.vault.auth"
-	case t.keeper:
+	if t.keeper {
 		return "the keeper's token"
 	}
 	return "the token in the Secret"
