@@ -172,7 +172,7 @@ func (r *rig) ownsATable(name string) (dropTable func()) {
 func TestLeaseOfTableOwnerIsAbandonedAtDeadline(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, shared)
-	id := leaseID(r.ready("orders", deadline(6*time.Second)))
+	id := leaseID(r.ready("orders", deadline(15*time.Second)))
 	dropTable := r.ownsATable("orders")
 	r.must(r.Kube.Delete(t.Context(), r.get("orders")))
 	const dependentObjects = "2BP01"
