@@ -47,7 +47,7 @@ type credential struct {
 	lease string
 }
 
-// runStory runs the chapters. Each waits for its outcome, or returns an error that says what is missing.
+// runStory runs the chapters in order. A chapter returns an error if its outcome does not appear in time.
 func runStory(ctx context.Context, e *environment) error {
 	first, err := e.issue(ctx)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 
 // Optional abilities of a Backend. As finds them behind decorators.
 
-// Reader reads again what was issued without a lease.
+// Reader requests sources without a lease again, to find new values.
 type Reader interface {
 	// Read requests the source again as the workload. It may use one session for many reads. A response that has a
 	// lease after all is revoked at once; the error is InvalidResponse then.
@@ -48,8 +48,8 @@ type Report struct {
 	Missing []string
 	// Notes are sentences for the Ready condition: what works, or works differently, because of the provider's spec.
 	Notes []string
-	// Advised are permissions that leasekeeper can do without, but not as well. Inspect leaves it empty: they depend on
-	// what is leased.
+	// Advised are optional permissions that make leasekeeper faster. Inspect leaves this empty, because the verifier
+	// finds them.
 	Advised []string
 }
 

@@ -10,7 +10,7 @@ import (
 //
 // Every error that comes from the server or from the network is an *Error. Misconfigured: the spec selects nothing that
 // this backend may revoke, and no request was sent. Denied names every permission that the revocation lacks. All
-// methods are safe to repeat, but RevokeAll then also revokes what was issued since its last call.
+// methods can be repeated. A repeated RevokeAll also revokes leases that were issued after the first call.
 type BulkRevoker interface {
 	// Matching returns the ids of the selected leases that the server lists, including expired leases that it could not
 	// revoke.

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// ErrorKind says what follows from an error of a Backend.
+// ErrorKind classifies an error of a Backend. It decides whether to retry, wait or stop.
 type ErrorKind string
 
 const (
