@@ -43,6 +43,10 @@ var version = "dev"
 // +kubebuilder:rbac:groups=coordination.k8s.io,namespace=leasekeeper-system,resources=leases,verbs=get;create;update
 // +kubebuilder:rbac:groups="",namespace=leasekeeper-system,resources=events,verbs=create;patch
 
+// shutdownGrace is how long a shutdown waits for issuances in progress, so that what they return is published. Then it
+// releases the leader election lease, and the next leader revokes what the journal has of the rest.
+const shutdownGrace = 12 * time.Second
+
 type flags struct {
 	metricsAddress, probeAddress string
 	pprofAddress                 string
@@ -98,7 +102,7 @@ func parse() flags {
 	flag.DurationVar(&f.providerInterval, "provider-interval", time.Minute,
 		"Pause between inspections of a provider that is ready.")
 	flag.DurationVar(&f.providerRetry, "provider-retry-interval", 2*time.Second,
-		"Pause between inspections of a provider that is not ready.")
+		"Pause after the first inspection of a provider that is not ready. It doubles up to eight times that.")
 	flag.DurationVar(&f.verifyInterval, "verify-interval", 30*time.Second,
 		"Pause between two checks of all leases, which detect leases that somebody else revoked.")
 	flag.BoolVar(&f.rollout, "rollout", false,
@@ -122,6 +126,10 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		// Thousands of cached objects make up most of the heap, and the processor is idle most of the time.
 		debug.SetGCPercent(50)
+	}
+	if err := f.validate(); err != nil {
+		fmt.Fprintln(os.Stderr, "leasekeeper:", err)
+		os.Exit(2)
 	}
 	logger := zap.New(zap.UseFlagOptions(&f.log))
 	ctrl.SetLogger(logger)
@@ -197,9 +205,14 @@ func loadSealKey(ctx context.Context, mgr ctrl.Manager, f flags) ([]byte, error)
 	var last error
 	load := func(ctx context.Context) (bool, error) {
 		key, last = lifecycle.LoadSealKey(ctx, mgr.GetAPIReader(), mgr.GetClient(), namespace)
-		return last == nil, nil
+		return last == nil || errors.Is(last, lifecycle.ErrSealRefused), nil
 	}
 	err := wait.PollUntilContextTimeout(ctx, time.Second, 30*time.Second, true, load)
+	if errors.Is(last, lifecycle.ErrSealRefused) {
+		ctrl.Log.Error(last, "running without the key that seals ledger records: permit the Secret in the manager's "+
+			"namespace, then restart the manager")
+		return nil, nil
+	}
 	return key, errors.Join(err, last)
 }
 
@@ -222,8 +235,7 @@ func newManager(f flags) (ctrl.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A shutdown waits for the responses of issuances in progress.
-	grace := f.issueTimeout + 10*time.Second
+	grace := shutdownGrace
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		GracefulShutdownTimeout:       &grace,
 		Scheme:                        scheme,

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -85,6 +86,7 @@ func (r *DynamicSecretReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	}
 	changed := predicate.Or(
 		r.observed(), predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, deletionBegan,
+		finalizerRemoved,
 	)
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("dynamicsecret").
@@ -105,17 +107,32 @@ func (r *DynamicSecretReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Complete(r)
 }
 
-// observed filters out every update. It only notes that the cache has caught up with leasekeeper's own writes.
+// observed filters out every update. It notes that the cache has caught up with leasekeeper's own writes, and the last
+// known state of an object that is gone.
 func (r *DynamicSecretReconciler) observed() predicate.Predicate {
-	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-		r.Lifecycle.Observed(e.ObjectNew)
-		return false
-	}}
+	return predicate.Funcs{
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			r.Lifecycle.Observed(e.ObjectNew)
+			return false
+		},
+		DeleteFunc: func(e event.DeleteEvent) bool {
+			if d, ok := e.Object.(*v1alpha1.DynamicSecret); ok {
+				r.Lifecycle.Removed(d)
+			}
+			return true
+		},
+	}
 }
 
 // deletionBegan passes the update that sets the deletion timestamp. That update does not always change the generation.
 var deletionBegan = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	return e.ObjectOld.GetDeletionTimestamp().IsZero() != e.ObjectNew.GetDeletionTimestamp().IsZero()
+}}
+
+// finalizerRemoved passes the update that removes leasekeeper's finalizer, such as kubectl replace.
+var finalizerRemoved = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	return controllerutil.ContainsFinalizer(e.ObjectOld, v1alpha1.Finalizer) &&
+		!controllerutil.ContainsFinalizer(e.ObjectNew, v1alpha1.Finalizer)
 }}
 
 // readinessChanged passes updates that change whether a provider can be used, or why not.

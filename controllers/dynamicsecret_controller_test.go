@@ -186,6 +186,27 @@ func TestDeletionBegan(t *testing.T) {
 	}
 }
 
+// kubectl replace removes the finalizer, and nothing else of the update need reach the queue.
+func TestFinalizerRemoved(t *testing.T) {
+	bare := object("shop", "orders", "")
+	kept := bare.DeepCopy()
+	kept.Finalizers = []string{"example.com/other", v1alpha1.Finalizer}
+	for _, c := range []struct {
+		name          string
+		before, after client.Object
+		want          bool
+	}{
+		{"it was removed", kept, bare, true},
+		{"it was added", bare, kept, false},
+		{"it is still there", kept, kept, false},
+		{"it was never there", bare, bare, false},
+	} {
+		if got := finalizerRemoved.Update(event.UpdateEvent{ObjectOld: c.before, ObjectNew: c.after}); got != c.want {
+			t.Errorf("%s: passed %t, want %t", c.name, got, c.want)
+		}
+	}
+}
+
 func TestOnlyDeleted(t *testing.T) {
 	d := object("shop", "orders", "")
 	for name, passed := range map[string]bool{

@@ -11,6 +11,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -25,6 +26,9 @@ import (
 // +kubebuilder:rbac:groups=leasekeeper.io,resources=secretproviders;clustersecretproviders,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=leasekeeper.io,resources=secretproviders/status;clustersecretproviders/status,verbs=update
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get
+
+// concurrentInspections of each kind of provider. Inspections of hosts that do not respond must not delay the others.
+const concurrentInspections = 24
 
 // ProviderReconciler inspects the providers of one kind.
 type ProviderReconciler struct {
@@ -60,6 +64,7 @@ func (r *ProviderReconciler) SetupWithManager(mgr ctrl.Manager, changed <-chan e
 	})
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(strings.ToLower(kind)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: concurrentInspections}).
 		For(r.New(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, deletionBegan))).
 		Watches(&v1alpha1.DynamicSecret{}, toProviders, builder.WithPredicates(onlyDeleted)).
 		WatchesRawSource(ctrlsource.Channel(changed, handler.Funcs{GenericFunc: r.enqueueLater})).

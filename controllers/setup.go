@@ -53,6 +53,7 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 	}
 	owned := client.WithFieldOwner(mgr.GetClient(), string(lifecycle.FieldOwner))
 	recorder := lifecycle.NewRecorder(mgr.GetEventRecorder("leasekeeper"), mgr.GetClient(), s.Registry)
+	lifecycle.ReportSealed(s.Registry, len(s.SealKey) > 0)
 	life := lifecycle.New(lifecycle.Config{
 		Clock: s.Clock,
 		Cache: mgr.GetClient(), Writer: mgr.GetClient(), Reader: mgr.GetAPIReader(),
@@ -93,10 +94,10 @@ func (s *Setup) providers(mgr ctrl.Manager, recorder *lifecycle.Recorder, verifi
 	runner := provider.New(provider.Config{
 		Clock:  s.Clock,
 		Client: client.WithFieldOwner(mgr.GetClient(), string(lifecycle.FieldOwner)), Reader: mgr.GetAPIReader(),
-		Backends: s.Backends,
-		Advice:   verifier.Advice,
-		Announce: recorder.ProviderEvent,
-		Users:    lifecycle.IndexProvider, Key: lifecycle.ProviderKey,
+		Backends:     s.Backends,
+		Verification: verifier.Verification,
+		Announce:     recorder.ProviderEvent,
+		Users:        lifecycle.IndexProvider, Key: lifecycle.ProviderKey,
 		Interval: s.ProviderInterval, RetryInterval: s.ProviderRetryInterval,
 	})
 	for kind, empty := range map[string]func() provider.Object{

@@ -17,6 +17,10 @@ const (
 	// RotatedCondition is True once the last hand-over is complete: the consumers use the new credential, and the old
 	// lease was revoked only after that. It is present after the first replacement.
 	RotatedCondition = "Rotated"
+	// VerifyingCondition of a provider is True while leasekeeper lists the leases regularly, so that it notices those
+	// that somebody else revoked, and False while lists are denied, fail or are late. It is present while the provider
+	// has leases.
+	VerifyingCondition = "Verifying"
 )
 
 // Reasons of a DynamicSecret's conditions: its state.
@@ -37,7 +41,8 @@ const (
 	// ReasonPublishFailed: the API server did not store the Secret; leasekeeper retries with the same credential.
 	ReasonPublishFailed = "PublishFailed"
 	// ReasonReplacing: a new credential is due, because the old one cannot be renewed further, its Secret was deleted
-	// or edited, its request has changed, or somebody requested a rotation.
+	// or edited, its request has changed, or somebody requested a rotation; or a static or scheduled response is due to
+	// be read again, and the read has failed so far.
 	ReasonReplacing = "Replacing"
 	// ReasonRenewing: a lease, or the session that issued it, is due for renewal, and the renewal has failed so far.
 	ReasonRenewing = "Renewing"
@@ -45,6 +50,8 @@ const (
 	ReasonExpired = "LeaseExpired"
 	// ReasonLeaseLost: the backend no longer knows the lease; somebody revoked it, or the token that issued it.
 	ReasonLeaseLost = "LeaseLost"
+	// ReasonLeaseRevoked: a LeaseRevocation revoked the lease.
+	ReasonLeaseRevoked = "LeaseRevoked"
 	// ReasonGrantEnded: spec.lease.reissue is Never, and the only lease has ended.
 	ReasonGrantEnded = "GrantEnded"
 	// ReasonRevoking: spec.revoked is true, and the leases are being revoked.
@@ -55,6 +62,17 @@ const (
 	ReasonDeleting = "Deleting"
 	// ReasonSuspended: spec.suspend is true, so nothing is issued or replaced.
 	ReasonSuspended = "Suspended"
+	// ReasonSecretNotDeleted is the reason of an event: the API server did not delete the Secret of an object that is
+	// deleted or revoked, or of a lease that has expired. The leases are revoked all the same.
+	ReasonSecretNotDeleted = "SecretNotDeleted"
+	// ReasonOldLeaseRevoked is the reason of an event: a hand-over is complete, and its old lease is revoked.
+	ReasonOldLeaseRevoked = "OldLeaseRevoked"
+	// ReasonSecretLost is the reason of an event: the Secret was deleted or changed, and spec.suspend prevents a new
+	// credential.
+	ReasonSecretLost = "SecretLost"
+	// ReasonRevocationFailed is the reason of an event: a lease that is no longer needed could not be revoked yet. No
+	// condition has it: the Secret is in order.
+	ReasonRevocationFailed = "RevocationFailed"
 	// ReasonAbandoned is the reason of an event: leasekeeper gave up a lease that it could not revoke in time.
 	ReasonAbandoned = "LeaseAbandoned"
 )
@@ -69,6 +87,9 @@ const (
 	ReasonRolloutPaused = "RolloutPaused"
 	// ReasonRolloutStuck: a workload does not complete its roll-out.
 	ReasonRolloutStuck = "RolloutStuck"
+	// ReasonRolloutCheckFailed: a consumer cannot be inspected or stamped at present, because a request failed or a
+	// workload cannot be parsed. leasekeeper tries again after a growing pause; nothing else waits for it.
+	ReasonRolloutCheckFailed = "RolloutCheckFailed"
 	// ReasonRolloutTargetNotFound: spec.rollout.targets names a workload that does not exist.
 	ReasonRolloutTargetNotFound = "RolloutTargetNotFound"
 	// ReasonRolloutForbidden: the API server does not permit leasekeeper to inspect or stamp workloads.
@@ -100,6 +121,12 @@ const (
 	ReasonTargetConflict = "TargetConflict"
 	// ReasonTargetRejected: the API server rejected the Secret, in the dry run before an issuance or in the write.
 	ReasonTargetRejected = "TargetRejected"
+	// ReasonTargetContested: something else keeps changing or deleting the Secret, or the API server stores something
+	// else than leasekeeper writes. The pause before the next repair doubles up to an hour.
+	ReasonTargetContested = "TargetContested"
+	// ReasonSharedUser: the backend gave a new lease the user of the old one. Revoking the old lease would drop the
+	// user that is in use, so it is kept.
+	ReasonSharedUser = "SharedUser"
 	// ReasonRetiringFull: status.retiring is full; nothing is issued until the backend has revoked some of it.
 	ReasonRetiringFull = "RetiringFull"
 	// ReasonInvalidWindow: a schedule or time zone in spec.rotation.windows is invalid. It blocks the first issuance
@@ -121,6 +148,9 @@ const (
 	ReasonInvalidResponse = "InvalidResponse"
 	// ReasonBackendUnavailable: the backend cannot be reached, does not respond, is sealed, or asks to retry later.
 	ReasonBackendUnavailable = "BackendUnavailable"
+	// ReasonQuotaExceeded: the backend issues no more leases or logins until some are revoked or a quota is raised.
+	// Leases are renewed meanwhile.
+	ReasonQuotaExceeded = "QuotaExceeded"
 	// ReasonBackendError: the backend returned an error of its own; its database may be down.
 	ReasonBackendError = "BackendError"
 	// ReasonTLSFailed: the backend's certificate cannot be verified, or the provider's TLS material cannot be used.
@@ -140,6 +170,19 @@ const (
 	ReasonPolicyIncomplete = "PolicyIncomplete"
 	// ReasonInUse: the provider is being deleted and waits for leases that must still be revoked through it.
 	ReasonInUse = "InUse"
+)
+
+// Reasons of the condition Verifying of a provider.
+const (
+	// ReasonLeasesListed: each path is listed once an interval.
+	ReasonLeasesListed = "LeasesListed"
+	// ReasonListDenied: leasekeeper lacks the permissions in status.advisedCapabilities, so leases are looked up one by
+	// one.
+	ReasonListDenied = "ListDenied"
+	// ReasonListFailed: a list fails, so leases are looked up one by one.
+	ReasonListFailed = "ListFailed"
+	// ReasonListsSlow: lists take so long that leases are checked late.
+	ReasonListsSlow = "ListsSlow"
 )
 
 // Reasons of a LeaseRevocation's conditions, besides ProviderNotFound and the problems of the backend above.

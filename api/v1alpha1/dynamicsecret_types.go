@@ -27,6 +27,7 @@ import (
 // +kubebuilder:validation:XValidation:rule="!has(self.lease) || !has(self.lease.revocationDeadline) || self.lease.revocationDeadline.matches('^([0-9.]+(ms|s|m|h)|0)+$')",message="revocationDeadline must not be negative: a duration such as 0s, 30m or 1h",fieldPath=".lease.revocationDeadline"
 // +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.rotation.maxAge) || self.rotation.maxAge.matches('^([0-9.]+(ms|s|m|h))+$') && duration(self.rotation.maxAge) >= duration('1s')",message="maxAge must be at least 1s, such as 1h or 24h",fieldPath=".rotation.maxAge"
 // +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.rotation.overlap) || self.rotation.overlap.matches('^([0-9.]+(ms|s|m|h)|0)+$')",message="overlap must not be negative: a duration such as 0s, 2m or 1h",fieldPath=".rotation.overlap"
+// +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.rotation.settle) || self.rotation.settle.matches('^([0-9.]+(ms|s|m|h)|0)+$')",message="settle must not be negative: a duration such as 0s, 10s or 1m",fieldPath=".rotation.settle"
 // +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.rotation.windows) || self.rotation.windows.all(w, !w.schedule.contains('TZ='))",message="name the time zone in timeZone, not in schedule",fieldPath=".rotation.windows"
 // +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.rotation.windows) || self.rotation.windows.all(w, w.schedule.matches('^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^@ ]+( +[^ ]+){4})$'))",message="schedule has five fields (minute, hour, day of month, month, day of week), or is one of @hourly, @daily, @weekly, @monthly and @yearly",fieldPath=".rotation.windows"
 // +kubebuilder:validation:XValidation:rule="!has(self.rotation) || !has(self.rotation.windows) || self.rotation.windows.all(w, !has(w.timeZone) || w.timeZone != 'Local')",message="name a time zone of the IANA database, such as Europe/Vienna",fieldPath=".rotation.windows"
@@ -232,7 +233,8 @@ const (
 // LeaseSpec configures renewal, expiry and revocation.
 type LeaseSpec struct {
 	// Increment is the duration requested at each renewal. The backend may grant less. It never shortens a lease.
-	// Defaults to the duration that the lease was issued with. At least 1s.
+	// Defaults to the duration that the lease was issued with. A hand-over that takes longer than half of it (overlap,
+	// roll-out) needs more: then twice the time of the hand-over is requested. At least 1s.
 	// +optional
 	Increment *metav1.Duration `json:"increment,omitempty"`
 
@@ -283,6 +285,12 @@ type RotationSpec struct {
 	// +optional
 	// +kubebuilder:default="2m0s"
 	Overlap *metav1.Duration `json:"overlap,omitempty"`
+
+	// Settle is how long to wait after the new credential is in the Secret before the workloads of spec.rollout
+	// restart, for a backend whose new credentials do not work everywhere at once: new AWS access keys need about 10s.
+	// It must not be negative. Defaults to 0s.
+	// +optional
+	Settle *metav1.Duration `json:"settle,omitempty"`
 
 	// Windows are the times in which a planned replacement may start: one because of maxAge, or because the backend's
 	// maximum is near. A lease that would expire before the next window opens is replaced anyway. A replacement that
@@ -391,12 +399,13 @@ type TargetSpec struct {
 // +kubebuilder:resource:shortName=dsec,categories=leasekeeper
 // +kubebuilder:printcolumn:name="Provider",type=string,JSONPath=`.spec.providerRef.name`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
-// +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Status",type=string,JSONPath=`.status.summary`
 // +kubebuilder:printcolumn:name="Expires",type=string,format=date-time,JSONPath=`.status.expiresAt`
-// +kubebuilder:printcolumn:name="Renews",type=string,format=date-time,JSONPath=`.status.nextActionAt`
+// +kubebuilder:printcolumn:name="Next",type=string,JSONPath=`.status.nextAction`
+// +kubebuilder:printcolumn:name="At",type=string,format=date-time,JSONPath=`.status.nextActionAt`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Lease",type=string,priority=1,JSONPath=`.status.leases[*].id`
-// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.message`
 type DynamicSecret struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`

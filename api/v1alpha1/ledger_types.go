@@ -19,7 +19,16 @@ type DynamicSecretStatus struct {
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// ExpiresAt is the earliest expiry of the leases. Absent: nothing expires.
+	// Summary is the most important reason of the conditions: why the object is not Ready, what a person must change,
+	// what fails, or else the reason of Ready. An object with spec.suspend has ",Suspended" after it.
+	// +optional
+	Summary string `json:"summary,omitempty"`
+
+	// Message is that of the condition which Summary is about.
+	// +optional
+	Message string `json:"message,omitempty"`
+
+	// ExpiresAt is when the first credential in the Secret expires. Absent: none does.
 	// +optional
 	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
 
@@ -56,6 +65,10 @@ type DynamicSecretStatus struct {
 	// +optional
 	GrantEndedAt *metav1.Time `json:"grantEndedAt,omitempty"`
 
+	// Unplanned counts the issuances that no schedule and no user requested. Absent: none.
+	// +optional
+	Unplanned *UnplannedIssuances `json:"unplanned,omitempty"`
+
 	// NextAction is what leasekeeper does next, such as Renew or Replace.
 	// +optional
 	NextAction string `json:"nextAction,omitempty"`
@@ -84,6 +97,29 @@ type IssuanceAttempt struct {
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=atomic
 	Records []LeaseRecord `json:"records"`
+}
+
+// UnplannedIssuances counts issuances that no schedule and no user requested: the Secret was changed or lost, a lease
+// was lost, or a response could not become the Secret. The pause before the next one doubles up to an hour. A change of
+// the spec, or a requested rotation, ends the pause.
+type UnplannedIssuances struct {
+	// Count since the last change of the spec, the last requested rotation, or the last quiet hour.
+	Count int64 `json:"count"`
+
+	// LastAt is when the last of them was recorded.
+	LastAt metav1.Time `json:"lastAt"`
+
+	// Generation of the spec that they belong to.
+	// +optional
+	Generation int64 `json:"generation,omitempty"`
+
+	// Request is the value of the annotation leasekeeper.io/rotate-requested-at that they belong to.
+	// +optional
+	Request string `json:"request,omitempty"`
+
+	// Reason why the last response could not be used. Absent: it was used.
+	// +optional
+	Reason string `json:"reason,omitempty"`
 }
 
 // HandoverStatus is the progress of the consumers towards the last published credential.
@@ -117,7 +153,17 @@ type HandoverStatus struct {
 	// +optional
 	CutShortAt *metav1.Time `json:"cutShortAt,omitempty"`
 
-	// RolloutSeconds is the duration of the last roll-out. The next hand-over starts early enough for twice that.
+	// HaltedAt is since when the roll-out has waited for a person: a workload is paused, stuck or missing, or a
+	// permission is. Absent: it does not.
+	// +optional
+	HaltedAt *metav1.Time `json:"haltedAt,omitempty"`
+
+	// HaltedSeconds is how long it waited for people before that.
+	// +optional
+	HaltedSeconds int64 `json:"haltedSeconds,omitempty"`
+
+	// RolloutSeconds is the duration of the last roll-out, at most 1h, without the time for which it waited for people.
+	// The next hand-over starts early enough for twice that.
 	// +optional
 	RolloutSeconds int64 `json:"rolloutSeconds,omitempty"`
 }
@@ -197,6 +243,11 @@ type LeaseRecord struct {
 	// +optional
 	Digest string `json:"digest,omitempty"`
 
+	// UserDigest identifies the user (username or access_key) of a leased response, salted like status.secret.digest.
+	// While two leases have the same user, neither is revoked, because that drops the user of both.
+	// +optional
+	UserDigest string `json:"userDigest,omitempty"`
+
 	// Renewals counts the renewals of this lease.
 	// +optional
 	Renewals int64 `json:"renewals,omitempty"`
@@ -214,7 +265,8 @@ type LeaseRecord struct {
 	// +optional
 	Session *SessionTerm `json:"session,omitempty"`
 
-	// RevokeAfter is the earliest time to revoke a retiring record.
+	// RevokeAfter is the earliest time to revoke a retiring record; for one that a hand-over holds, when the hand-over
+	// is complete. Absent: it is not known yet when the consumers have moved.
 	// +optional
 	RevokeAfter *metav1.Time `json:"revokeAfter,omitempty"`
 

@@ -30,6 +30,7 @@ func (s *ProviderSpec) Backend() string {
 // +kubebuilder:validation:XValidation:rule="has(self.auth.kubernetes) == has(oldSelf.auth.kubernetes) && (!has(self.auth.kubernetes) || self.auth.kubernetes.mount == oldSelf.auth.kubernetes.mount)",message="the method and mount of auth are immutable, because leases are recognised by them: create another provider and point the DynamicSecrets to it"
 // +kubebuilder:validation:XValidation:rule="!has(self.auth.kubernetes) || !has(self.auth.kubernetes.serviceAccountRef) || !has(self.auth.kubernetes.serviceAccountRef.__namespace__)",message="omit auth.kubernetes.serviceAccountRef.namespace: each DynamicSecret uses a ServiceAccount of its own namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperAuth.kubernetes) || has(self.keeperAuth.kubernetes.serviceAccountRef)",message="set keeperAuth.kubernetes.serviceAccountRef: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+// +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperless) || !self.keeperless",message="set keeperAuth or keeperless, not both: keeperless accepts that leasekeeper has no identity that can revoke leases"
 type VaultProvider struct {
 	// Address of the server, such as https://vault.example:8200, without a path.
 	// +kubebuilder:validation:MaxLength=512
@@ -50,10 +51,18 @@ type VaultProvider struct {
 	Auth VaultAuth `json:"auth"`
 
 	// KeeperAuth is the identity that renews, looks up and revokes leases: leasekeeper itself. Required on a
-	// ClusterSecretProvider. A SecretProvider may omit it. Then leasekeeper uses auth, as far as its policy permits,
-	// and only until the namespace is deleted.
+	// ClusterSecretProvider. A SecretProvider may omit it. Then leasekeeper uses auth, only until the namespace is
+	// deleted, and auth's policy needs the keeper's lines; see status.missingCapabilities.
 	// +optional
 	KeeperAuth *VaultAuth `json:"keeperAuth,omitempty"`
+
+	// Keeperless accepts, on a SecretProvider without keeperAuth, that the policy of auth lacks lines of the keeper:
+	// credentials are issued although leasekeeper may be unable to renew, verify or revoke their leases. What is lost:
+	// a credential that is replaced or deleted stays valid until it expires; without renewal, each is replaced before
+	// its TTL ends; a lease that is revoked in Vault is not noticed. Default: false, so nothing is issued until the
+	// lines are there.
+	// +optional
+	Keeperless bool `json:"keeperless,omitempty"`
 }
 
 // TLSConfig says how a server is verified.
@@ -65,7 +74,8 @@ type TLSConfig struct {
 	// +kubebuilder:validation:MaxLength=253
 	ServerName string `json:"serverName,omitempty"`
 
-	// CABundle is a PEM bundle of certificate authorities, base64-encoded.
+	// CABundle is a PEM bundle of certificate authorities, encoded as base64: `base64 -w0 ca.crt`. For plain PEM, use
+	// caRef with a ConfigMap: the API server rejects it here with "must be of type byte".
 	// +optional
 	// +kubebuilder:validation:MaxLength=1048576
 	CABundle []byte `json:"caBundle,omitempty"`
@@ -193,7 +203,8 @@ type ProviderStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// Conditions: Ready always; Reconciling and Stalled only while they are true.
+	// Conditions: Ready always; Reconciling and Stalled only while they are true; Verifying while there are leases. If
+	// it is False, leases that are revoked directly in Vault are detected late.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

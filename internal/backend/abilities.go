@@ -41,11 +41,14 @@ type Report struct {
 	Address string
 	// Identity is who must have the permissions, for messages: `role "keeper"`.
 	Identity string
-	// Unattended is true if leasekeeper has no identity of its own at the server and borrows the workload's. Then it
-	// may lack permissions; the provider is ready without them.
+	// Unattended is true if leasekeeper has no identity of its own at the server and borrows the workload's.
 	Unattended bool
 	// Missing are the required permissions that Identity lacks, such as `sys/leases/revoke: update`, sorted.
 	Missing []string
+	// Accepted is true if the provider's spec accepts that permissions are missing: it is ready without them.
+	Accepted bool
+	// Remedy says what can be done about missing permissions besides granting them; empty: nothing.
+	Remedy string
 	// Notes are sentences for the Ready condition: what works, or works differently, because of the provider's spec.
 	Notes []string
 	// Advised are optional permissions that make leasekeeper faster. Inspect leaves this empty, because the verifier

@@ -30,7 +30,7 @@ type Backend interface {
 
 	// Renew extends the lease of the record by its id. The increment replaces the remaining time, so the caller must
 	// not request less than what remains. Gone means that the server does not know the lease, or that it has expired;
-	// no other error does.
+	// no other error does. Refused means that the server is well and does not extend this lease.
 	Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (lease.Term, error)
 
 	// ExtendSession extends the session that issued the record as far as the server allows, after it has proved that

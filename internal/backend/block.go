@@ -15,7 +15,10 @@ func BlockFor(err error) lease.Block {
 		b.RetryAfter = e.RetryAfter
 	}
 	switch KindOf(err) {
-	case NoResponse, Unavailable, Busy:
+	case NoResponse, Unavailable, Throttled, Busy:
+		return b
+	case QuotaExceeded:
+		b.Reason = v1alpha1.ReasonQuotaExceeded
 		return b
 	case Failed, Gone:
 		b.Reason = v1alpha1.ReasonBackendError

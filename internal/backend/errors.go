@@ -13,8 +13,13 @@ const (
 	// NoResponse: the backend did not respond (time-out, reset, gateway error). It may still execute the request.
 	NoResponse ErrorKind = "NoResponse"
 	// Unavailable: the request did not reach the backend (connection refused), or the backend responded that it
-	// serves nothing now: sealed, standby, rate-limited.
+	// serves nothing now: sealed, standby.
 	Unavailable ErrorKind = "Unavailable"
+	// Throttled: the backend limits the rate of these requests, such as those of one path. It serves others.
+	Throttled ErrorKind = "Throttled"
+	// QuotaExceeded: the backend issues no more leases or logins, such as for one path. It serves everything else, so
+	// leases can be renewed and revoked.
+	QuotaExceeded ErrorKind = "QuotaExceeded"
 	// Busy: the request was not sent, because others are in progress. It is no failure; try again soon.
 	Busy ErrorKind = "Busy"
 	// Failed: the backend responded with an error of its own, such as a database that is down.

@@ -15,6 +15,8 @@ func TestBlockFor(t *testing.T) {
 	for kind, want := range map[ErrorKind]lease.Block{
 		NoResponse:       {Reason: v1alpha1.ReasonBackendUnavailable},
 		Unavailable:      {Reason: v1alpha1.ReasonBackendUnavailable},
+		Throttled:        {Reason: v1alpha1.ReasonBackendUnavailable},
+		QuotaExceeded:    {Reason: v1alpha1.ReasonQuotaExceeded},
 		Failed:           {Reason: v1alpha1.ReasonBackendError},
 		Gone:             {Reason: v1alpha1.ReasonBackendError},
 		Denied:           {Reason: v1alpha1.ReasonAccessDenied, Stalled: true},

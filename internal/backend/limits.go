@@ -22,6 +22,8 @@ const (
 	probePause = time.Second
 	// retryWaiting is when to try again behind a probe.
 	retryWaiting = 2 * time.Second
+	// quotaPause is both for a path that issues no more leases: each attempt costs a login and writes to the ledger.
+	quotaPause = 10 * time.Second
 )
 
 // Limits keep one hanging path (a database, a tenant) from using all workers. They apply to the requests of one
@@ -29,8 +31,8 @@ const (
 //
 //   - Issuances: a quarter of the workers; all paths together: half of them. Renewals never wait behind issuances.
 //   - Other operations: a quarter of the workers as soon as one of them takes longer than a second.
-//   - After a request without a response, or with an error after a long time: one at a time, as a probe, until one gets
-//     a response.
+//   - After a request without a response, with an error after a long time, or refused by a quota: one at a time, as a
+//     probe, until one gets another response.
 //
 // A request above a limit is not sent. The caller returns its worker and tries again.
 type Limits struct {
@@ -54,6 +56,8 @@ type line struct {
 	serial   int
 	// probeAt is when the next probe may be sent; zero: the last request got a response.
 	probeAt time.Time
+	// fault is what the others get meanwhile.
+	fault *Error
 	// waiting for a request to end.
 	waiting waiters
 }
@@ -154,10 +158,7 @@ func (l *Limits) admit(key lineKey, issues bool, who Waiter) (done func(error), 
 	quarter := max(1, l.workers/4)
 	switch {
 	case !in.probeAt.IsZero() && (len(in.inFlight) > 0 || now.Before(in.probeAt)):
-		e := Errorf(Unavailable, "%s: waiting, because the last request got no response: "+
-			"one request at a time is sent until the backend responds", key.path)
-		e.RetryAfter = retryWaiting
-		return nil, e
+		return nil, in.fault
 	case len(in.inFlight) >= quarter && key.operation == opIssue:
 		in.waiting.add(who)
 		return nil, busy(key)
@@ -207,6 +208,13 @@ func (l *Limits) release(key lineKey, id int, issued bool, result error) (wake [
 	case errors.Is(result, ErrNotSent):
 	case result != nil && (KindOf(result) == NoResponse || KindOf(result) == Failed && took > hanging):
 		in.probeAt = l.clock.Now().Add(probePause)
+		in.fault = Errorf(Unavailable, "%s: waiting, because the last request got no response: one request at a time "+
+			"is sent until the backend responds", key.path)
+		in.fault.RetryAfter = retryWaiting
+	case result != nil && KindOf(result) == QuotaExceeded:
+		in.probeAt = l.clock.Now().Add(quotaPause)
+		in.fault = Errorf(QuotaExceeded, "%s", result)
+		in.fault.RetryAfter = quotaPause
 	default:
 		in.probeAt = time.Time{}
 	}

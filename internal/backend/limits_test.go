@@ -116,6 +116,20 @@ func TestUnansweredRequestIsFollowedByOneProbe(t *testing.T) {
 	l.fill(opIssue, "a", 4)
 }
 
+func TestRefusedByAQuotaIsFollowedByOneProbe(t *testing.T) {
+	l := newLineTest(t)
+	l.fill(opIssue, "a", 1)[0](Errorf(QuotaExceeded, "no more leases"))
+	_, err := l.admitTo(opIssue, "a")
+	if KindOf(err) != QuotaExceeded || err.Error() != "no more leases" || BlockFor(err).RetryAfter != quotaPause {
+		t.Errorf("the next issuance gets %v", err)
+	}
+	l.fill(opIssue, "b", 4)
+	l.fill("renew", "a", 10)
+	l.clock.Step(quotaPause)
+	l.fill(opIssue, "a", 1)
+	l.refused(opIssue, "a", QuotaExceeded)
+}
+
 func TestErrorAfterALongTimeIsFollowedByOneProbe(t *testing.T) {
 	l := newLineTest(t)
 	done := l.fill(opIssue, "a", 1)

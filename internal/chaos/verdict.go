@@ -11,6 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
@@ -82,9 +84,21 @@ func (s *storm) endFaults(ctx context.Context) error {
 			if !objects[name].DeletionTimestamp.IsZero() {
 				return name + " is being deleted", nil
 			}
+			if err := s.endPause(ctx, objects[name]); err != nil {
+				return "", err
+			}
 		}
 		return "", nil
 	})
+}
+
+// endPause ends the pause that follows many deleted Secrets and lost leases: a change of the spec does.
+func (s *storm) endPause(ctx context.Context, d *v1alpha1.DynamicSecret) error {
+	if d.Status.Unplanned == nil || d.Spec.Target.Labels["storm"] == "over" {
+		return nil
+	}
+	patch := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"target":{"labels":{"storm":"over"}}}}`))
+	return s.kube.Patch(ctx, d, patch)
 }
 
 // settled reports whether the object is Ready, has no pending request and has nothing to revoke.

@@ -107,6 +107,7 @@ const (
 	badDeadline    = "revocationDeadline must not be negative: a duration such as 0s, 30m or 1h"
 	badMaxAge      = "maxAge must be at least 1s, such as 1h or 24h"
 	badOverlap     = "overlap must not be negative: a duration such as 0s, 2m or 1h"
+	badSettle      = "settle must not be negative: a duration such as 0s, 10s or 1m"
 	badName        = "name must be a lower-case DNS name"
 	oneMethod      = "set exactly one of kubernetes and token"
 	ownLabels      = "labels with the prefix leasekeeper.io/ are reserved"
@@ -190,6 +191,7 @@ var rejections = []rejection{
 
 	{dynamic, "spec.rotation", "{maxAge: 500ms}", badMaxAge},
 	{dynamic, "spec.rotation", "{overlap: -1s}", badOverlap},
+	{dynamic, "spec.rotation", "{settle: -1s}", badSettle},
 	{dynamic, "spec.rotation", "{windows: [{schedule: '0 2 * *', duration: 1h}]}", badSchedule},
 	{dynamic, "spec.rotation", "{windows: [{schedule: '@often', duration: 1h}]}", badSchedule},
 	{
@@ -288,6 +290,7 @@ var rejections = []rejection{
 		"a ClusterSecretProvider needs vault.keeperAuth: " +
 			"the identity that renews and revokes leases when a namespace is gone",
 	},
+	{cluster, "spec.vault.keeperless", "true", "set keeperAuth or keeperless, not both"},
 	{
 		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "",
 		"set keeperAuth.kubernetes.serviceAccountRef.namespace" + noNamespace,
@@ -307,6 +310,8 @@ var rejections = []rejection{
 		namespaced, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "other",
 		ownNamespace + "keeperAuth.kubernetes.serviceAccountRef.namespace",
 	},
+	{cluster, "spec.vault.keeperless", "true", "set keeperAuth or keeperless, not both"},
+	{namespaced, "spec.vault.keeperless", "true", "set keeperAuth or keeperless, not both"},
 	{
 		namespaced, "spec.vault.keeperAuth", "{token: {secretRef: {name: token, namespace: other}}}",
 		ownNamespace + "keeperAuth.token.secretRef.namespace",
@@ -522,10 +527,10 @@ func TestPrinterColumns(t *testing.T) {
 		return strings.Join(strings.Fields(lines[0]), " "), lines[1]
 	}
 	head, row := wide("get", "dsec", "-n", r.name)
-	if head != "NAME PROVIDER READY STATUS EXPIRES RENEWS AGE LEASE MESSAGE" {
+	if head != "NAME PROVIDER READY STATUS EXPIRES NEXT AT AGE LEASE MESSAGE" {
 		t.Errorf("columns: %s", head)
 	}
-	for _, want := range []string{"orders", r.name, "True", "Leased", leaseID(d), "Secret orders contains"} {
+	for _, want := range []string{"orders", r.name, "True", "Leased", "Renew", leaseID(d), "Secret orders contains"} {
 		if !strings.Contains(row, want) {
 			t.Errorf("no %q in %q", want, row)
 		}

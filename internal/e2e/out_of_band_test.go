@@ -113,8 +113,8 @@ func TestLeaseOutlivesItsDeletedDatabaseRole(t *testing.T) {
 }
 
 // Vault does not know that the user is gone, so nothing can detect it before the renewal. Vault refuses that, but not
-// because the lease is gone.
-func TestDroppedUserIsReplacedAtLeaseEnd(t *testing.T) {
+// because the lease is gone. The credential is replaced while its lease is alive.
+func TestDroppedUserIsReplacedBeforeLeaseEnd(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, shared, withProxy(), withTTL(25*time.Second, time.Hour))
 	first := r.ready("orders")
@@ -138,6 +138,10 @@ func TestDroppedUserIsReplacedAtLeaseEnd(t *testing.T) {
 		return hasNewLease(first, d) && atRest(d)
 	})
 	r.must(r.login(r.target("orders")))
+	r.eventually("an event about the cause", func() bool { return r.countEvents("Replaced") == 1 })
+	if n := r.countEvents(v1alpha1.ReasonExpired) + r.countEvents(v1alpha1.ReasonLeaseLost); n != 0 {
+		t.Errorf("%d events report that a lease expired or was lost", n)
+	}
 	drop()
 	r.remove("orders")
 	r.untilAlive(0)

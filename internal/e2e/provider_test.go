@@ -8,9 +8,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -152,11 +154,25 @@ func TestSecretProviderWithoutKeeperReportsMissingLines(t *testing.T) {
 	r := newRig(t, shared)
 	p := r.namespacedProvider()
 	r.create(p)
-	message := untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonUnattended)
+	message := untilStatus(r, p, v1alpha1.StalledCondition, v1alpha1.ReasonPolicyIncomplete)
 	want := []string{
 		"auth/token/lookup-accessor: update", "auth/token/renew-accessor: update", "auth/token/revoke-accessor: update",
 		"sys/leases/revoke: update",
 	}
+	for _, part := range append([]string{"set spec.vault.keeperAuth", "spec.vault.keeperless: true"}, want...) {
+		if !strings.Contains(message, part) {
+			t.Errorf("the message is %q, want %q in it", message, part)
+		}
+	}
+	mark := r.vaultMark()
+	r.apply("blocked", byNamespaced)
+	r.untilReason("blocked", v1alpha1.StalledCondition, v1alpha1.ReasonProviderNotReady)
+	if n := r.minted(mark); n != 0 {
+		t.Errorf("%d credentials were requested", n)
+	}
+	r.remove("blocked")
+	change(r, p, func(p *v1alpha1.SecretProvider) { p.Spec.Vault.Keeperless = true })
+	message = untilStatus(r, p, v1alpha1.ReadyCondition, v1alpha1.ReasonUnattended)
 	if !slices.Equal(p.Status.MissingCapabilities, want) {
 		t.Errorf("missing: %q, want %q", p.Status.MissingCapabilities, want)
 	}
@@ -289,6 +305,29 @@ func TestMissingTokenIsReportedUntilItExists(t *testing.T) {
 	r.untilReady("orders")
 }
 
+// providerEvents counts the events of a provider with a reason.
+func (r *rig) providerEvents(p client.Object, reason string) (n int) {
+	r.t.Helper()
+	var list eventsv1.EventList
+	r.must(r.Kube.List(context.Background(), &list))
+	for i := range list.Items {
+		if list.Items[i].Reason == reason && list.Items[i].Regarding.UID == p.GetUID() {
+			n++
+		}
+	}
+	return n
+}
+
+// listsOfSecrets counts the lists of DynamicSecrets of a namespace that the manager read from the API server.
+func (r *rig) listsOfSecrets(since testbed.Mark, namespace string) int {
+	r.t.Helper()
+	found, err := r.Plane.Requests(since, func(a testbed.APIRequest) bool {
+		return a.User == managerUser && a.Verb == "list" && a.Resource == "dynamicsecrets" && a.Namespace == namespace
+	})
+	r.must(err)
+	return len(found)
+}
+
 func TestProviderInUseCannotBeDeleted(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{v1alpha1.ProviderKindCluster, v1alpha1.ProviderKindNamespaced} {
@@ -315,10 +354,17 @@ func TestProviderInUseCannotBeDeleted(t *testing.T) {
 			if want := r.inUse("orders"); message != want {
 				t.Errorf("the message is %q, want %q", message, want)
 			}
+			r.eventually("an event", func() bool { return r.providerEvents(p, v1alpha1.ReasonInUse) == 1 })
+			mark := r.apiMark()
 			r.apply("late", func(d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Kind = kind })
 			r.untilReason("late", v1alpha1.StalledCondition, v1alpha1.ReasonProviderDeleting)
 			if d := r.get("orders"); !meta.IsStatusConditionTrue(d.Status.Conditions, v1alpha1.ReadyCondition) {
 				t.Error("the object that uses it is not Ready any more")
+			}
+			time.Sleep(5 * time.Second) // several checks
+			// Another test may delete a provider, too.
+			if n := r.listsOfSecrets(mark, p.GetNamespace()); n > 2 {
+				t.Errorf("%d lists were read from the API server while the cache knows the user", n)
 			}
 			r.remove("orders")
 			if ids := r.leases(); len(ids) != 0 {

@@ -488,6 +488,7 @@ func TestNamespacedProviderRevokesItsMount(t *testing.T) {
 	r.must(r.Vault.WritePolicy(t.Context(), r.name,
 		`path "`+r.name+`/*" { capabilities = ["read", "update"] }`+r.revokerPolicy()))
 	p := r.namespacedProvider()
+	p.Spec.Vault.Keeperless = true
 	r.create(p)
 	before := r.ready("orders", byNamespaced)
 	o := r.revoke(func(o *v1alpha1.LeaseRevocation) {

@@ -102,10 +102,42 @@ func (r *rig) denySecrets(
 	expression, message string, probe func(client.Object) error,
 ) *admissionv1.ValidatingAdmissionPolicy {
 	r.t.Helper()
+	policy := r.denyPolicy(expression, message, admissionv1.Create, admissionv1.Update)
+	r.eventually("the API server to reject Secrets", func() bool {
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+			Namespace: r.name, GenerateName: "probe-", Labels: map[string]string{v1alpha1.OwnerLabel: "probe"},
+		}}
+		err := probe(s)
+		if err == nil {
+			_ = r.Kube.Delete(r.t.Context(), s)
+		}
+		return apierrors.IsInvalid(err)
+	})
+	return policy
+}
+
+// protectSecrets makes the API server reject deletions of the rig's Secrets, and waits until it does.
+func (r *rig) protectSecrets() *admissionv1.ValidatingAdmissionPolicy {
+	r.t.Helper()
+	probe := &corev1.Secret{ObjectMeta: r.named("probe")}
+	policy := r.denyPolicy("false", "Secrets are protected", admissionv1.Delete)
+	r.eventually("the API server to reject deletions", func() bool {
+		err := r.Kube.Create(r.t.Context(), probe.DeepCopy())
+		r.must(client.IgnoreAlreadyExists(err))
+		return apierrors.IsInvalid(r.Kube.Delete(r.t.Context(), probe.DeepCopy()))
+	})
+	return policy
+}
+
+// denyPolicy makes the API server reject the operations on the rig's Secrets for which the CEL expression is false.
+func (r *rig) denyPolicy(
+	expression, message string, operations ...admissionv1.OperationType,
+) *admissionv1.ValidatingAdmissionPolicy {
+	r.t.Helper()
 	fail, equivalent := admissionv1.Fail, admissionv1.Equivalent
 	here := &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": r.name}}
 	writes := admissionv1.RuleWithOperations{
-		Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
+		Operations: operations,
 		Rule: admissionv1.Rule{
 			APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"},
 		},
@@ -129,16 +161,6 @@ func (r *rig) denySecrets(
 		},
 	})
 	r.t.Cleanup(func() { _ = r.Kube.Delete(context.Background(), policy) })
-	r.eventually("the API server to reject Secrets", func() bool {
-		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
-			Namespace: r.name, GenerateName: "probe-", Labels: map[string]string{v1alpha1.OwnerLabel: "probe"},
-		}}
-		err := probe(s)
-		if err == nil {
-			_ = r.Kube.Delete(r.t.Context(), s)
-		}
-		return apierrors.IsInvalid(err)
-	})
 	return policy
 }
 

@@ -73,6 +73,27 @@ func TestKeeperWithoutListLooksLeasesUp(t *testing.T) {
 	})
 }
 
+func TestFailedListsLookLeasesUp(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, shared, withProxy())
+	r.ready("another")
+	r.untilProvider(v1alpha1.VerifyingCondition, v1alpha1.ReasonLeasesListed)
+	r.must(r.proxy.Break(testbed.Fault{
+		Path: "/sys/leases/lookup/", Method: "GET", Action: testbed.Answer,
+		Status: 500, ContentType: "application/json",
+		Body: `{"errors":["1 error occurred:\n\t* context deadline exceeded\n\n"]}`,
+	}))
+	message := r.untilProvider(v1alpha1.VerifyingCondition, v1alpha1.ReasonListFailed)
+	if !strings.Contains(message, r.name+"/creds/orders") || !strings.Contains(message, "one by one") {
+		t.Errorf("the message is %q", message)
+	}
+	r.replacedAfter(func(d *v1alpha1.DynamicSecret) {
+		r.must(r.Vault.Write(t.Context(), "sys/leases/revoke", map[string]any{"lease_id": leaseID(d), "sync": true}))
+	})
+	r.proxy.Clear()
+	r.untilProvider(v1alpha1.VerifyingCondition, v1alpha1.ReasonLeasesListed)
+}
+
 func TestIncompleteListReplacesNothing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, shared, withProxy())

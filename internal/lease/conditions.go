@@ -18,10 +18,11 @@ func SetStatus(d *v1alpha1.DynamicSecret, in Input, s Step) {
 	in.Object = d
 	v := newView(in)
 	st := &d.Status
+	noteHeld(d)
 	st.ObservedGeneration = d.Generation
 	st.NextAction, st.NextActionAt = nextAction(s)
 	st.ExpiresAt = nil
-	if end, ok := SetEnd(st.Leases); ok {
+	if end, ok := v.contentEnd(); ok {
 		at := floor(end)
 		st.ExpiresAt = &at
 	}
@@ -32,6 +33,33 @@ func SetStatus(d *v1alpha1.DynamicSecret, in Input, s Step) {
 			meta.SetStatusCondition(&st.Conditions, *c)
 		}
 	}
+	st.Summary, st.Message = headline(d)
+}
+
+// troubled are the reasons of Rotated that a person should know of although nothing else is wrong.
+var troubled = []string{v1alpha1.ReasonRolloutPaused, v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutCheckFailed,
+	v1alpha1.ReasonHandoverCutShort}
+
+// headline is the most important reason of the conditions, and its message.
+func headline(d *v1alpha1.DynamicSecret) (reason, message string) {
+	find := func(kind string) *metav1.Condition { return meta.FindStatusCondition(d.Status.Conditions, kind) }
+	c := find(v1alpha1.ReadyCondition)
+	stalled, reconciling := find(v1alpha1.StalledCondition), find(v1alpha1.ReconcilingCondition)
+	rotated := find(v1alpha1.RotatedCondition)
+	switch {
+	case c.Status != metav1.ConditionTrue:
+	case stalled != nil:
+		c = stalled
+	case reconciling != nil:
+		c = reconciling
+	case rotated != nil && slices.Contains(troubled, rotated.Reason):
+		c = rotated
+	}
+	reason, message = c.Reason, c.Message
+	if d.Spec.Suspend && reason != v1alpha1.ReasonSuspended {
+		reason, message = reason+","+v1alpha1.ReasonSuspended, message+" "+suspendedMessage
+	}
+	return reason, message
 }
 
 func nextAction(s Step) (string, *metav1.Time) {
@@ -76,58 +104,102 @@ func (v *view) what() string {
 	return fmt.Sprintf("%d sources", len(v.leases))
 }
 
+// contentEnd is when the first credential in the Secret expires; before anything is published, when the first of the
+// leases does. False: none does.
+func (v *view) contentEnd() (time.Time, bool) {
+	if until, alive := v.contentAlive(); alive {
+		return until, !until.IsZero()
+	}
+	return SetEnd(v.leases)
+}
+
 // summary is what Ready, Reconciling and Stalled say.
 func (v *view) summary(s Step) Summary {
-	target := v.Object.TargetName()
 	left := len(Records(v.st)) - len(v.Done)
-	obstacle := v.obstacle(s)
-	final := func(reason, message string) Summary {
-		return Summary{Reason: reason, Message: message, Stalled: true}
-	}
 	switch {
 	case !v.Object.DeletionTimestamp.IsZero():
 		return Summary{Reason: v1alpha1.ReasonDeleting, Message: v.removalMessage(left)}
 	case v.Object.Spec.Revoked && (left > 0 || v.st.Secret != nil):
 		return Summary{Reason: v1alpha1.ReasonRevoking, Message: v.removalMessage(left)}
 	case v.Object.Spec.Revoked:
-		return final(v1alpha1.ReasonRevoked,
-			"The leases are revoked and the Secret is deleted, because spec.revoked is true. "+
-				"Set it to false to issue again.")
-	case v.current():
+		return Summary{Stalled: true, Reason: v1alpha1.ReasonRevoked,
+			Message: "The leases are revoked and the Secret is deleted, because spec.revoked is true. " +
+				"Set it to false to issue again."}
+	}
+	if ready := v.readySummary(); ready != nil {
+		ready.Work = v.work(s)
+		return *ready
+	}
+	if len(v.leases) == 0 && v.st.GrantEndedAt != nil {
+		return Summary{Stalled: true, Reason: v1alpha1.ReasonGrantEnded,
+			Message: "The lease of this grant has ended (spec.lease.reissue is Never). Delete the object, or request " +
+				"another lease with the annotation " + v1alpha1.RotateRequestedAtAnnotation + "."}
+	}
+	if b, _ := v.obstacle(s); b != nil {
+		return Summary{Reason: b.Reason, Message: b.Message, Stalled: b.Stalled,
+			Idle: b.Reason == v1alpha1.ReasonSuspended}
+	}
+	progress := v.progress()
+	return Summary{Reason: progress.Reason, Message: progress.Message}
+}
+
+// readySummary is what Ready says while the Secret contains live credentials; nil: it does not.
+func (v *view) readySummary() *Summary {
+	if v.contains() {
 		ready := Summary{Ready: true, Reason: v1alpha1.ReasonSynced,
-			Message: fmt.Sprintf("Secret %s contains the response of %s.", target, v.what())}
+			Message: fmt.Sprintf("Secret %s contains the response of %s.", v.Object.TargetName(), v.what())}
 		if anyLeased(v.leases) {
 			ready.Reason = v1alpha1.ReasonLeased
-			ready.Message = fmt.Sprintf("Secret %s contains a leased credential of %s.", target, v.what())
+			ready.Message = fmt.Sprintf("Secret %s contains a leased credential of %s.",
+				v.Object.TargetName(), v.what())
 		}
-		ready.Work = v.work(s, obstacle)
-		return ready
-	case len(v.leases) == 0 && v.st.GrantEndedAt != nil:
-		return final(v1alpha1.ReasonGrantEnded, "The lease of this grant has ended (spec.lease.reissue is Never). "+
-			"Delete the object, or request another lease with the annotation "+v1alpha1.RotateRequestedAtAnnotation+".")
-	case obstacle != nil:
-		return Summary{Reason: obstacle.Reason, Message: obstacle.Message, Stalled: obstacle.Stalled,
-			Idle: obstacle.Reason == v1alpha1.ReasonSuspended}
-	case len(v.leases) > 0:
-		return Summary{Reason: v1alpha1.ReasonPublishing,
-			Message: fmt.Sprintf("The credential is issued; writing Secret %s.", target)}
+		return &ready
 	}
-	return Summary{Reason: v1alpha1.ReasonIssuing, Message: "Requesting a credential."}
+	// Nobody has edited the Secret since it was Ready, or Ready would be False.
+	before := meta.FindStatusCondition(v.st.Conditions, v1alpha1.ReadyCondition)
+	_, alive := v.contentAlive()
+	if !alive || !v.secretExists() || before == nil || before.Status != metav1.ConditionTrue {
+		return nil
+	}
+	return &Summary{Ready: true, Reason: before.Reason, Message: before.Message}
+}
+
+// progress is the work towards a Secret that contains the credentials of the leases.
+func (v *view) progress() Block {
+	target := v.Object.TargetName()
+	switch {
+	case v.holds(v.leases):
+		return Block{Reason: v1alpha1.ReasonPublishing,
+			Message: fmt.Sprintf("The credential is issued; writing Secret %s.", target)}
+	case v.published() && v.Target == TargetAbsent:
+		return Block{Reason: v1alpha1.ReasonReplacing,
+			Message: fmt.Sprintf("Secret %s was deleted; requesting a new credential.", target)}
+	case v.published() && v.Target == TargetChanged:
+		return Block{Reason: v1alpha1.ReasonReplacing,
+			Message: fmt.Sprintf("Secret %s was changed; requesting a new credential.", target)}
+	}
+	return Block{Reason: v1alpha1.ReasonIssuing, Message: "Requesting a credential."}
 }
 
 // work is what is in progress, or needs a person, although the credential is valid; nil: nothing.
-func (v *view) work(s Step, obstacle *Block) *Block {
+func (v *view) work(s Step) *Block {
+	obstacle, due := v.obstacle(s)
 	if obstacle == nil {
-		obstacle = v.complaint()
-		if obstacle != nil {
-			return obstacle
+		if b := v.complaint(); b != nil {
+			return b
 		}
 	}
-	switch renewal, extension := worst(v.Tries.Renew, v.leases), worst(v.Tries.ExtendSession, v.leases); {
+	renewal, extension := worst(v.Tries.Renew, v.leases), worst(v.Tries.ExtendSession, v.leases)
+	switch {
 	case obstacle != nil && obstacle.Stalled:
 		return obstacle
 	case obstacle != nil && obstacle.Reason == v1alpha1.ReasonSuspended:
 		return nil
+	case obstacle != nil && due == v1alpha1.NextPublish:
+		return obstacle
+	case obstacle != nil && due == v1alpha1.NextRefresh:
+		return &Block{Reason: v1alpha1.ReasonReplacing,
+			Message: "A response is due to be read again. " + obstacle.Message}
 	case obstacle != nil:
 		return &Block{Reason: v1alpha1.ReasonReplacing, Message: "A new credential is due. " + obstacle.Message}
 	case renewal.Count > 0:
@@ -135,8 +207,11 @@ func (v *view) work(s Step, obstacle *Block) *Block {
 	case extension.Count > 0:
 		return &Block{Reason: v1alpha1.ReasonRenewing,
 			Message: "The session that issued the lease is due for extension. " + extension.Message}
-	case s.Action == Issue || s.Action == RecordLeases || v.st.Attempt != nil:
+	case s.Action == Issue || s.Action == RecordLeases || v.st.Attempt != nil || len(v.leases) == 0:
 		return &Block{Reason: v1alpha1.ReasonReplacing, Message: "Requesting a new credential."}
+	case !v.contains():
+		progress := v.progress()
+		return &progress
 	}
 	return nil
 }
@@ -160,26 +235,27 @@ func anyLeased(records []v1alpha1.LeaseRecord) bool {
 	return false
 }
 
-// obstacle prevents what is due; nil: nothing does. Failures are remembered until the next success, so one counts only
-// while what failed is still due.
-func (v *view) obstacle(s Step) *Block {
-	f := v.Tries.Issue
+// obstacle prevents what is due, in the words of status.nextAction; nil: nothing does. Failures are remembered until
+// the next success, so one counts only while what failed is still due.
+func (v *view) obstacle(s Step) (b *Block, due string) {
+	read := v.refreshFailure()
 	switch {
-	case v.Tries.Publish.Count > 0 && len(v.leases) > 0 && !v.current():
-		f = v.Tries.Publish
+	case v.Tries.Publish.Count > 0 && len(v.leases) > 0 && !v.contains():
+		return v.Tries.Publish.block(), v1alpha1.NextPublish
+	case s.Blocked != nil && v.issueDue():
+		return s.Blocked, v1alpha1.NextReplace
 	case s.Blocked != nil:
-		return s.Blocked
+		return s.Blocked, v1alpha1.NextRefresh
 	case v.Tries.Sync.Count > 0 && v.OutOfSync:
-		f = v.Tries.Sync
-	case v.refreshFailure().Count > 0:
-		f = v.refreshFailure()
+		return v.Tries.Sync.block(), v1alpha1.NextPublish
+	case v.Tries.Repair.waiting(v.Now) && v.OutOfSync:
+		return v.contested(), v1alpha1.NextPublish
+	case read.Count > 0:
+		return read.block(), v1alpha1.NextRefresh
 	case s.Action == Wait:
-		return nil // no issuance is due
+		return nil, "" // no issuance is due
 	}
-	if f.Count == 0 {
-		return nil
-	}
-	return &Block{Reason: f.Reason, Message: f.Message, Stalled: f.Stalled}
+	return v.Tries.Issue.block(), v1alpha1.NextReplace
 }
 
 // refreshFailure is the failure to read a source again; the zero value: none failed.
@@ -209,6 +285,12 @@ func (v *view) complaint() *Block {
 		(h.Reason == v1alpha1.ReasonRolloutTargetNotFound || h.Reason == v1alpha1.ReasonRolloutForbidden):
 		return &Block{Reason: h.Reason, Stalled: true, Message: rollingMessage(h)}
 	}
+	if rec := v.shared(); rec != nil {
+		return &Block{Reason: v1alpha1.ReasonSharedUser, Stalled: true,
+			Message: rec.Location() + " gave the new lease the user of the old one. The old lease is kept, because " +
+				"its revocation would drop the user; at its maximum TTL the backend drops the user. Change the role " +
+				"so that each lease gets a user of its own (username template), then request a rotation."}
+	}
 	for i := range v.st.Retiring {
 		if f := v.Tries.Revoke[Key(&v.st.Retiring[i])]; f.Count > 0 && f.Stalled {
 			return &Block{Reason: f.Reason, Stalled: true, Message: NotRevoked + f.Message}
@@ -217,11 +299,38 @@ func (v *view) complaint() *Block {
 	return nil
 }
 
+// rollingMessage says how far the roll-out is, and what to do if it does not continue.
 func rollingMessage(h *v1alpha1.HandoverStatus) string {
-	if len(h.Waiting) == 0 {
-		return "The consumers are moving to the new credential."
+	state, fix := "Workloads are moving to the new credential.", ""
+	switch h.Reason {
+	case v1alpha1.ReasonRolloutForbidden:
+		return forbiddenMessage(h.Waiting)
+	case v1alpha1.ReasonRolloutCheckFailed:
+		state = "leasekeeper cannot check whether all workloads use the new credential, and tries again."
+	case v1alpha1.ReasonRolloutTargetNotFound:
+		state, fix = "spec.rollout.targets selects a workload that leasekeeper cannot find.",
+			" Create it, or correct spec.rollout.targets."
+	case v1alpha1.ReasonRolloutPaused:
+		state, fix = "Not all workloads use the new credential.", " Resume the roll-out, or delete the old pods."
+	case v1alpha1.ReasonRolloutStuck:
+		state, fix = "Not all workloads use the new credential.", " Check the pods that do not become available."
 	}
-	return "The consumers are moving to the new credential. " + strings.Join(h.Waiting, "; ") + "."
+	if len(h.Waiting) == 0 {
+		return state + fix
+	}
+	return state + " " + strings.Join(h.Waiting, "; ") + "." + fix
+}
+
+// forbiddenMessage tells a missing permission, such as "list pods", from an admission policy that denies the stamp.
+func forbiddenMessage(waiting []string) string {
+	what := strings.Join(waiting, "; ")
+	if strings.Contains(what, " cannot be stamped: ") {
+		return "The API server does not accept the roll-out of a workload. " + what +
+			". Let the admission policy accept annotations with the prefix " + v1alpha1.StampAnnotationPrefix +
+			" on pod templates."
+	}
+	return "leasekeeper lacks the permission to roll out workloads: " + what +
+		". Set rollout.enabled in leasekeeper's chart, or apply config/rollout."
 }
 
 // rotatedCondition returns Rotated; nil: the condition does not change.
@@ -238,7 +347,8 @@ func rotatedCondition(v *view) *metav1.Condition {
 	held, short := v.heldMessage()
 	switch {
 	case v.rolling() && v.RolloutOff:
-		return condition(kind, false, v1alpha1.ReasonRolloutDisabled, "The consumers are not rolled out.%s", held)
+		return condition(kind, false, v1alpha1.ReasonRolloutDisabled, "The workloads of spec.rollout are not "+
+			"rolled out: set rollout.enabled in leasekeeper's chart, or remove spec.rollout.%s", held)
 	case v.rolling():
 		reason := h.Reason
 		if reason == "" {
@@ -249,15 +359,26 @@ func rotatedCondition(v *view) *metav1.Condition {
 		return condition(kind, false, v1alpha1.ReasonHandoverCutShort,
 			"The old lease ended at %s, before the hand-over was complete: the backend refused to extend it, or "+
 				"somebody revoked it. Reduce spec.rotation.overlap, or raise the maximum TTL.", utc(h.CutShortAt.Time))
+	case v.shared() != nil:
+		return condition(kind, false, v1alpha1.ReasonSharedUser, "The consumers have the new credential. "+
+			"The old lease is kept, because both leases have the same user.")
 	case held != "":
 		reason := v1alpha1.ReasonOverlap
 		if short {
 			reason = v1alpha1.ReasonHandoverCutShort
 		}
-		return condition(kind, false, reason, "The consumers have the new credential.%s", held)
+		return condition(kind, false, reason, "%s.%s", v.movedMessage(), held)
 	}
-	return condition(kind, true, v1alpha1.ReasonRotated,
-		"The consumers have the new credential, and the old lease is revoked.")
+	return condition(kind, true, v1alpha1.ReasonRotated, "%s, and the old lease is revoked.", v.movedMessage())
+}
+
+// movedMessage says who has the new credential, as far as leasekeeper knows.
+func (v *view) movedMessage() string {
+	if RollsOut(v.Object) {
+		return "All workloads of spec.rollout use the new credential"
+	}
+	return fmt.Sprintf("Secret %s contains the new credential (workloads are not followed without spec.rollout)",
+		v.Object.TargetName())
 }
 
 // heldMessage says what happens to the old leases, and whether one of them ends before the overlap is over; empty:
@@ -290,25 +411,41 @@ func (v *view) heldMessage() (text string, short bool) {
 
 func utc(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// removalMessage says how many records must still be revoked, and what delays that.
+// removalMessage says how many records must still be revoked, what delays that, and for how long.
 func (v *view) removalMessage(left int) string {
 	message := fmt.Sprintf("Lease records still to be revoked: %d.", max(0, left))
 	records := append(v.leases[:len(v.leases):len(v.leases)], v.st.Retiring...)
+	var bound, unanswered time.Time
+	failure := ""
 	for i := range records {
-		if f := v.Tries.Revoke[Key(&records[i])]; f.Count > 0 && !v.Done[Key(&records[i])] {
-			return message + " The last attempt failed: " + f.Message
+		rec := &records[i]
+		if v.Done[Key(rec)] || Irrevocable(rec) {
+			continue
+		}
+		if f := v.Tries.Revoke[Key(rec)]; f.Count > 0 && failure == "" {
+			failure = " The last attempt failed: " + f.Message
+		}
+		if at, bounded := v.abandonedAt(rec); bounded {
+			bound = later(bound, at)
+		}
+		if from := v.revokeFrom(rec); rec.Kind == "" && v.Now.Before(from) {
+			unanswered = later(unanswered, from)
 		}
 	}
-	if f := v.Tries.DeleteSecret; f.Count > 0 {
-		return message + " " + f.Message
-	}
-	for i := range records {
-		waits := records[i].RevokeAfter != nil && v.Now.Before(records[i].RevokeAfter.Time)
-		if waits && records[i].Kind == "" {
-			return message + " A request got no response; its session is revoked after --request-limit."
+	if f := v.Tries.DeleteSecret; failure == "" && f.Count > 0 {
+		failure = " " + f.Message
+		if !v.Object.DeletionTimestamp.IsZero() {
+			bound = later(bound, v.deletionDeadline())
 		}
 	}
-	return message
+	if !bound.IsZero() {
+		message += fmt.Sprintf(" What is not revoked until %s is abandoned.", utc(bound))
+	}
+	if failure == "" && !unanswered.IsZero() {
+		return message + fmt.Sprintf(" A request got no response; its session is revoked at %s, when the backend must "+
+			"be done with it (--request-limit).", utc(unanswered))
+	}
+	return message + failure
 }
 
 // notEnded are reasons of retiring records that do not say why the last lease ended: it was replaced, it belongs to a
@@ -321,7 +458,9 @@ func leasedCondition(v *view) *metav1.Condition {
 	const kind = v1alpha1.LeasedCondition
 	before := meta.FindStatusCondition(v.st.Conditions, kind)
 	switch {
-	case anyLeased(v.leases):
+	case before != nil && before.Reason == v1alpha1.ReasonRevoked && v.Object.Spec.Revoked && len(v.st.Retiring) == 0:
+		return condition(kind, false, v1alpha1.ReasonRevoked, "The lease is revoked.")
+	case anyLeased(v.leases) || v.contentLeased():
 		return condition(kind, true, v1alpha1.ReasonLeased, "The credential has a live lease.")
 	case len(v.leases) > 0:
 		return condition(kind, false, v1alpha1.ReasonNotLeased, "%s", v.unleasedMessage())
@@ -338,14 +477,23 @@ func leasedCondition(v *view) *metav1.Condition {
 		v1alpha1.ReasonExpired: "The lease has expired.",
 		v1alpha1.ReasonLeaseLost: "The backend no longer knows the lease: it, or the token that issued it, " +
 			"was revoked.",
-		v1alpha1.ReasonGrantEnded: "The grant has ended.",
-		v1alpha1.ReasonDeleting:   "The lease is being revoked.",
-		v1alpha1.ReasonRevoked:    "The lease is being revoked.",
+		v1alpha1.ReasonLeaseRevoked: "A LeaseRevocation revoked the lease.",
+		v1alpha1.ReasonGrantEnded:   "The grant has ended.",
+		v1alpha1.ReasonDeleting:     "The lease is being revoked.",
+		v1alpha1.ReasonRevoked:      "The lease is being revoked.",
 	}[reason]
 	if message == "" {
 		message = "The lease has ended."
 	}
 	return condition(kind, false, reason, "%s", message)
+}
+
+// contentLeased says that a credential in the Secret has a live lease although its successor is not published.
+func (v *view) contentLeased() bool {
+	_, alive := v.contentAlive()
+	return alive && slices.ContainsFunc(v.st.Retiring, func(rec v1alpha1.LeaseRecord) bool {
+		return Leased(&rec) && v.inSecret(&rec)
+	})
 }
 
 // unleasedMessage says how responses without a lease are kept valid.

@@ -57,9 +57,13 @@ const (
 	requesting2  = "Requesting a new credential."
 	beingWritten = "The credential is issued; writing Secret orders."
 	unavailable  = "Vault is unavailable"
-	oneLeft      = "Lease records still to be revoked: 1."
+	oneLeft      = "Lease records still to be revoked: 1." + untilDeadline
 	noneLeft     = "Lease records still to be revoked: 0."
-	revokedText  = "The leases are revoked and the Secret is deleted, because spec.revoked is true. " +
+	// revocationDeadline is an hour by default. Without a deletion, a lease is tried until a minute after its end, and
+	// that may be an hour later than recorded.
+	untilDeadline = " What is not revoked until 2026-03-01T13:00:00Z is abandoned."
+	revokingOne   = "Lease records still to be revoked: 1. What is not revoked until 2026-03-01T14:01:00Z is abandoned."
+	revokedText   = "The leases are revoked and the Secret is deleted, because spec.revoked is true. " +
 		"Set it to false to issue again."
 	grantText = "The lease of this grant has ended (spec.lease.reissue is Never). Delete the object, or request " +
 		"another lease with the annotation leasekeeper.io/rotate-requested-at."
@@ -76,6 +80,10 @@ var (
 		t.Sync = Failure{Count: 1, NotBefore: t0.Add(time.Hour), Reason: v1alpha1.ReasonTargetRejected,
 			Message: "rejected", Stalled: true}
 	})
+	syncFails = tries(func(t *Tries) {
+		t.Sync = Failure{Count: 1, NotBefore: t0.Add(time.Hour), Reason: v1alpha1.ReasonPublishFailed,
+			Message: "the API server is down"}
+	})
 	denied = tries(func(t *Tries) {
 		t.Issue = Failure{Count: 1, NotBefore: t0.Add(time.Hour), Reason: v1alpha1.ReasonAccessDenied,
 			Message: "the policy lacks a line", Stalled: true}
@@ -91,18 +99,26 @@ var (
 	invalid    = func(in *Input) { in.Invalid = &windowBlock }
 	readFails  = all(kept(static), after(time.Hour), refreshFailed(failed(2*time.Hour), ""))
 	aSet       = keptSet(db(), broker(), settings())
+	wasReady   = status(func(st *v1alpha1.DynamicSecretStatus) {
+		st.Conditions = append(st.Conditions, metav1.Condition{Type: v1alpha1.ReadyCondition,
+			Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonLeased, Message: "as before"})
+	})
+	refreshing = status(func(st *v1alpha1.DynamicSecretStatus) { BeginRefresh(st, "digest-3") })
 )
 
 func TestReady(t *testing.T) {
+	stillReady := yes(v1alpha1.ReasonLeased, "as before")
+	successors := []*v1alpha1.LeaseRecord{record(numbered(2))}
+	next := issued(successors...)
 	stalledBlock := notReadyBlock
 	stalledBlock.Stalled = true
 	recorded1 := recorded()
 	failing := all(retiring(record(retired(0, "x"))), revokeFailed(failed(time.Minute), record()))
-	slow := "Lease records still to be revoked: 16. " +
-		"A request got no response; its session is revoked after --request-limit."
+	slow := "Lease records still to be revoked: 16." + untilDeadline + " A request got no response; its session is " +
+		"revoked at 2026-03-01T12:30:00Z, when the backend must be done with it (--request-limit)."
 	waiting := func(in *Input) {
 		for i := range v1alpha1.MaxRetiring {
-			retiring(record(numbered(i), noResponse, retired(time.Hour, v1alpha1.ReasonIssuing)))(in)
+			retiring(record(numbered(i), noResponse, retired(time.Hour/2, v1alpha1.ReasonIssuing)))(in)
 		}
 	}
 	checkCondition(t, v1alpha1.ReadyCondition, []conditionCase{
@@ -127,8 +143,25 @@ func TestReady(t *testing.T) {
 		{"says that the spec is invalid", []given{invalid}, no(v1alpha1.ReasonInvalidWindow, windowBlock.Message)},
 		{"says that the Secret is foreign", []given{kept(), target(TargetForeign)}, no(v1alpha1.ReasonTargetConflict,
 			foreignBlock.Message)},
-		{"is False when the Secret was deleted", []given{kept(), target(TargetAbsent)}, no(v1alpha1.ReasonPublishing,
-			beingWritten)},
+		{"is False when the Secret was deleted", []given{kept(), target(TargetAbsent)}, no(v1alpha1.ReasonReplacing,
+			"Secret orders was deleted; requesting a new credential.")},
+		{"is False when the Secret was changed", []given{kept(), target(TargetChanged)}, no(v1alpha1.ReasonReplacing,
+			"Secret orders was changed; requesting a new credential.")},
+		{"stays True until the successor is written", []given{wasReady, succeeded(), next}, stillReady},
+		{"stays True while the successor cannot be written",
+			[]given{wasReady, succeeded(), next, publishFails}, stillReady},
+		{"stays True while an unpublished successor is lost", []given{wasReady, succeeded()}, stillReady},
+		{"stays True until a static value is written", []given{wasReady, succeeding(successors,
+			record(static, retired(0, v1alpha1.ReasonReplacing))), next}, stillReady},
+		{"stays True during a refresh", []given{kept(static), refreshing}, yes(v1alpha1.ReasonSynced, hasResponse)},
+		{"is False if the old credential is dead", []given{wasReady, succeeded(), next, after(2 * time.Hour)},
+			no(v1alpha1.ReasonPublishing, beingWritten)},
+		{"is False if a part of the old set is dead", []given{wasReady, succeeding(successors,
+			record(retired(0, reasonIncomplete))), next}, no(v1alpha1.ReasonPublishing, beingWritten)},
+		{"is False if the Secret was edited before", []given{succeeded(), next},
+			no(v1alpha1.ReasonPublishing, beingWritten)},
+		{"is False if the Secret is gone", []given{wasReady, succeeded(), next, target(TargetAbsent)},
+			no(v1alpha1.ReasonPublishing, beingWritten)},
 		{"says that the grant has ended", []given{grantDone}, no(v1alpha1.ReasonGrantEnded, grantText)},
 		{"says that the object is deleted", []given{kept(), deleted(0)}, no(v1alpha1.ReasonDeleting, oneLeft)},
 		{"counts what is not revoked", []given{deleted(0), waiting}, no(v1alpha1.ReasonDeleting, slow)},
@@ -136,8 +169,8 @@ func TestReady(t *testing.T) {
 		{"says why a revocation fails", []given{deleted(0), failing},
 			no(v1alpha1.ReasonDeleting, oneLeft+" The last attempt failed: "+unavailable)},
 		{"says why the Secret cannot be deleted", []given{kept(), deleted(0), done(record()), secretFails},
-			no(v1alpha1.ReasonDeleting, noneLeft+" Secret orders could not be deleted")},
-		{"says that it is revoking", []given{kept(), spec(revoking)}, no(v1alpha1.ReasonRevoking, oneLeft)},
+			no(v1alpha1.ReasonDeleting, noneLeft+untilDeadline+" Secret orders could not be deleted")},
+		{"says that it is revoking", []given{kept(), spec(revoking)}, no(v1alpha1.ReasonRevoking, revokingOne)},
 		{"is revoking while the Secret exists",
 			[]given{published, spec(revoking)}, no(v1alpha1.ReasonRevoking, noneLeft)},
 		{"says that it is revoked", []given{spec(revoking)}, no(v1alpha1.ReasonRevoked, revokedText)},
@@ -200,8 +233,19 @@ func TestReconciling(t *testing.T) {
 		{"says why an extension fails", []given{extensionFails},
 			yes(v1alpha1.ReasonRenewing, "The session that issued the lease is due for extension. "+unavailable)},
 		{"exists while the Secret is written", []given{recorded(), mine}, yes(v1alpha1.ReasonPublishing, beingWritten)},
+		{"says that a successor is written", []given{wasReady, succeeded(), issued(record(numbered(2)))},
+			yes(v1alpha1.ReasonPublishing, beingWritten)},
+		{"says why a successor cannot be written",
+			[]given{wasReady, succeeded(), issued(record(numbered(2))), publishFails},
+			yes(v1alpha1.ReasonPublishFailed, "Secret orders could not be written")},
+		{"says why a response cannot be read again", []given{readFails},
+			yes(v1alpha1.ReasonReplacing, "A response is due to be read again. "+unavailable)},
+		{"says why a response is not read again", []given{kept(static), after(time.Hour), blocked(notReadyBlock)},
+			yes(v1alpha1.ReasonReplacing, "A response is due to be read again. "+notReadyBlock.Message)},
+		{"says why the Secret's labels cannot be written", []given{kept(), outOfSync, syncFails},
+			yes(v1alpha1.ReasonPublishFailed, "the API server is down")},
 		{"exists during a deletion", []given{kept(), deleted(0)}, yes(v1alpha1.ReasonDeleting, oneLeft)},
-		{"exists during a revocation", []given{kept(), spec(revoking)}, yes(v1alpha1.ReasonRevoking, oneLeft)},
+		{"exists during a revocation", []given{kept(), spec(revoking)}, yes(v1alpha1.ReasonRevoking, revokingOne)},
 		{"does not exist while stalled", []given{kept(), rotate, denied}, says{}},
 		{"does not exist while suspended", []given{kept(), spec(suspended), rotate}, says{}},
 		{"does not exist while suspended from the start", []given{spec(suspended)}, says{}},
@@ -220,6 +264,10 @@ func TestLeased(t *testing.T) {
 		})
 	}
 	wasLeased, wasNot := before(metav1.ConditionTrue), before(metav1.ConditionFalse)
+	wasRevoked := status(func(st *v1alpha1.DynamicSecretStatus) {
+		st.Conditions = append(st.Conditions, metav1.Condition{Type: v1alpha1.LeasedCondition,
+			Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonRevoked, Message: "The lease is being revoked."})
+	})
 	last := func(reason string) given { return retiring(record(retired(0, reason))) }
 	const lostText = "The backend no longer knows the lease: it, or the token that issued it, was revoked."
 	unknown := func(rec *v1alpha1.LeaseRecord) { rec.ExpiryUnknown = true }
@@ -233,6 +281,11 @@ func TestLeased(t *testing.T) {
 		{"is True with a lease", []given{kept()}, yes(v1alpha1.ReasonLeased, isLive)},
 		{"is True with a lease in a set", []given{aSet}, yes(v1alpha1.ReasonLeased, isLive)},
 		{"is True before the Secret is written", []given{recorded(), mine}, yes(v1alpha1.ReasonLeased, isLive)},
+		{"is True while a successor without a lease is written", []given{succeeding(
+			[]*v1alpha1.LeaseRecord{record(static)}, record(retired(0, v1alpha1.ReasonReplacing)))},
+			yes(v1alpha1.ReasonLeased, isLive)},
+		{"is True while an unpublished successor is lost", []given{wasLeased, succeeded(), status(noLeases)},
+			yes(v1alpha1.ReasonLeased, isLive)},
 		{"says how a static response is kept", []given{kept(static)}, notLeased(readAgain)},
 		{"says how a scheduled response is kept", []given{kept(scheduled(time.Hour))},
 			notLeased("it is read again after each scheduled change")},
@@ -254,6 +307,10 @@ func TestLeased(t *testing.T) {
 			no(v1alpha1.ReasonGrantEnded, "The grant has ended.")},
 		{"says that the lease is revoked", []given{wasLeased, last(v1alpha1.ReasonRevoked), spec(revoking)},
 			no(v1alpha1.ReasonRevoked, "The lease is being revoked.")},
+		{"says that the lease was revoked", []given{wasRevoked, spec(revoking)},
+			no(v1alpha1.ReasonRevoked, "The lease is revoked.")},
+		{"says that a LeaseRevocation revoked it", []given{wasLeased, last(v1alpha1.ReasonLeaseRevoked)},
+			no(v1alpha1.ReasonLeaseRevoked, "A LeaseRevocation revoked the lease.")},
 		{"says that the lease expired if nothing says more", []given{wasLeased}, no(v1alpha1.ReasonExpired,
 			"The lease has expired.")},
 		{"gives a reason without a text of its own",

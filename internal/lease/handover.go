@@ -8,15 +8,24 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// A hand-over moves the consumers from one credential to the next: the new one is published, the consumers roll out,
-// spec.rotation.overlap passes, the old leases are revoked. Until then the old leases are renewed as far as the backend
-// permits.
+// A hand-over moves the consumers from one credential to the next: the new one is published, spec.rotation.settle
+// passes, the consumers roll out, spec.rotation.overlap passes, the old leases are revoked. Until then the old leases
+// are renewed as far as the backend permits.
 
 const (
 	// unknownRollout is the expected duration of the first roll-out.
 	unknownRollout = 5 * time.Minute
+	// maxRollout bounds the recorded duration of a roll-out: what takes longer waited for something unusual.
+	maxRollout = time.Hour
+	// maxOverlap keeps sums and products of durations within their type.
+	maxOverlap = 10 * 365 * 24 * time.Hour
 	// rolloutMargin is added to twice the duration of the last roll-out.
 	rolloutMargin = 2 * time.Second
+	// propagation is the least time between a write of the Secret and the restart of a workload: a kubelet whose watch
+	// lags would start the new pods with the old data. Publication times are whole seconds, rounded down.
+	propagation = 2 * time.Second
+	// issueTime is the expected time from the decision to replace a credential until its successor is in the Secret.
+	issueTime = 10 * time.Second
 )
 
 // Stamp is the value that the pod templates of the consumers get once they are to use the data with this digest.
@@ -38,20 +47,48 @@ func overlap(d *v1alpha1.DynamicSecret) time.Duration {
 	return max(0, d.Spec.Rotation.Overlap.Duration)
 }
 
-// rolloutTime is the expected duration of a roll-out.
+// settle is how long a roll-out waits after the publication.
+func settle(d *v1alpha1.DynamicSecret) time.Duration {
+	if d.Spec.Rotation.Settle == nil {
+		return propagation
+	}
+	return propagation + min(max(0, d.Spec.Rotation.Settle.Duration), maxOverlap)
+}
+
+// rolloutTime is the expected time from the publication to the end of the roll-out.
 func rolloutTime(d *v1alpha1.DynamicSecret) time.Duration {
 	switch h := d.Status.Handover; {
 	case !RollsOut(d):
 		return 0
 	case h == nil || h.RolloutSeconds <= 0:
-		return unknownRollout
+		return settle(d) + unknownRollout
 	default:
-		return 2*duration(h.RolloutSeconds) + rolloutMargin
+		return settle(d) + 2*min(duration(h.RolloutSeconds), maxRollout) + rolloutMargin
 	}
 }
 
-// handoverTime is the expected duration of a hand-over.
-func handoverTime(d *v1alpha1.DynamicSecret) time.Duration { return rolloutTime(d) + overlap(d) }
+// handoverTime is the expected duration of a hand-over, from the decision to the revocation of the old credential. 0:
+// no consumer needs the old credential once the successor is in the Secret, or there will be no successor.
+func handoverTime(d *v1alpha1.DynamicSecret) time.Duration {
+	held := rolloutTime(d) + min(overlap(d), maxOverlap)
+	if held == 0 || d.Spec.Lease.Reissue == v1alpha1.ReissueNever {
+		return 0
+	}
+	return issueTime + held
+}
+
+// probeTime is the least duration to request at a renewal. A lease that gets it is renewed again when half of it is
+// left, so a response that is capped by the maximum TTL arrives while the hand-over still fits.
+func probeTime(d *v1alpha1.DynamicSecret) time.Duration { return 2 * handoverTime(d) }
+
+// handoverAt is when the hand-over of a credential must start that lives from one time to another. It is no earlier
+// than after a third of that life: otherwise an overlap that is longer than the life would replace each credential at
+// once.
+func handoverAt(d *v1alpha1.DynamicSecret, from, end time.Time) time.Time {
+	return later(thirdOf(from, end), end.Add(-handoverTime(d)))
+}
+
+func thirdOf(from, end time.Time) time.Time { return from.Add(end.Sub(from) / 3) }
 
 // awaited says that consumers may still use the credential of a retiring record.
 func awaited(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) bool {
@@ -76,7 +113,7 @@ func heldUntil(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (time.Time,
 	if !expires(rec) {
 		return until, known
 	}
-	dead, dies := finalEnd(rec, increment(&d.Spec.Lease))
+	dead, dies := finalEnd(rec, longestRequest(d, rec))
 	if end, _, certain := certainEnd(rec); certain && (!dies || end.Before(dead)) {
 		dead, dies = end, true
 	}
@@ -106,6 +143,9 @@ func (v *view) rolling() bool {
 func followRollout(v *view) *Step {
 	if !v.rolling() {
 		return nil
+	}
+	if settled := v.st.Handover.PublishedAt.Add(settle(v.Object)); v.Now.Before(settled) {
+		return v.later(settled, v1alpha1.NextRollout)
 	}
 	if v.Now.Before(v.RolloutCheckAt) {
 		return v.later(v.RolloutCheckAt, "")
@@ -138,7 +178,7 @@ func (v *view) stampAt() time.Time {
 func keepRetiring(v *view) *Step {
 	for i := range v.st.Retiring {
 		rec := &v.st.Retiring[i]
-		if !Leased(rec) || (!awaited(v.Object, rec) && !v.inSecret(rec)) {
+		if !Leased(rec) || (!awaited(v.Object, rec) && !v.inSecret(rec) && !v.sharesUser(rec)) {
 			continue
 		}
 		if s := v.keep(i, rec); s != nil {
@@ -150,13 +190,19 @@ func keepRetiring(v *view) *Step {
 
 func (v *view) keep(i int, rec *v1alpha1.LeaseRecord) *Step {
 	end, dies := LifeEnd(rec)
-	if dies && !v.Now.Before(end) {
-		return nil
-	}
-	if awaited(v.Object, rec) {
+	if awaited(v.Object, rec) && !v.sharesUser(rec) {
 		if over, known := handedOverAt(v.Object); known && dies && !end.Before(over) {
 			return nil // it lives long enough
 		}
+	}
+	if dies && !v.Now.Before(end) {
+		// A renewal that succeeded may not be recorded. Only the backend can tell that the lease is gone.
+		s, f := v.extension(i, rec)
+		if s == nil {
+			return nil
+		}
+		s.Retiring = true
+		return v.due(end, f, v1alpha1.NextRenew, *s)
 	}
 	key := Key(rec)
 	if sessionExpiresFirst(rec) && rec.Session.Renewable {

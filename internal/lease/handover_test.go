@@ -20,10 +20,14 @@ func old(changes ...change) given {
 	return retiring(record(append([]change{numbered(0), retired(0, reasonReplaced)}, changes...)...))
 }
 
+func settling(d time.Duration) given {
+	return spec(func(s *v1alpha1.DynamicSecretSpec) { s.Rotation.Settle = lasting(d) })
+}
+
 func checkAt(at time.Duration) given { return func(in *Input) { in.RolloutCheckAt = t0.Add(at) } }
 
 func TestWhenALiveCredentialIsReplaced(t *testing.T) {
-	const hour = time.Hour
+	const hour, minute = time.Hour, time.Minute
 	tenHours := granted(10 * hour)
 	handingOver := all(handover(rolledOut(0)), old())
 	for _, c := range []struct {
@@ -39,23 +43,27 @@ func TestWhenALiveCredentialIsReplaced(t *testing.T) {
 			CauseMaxTTL, renewDue},
 		{"after renewAtPercent of what is left", []given{kept(maxTTL)}, CauseMaxTTL, renewDue},
 		{"earlier for a long overlap",
-			[]given{kept(maxTTL), overlapping(30 * time.Minute)}, CauseMaxTTL, 30 * time.Minute},
+			[]given{kept(maxTTL), overlapping(30 * time.Minute)}, CauseMaxTTL, 30*time.Minute - issueTime},
 		{"earlier for a roll-out of unknown duration",
 			[]given{kept(maxTTL), spec(rollingOut), overlapping(20 * time.Minute)},
-			CauseMaxTTL, 35 * time.Minute},
+			CauseMaxTTL, 35*time.Minute - issueTime - propagation},
+		{"earlier for a credential that needs time to work", []given{kept(maxTTL), spec(rollingOut), settling(minute),
+			handover(rolledOut(0), took(10*minute)), overlapping(10 * minute)},
+			CauseMaxTTL, 29*minute - rolloutMargin - issueTime - propagation},
 		{"early enough for twice the last roll-out", []given{kept(maxTTL), spec(rollingOut),
 			handover(rolledOut(0), took(10*time.Minute)), overlapping(10 * time.Minute)},
-			CauseMaxTTL, 30*time.Minute - rolloutMargin},
+			CauseMaxTTL, 30*time.Minute - rolloutMargin - issueTime - propagation},
 		{"not before a third of its life", []given{kept(maxTTL), overlapping(5 * hour)}, CauseMaxTTL, 20 * time.Minute},
 		{"at the age, if that is first",
 			[]given{kept(maxTTL), maxAge(10 * time.Minute)}, CauseMaxAge, 10 * time.Minute},
 		{"at the maximum TTL, if that is first", []given{kept(maxTTL), maxAge(hour)}, CauseMaxTTL, renewDue},
-		{"before its session ends", []given{kept(session(10*hour, false)), overlapping(hour)}, CauseMaxTTL, 9 * hour},
+		{"before its session ends", []given{kept(session(10*hour, false)), overlapping(hour)}, CauseMaxTTL,
+			9*hour - issueTime},
 		{"never, if it is a grant", []given{kept(maxTTL), maxAge(hour), leaseSpec(never)}, "", 0},
 		{"never, if it is static", []given{kept(static), maxAge(hour)}, "", 0},
 		{"never, if it is scheduled", []given{kept(scheduled(hour)), maxAge(hour)}, "", 0},
 		{"before a certificate expires", []given{kept(expiring), overlapping(30 * time.Minute)}, CauseMaxTTL,
-			30 * time.Minute},
+			30*time.Minute - issueTime},
 		{"when the first of a set is due",
 			[]given{keptSet(db(tenHours), broker(maxTTL), settings())}, CauseMaxTTL, renewDue},
 		{"when the first of a set reaches its age", []given{keptSet(settings(), db(tenHours)), maxAge(hour)},
@@ -73,30 +81,42 @@ func TestWhenALiveCredentialIsReplaced(t *testing.T) {
 // A lease whose maximum is known is renewed again while the hand-over still fits, to learn whether that maximum still
 // applies.
 func TestPlanProbesTheMaximumTTL(t *testing.T) {
+	const overlap, due = 1000 * time.Second, 4000*time.Second - issueTime
 	known := func(rec *v1alpha1.LeaseRecord) { rec.MaxTTLSeconds = 5000 }
-	in := input(kept(known, granted(4000*time.Second)), overlapping(2500*time.Second))
-	same(t, "before", Plan(in), waitFor(v1alpha1.NextRenew, 2500*time.Second))
-	in.Now = t0.Add(2500 * time.Second)
+	in := input(kept(known, granted(6000*time.Second)), overlapping(overlap))
+	in.Now = t0.Add(due - time.Second)
+	same(t, "before", Plan(in), waitFor(v1alpha1.NextRenew, due))
+	in.Now = t0.Add(due)
 	same(t, "then", Plan(in), renewLease)
 
-	raised := copyInput(in)
-	rec := &raised.Object.Status.Leases[0]
-	Renewed(rec, Term{At: in.Now, Duration: 4000 * time.Second, Renewable: true}, 4000*time.Second)
-	if rec.MaxTTLSeconds != 0 || Plan(raised).Action != Wait {
-		t.Errorf("the maximum was raised: %+v, %+v", rec, Plan(raised))
+	requested := Increment(in.Object, &in.Object.Status.Leases[0], in.Now)
+	if most := 5000*time.Second - due; requested <= most {
+		t.Errorf("%s is requested, although the maximum permits %s", requested, most)
 	}
-	rec = &in.Object.Status.Leases[0]
-	Renewed(rec, Term{At: in.Now, Duration: 2500 * time.Second, Renewable: true, Capped: true}, 4000*time.Second)
-	same(t, "at the maximum", Plan(in), step(Issue, CauseMaxTTL))
-
-	grant := input(kept(known, granted(4000*time.Second)), overlapping(2500*time.Second), leaseSpec(never))
-	same(t, "a grant", Plan(grant), waitFor(v1alpha1.NextRenew, 2680*time.Second))
+	for _, c := range []struct {
+		it      string
+		granted Term
+		want    Action
+	}{
+		{"it is raised", Term{Duration: requested}, Wait},
+		{"it still applies", Term{Duration: 1000*time.Second + issueTime, Capped: true}, Issue},
+		{"the backend ignores what is requested", Term{Duration: 500 * time.Second}, Issue},
+	} {
+		renewed := copyInput(in)
+		c.granted.At, c.granted.Renewable = in.Now, true
+		Renewed(&renewed.Object.Status.Leases[0], c.granted, requested)
+		if s := Plan(renewed); s.Action != c.want {
+			t.Errorf("%s: %+v, %+v", c.it, s, renewed.Object.Status.Leases[0])
+		}
+	}
+	grant := input(kept(known, granted(6000*time.Second)), overlapping(overlap), leaseSpec(never))
+	same(t, "a grant", Plan(grant), waitFor(v1alpha1.NextRenew, 4020*time.Second))
 }
 
 func TestAnOldLeaseIsHeldForItsConsumers(t *testing.T) {
 	const minute = time.Minute
 	minutes := overlapping(5 * minute)
-	notExtendable := renewFailed(failed(99*time.Hour), record(numbered(0)))
+	notExtendable := renewFailed(failedAt(99*time.Hour), record(numbered(0)))
 	for _, c := range []struct {
 		it    string
 		given []given
@@ -154,6 +174,8 @@ func TestAHeldLeaseIsKeptAlive(t *testing.T) {
 		{"it is renewed", held(), renewLease, renewDue},
 		{"its session is extended",
 			held(session(time.Hour, true)), step(ExtendSession, v1alpha1.ReasonRenewing), renewDue},
+		{"it is renewed after its end, to learn whether it is gone", all(held(), renewFailed(Failure{Count: 9,
+			NotBefore: t0.Add(61 * time.Minute)}, record(numbered(0)))), renewLease, 61 * time.Minute},
 		{"it is revoked at the end if it cannot be renewed",
 			held(maxTTL), step(RevokeRecord, reasonReplaced), time.Hour},
 		{"it is not renewed if it lasts long enough",
@@ -172,7 +194,7 @@ func TestAHeldLeaseIsKeptAlive(t *testing.T) {
 
 func TestPlanFollowsARollOut(t *testing.T) {
 	quick := func(in *Input) { in.RolloutWindow = 30 * time.Second }
-	base := all(kept(), handover(), spec(rollingOut), quick)
+	base := all(kept(), handover(), spec(rollingOut), quick, after(propagation))
 	dying := old(maxTTL, granted(10*time.Minute))
 	minutes := overlapping(5 * time.Minute)
 	follow := step(FollowRollout, v1alpha1.ReasonRollingOut)
@@ -190,6 +212,12 @@ func TestPlanFollowsARollOut(t *testing.T) {
 		{"does not wait if the old lease has no time for it", []given{dying, minutes}, follow},
 		{"does not wait if one of two old leases has no time", []given{old(), dying, minutes}, follow},
 		{"does not wait without a roll-out window", []given{old(), func(in *Input) { in.RolloutWindow = 0 }}, follow},
+		{"gives the kubelets a moment to see the Secret", []given{old(), after(propagation - time.Second)},
+			waitFor(v1alpha1.NextRollout, propagation)},
+		{"does not stamp before the credential has settled", []given{dying, minutes, settling(time.Minute),
+			after(time.Minute)}, waitFor(v1alpha1.NextRollout, time.Minute+propagation)},
+		{"stamps when it has", []given{dying, minutes, settling(time.Minute), after(time.Minute + propagation)},
+			follow},
 		{"checks again later", []given{old(), window, checkAt(40 * time.Second)},
 			Step{Action: Wait, At: t0.Add(40 * time.Second)}.withNext(v1alpha1.NextRenew, renewDue)},
 		{"is done when all consumers are rolled out", []given{old(), handover(rolledOut(0))},
@@ -239,17 +267,65 @@ func TestRollingRecordsTheProgress(t *testing.T) {
 	waiting := []string{"Deployment/orders: 1 of 3 pods updated"}
 	Rolling(st, v1alpha1.ReasonRolloutStuck, waiting, false, t0.Add(time.Second))
 	want := v1alpha1.HandoverStatus{Stamp: Stamp("digest-1"), PublishedAt: stamp(0),
-		Reason: v1alpha1.ReasonRolloutStuck, Waiting: waiting}
+		Reason: v1alpha1.ReasonRolloutStuck, Waiting: waiting, HaltedAt: stampPtr(time.Second)}
 	same(t, "before the first stamp", *st.Handover, want)
 
 	Rolling(st, "", nil, true, t0.Add(2*time.Second))
 	Rolling(st, "", nil, true, t0.Add(3*time.Second))
-	want.Reason, want.Waiting, want.StampedAt = "", nil, stampPtr(2*time.Second)
+	want.Reason, want.Waiting, want.StampedAt, want.HaltedAt = "", nil, stampPtr(2*time.Second), nil
 	same(t, "after it", *st.Handover, want)
 
 	RolledOut(st, t0.Add(2*time.Second+half))
 	want.RolledOutAt, want.RolloutSeconds = stampPtr(3*time.Second), 1
 	same(t, "at the end", *st.Handover, want)
+}
+
+// The duration of a roll-out decides how early the next hand-over starts, so it is what the workloads need, not people.
+func TestTheDurationOfARollOut(t *testing.T) {
+	const minute, paused = time.Minute, v1alpha1.ReasonRolloutPaused
+	type event struct {
+		at      time.Duration
+		reason  string
+		stamped bool
+	}
+	rolling := v1alpha1.ReasonRollingOut
+	for _, c := range []struct {
+		it     string
+		events []event
+		done   time.Duration
+		want   time.Duration
+	}{
+		{"counts from the first stamp", []event{{minute, rolling, true}, {2 * minute, rolling, true}},
+			4 * minute, 3 * minute},
+		{"counts from the publication if the stamp was not recorded", nil, 4 * minute, 4 * minute},
+		{"replaces the last one, even if there was nothing to do", nil, 0, time.Second},
+		{"omits a pause", []event{{0, rolling, true}, {minute, paused, false}, {50 * minute, rolling, false}},
+			52 * minute, 3 * minute},
+		{"omits a pause from the start", []event{{0, paused, true}, {20 * time.Hour, rolling, false}},
+			20*time.Hour + minute, minute},
+		{"omits a pause until the end", []event{{0, rolling, true}, {minute, paused, false}},
+			20 * time.Hour, minute},
+		{"omits two pauses", []event{{0, rolling, true}, {minute, paused, false}, {2 * minute, rolling, false},
+			{3 * minute, v1alpha1.ReasonRolloutStuck, false}, {9 * minute, paused, false},
+			{20 * minute, rolling, false}}, 21 * minute, 3 * minute},
+		{"omits the time before a missing workload existed", []event{{0, v1alpha1.ReasonRolloutTargetNotFound, false},
+			{9 * time.Hour, rolling, true}}, 9*time.Hour + minute, minute},
+		{"has a limit", []event{{0, rolling, true}}, 99 * time.Hour, maxRollout},
+	} {
+		t.Run(c.it, func(t *testing.T) {
+			st := &input(kept(), handover(took(2*time.Hour)), spec(rollingOut)).Object.Status
+			for _, e := range c.events {
+				Rolling(st, e.reason, nil, e.stamped, t0.Add(e.at))
+			}
+			RolledOut(st, t0.Add(c.done))
+			if got := duration(st.Handover.RolloutSeconds); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+			if h := st.Handover; h.HaltedAt != nil || h.HaltedSeconds != 0 {
+				t.Errorf("at the end: %+v", h)
+			}
+		})
+	}
 }
 
 func TestAHandoverIsCutShort(t *testing.T) {

@@ -23,15 +23,21 @@ type Input struct {
 	// OutOfSync: the Secret contains the right data, but its name, type, labels or annotations are not those of the
 	// spec, or the status does not describe it.
 	OutOfSync bool
+	// Writer is who else writes the Secret, as a sentence without its full stop; empty: unknown.
+	Writer string
 	// Held is what this process knows of its own issuance.
 	Held Held
 	// Lost are the ids of leases that the backend reported as gone.
 	Lost map[string]bool
+	// Revoked are the ids of those that a LeaseRevocation has revoked.
+	Revoked map[string]bool
 	// Suspects are the ids of leases that were missing from a list of the backend.
 	Suspects map[string]bool
 	// Done are the keys (see Key) of records that this process has revoked or abandoned while the object is being
 	// deleted. Then the ledger is not updated for each.
 	Done map[string]bool
+	// RevokeBy bounds, by Key, the RevokeAfter of retiring records that is further away than leasekeeper ever sets it.
+	RevokeBy map[string]time.Time
 	// Reads are the last reads of static and scheduled sources by this process, by source.
 	Reads map[string]Read
 	// Handled is, by source, the requested renewal (see RequestedRenewal) that this process has carried out.
@@ -146,6 +152,8 @@ func (h Held) find(handle string) *HeldRecord {
 // Tries are consecutive failures, by what failed. They are kept in memory: after a restart everything is tried at once.
 type Tries struct {
 	Issue, Publish, Sync, Settle, DeleteSecret Failure
+	// Repair counts how often the metadata of the Secret were corrected. Each correction succeeded.
+	Repair Failure
 	// Renew, ExtendSession and Revoke by Key of the record; Refresh by source.
 	Renew, ExtendSession, Revoke, Refresh map[string]Failure
 }
@@ -154,6 +162,11 @@ type Tries struct {
 type Failure struct {
 	// Count of consecutive failures; 0: none.
 	Count int
+	// At is when the last of them ended.
+	At time.Time
+	// Refusals counts how often in a row the backend has definitely refused to extend a lease or a session. A failure
+	// of another kind, such as an outage, starts again at 0.
+	Refusals int
 	// NotBefore is when to try again.
 	NotBefore time.Time
 	// Reason and Message for the conditions.
@@ -162,6 +175,14 @@ type Failure struct {
 	Stalled bool
 	// Final: another try is useless.
 	Final bool
+}
+
+// block is what the conditions say about the failure; nil: there is none.
+func (f Failure) block() *Block {
+	if f.Count == 0 {
+		return nil
+	}
+	return &Block{Reason: f.Reason, Message: f.Message, Stalled: f.Stalled}
 }
 
 func (f Failure) waiting(now time.Time) bool { return f.Count > 0 && now.Before(f.NotBefore) }
@@ -229,6 +250,6 @@ type Step struct {
 	// Next is what will be due, in the words of status.nextAction, and NextAt when; empty: nothing.
 	Next   string
 	NextAt time.Time
-	// Blocked is what prevents an issuance that is due, for Wait.
+	// Blocked is what prevents an issuance or a read that is due, for Wait.
 	Blocked *Block
 }

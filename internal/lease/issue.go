@@ -16,6 +16,8 @@ const (
 	CauseUnpublished    = "Unpublished"
 	CauseMaxTTL         = "MaxTTLReached"
 	CauseMaxAge         = "MaxAge"
+	// CauseRenewalRefused: the backend keeps refusing to renew the lease, or to extend its session.
+	CauseRenewalRefused = "RenewalRefused"
 	// CauseMaxTTLOutsideWindow: the lease would have expired before the next of spec.rotation.windows.
 	CauseMaxTTLOutsideWindow = "MaxTTLReachedOutsideWindow"
 	// CauseRefresh: a static or scheduled source has a new value. Nothing was issued.
@@ -40,8 +42,12 @@ func issue(v *view) *Step {
 		// The cause of the block may not be watched, such as a Secret of something else.
 		return v.later(v.Now.Add(blockedRecheck), "")
 	}
+	if at, b := v.loopPause(cause); b != nil {
+		v.blocked = b
+		return v.later(at, what)
+	}
 	if f := v.Tries.Issue; f.waiting(v.Now) {
-		v.blocked = &Block{Reason: f.Reason, Message: f.Message, Stalled: f.Stalled}
+		v.blocked = f.block()
 		return v.later(f.NotBefore, what)
 	}
 	return &Step{Action: Issue, Reason: cause}
@@ -75,6 +81,12 @@ func (v *view) cause() (string, time.Time) {
 	return v.planned()
 }
 
+// issueDue says that there is a cause for an issuance now.
+func (v *view) issueDue() bool {
+	cause, at := v.cause()
+	return cause != "" && !v.Now.Before(at)
+}
+
 // requestChanged says that the spec requests something else than what was issued.
 func (v *view) requestChanged() bool {
 	if len(v.Requests) == 0 {
@@ -96,12 +108,13 @@ func (v *view) requestChanged() bool {
 	return false
 }
 
+const suspendedMessage = "spec.suspend is true: nothing is issued or replaced until it is false."
+
 // issueBlock says why nothing can be issued now; nil: nothing prevents it.
 func (v *view) issueBlock() *Block {
 	switch {
 	case v.Object.Spec.Suspend:
-		return &Block{Reason: v1alpha1.ReasonSuspended,
-			Message: "spec.suspend is true: nothing is issued or replaced until it is false."}
+		return &Block{Reason: v1alpha1.ReasonSuspended, Message: suspendedMessage}
 	case v.Block != nil:
 		return v.Block
 	case len(v.leases) == 0 && v.Invalid != nil:
@@ -133,6 +146,9 @@ func (v *view) planned() (string, time.Time) {
 		if c, t := v.beforeExpiry(rec); c != "" && (cause == "" || t.Before(at)) {
 			cause, at = c, t
 		}
+		if t, ok := v.replaceRefusedAt(rec); ok && (cause == "" || t.Before(at)) {
+			cause, at = CauseRenewalRefused, t
+		}
 		// One hand-over at a time, unless a lease would expire.
 		age := v.Object.Spec.Rotation.MaxAge
 		if age == nil || readAgain(rec) || v.handingOver() {
@@ -147,19 +163,20 @@ func (v *view) planned() (string, time.Time) {
 }
 
 // beforeExpiry replaces a credential that nothing can extend while the hand-over still fits into what is left of its
-// life. It does so no earlier than after a third of that life: otherwise an overlap that is longer than the life would
-// replace each credential at once. It waits for a window as long as the hand-over still fits.
+// life. It waits for a window as long as the hand-over still fits.
 func (v *view) beforeExpiry(rec *v1alpha1.LeaseRecord) (string, time.Time) {
 	end, last, certain := certainEnd(rec)
+	if known := maximumEnd(rec); probed(v.Object, rec) && (!certain || known.Before(end)) {
+		// A backend that ignores the requested duration never says that the maximum limits it.
+		end, certain = known, true
+	}
 	if !certain {
 		return "", time.Time{}
 	}
-	issued := issuedAt(rec)
-	earliest := issued.Add(end.Sub(issued) / 3)
-	latest := later(earliest, end.Add(-handoverTime(v.Object)))
+	latest := handoverAt(v.Object, issuedAt(rec), end)
 	at := latest
 	if share := replaceAt(rec, end, v.spec.RenewAtPercent, v.uid); last && share.Before(at) {
-		at = later(earliest, share)
+		at = later(thirdOf(issuedAt(rec), end), share)
 	}
 	if opens := v.Windows.Next(at); !opens.IsZero() && !opens.After(latest) {
 		return CauseMaxTTL, opens
@@ -182,15 +199,32 @@ func certainEnd(rec *v1alpha1.LeaseRecord) (end time.Time, last, certain bool) {
 	return end, exhausted(rec), certain
 }
 
+// maximumEnd is when the known maximum TTL ends the lease.
+func maximumEnd(rec *v1alpha1.LeaseRecord) time.Time {
+	return issuedAt(rec).Add(duration(rec.MaxTTLSeconds))
+}
+
 // probeAt is when a lease whose maximum is known is renewed to learn whether that maximum still applies, while the
-// hand-over still fits. False: it was probed, or the maximum is unknown.
-func (v *view) probeAt(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
-	if rec.MaxTTLSeconds <= 0 || v.spec.Reissue == v1alpha1.ReissueNever {
+// hand-over still fits. False: the maximum is unknown, or nothing follows from it.
+func probeAt(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (time.Time, bool) {
+	if rec.MaxTTLSeconds <= 0 || d.Spec.Lease.Reissue == v1alpha1.ReissueNever {
 		return time.Time{}, false
 	}
-	issued, life := issuedAt(rec), duration(rec.MaxTTLSeconds)
-	at := later(issued.Add(life/3), issued.Add(life-handoverTime(v.Object)))
-	return at, at.After(lastGrant(rec))
+	// In whole seconds, like the recorded time of the renewal, or that would seem to be earlier.
+	return ceil(handoverAt(d, issuedAt(rec), maximumEnd(rec))).Time, true
+}
+
+// probed says that the lease was renewed at its known maximum and that the response did not disprove it.
+func probed(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) bool {
+	at, known := probeAt(d, rec)
+	return known && Leased(rec) && !at.After(lastGrant(rec))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func later(a, b time.Time) time.Time {

@@ -1,6 +1,7 @@
 package lease
 
 import (
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -58,10 +59,11 @@ func setNext(rec *v1alpha1.LeaseRecord, term Term) {
 	}
 }
 
-// Record turns the responses into the leases, in place of the attempt. The leases before retire. digest is that of the
-// data that will be published.
-func Record(d *v1alpha1.DynamicSecret, records []v1alpha1.LeaseRecord, digest string, now time.Time) {
+// Record turns the responses to an issuance for the cause into the leases, in place of the attempt. The leases before
+// retire. digest is that of the data that will be published.
+func Record(d *v1alpha1.DynamicSecret, records []v1alpha1.LeaseRecord, cause, digest string, now time.Time) {
 	st := &d.Status
+	countIssuance(d, cause, now)
 	st.Attempt = nil
 	before, why := st.Leases, v1alpha1.ReasonReplacing
 	if !contained(st) {
@@ -122,7 +124,10 @@ func RetireAttempt(st *v1alpha1.DynamicSecretStatus, held Held, reason string, l
 		switch h := held.find(rec.Handle()); {
 		case h == nil:
 		case h.Settled:
-			h.Record.DeepCopyInto(&rec)
+			// A response that cannot be revoked leaves the session, which its backend may have failed to close.
+			if !Irrevocable(&h.Record) {
+				h.Record.DeepCopyInto(&rec)
+			}
 			at = now
 		default:
 			// The journal stores whole seconds, rounded down.
@@ -151,7 +156,7 @@ func RetireLeases(d *v1alpha1.DynamicSecret, reason string, ended int, now time.
 				continue
 			}
 			retire(st, records[i], reason, now)
-		case i == ended && reason == v1alpha1.ReasonLeaseLost:
+		case i == ended && (reason == v1alpha1.ReasonLeaseLost || reason == v1alpha1.ReasonLeaseRevoked):
 			retire(st, records[i], reason, now.Add(lostGrace))
 		case i == ended:
 			retire(st, records[i], reason, now)
@@ -173,10 +178,10 @@ func retireLeases(st *v1alpha1.DynamicSecretStatus, reason string, now time.Time
 	}
 }
 
-// retire adds a record that can be revoked to the retiring records. A response that cannot be revoked needs no record;
-// an attempt without a response does.
+// retire adds a record to the retiring records. A response that cannot be revoked needs one only while the Secret may
+// still contain it.
 func retire(st *v1alpha1.DynamicSecretStatus, rec v1alpha1.LeaseRecord, reason string, revokeAfter time.Time) {
-	if rec.Kind != "" && !Revocable(&rec) {
+	if Irrevocable(&rec) && reason != v1alpha1.ReasonReplacing {
 		return
 	}
 	at := ceil(revokeAfter)
@@ -195,6 +200,28 @@ func Resolve(st *v1alpha1.DynamicSecretStatus, response *v1alpha1.LeaseRecord, n
 		reason, at := rec.Reason, floor(now)
 		response.DeepCopyInto(rec)
 		rec.Reason, rec.RevokeAfter = reason, &at
+	}
+}
+
+// Replaced says that the Secret contains the successor of a retiring record.
+func Replaced(rec *v1alpha1.LeaseRecord) bool { return rec.Reason == reasonReplaced }
+
+// noteHeld records until when the hand-over holds the old leases; no time: until the consumers have rolled out. That is
+// for readers: the plan derives it again, because the spec may have changed.
+func noteHeld(d *v1alpha1.DynamicSecret) {
+	for i := range d.Status.Retiring {
+		rec := &d.Status.Retiring[i]
+		if !awaited(d, rec) {
+			continue
+		}
+		rec.RevokeAfter = nil
+		until, known := heldUntil(d, rec)
+		_, complete := handedOverAt(d)
+		_, _, certain := certainEnd(rec)
+		if known && (complete || certain) {
+			at := ceil(until)
+			rec.RevokeAfter = &at
+		}
 	}
 }
 
@@ -244,13 +271,6 @@ func SessionExtended(rec *v1alpha1.LeaseRecord, t Term) {
 	setSession(rec, t)
 }
 
-// SessionNotExtendable records that the session of a record cannot be extended.
-func SessionNotExtendable(rec *v1alpha1.LeaseRecord) {
-	if rec.Session != nil {
-		rec.Session.Renewable = false
-	}
-}
-
 // BeginRefresh records that the data of a static source are about to change to those with the digest.
 func BeginRefresh(st *v1alpha1.DynamicSecretStatus, digest string) {
 	st.Secret.PreviousDigest = st.Secret.Digest
@@ -269,6 +289,10 @@ func Refreshed(rec *v1alpha1.LeaseRecord, kind v1alpha1.ResponseKind, digest str
 func Publish(d *v1alpha1.DynamicSecret, written v1alpha1.SecretStatus, existed bool, now time.Time) {
 	st := &d.Status
 	st.Secret = &written
+	st.Retiring = slices.DeleteFunc(st.Retiring, func(rec v1alpha1.LeaseRecord) bool { return Irrevocable(&rec) })
+	if len(st.Retiring) == 0 {
+		st.Retiring = nil
+	}
 	for i := range st.Retiring {
 		if r := st.Retiring[i].Reason; r == v1alpha1.ReasonReplacing || r == reasonIncomplete {
 			st.Retiring[i].Reason = reasonReplaced
@@ -289,21 +313,37 @@ func Publish(d *v1alpha1.DynamicSecret, written v1alpha1.SecretStatus, existed b
 
 // Rolling records the progress of the consumers, and when the first of them was stamped.
 func Rolling(st *v1alpha1.DynamicSecretStatus, reason string, waiting []string, stamped bool, now time.Time) {
-	h := st.Handover
+	h, at := st.Handover, floor(now)
 	h.Reason, h.Waiting = reason, waiting
+	resume(h, at)
 	if stamped && h.StampedAt == nil {
-		at := floor(now)
-		h.StampedAt = &at
+		h.StampedAt, h.HaltedSeconds = &at, 0
+	}
+	if reason != "" && reason != v1alpha1.ReasonRollingOut {
+		h.HaltedAt = &at
 	}
 }
 
-// RolledOut records that all consumers use the credential.
+// resume adds the time for which the roll-out waited for a person.
+func resume(h *v1alpha1.HandoverStatus, at metav1.Time) {
+	if h.HaltedAt != nil {
+		h.HaltedSeconds += max(0, int64(at.Sub(h.HaltedAt.Time)/time.Second))
+	}
+	h.HaltedAt = nil
+}
+
+// RolledOut records that all consumers use the credential, and how long that took. It counts from the publication if a
+// crash prevented the record of the first stamp.
 func RolledOut(st *v1alpha1.DynamicSecretStatus, now time.Time) {
 	h, at := st.Handover, ceil(now)
-	h.RolledOutAt, h.Reason, h.Waiting = &at, "", nil
+	resume(h, at)
+	from := h.PublishedAt
 	if h.StampedAt != nil {
-		h.RolloutSeconds = max(1, int64(at.Sub(h.StampedAt.Time)/time.Second))
+		from = *h.StampedAt
 	}
+	took := int64(at.Sub(from.Time)/time.Second) - h.HaltedSeconds
+	h.RolloutSeconds = max(1, min(took, int64(maxRollout/time.Second)))
+	h.RolledOutAt, h.Reason, h.Waiting, h.HaltedSeconds = &at, "", nil, 0
 }
 
 // RetiringLost records that the backend no longer knows the i-th retiring lease: there is nothing left to renew. If the
@@ -389,5 +429,10 @@ func Records(st *v1alpha1.DynamicSecretStatus) []v1alpha1.LeaseRecord {
 			all = append(all, st.Leases[i])
 		}
 	}
-	return append(all, st.Retiring...)
+	for i := range st.Retiring {
+		if !Irrevocable(&st.Retiring[i]) {
+			all = append(all, st.Retiring[i])
+		}
+	}
+	return all
 }

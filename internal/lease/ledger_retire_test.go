@@ -34,10 +34,11 @@ func TestRetireAttempt(t *testing.T) {
 		{"with one response: each record by itself",
 			all(held(OutcomeFailed, true, minted, broker(noResponse)), unsettled),
 			[]*v1alpha1.LeaseRecord{db(session(time.Hour, true), at(now)), broker(noResponse, started, at(own))}},
-		{"with responses that cannot be revoked: no record",
-			held(OutcomeFailed, true, db(static), broker(expiring)), nil},
+		{"with responses that cannot be revoked: their sessions",
+			held(OutcomeFailed, true, db(static), broker(expiring)),
+			[]*v1alpha1.LeaseRecord{db(noResponse, started, at(now)), broker(noResponse, started, at(now))}},
 		{"with a certificate: it can be revoked", held(OutcomeFailed, true, db(static), broker(revocable)),
-			[]*v1alpha1.LeaseRecord{broker(revocable, at(now))}},
+			[]*v1alpha1.LeaseRecord{db(noResponse, started, at(now)), broker(revocable, at(now))}},
 	} {
 		t.Run(c.it, func(t *testing.T) {
 			in := input(attempt(db(noResponse, started), broker(noResponse, started)), c.held)
@@ -229,10 +230,6 @@ func TestSessionExtended(t *testing.T) {
 		same(t, "the record", *rec, *record(session(2*time.Hour, again)))
 	}
 	rec := record(session(time.Hour, true))
-	SessionNotExtendable(rec)
-	same(t, "not extendable", *rec, *record(session(time.Hour, false)))
 	SessionExtended(rec, Term{At: t0, Renewable: true})
 	same(t, "a session that no longer expires", *rec, *record())
-	SessionNotExtendable(rec)
-	same(t, "without a session", *rec, *record())
 }

@@ -80,7 +80,7 @@ func TestRespond(t *testing.T) {
 
 // recordSet records the set, as the lifecycle does.
 func recordSet(d *v1alpha1.DynamicSecret, digest string, now time.Time, recs ...*v1alpha1.LeaseRecord) {
-	Record(d, values(recs), digest, now)
+	Record(d, values(recs), CauseRequested, digest, now)
 }
 
 func TestRecordTurnsTheAttemptIntoLeases(t *testing.T) {
@@ -108,16 +108,20 @@ func TestRecordRetiresTheLeasesBefore(t *testing.T) {
 		at := retired(time.Second, reason)
 		return values([]*v1alpha1.LeaseRecord{db(at), broker(revocable, at)})
 	}
+	replacing := retired(time.Second, v1alpha1.ReasonReplacing)
+	whole := append(reason(v1alpha1.ReasonReplacing), *settings(replacing))
 	refreshing := status(func(st *v1alpha1.DynamicSecretStatus) { BeginRefresh(st, "digest-3") })
 	for _, c := range []struct {
 		it     string
 		before given
 		want   []v1alpha1.LeaseRecord
 	}{
-		{"a published set waits for its successor", keptSet(set...), reason(v1alpha1.ReasonReplacing)},
-		{"a set during a refresh waits as well", all(keptSet(set...), refreshing), reason(v1alpha1.ReasonReplacing)},
+		{"a published set waits for its successor", keptSet(set...), whole},
+		{"a set during a refresh waits as well", all(keptSet(set...), refreshing), whole},
 		{"a set that was never published does not wait", recordedSet(set...), reason(CauseUnpublished)},
-		{"responses that cannot be revoked are dropped", keptSet(settings(), db(expiring),
+		{"so do responses that cannot be revoked", keptSet(settings(), db(expiring)),
+			values([]*v1alpha1.LeaseRecord{settings(replacing), db(expiring, replacing)})},
+		{"those that were never published are dropped", recordedSet(settings(), db(expiring),
 			broker(scheduled(time.Hour))), nil},
 	} {
 		d := input(c.before).Object

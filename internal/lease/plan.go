@@ -139,6 +139,11 @@ func (v *view) renewalRequested() bool {
 // published says that the credentials of the leases were written to the Secret, and that the status records it.
 func (v *view) published() bool { return len(v.leases) > 0 && Published(v.st) }
 
+// contains says that the Secret contains the responses of the leases, published or while one is refreshed.
+func (v *view) contains() bool {
+	return v.Target == TargetCurrent && len(v.leases) > 0 && contained(v.st)
+}
+
 // current says that they are still there.
 func (v *view) current() bool { return v.Target == TargetCurrent && v.published() }
 
@@ -212,18 +217,24 @@ func settleAttempt(v *view) *Step {
 	return &Step{Action: DropAttempt, Reason: v1alpha1.ReasonIssuing}
 }
 
-// dropEnded retires the leases when one of them was lost or has expired, or when the Secret of a grant is gone.
+// dropEnded retires the leases when one of them was lost or has expired, or when the Secret of a grant is gone. A lease
+// that has expired by the operator's clock is renewed once more, because the backend's clock may differ.
 func dropEnded(v *view) *Step {
 	for i := range v.leases {
 		rec := &v.leases[i]
-		if Leased(rec) && v.Lost[rec.ID] {
-			return &Step{Action: DropLeases, Reason: v1alpha1.ReasonLeaseLost, Record: i}
-		}
 		end, dies := LifeEnd(rec)
-		if dies && !v.Now.Before(end) {
+		lost := Leased(rec) && v.Lost[rec.ID]
+		switch {
+		case dies && !v.Now.Before(end):
+			if s := v.lastRenewal(i, rec, end); s != nil && !lost {
+				return s
+			}
 			return &Step{Action: DropLeases, Reason: v1alpha1.ReasonExpired, Record: i}
-		}
-		if dies {
+		case lost && v.Revoked[rec.ID]:
+			return &Step{Action: DropLeases, Reason: v1alpha1.ReasonLeaseRevoked, Record: i}
+		case lost:
+			return &Step{Action: DropLeases, Reason: v1alpha1.ReasonLeaseLost, Record: i}
+		case dies:
 			v.later(end, v1alpha1.NextExpire)
 		}
 	}
@@ -266,12 +277,15 @@ func renewRequested(v *view) *Step {
 	}
 	for i := range v.leases {
 		rec := &v.leases[i]
-		if readAgain(rec) && v.current() && v.issueBlock() == nil && !v.renewedFor(rec) {
-			pending = true
-			if s := v.due(v.Now, v.Tries.Refresh[rec.Source], v1alpha1.NextRefresh,
-				Step{Action: RefreshSource, Reason: v1alpha1.ReasonRenewing, Record: i}); s != nil {
-				return s
-			}
+		if !readAgain(rec) || v.renewedFor(rec) {
+			continue
+		}
+		pending = true
+		if !v.current() {
+			continue // it is read or issued again first
+		}
+		if s := v.read(i, v.Now, v1alpha1.ReasonRenewing); s != nil {
+			return s
 		}
 	}
 	if pending {
@@ -288,39 +302,6 @@ func (v *view) renewedFor(rec *v1alpha1.LeaseRecord) bool {
 // RequestedRenewal identifies what the annotations request.
 func RequestedRenewal(d *v1alpha1.DynamicSecret) string {
 	return d.Annotations[v1alpha1.RenewRequestedAtAnnotation] + "|" + d.Annotations[v1alpha1.ForceSyncAnnotation]
-}
-
-func renew(v *view) *Step {
-	for i := range v.leases {
-		rec := &v.leases[i]
-		if !Leased(rec) || exhausted(rec) {
-			continue
-		}
-		at := renewAt(rec, v.spec.RenewAtPercent, v.uid)
-		if probe, ok := v.probeAt(rec); ok && probe.Before(at) {
-			at = probe
-		}
-		step := Step{Action: RenewLease, Reason: v1alpha1.ReasonRenewing, Record: i}
-		if s := v.due(at, v.Tries.Renew[Key(rec)], v1alpha1.NextRenew, step); s != nil {
-			return s
-		}
-	}
-	return nil
-}
-
-func extendSession(v *view) *Step {
-	for i := range v.leases {
-		rec := &v.leases[i]
-		if !Leased(rec) || !sessionExpiresFirst(rec) || !rec.Session.Renewable {
-			continue
-		}
-		at := extendSessionAt(rec, v.spec.RenewAtPercent, v.uid)
-		step := Step{Action: ExtendSession, Reason: v1alpha1.ReasonRenewing, Record: i}
-		if s := v.due(at, v.Tries.ExtendSession[Key(rec)], v1alpha1.NextRenew, step); s != nil {
-			return s
-		}
-	}
-	return nil
 }
 
 func publish(v *view) *Step {
@@ -342,18 +323,25 @@ func refresh(v *view) *Step {
 			continue
 		}
 		at := refreshAt(rec, v.Reads[rec.Source], RefreshInterval(v.Object), v.uid)
-		step := Step{Action: RefreshSource, Reason: v1alpha1.ReasonSynced, Record: i}
-		s := v.due(at, v.Tries.Refresh[rec.Source], v1alpha1.NextRefresh, step)
-		if s == nil {
-			continue
+		if s := v.read(i, at, v1alpha1.ReasonSynced); s != nil {
+			return s
 		}
-		if b := v.issueBlock(); b != nil {
-			v.blocked = b
-			return v.later(v.Now.Add(blockedRecheck), "")
-		}
-		return s
 	}
 	return nil
+}
+
+// read reads the source of the i-th lease again, unless something blocks that.
+func (v *view) read(i int, at time.Time, reason string) *Step {
+	step := Step{Action: RefreshSource, Reason: reason, Record: i}
+	s := v.due(at, v.Tries.Refresh[v.leases[i].Source], v1alpha1.NextRefresh, step)
+	if s == nil {
+		return nil
+	}
+	if b := v.issueBlock(); b != nil {
+		v.blocked = b
+		return v.later(v.Now.Add(blockedRecheck), "")
+	}
+	return s
 }
 
 // syncSecret comes before an issuance: a Secret that was written and not recorded counts as unpublished, so its
@@ -362,5 +350,9 @@ func syncSecret(v *view) *Step {
 	if len(v.leases) == 0 || v.Target != TargetCurrent || !v.OutOfSync {
 		return nil
 	}
-	return v.due(v.Now, v.Tries.Sync, v1alpha1.NextPublish, Step{Action: SyncSecret, Reason: v1alpha1.ReasonPublishing})
+	f := v.Tries.Sync
+	if v.Tries.Repair.waiting(v.Now) && v.Tries.Repair.NotBefore.After(f.NotBefore) {
+		f = v.Tries.Repair
+	}
+	return v.due(v.Now, f, v1alpha1.NextPublish, Step{Action: SyncSecret, Reason: v1alpha1.ReasonPublishing})
 }

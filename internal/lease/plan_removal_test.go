@@ -65,6 +65,11 @@ func TestPlanADeletion(t *testing.T) {
 			given: []given{gone, retiring(record(noResponse, retired(limit, v1alpha1.ReasonDeleting)))},
 			want:  waitFor(v1alpha1.NextRevoke, limit),
 		}, {
+			it: "does not wait longer than the request limit", because: "a status can contain any time",
+			given: []given{gone, retiring(record(noResponse, retired(999*time.Hour, v1alpha1.ReasonDeleting))),
+				func(in *Input) { in.RevokeBy = map[string]time.Time{"token-1|": t0.Add(limit)} }},
+			want: waitFor(v1alpha1.NextRevoke, limit),
+		}, {
 			it: "removes the finalizer when every record is done", because: "nothing is left",
 			given: []given{gone, kept(), noSecret, pending, done(record(), record(numbered(3)))},
 			want:  release,

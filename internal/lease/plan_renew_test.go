@@ -160,6 +160,14 @@ func TestPlanRequestedRenewals(t *testing.T) {
 			given: []given{kept(static), forced, refreshFailed(failed(4*time.Second), "")},
 			want:  waitFor(v1alpha1.NextRefresh, 4*time.Second),
 		}, {
+			it: "keeps a requested read while suspended", because: "an acknowledgement would say that it was read",
+			given: []given{kept(static), forced, spec(suspended)},
+			want:  waitBlocked(0, suspendedBlock).withNext(v1alpha1.NextRefresh, time.Hour),
+		}, {
+			it: "keeps a requested read while blocked", because: "an acknowledgement would say that it was read",
+			given: []given{kept(static), forced, blocked(notReadyBlock)},
+			want:  waitBlocked(0, notReadyBlock).withNext(v1alpha1.NextRefresh, time.Hour),
+		}, {
 			it: "keeps the request while there is no lease", because: "the new lease is handled first",
 			given: []given{requested},
 			want:  step(Issue, CauseFirst),

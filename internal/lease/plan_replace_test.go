@@ -16,8 +16,24 @@ func TestPlanTheEndOfALease(t *testing.T) {
 	issueFailed := tries(func(t *Tries) { t.Issue = failed(0) })
 	checkPlan(t, []planCase{
 		{
-			it: "drops the lease when it expires", because: "the Secret must not outlive it",
-			given: []given{kept(), after(time.Hour)},
+			it: "renews a lease once more when it expires", because: "the backend's clock may be behind",
+			given: []given{kept(), after(time.Hour), renewFailed(failedAt(59*time.Minute), record())},
+			want:  renewLease,
+		}, {
+			it: "drops the lease if that fails", because: "the Secret must not outlive it",
+			given: []given{kept(), after(time.Hour), renewFailed(failedAt(time.Hour), record())},
+			want:  dropLeases(v1alpha1.ReasonExpired),
+		}, {
+			it: "drops the lease if the backend confirms it", because: "that is no loss",
+			given: []given{kept(), after(time.Hour), lost("lease-1")},
+			want:  dropLeases(v1alpha1.ReasonExpired),
+		}, {
+			it: "drops a lease at its maximum when it expires", because: "nothing can extend it",
+			given: []given{kept(maxTTL), after(time.Hour)},
+			want:  dropLeases(v1alpha1.ReasonExpired),
+		}, {
+			it: "drops a certificate when it expires", because: "nothing can extend it",
+			given: []given{kept(revocable), after(time.Hour)},
 			want:  dropLeases(v1alpha1.ReasonExpired),
 		}, {
 			it: "keeps it until then", because: "it can still be renewed",
@@ -25,16 +41,29 @@ func TestPlanTheEndOfALease(t *testing.T) {
 			want:  renewLease,
 		}, {
 			it: "drops it when its session ends", because: "the lease ends with its session",
-			given: []given{kept(session(30*time.Minute, true)), after(30 * time.Minute)},
+			given: []given{kept(session(30*time.Minute, false)), after(30 * time.Minute)},
 			want:  dropLeases(v1alpha1.ReasonExpired),
 		}, {
+			it: "extends a session once more when it ends", because: "the backend's clock may be behind",
+			given: []given{kept(session(30*time.Minute, true), maxTTL), after(30 * time.Minute)},
+			want:  step(ExtendSession, v1alpha1.ReasonRenewing),
+		}, {
+			it: "drops the lease if that fails", because: "the lease ends with its session",
+			given: []given{kept(session(30*time.Minute, true)), after(31 * time.Minute),
+				extendFailed(failedAt(30*time.Minute), record())},
+			want: dropLeases(v1alpha1.ReasonExpired),
+		}, {
 			it: "drops it while suspended", because: "the credential is dead",
-			given: []given{kept(), spec(suspended), after(time.Hour)},
+			given: []given{kept(), spec(suspended), after(time.Hour), renewFailed(failedAt(time.Hour), record())},
 			want:  dropLeases(v1alpha1.ReasonExpired),
 		}, {
 			it: "drops a lease that the backend lost", because: "somebody revoked it there",
 			given: []given{kept(), lost("lease-1")},
 			want:  dropLeases(v1alpha1.ReasonLeaseLost),
+		}, {
+			it: "drops a lease that a LeaseRevocation revoked", because: "the backend reported it",
+			given: []given{kept(), lost("lease-1"), func(in *Input) { in.Revoked = in.Lost }},
+			want:  dropLeases(v1alpha1.ReasonLeaseRevoked),
 		}, {
 			it: "keeps a lease when another was lost", because: "the report is about an earlier lease",
 			given: []given{kept(), lost("lease-0", "")},

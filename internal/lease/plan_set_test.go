@@ -35,7 +35,7 @@ func TestPlanASet(t *testing.T) {
 			want:  dropLeases(v1alpha1.ReasonLeaseLost).of(1),
 		}, {
 			it: "drops the set when one lease expires", because: "the whole set is replaced",
-			given: []given{keptSet(db(granted(2*time.Hour)), broker()), after(time.Hour)},
+			given: []given{keptSet(db(granted(2*time.Hour)), broker(notRenewable)), after(time.Hour)},
 			want:  dropLeases(v1alpha1.ReasonExpired).of(1),
 		}, {
 			it: "drops the set when a certificate expires", because: "the whole set is replaced",

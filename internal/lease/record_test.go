@@ -125,6 +125,20 @@ func failed(at time.Duration) Failure {
 		Message: "Vault is unavailable"}
 }
 
+// failedAt is a failure that happened at t0 + at.
+func failedAt(at time.Duration) Failure {
+	f := failed(at + time.Second)
+	f.At = t0.Add(at)
+	return f
+}
+
+// refusedAt is the n-th refusal in a row, at t0 + at.
+func refusedAt(at time.Duration, n int) Failure {
+	f := failedAt(at)
+	f.Count, f.Refusals = n, n
+	return f
+}
+
 func tries(change func(*Tries)) given { return func(in *Input) { change(&in.Tries) } }
 
 // byKey adds failures of records to a map of Tries.

@@ -32,7 +32,7 @@ func deleting(v *view) *Step {
 			records = v.st.Retiring
 		}
 		for i := range records {
-			if v.Done[Key(&records[i])] || (!retiring && !Revocable(&records[i])) {
+			if v.Done[Key(&records[i])] || Irrevocable(&records[i]) || (!retiring && !Revocable(&records[i])) {
 				continue
 			}
 			left = true
@@ -129,20 +129,23 @@ func revokeRetiring(v *view) *Step {
 }
 
 func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
+	if retiring && v.keepsShared(rec) {
+		return nil
+	}
 	f := v.Tries.Revoke[Key(rec)]
 	if v.abandoned(rec, f) {
 		return &Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: i, Retiring: retiring}
 	}
 	from := v.Now
-	if rec.RevokeAfter != nil {
-		from = rec.RevokeAfter.Time
+	if !Replaced(rec) {
+		from = v.revokeFrom(rec)
 	}
 	if retiring && awaited(v.Object, rec) {
 		until, known := heldUntil(v.Object, rec)
 		if !known {
 			return nil
 		}
-		from = later(from, until)
+		from = until
 	}
 	reason := rec.Reason
 	if reason == "" {
@@ -150,6 +153,17 @@ func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
 	}
 	return v.due(from, f, v1alpha1.NextRevoke,
 		Step{Action: RevokeRecord, Record: i, Retiring: retiring, Reason: reason})
+}
+
+// revokeFrom is when the record may be revoked. A status can contain any time.
+func (v *view) revokeFrom(rec *v1alpha1.LeaseRecord) time.Time {
+	if rec.RevokeAfter == nil {
+		return v.Now
+	}
+	if by, bounded := v.RevokeBy[Key(rec)]; bounded {
+		return earlier(by, rec.RevokeAfter.Time)
+	}
+	return rec.RevokeAfter.Time
 }
 
 // abandoned says that the record is given up: somebody requested it, revoking it is useless, or its deadline has passed
@@ -170,13 +184,7 @@ func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
 	if f.Count == 0 {
 		return false
 	}
-	bound, bounded := finalEnd(rec, increment(v.spec))
-	bound = bound.Add(abandonGrace)
-	if removed {
-		if deadline := v.deletionDeadline(); !bounded || deadline.Before(bound) {
-			bound, bounded = deadline, true
-		}
-	}
+	bound, bounded := v.abandonedAt(rec)
 	if !bounded {
 		return false
 	}
@@ -185,4 +193,16 @@ func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
 		return false
 	}
 	return true
+}
+
+// abandonedAt is until when the backend may fail to revoke the record. False: there is no such time.
+func (v *view) abandonedAt(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
+	bound, bounded := finalEnd(rec, longestRequest(v.Object, rec))
+	bound = bound.Add(abandonGrace)
+	if !v.Object.DeletionTimestamp.IsZero() {
+		if deadline := v.deletionDeadline(); !bounded || deadline.Before(bound) {
+			return deadline, true
+		}
+	}
+	return bound, bounded
 }

@@ -58,6 +58,9 @@ func readAgain(rec *v1alpha1.LeaseRecord) bool {
 // certificate.
 func Revocable(rec *v1alpha1.LeaseRecord) bool { return Leased(rec) || rec.Revocable }
 
+// Irrevocable says whether the record names a response that cannot be revoked. Without a response it is unknown.
+func Irrevocable(rec *v1alpha1.LeaseRecord) bool { return rec.Kind != "" && !Revocable(rec) }
+
 // LifeEnd is when the credential of the record expires unless something is extended: the earlier of its own expiry and
 // that of its session. False: it does not expire.
 func LifeEnd(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
@@ -181,12 +184,14 @@ func jitter(d time.Duration, uid types.UID) time.Duration {
 }
 
 // Backoff is the pause after the count-th consecutive failure: 1 s, doubling, a minute at most, less a jitter.
-func Backoff(count int, uid types.UID) time.Duration {
+func Backoff(count int, uid types.UID) time.Duration { return doubling(count, maxBackoff, uid) }
+
+func doubling(count int, most time.Duration, uid types.UID) time.Duration {
 	d := firstBackoff
-	for i := 1; i < count && d < maxBackoff; i++ {
+	for i := 1; i < count && d < most; i++ {
 		d *= 2
 	}
-	d = min(d, maxBackoff)
+	d = min(d, most)
 	return d - jitter(d, uid)
 }
 
@@ -212,11 +217,16 @@ func finalEnd(rec *v1alpha1.LeaseRecord, increment time.Duration) (time.Time, bo
 }
 
 // Increment is the duration to request at a renewal: the configured increment, or else the last granted duration. It is
-// never less than the remaining time, because the increment replaces that.
-func Increment(rec *v1alpha1.LeaseRecord, spec *v1alpha1.LeaseSpec, now time.Time) time.Duration {
-	want := duration(rec.DurationSeconds)
-	if spec.Increment != nil {
-		want = spec.Increment.Duration
+// never less than the remaining time, because the increment replaces that, nor less than what shows the maximum TTL
+// while a hand-over still fits. Once the known maximum is so near that the hand-over must start, it is more than the
+// maximum permits: the response shows whether that still applies.
+func Increment(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord, now time.Time) time.Duration {
+	want := max(duration(rec.DurationSeconds), probeTime(d))
+	if d.Spec.Lease.Increment != nil {
+		want = max(d.Spec.Lease.Increment.Duration, probeTime(d))
+	}
+	if at, known := probeAt(d, rec); known && !now.Before(at) {
+		want += max(0, maximumEnd(rec).Sub(now))
 	}
 	if rec.ExpiresAt != nil {
 		left := rec.ExpiresAt.Sub(now).Truncate(time.Second) + 2*time.Second
@@ -225,11 +235,16 @@ func Increment(rec *v1alpha1.LeaseRecord, spec *v1alpha1.LeaseSpec, now time.Tim
 	return want
 }
 
-func increment(spec *v1alpha1.LeaseSpec) time.Duration {
-	if spec.Increment == nil {
-		return 0
+// longestRequest is the longest duration that Increment may have requested besides the last granted one.
+func longestRequest(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) time.Duration {
+	longest := probeTime(d)
+	if d.Spec.Lease.Increment != nil {
+		longest = max(longest, d.Spec.Lease.Increment.Duration)
 	}
-	return spec.Increment.Duration
+	if rec.MaxTTLSeconds > 0 {
+		longest = max(longest, duration(rec.DurationSeconds)) + handoverTime(d)
+	}
+	return longest
 }
 
 // RefreshInterval of the object.

@@ -206,24 +206,35 @@ func TestRenewBackoffLeavesTimeForAnotherTry(t *testing.T) {
 
 // The increment replaces what is left, so a renewal never requests less.
 func TestIncrementNeverShortens(t *testing.T) {
-	spec := func(d time.Duration) v1alpha1.LeaseSpec { return v1alpha1.LeaseSpec{Increment: lasting(d)} }
+	plain := &v1alpha1.DynamicSecret{}
+	spec := func(d time.Duration) *v1alpha1.DynamicSecret {
+		o := plain.DeepCopy()
+		o.Spec.Lease.Increment = lasting(d)
+		return o
+	}
+	held := input(overlapping(3 * time.Hour)).Object
+	known := record(func(rec *v1alpha1.LeaseRecord) { rec.MaxTTLSeconds = 24 * 3600 })
+	probing := 24*time.Hour - 3*time.Hour - issueTime
 	aMinute := record(func(rec *v1alpha1.LeaseRecord) { rec.DurationSeconds = 60 })
 	for _, c := range []struct {
 		it   string
 		rec  *v1alpha1.LeaseRecord
-		spec v1alpha1.LeaseSpec
+		of   *v1alpha1.DynamicSecret
 		at   time.Duration
 		want time.Duration
 	}{
-		{"by default, the last grant", record(), v1alpha1.LeaseSpec{}, renewDue, time.Hour},
+		{"by default, the last grant", record(), plain, renewDue, time.Hour},
 		{"the increment", record(), spec(2 * time.Hour), renewDue, 2 * time.Hour},
 		{"not an increment below what is left", record(), spec(time.Minute), 30 * time.Minute,
 			30*time.Minute + 2*time.Second},
-		{"not a last grant below what is left", aMinute, v1alpha1.LeaseSpec{}, 0, time.Hour + 2*time.Second},
-		{"the last grant of a dead lease", record(), v1alpha1.LeaseSpec{}, 5 * time.Hour, time.Hour},
-		{"the last grant of a lease without an expiry", record(endless), v1alpha1.LeaseSpec{}, 0, time.Hour},
+		{"not a last grant below what is left", aMinute, plain, 0, time.Hour + 2*time.Second},
+		{"the last grant of a dead lease", record(), plain, 5 * time.Hour, time.Hour},
+		{"the last grant of a lease without an expiry", record(endless), plain, 0, time.Hour},
+		{"twice the time of a hand-over", record(), held, renewDue, 6*time.Hour + 2*issueTime},
+		{"not more, while the known maximum is far", known, held, probing - time.Second, 6*time.Hour + 2*issueTime},
+		{"more than the known maximum when it is near", known, held, probing, 9*time.Hour + 3*issueTime},
 	} {
-		if got := Increment(c.rec, &c.spec, t0.Add(c.at)); got != c.want {
+		if got := Increment(c.of, c.rec, t0.Add(c.at)); got != c.want {
 			t.Errorf("%s: got %s, want %s", c.it, got, c.want)
 		}
 	}
@@ -235,7 +246,7 @@ func TestIncrementNeverShortens(t *testing.T) {
 		spec := spec(seconds("increment", 1))
 		now := t0.Add(time.Duration(rapid.Int64Range(0, int64(2*time.Hour)).Draw(t, "now")))
 		// A backend counts whole seconds from the time of the request.
-		if got := Increment(rec, &spec, now).Truncate(time.Second); now.Add(got).Before(rec.ExpiresAt.Time) {
+		if got := Increment(spec, rec, now).Truncate(time.Second); now.Add(got).Before(rec.ExpiresAt.Time) {
 			t.Fatalf("%s from %s ends before %s", got, now.Sub(t0), rec.ExpiresAt.Sub(t0))
 		}
 	})

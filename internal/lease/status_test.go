@@ -18,7 +18,9 @@ func TestRotated(t *testing.T) {
 	}
 	stuck := waiting(v1alpha1.ReasonRolloutStuck, "Deployment/orders: 1 of 3 pods updated")
 	missing := waiting(v1alpha1.ReasonRolloutTargetNotFound, "Deployment/orders does not exist")
-	forbidden := waiting(v1alpha1.ReasonRolloutForbidden, "deployments is forbidden")
+	forbidden := waiting(v1alpha1.ReasonRolloutForbidden, "patch deployments.apps")
+	denied := waiting(v1alpha1.ReasonRolloutForbidden, "Deployment/orders cannot be stamped: denied by policy")
+	failing := waiting(v1alpha1.ReasonRolloutCheckFailed, "Rollout/web cannot be parsed: replicas")
 	short := handover(func(h *v1alpha1.HandoverStatus) { h.CutShortAt = stampPtr(0) })
 	before := status(func(st *v1alpha1.DynamicSecretStatus) {
 		st.Conditions = append(st.Conditions, metav1.Condition{Type: v1alpha1.RotatedCondition,
@@ -37,12 +39,19 @@ func TestRotated(t *testing.T) {
 		{"is False during a roll-out", []given{handover(), old(), rolls}, "False",
 			v1alpha1.ReasonRollingOut, "The old lease is kept.", false},
 		{"says that a roll-out is stuck", []given{stuck, old(maxTTL), rolls}, "False", v1alpha1.ReasonRolloutStuck,
-			"1 of 3 pods updated. The old lease is kept; it cannot be extended and ends at 2026-03-01T13:00:00Z.",
+			"1 of 3 pods updated. Check the pods that do not become available. The old lease is kept; it cannot be " +
+				"extended and ends at 2026-03-01T13:00:00Z.",
 			false},
 		{"says that a workload is missing", []given{missing, old(), rolls}, "False",
 			v1alpha1.ReasonRolloutTargetNotFound, "does not exist", true},
 		{"says that a permission is missing", []given{forbidden, old(), rolls}, "False",
-			v1alpha1.ReasonRolloutForbidden, "is forbidden", true},
+			v1alpha1.ReasonRolloutForbidden, "leasekeeper lacks the permission to roll out workloads: patch " +
+				"deployments.apps. Set rollout.enabled in leasekeeper's chart, or apply config/rollout.", true},
+		{"says that admission denies the stamp", []given{denied, old(), rolls}, "False",
+			v1alpha1.ReasonRolloutForbidden, "denied by policy. Let the admission policy accept", true},
+		{"says that the consumers cannot be checked", []given{failing, old(), rolls}, "False",
+			v1alpha1.ReasonRolloutCheckFailed, "and tries again. Rollout/web cannot be parsed: replicas. " +
+				"The old lease is kept.", false},
 		{"says that roll-outs are disabled", []given{handover(), old(), rolls, off}, "False",
 			v1alpha1.ReasonRolloutDisabled, "kept", true},
 		{"is False during the overlap", []given{handover(), old(), minutes}, "False",
@@ -52,7 +61,11 @@ func TestRotated(t *testing.T) {
 		{"says that the old lease ended early", []given{short, hours}, "False",
 			v1alpha1.ReasonHandoverCutShort, "ended at 2026-03-01T12:00:00Z", false},
 		{"is True after the hand-over", []given{handover(rolledOut(0)), before}, "True",
-			v1alpha1.ReasonRotated, "the old lease is revoked", false},
+			v1alpha1.ReasonRotated, "Secret orders contains the new credential (workloads are not followed without " +
+				"spec.rollout), and the old lease is revoked.", false},
+		{"is True after the roll-out", []given{handover(rolledOut(0)), before, rolls}, "True",
+			v1alpha1.ReasonRotated, "All workloads of spec.rollout use the new credential, and the old lease is " +
+				"revoked.", false},
 	} {
 		t.Run(c.it, func(t *testing.T) {
 			st := statusOf(input(append([]given{kept(), checkAt(time.Minute)}, c.given...)...))
@@ -90,7 +103,10 @@ func TestNextActionAndExpiry(t *testing.T) {
 		{"a read", []given{kept(static), after(time.Hour)}, v1alpha1.NextRefresh, nil, nil},
 		{"a removal", []given{kept(), deleted(0)}, v1alpha1.NextRevoke, nil, oneHour},
 		{"a renewal", []given{kept(), after(renewDue)}, v1alpha1.NextRenew, nil, oneHour},
-		{"a roll-out", []given{kept(), handover(), spec(rollingOut)}, v1alpha1.NextRollout, nil, oneHour},
+		{"a roll-out", []given{kept(), handover(), spec(rollingOut), after(propagation)}, v1alpha1.NextRollout, nil,
+			oneHour},
+		{"the wait before it", []given{kept(), handover(), spec(rollingOut)}, v1alpha1.NextRollout,
+			stampPtr(propagation), oneHour},
 		{"the first expiry of a set", []given{keptSet(settings(), db(granted(2*time.Hour)), broker(expiring))},
 			v1alpha1.NextReplace, stampPtr(renewDue), oneHour},
 		{"a scheduled change is no expiry", []given{kept(scheduled(time.Hour))},
@@ -99,6 +115,53 @@ func TestNextActionAndExpiry(t *testing.T) {
 		st := statusOf(input(c.given...))
 		if st.NextAction != c.next || !st.NextActionAt.Equal(c.at) || !st.ExpiresAt.Equal(c.expires) {
 			t.Errorf("%s: %q at %s, expires at %s", c.it, st.NextAction, st.NextActionAt, st.ExpiresAt)
+		}
+	}
+}
+
+// status.retiring and the condition Rotated name the same time, also after a change of spec.rotation.overlap.
+func TestRevokeAfterIsTheEndOfTheHandOver(t *testing.T) {
+	in := input(kept(), handover(rolledOut(0)), old(), overlapping(5*time.Minute))
+	for _, overlap := range []time.Duration{5 * time.Minute, 30 * time.Minute, time.Minute} {
+		overlapping(overlap)(&in)
+		st := statusOf(in)
+		at := st.Retiring[0].RevokeAfter
+		if !at.Equal(stampPtr(overlap)) ||
+			!strings.Contains(conditionOf(st, v1alpha1.RotatedCondition).message, utc(at.Time)) {
+			t.Errorf("an overlap of %s: revokeAfter is %s, Rotated %+v", overlap, at,
+				conditionOf(st, v1alpha1.RotatedCondition))
+		}
+	}
+	rolling := input(kept(), handover(), old(), spec(rollingOut), checkAt(time.Minute))
+	if at := statusOf(rolling).Retiring[0].RevokeAfter; at != nil {
+		t.Errorf("revokeAfter is %s during a roll-out", at)
+	}
+}
+
+func TestSummary(t *testing.T) {
+	const ownText, suspendText = "the policy lacks a line", " " + suspendedMessage
+	stuck := all(handover(func(h *v1alpha1.HandoverStatus) { h.Reason = v1alpha1.ReasonRolloutStuck }), old(),
+		spec(rollingOut), checkAt(time.Minute))
+	for _, c := range []struct {
+		it            string
+		given         []given
+		reason, start string
+	}{
+		{"all is well", []given{kept()}, "Leased", hasLease},
+		{"not ready", nil, "Issuing", requesting1},
+		{"not ready, and a person must act", []given{denied}, "AccessDenied", ownText},
+		{"ready, but a person must act", []given{kept(), rotate, denied}, "AccessDenied", ownText},
+		{"ready, but a renewal fails", []given{kept(), renewFails}, "Renewing", "The lease is due for renewal."},
+		{"a hand-over that does not end", []given{kept(), stuck}, "RolloutStuck", ""},
+		{"a hand-over in progress", []given{kept(), handover(), old(), overlapping(time.Minute)}, "Leased", hasLease},
+		{"suspended", []given{spec(suspended)}, "Suspended", suspendedMessage},
+		{"ready, and suspended", []given{kept(), spec(suspended)}, "Leased,Suspended", hasLease + suspendText},
+		{"suspended with a failing renewal", []given{kept(), spec(suspended), renewFails}, "Renewing,Suspended", ""},
+		{"being deleted", []given{kept(), deleted(0)}, "Deleting", oneLeft},
+	} {
+		st := statusOf(input(c.given...))
+		if st.Summary != c.reason || !strings.HasPrefix(st.Message, c.start) {
+			t.Errorf("%s: %s, %q", c.it, st.Summary, st.Message)
 		}
 	}
 }

@@ -33,6 +33,7 @@ func TestAPlannedReplacementWaitsForAWindow(t *testing.T) {
 	ending := func(w v1alpha1.RotationWindow, changes ...change) []given {
 		return []given{kept(append([]change{granted(day)}, changes...)...), overlapping(2 * hour), windows(w)}
 	}
+	late := 22*hour - issueTime
 	early, daily := opening("0 5 * * *", "", hour), opening("@daily", "", hour)
 	newYork, weekdays := opening("0 2 * * *", "America/New_York", hour), opening("0 10 * * TUE-FRI", "", hour)
 	for _, c := range []struct {
@@ -48,9 +49,9 @@ func TestAPlannedReplacementWaitsForAWindow(t *testing.T) {
 		{"for its age, in the time zone of the window", aged(hour, newYork), CauseMaxAge, 19 * hour},
 		{"for its age, on some weekdays", aged(hour, weekdays), CauseMaxAge, 2*day - 2*hour},
 		{"for its maximum TTL, if a window opens in time", ending(early, maxTTL), CauseMaxTTL, 17 * hour},
-		{"for its maximum TTL, before it would expire", ending(night, maxTTL), CauseMaxTTLOutsideWindow, 22 * hour},
+		{"for its maximum TTL, before it would expire", ending(night, maxTTL), CauseMaxTTLOutsideWindow, late},
 		{"for a certificate, if a window opens in time", ending(early, expiring), CauseMaxTTL, 17 * hour},
-		{"for a certificate, before it would expire", ending(night, expiring), CauseMaxTTLOutsideWindow, 22 * hour},
+		{"for a certificate, before it would expire", ending(night, expiring), CauseMaxTTLOutsideWindow, late},
 	} {
 		t.Run(c.it, func(t *testing.T) {
 			if cause, at := newView(input(c.given...)).cause(); cause != c.cause || !at.Equal(t0.Add(c.at)) {

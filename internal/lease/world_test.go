@@ -11,6 +11,7 @@ import (
 
 // world executes steps, with a backend and an API server that respond as rapid decides.
 type world struct {
+	cause string // of the last issuance
 	*rapid.T
 	in *Input
 	// minted counts the sessions of this world.
@@ -56,6 +57,7 @@ func (w *world) take(s Step) bool {
 	case AddFinalizer:
 		d.Finalizers = append(d.Finalizers, v1alpha1.Finalizer)
 	case Issue:
+		w.cause = s.Reason
 		w.issue()
 	case RecordLeases:
 		var records []v1alpha1.LeaseRecord
@@ -63,7 +65,7 @@ func (w *world) take(s Step) bool {
 			records = append(records, in.Held.Records[i].Record)
 		}
 		w.minted++
-		Record(d, records, fmt.Sprintf("digest-%d", w.minted), in.Now)
+		Record(d, records, w.cause, fmt.Sprintf("digest-%d", w.minted), in.Now)
 		in.Target, in.Handled, in.Reads = w.stale(), map[string]string{}, map[string]Read{}
 	case DropAttempt:
 		RetireAttempt(st, in.Held, s.Reason, in.RequestLimit, in.Now)
@@ -224,7 +226,7 @@ func (w *world) keep(s Step) {
 	case s.Retiring && rarely(w.T, "lost"):
 		RetiringLost(d, s.Record, in.Now)
 	case s.Action == RenewLease:
-		Renewed(rec, w.term(), Increment(rec, &d.Spec.Lease, in.Now))
+		Renewed(rec, w.term(), Increment(d, rec, in.Now))
 		in.Handled[rec.Source] = RequestedRenewal(d)
 	default:
 		SessionExtended(rec, w.term())

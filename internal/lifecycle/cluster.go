@@ -63,6 +63,16 @@ func (a apiSecrets) Cached(ctx context.Context, key types.NamespacedName) (*meta
 	return m, nil
 }
 
+func (a apiSecrets) Owned(
+	ctx context.Context, d *v1alpha1.DynamicSecret,
+) ([]metav1.PartialObjectMetadata, error) {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
+	err := a.cache.List(ctx, list, client.InNamespace(d.Namespace),
+		client.MatchingLabels{v1alpha1.OwnerLabel: secret.OwnerLabelValue(d.Name)})
+	return list.Items, err
+}
+
 func (a apiSecrets) Get(ctx context.Context, key types.NamespacedName) (*corev1.Secret, error) {
 	s := &corev1.Secret{}
 	return s, a.reader.Get(ctx, key, s)
@@ -76,9 +86,7 @@ func (a apiSecrets) Create(ctx context.Context, s *corev1.Secret, dryRun bool) e
 	return a.writer.Create(ctx, s, opts...)
 }
 
-func (a apiSecrets) Patch(
-	ctx context.Context, change secret.Change, dryRun bool,
-) (*metav1.PartialObjectMetadata, error) {
+func (a apiSecrets) Patch(ctx context.Context, change secret.Change, dryRun bool) (*corev1.Secret, error) {
 	body, err := change.MarshalJSON()
 	if err != nil {
 		return nil, err
@@ -87,9 +95,8 @@ func (a apiSecrets) Patch(
 	if dryRun {
 		opts = append(opts, client.DryRunAll)
 	}
-	m := secretMetadata()
-	m.Namespace, m.Name = change.Namespace, change.Name
-	return m, a.writer.Patch(ctx, m, client.RawPatch(types.MergePatchType, body), opts...)
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: change.Namespace, Name: change.Name}}
+	return s, a.writer.Patch(ctx, s, client.RawPatch(types.MergePatchType, body), opts...)
 }
 
 func (a apiSecrets) Delete(ctx context.Context, m *metav1.ObjectMeta) error {

@@ -3,22 +3,22 @@ package lifecycle
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
-
-// ReasonRevocationFailed is the reason of the event that reports a lease which could not be revoked yet. No condition
-// has it: the Secret is in order.
-const ReasonRevocationFailed = "RevocationFailed"
 
 func (l *Lifecycle) execute(ctx context.Context, o *observation, s lease.Step) error {
 	switch s.Action {
@@ -57,6 +57,7 @@ func (l *Lifecycle) execute(ctx context.Context, o *observation, s lease.Step) e
 	case lease.AbandonRecord:
 		return l.abandon(ctx, o, s)
 	case lease.RemoveFinalizer:
+		l.reportFailure(o, o.d)
 		return l.setFinalizer(ctx, o, false)
 	}
 	return fmt.Errorf("unknown action %s", s.Action)
@@ -162,6 +163,7 @@ func (l *Lifecycle) rest(ctx context.Context, o *observation, s lease.Step) erro
 	d := o.d.DeepCopy()
 	lease.SetStatus(d, o.in, s)
 	l.reportFailure(o, d)
+	l.reportLost(o, d)
 	if equality.Semantic.DeepEqual(o.d.Status, d.Status) {
 		return nil
 	}
@@ -180,13 +182,40 @@ func (o *observation) heldIsRecorded() bool {
 	return len(leases) > 0 && len(o.mem.held.Records) > 0 && leases[0].Handle() == o.mem.held.Records[0].Record.Handle()
 }
 
+// reportLost emits an event when a suspended object loses its Secret: nothing else happens then.
+func (l *Lifecycle) reportLost(o *observation, d *v1alpha1.DynamicSecret) {
+	was := meta.IsStatusConditionTrue(o.d.Status.Conditions, v1alpha1.ReadyCondition)
+	ready := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReadyCondition)
+	if was && ready.Status == metav1.ConditionFalse && ready.Reason == v1alpha1.ReasonSuspended {
+		l.announce.Event(o.d, corev1.EventTypeWarning, v1alpha1.ReasonSecretLost, "Secret "+d.TargetName()+
+			" no longer contains a valid credential. Nothing is issued until spec.suspend is false.")
+	}
+}
+
 // reportFailure emits one event for each new failure.
 func (l *Lifecycle) reportFailure(o *observation, d *v1alpha1.DynamicSecret) {
-	reason, message := "", ""
+	failures := o.failures(d)
+	for _, reason := range slices.Sorted(maps.Keys(failures)) {
+		if !o.mem.reported[reason] {
+			l.announce.Event(o.d, corev1.EventTypeWarning, reason, failures[reason])
+		}
+	}
+	o.mem.reported = map[string]bool{}
+	for reason := range failures {
+		o.mem.reported[reason] = true
+	}
+}
+
+// failures are the messages of what fails, by reason.
+func (o *observation) failures(d *v1alpha1.DynamicSecret) map[string]string {
+	failures := map[string]string{}
+	if f := o.mem.tries.DeleteSecret; f.Count > 0 {
+		failures[f.Reason] = f.Message
+	}
 	for _, rec := range append(append([]v1alpha1.LeaseRecord{}, d.Status.Leases...), d.Status.Retiring...) {
 		if f := o.mem.tries.Revoke[lease.Key(&rec)]; f.Count > 0 {
-			reason = ReasonRevocationFailed
-			message = "A lease that is no longer needed could not be revoked yet: " + f.Message
+			failures[v1alpha1.ReasonRevocationFailed] = "A lease that is no longer needed could not be revoked yet: " +
+				f.Message
 		}
 	}
 	for _, c := range d.Status.Conditions {
@@ -194,15 +223,12 @@ func (l *Lifecycle) reportFailure(o *observation, d *v1alpha1.DynamicSecret) {
 		reconciling := c.Type == v1alpha1.ReconcilingCondition && c.Status == "True"
 		trying := reconciling && o.mem.failing() && !o.mem.awaitsBackend(c.Reason)
 		expected := c.Reason == v1alpha1.ReasonRevoked || c.Reason == v1alpha1.ReasonGrantEnded ||
-			strings.HasPrefix(c.Message, lease.NotRevoked) // reported above
+			c.Reason == v1alpha1.ReasonRevoking || strings.HasPrefix(c.Message, lease.NotRevoked) // reported above
 		if (stalled || trying) && !expected && d.DeletionTimestamp.IsZero() {
-			reason, message = c.Reason, c.Message
+			failures[c.Reason] = c.Message
 		}
 	}
-	if reason != "" && reason != o.mem.reported {
-		l.announce.Event(o.d, corev1.EventTypeWarning, reason, message)
-	}
-	o.mem.reported = reason
+	return failures
 }
 
 // awaitsBackend: the provider already reports this outage; don't repeat it per object.

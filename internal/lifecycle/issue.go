@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"regexp"
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -31,10 +33,15 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 	}
 	result := backend.ErrNotSent
 	defer func() { done(result) }()
-	if err := l.rehearse(ctx, o); err != nil {
+	if err := o.checkKnownKeys(l.clock.Now()); err != nil {
+		l.issueFailed(o, err)
+		return nil
+	}
+	untested, err := l.rehearse(ctx, o)
+	if err != nil {
 		return l.targetRejected(o, &o.mem.tries.Issue, err, true)
 	}
-	h := &held{cause: s.Reason}
+	h := &held{cause: s.Reason, untested: untested}
 	for i := range o.sources.Sources {
 		src := &o.sources.Sources[i]
 		session, err := src.Backend.Login(ctx, src.Identity)
@@ -61,8 +68,9 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 	}
 	o.mem.held = h
 	h.Outcome = lease.OutcomeFailed
-	if l.clock.Now().Sub(o.d.Status.Attempt.Records[0].StartedAt.Time) > l.sendWithin {
-		return nil // this process was paused
+	paused := l.clock.Now().Sub(o.d.Status.Attempt.Records[0].StartedAt.Time) > l.sendWithin
+	if paused || ctx.Err() != nil {
+		return nil // nothing is sent late, or during a shutdown
 	}
 	result = l.request(ctx, o, h)
 	return nil
@@ -154,6 +162,7 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 		salt = secret.Salt(m)
 	}
 	h.salt = salt
+	known := &lastResponse{fields: map[string][]string{}, generation: o.d.Generation, at: l.clock.Now()}
 	for i := range o.sources.Sources {
 		src, rec := &o.sources.Sources[i], &h.Records[i]
 		rec.Settled = false
@@ -165,14 +174,21 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 		}
 		rec.Settled = err == nil || backend.KindOf(err) != backend.NoResponse
 		if err != nil {
+			h.note(err)
 			l.issueFailed(o, err)
 			return err
 		}
+		known.fields[responseKey(src)] = slices.Sorted(maps.Keys(response.Data))
 		part := secret.Select(src.Spec.Fields, o.d.Spec.Target.Fields, src.Spec.Name, response.Data, response.Volatile)
 		respond(&rec.Record, response, part.Digest(salt))
+		if lease.Leased(&rec.Record) {
+			rec.Record.UserDigest = secret.UserDigest(response.Data, salt)
+		}
 		h.content = append(h.content, part)
 	}
+	o.mem.response = known
 	if err := usable(o.d, h.content); err != nil {
+		h.note(err)
 		l.issueFailed(o, err)
 		return err
 	}
@@ -180,6 +196,13 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 	o.mem.tries.Issue = lease.Failure{}
 	l.announce.Count("issue", "success")
 	return nil
+}
+
+// note says whether the error is a response that cannot become the Secret.
+func (h *held) note(err error) {
+	if backend.KindOf(err) == backend.InvalidResponse {
+		h.unusable = backend.BlockFor(err).Reason
+	}
 }
 
 // respond records a response.
@@ -216,40 +239,18 @@ func (l *Lifecycle) issueFailed(o *observation, err error) {
 	l.announce.Count("issue", string(backend.KindOf(err)))
 }
 
-// rehearse asks the API server whether it would accept the Secret, so that no credential is minted for a Secret that it
-// rejects. A Secret whose metadata does not change was accepted before.
-func (l *Lifecycle) rehearse(ctx context.Context, o *observation) error {
-	kind := secret.Type(o.d)
-	if o.secret != nil && o.secret.kind() == kind && secret.InSync(o.secret, o.d) {
-		return nil
-	}
-	var keys []string
-	if o.secret != nil {
-		keys = secret.AppliedKeys(o.secret)
-	}
-	if o.secret == nil || o.secret.kind() != kind {
-		s := secret.New(o.d, secret.Placeholder(kind, keys), "")
-		if o.secret != nil {
-			// The type of a Secret cannot be changed; it will be created again. Rehearse under a free name.
-			s.Name, s.GenerateName = "", "leasekeeper-"
-		}
-		return l.secrets.Create(ctx, s, true)
-	}
-	_, err := l.secrets.Patch(ctx, secret.NewChange(o.secret, o.d, secret.Placeholder(kind, keys), ""), true)
-	return err
-}
-
 // targetRejected tells an API server that rejects the Secret from one that cannot be reached.
 func (l *Lifecycle) targetRejected(o *observation, f *lease.Failure, err error, placeholders bool) error {
 	if !rejected(err) {
 		return err
 	}
-	fail(f, lease.Block{
-		Reason:  v1alpha1.ReasonTargetRejected,
-		Message: "The API server rejects Secret " + o.d.TargetName() + ": " + rejection(err, placeholders),
-		Stalled: true,
-	}, l.clock.Now(), o.backoff)
+	fail(f, l.rejectedBlock(o, err, placeholders), l.clock.Now(), o.backoff)
 	return nil
+}
+
+func (l *Lifecycle) rejectedBlock(o *observation, err error, placeholders bool) lease.Block {
+	return lease.Block{Reason: v1alpha1.ReasonTargetRejected, Stalled: true,
+		Message: "The API server rejects Secret " + o.d.TargetName() + ": " + rejection(err, placeholders)}
 }
 
 // rejected says that the API server inspected the Secret and refused it.
@@ -257,6 +258,10 @@ func rejected(err error) bool {
 	malformed := apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err)
 	return malformed || apierrors.IsForbidden(err) || apierrors.IsMethodNotSupported(err)
 }
+
+// admission finds the name of the policy or webhook that denied a request.
+var admission = regexp.MustCompile(
+	`(ValidatingAdmissionPolicy|MutatingAdmissionPolicy|admission webhook) ['"]([a-z0-9.-]{1,253})['"]`)
 
 // rejection is the text of an API error without values that it may quote. The text of an admission policy is shown only
 // if the Secret contained placeholders.
@@ -268,7 +273,13 @@ func rejection(err error, placeholders bool) string {
 	if placeholders && !apierrors.IsInvalid(err) {
 		return err.Error()
 	}
+	if immutable(err) {
+		return "somebody made it immutable"
+	}
 	message := string(status.Status().Reason)
+	if by := admission.FindStringSubmatch(err.Error()); by != nil && !placeholders {
+		message += "; " + by[1] + " " + by[2] + " denies it"
+	}
 	for _, c := range status.Status().Details.Causes {
 		switch {
 		case c.Field != "":
@@ -288,8 +299,8 @@ func (l *Lifecycle) record(ctx context.Context, o *observation) error {
 		records = append(records, h.Records[i].Record)
 	}
 	digest := h.content.Digest(h.salt)
-	err := l.commit(context.WithoutCancel(ctx), o, func(d *v1alpha1.DynamicSecret) {
-		lease.Record(d, records, digest, l.clock.Now())
+	err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
+		lease.Record(d, records, h.cause, digest, l.clock.Now())
 		if !anyRenewable(records) {
 			lease.RenewalHandled(d)
 		}
@@ -324,6 +335,9 @@ func (o *observation) carrier() metav1.Object {
 func (l *Lifecycle) dropAttempt(ctx context.Context, o *observation, s lease.Step) error {
 	err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
 		lease.RetireAttempt(&d.Status, o.mem.heldForPlan(), s.Reason, l.requestLimit, l.clock.Now())
+		if h := o.mem.held; h != nil && h.unusable != "" {
+			lease.CountUnusable(d, h.unusable, l.clock.Now())
+		}
 	})
 	if err == nil {
 		o.mem.held = nil
@@ -360,23 +374,6 @@ func (l *Lifecycle) resolveHeld(ctx context.Context, o *observation) error {
 	}
 	o.mem.held = nil
 	return nil
-}
-
-// revokeHeld revokes credentials that only this process knows of.
-func (l *Lifecycle) revokeHeld(ctx context.Context, d *v1alpha1.DynamicSecret, h *held) error {
-	var failed error
-	for i := range h.Records {
-		if !h.Records[i].Settled {
-			continue // only the journal's record may be revoked, after the request limit
-		}
-		rec := h.Records[i].Record
-		b, err := l.sources.BackendFor(ctx, d, &rec)
-		if err == nil {
-			err = b.Revoke(context.WithoutCancel(ctx), rec, owner(d))
-		}
-		failed = errors.Join(failed, err)
-	}
-	return failed
 }
 
 // replacedMessage says what the Secret contains now, and why.

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -28,6 +27,9 @@ var errBusy = errors.New("waiting for requests in progress")
 
 // recheckBusy is when an object that waits for a place tries again if it was not woken.
 const recheckBusy = 10 * time.Second
+
+// finishWithin is how long a shutdown waits for the publication of a credential that was issued.
+const finishWithin = 10 * time.Second
 
 // maxSteps bounds what one reconciliation does before it returns the worker.
 const maxSteps = 64
@@ -113,60 +115,75 @@ func (l *Lifecycle) Run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 	if !d.DeletionTimestamp.IsZero() && l.memory.isReleased(client.ObjectKeyFromObject(d), d.UID) {
 		return time.Time{}, nil // the cache still shows it
 	}
+	if err := ctx.Err(); err != nil {
+		return time.Time{}, err // a shutdown begins nothing new
+	}
 	o, err := l.observe(ctx, d)
 	if err != nil {
 		return time.Time{}, err
 	}
 	defer func() { o.d.DeepCopyInto(d) }()
+	former, err := l.settleRemains(ctx, o.key())
+	if err != nil {
+		return time.Time{}, err
+	}
 	for range maxSteps {
-		step := lease.Plan(o.in)
-		if step.Action == lease.Wait {
-			return o.recheckAt(step.At), l.rest(ctx, o, step)
+		if at, done, err := l.advance(ctx, o); done || err != nil {
+			return earlier(at, former), err
 		}
-		if !l.mayAct(o, step) {
-			if err := l.read(ctx, o); err != nil {
-				return time.Time{}, err
-			}
-			continue
-		}
-		log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
-		err := l.execute(ctx, o, step)
-		if errors.Is(err, errBusy) {
-			return l.clock.Now().Add(recheckBusy), nil
-		}
-		if step.Action == lease.RemoveFinalizer && err == nil {
-			return time.Time{}, nil
-		}
-		if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-			err = l.read(ctx, o) // something else wrote; decide again from what is stored
-		}
-		if err != nil {
-			return time.Time{}, err
-		}
-		l.refreshInput(o)
 	}
 	return l.clock.Now().Add(time.Second), nil
 }
 
-// Gone settles what this process still holds for an object that no longer exists, and returns when to try again (zero:
-// never).
-func (l *Lifecycle) Gone(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
-	mem := l.memory.find(key)
-	if mem == nil {
-		l.memory.forget(key)
-		return 0, nil
+// earlier of two times; a zero time is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
 	}
-	if mem.held != nil {
-		was := &v1alpha1.DynamicSecret{}
-		was.Namespace, was.Name, was.UID = key.Namespace, key.Name, mem.uid
-		if err := l.revokeHeld(ctx, was, mem.held); err != nil {
-			log.FromContext(ctx).Info("the credential of an object that is gone could not be revoked yet",
-				"error", err.Error())
-			return 10 * time.Second, nil
-		}
+	return a
+}
+
+// advance takes one step. done: there is nothing more to do until at.
+func (l *Lifecycle) advance(ctx context.Context, o *observation) (at time.Time, done bool, err error) {
+	if o.mem.held != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = outlast(ctx, finishWithin)
+		defer cancel()
 	}
-	l.memory.forget(key)
-	return 0, nil
+	if err := ctx.Err(); err != nil {
+		return time.Time{}, true, err
+	}
+	step := lease.Plan(o.in)
+	if step.Action == lease.Wait {
+		return o.recheckAt(step.At), true, l.rest(ctx, o, step)
+	}
+	if !l.mayAct(o, step) {
+		return time.Time{}, false, l.orRemove(ctx, o, l.read)
+	}
+	log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
+	err = l.execute(ctx, o, step)
+	if errors.Is(err, errBusy) {
+		return l.clock.Now().Add(recheckBusy), true, nil
+	}
+	if step.Action == lease.RemoveFinalizer && err == nil {
+		return time.Time{}, true, nil
+	}
+	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
+		err = l.orRemove(ctx, o, l.read) // something else wrote; decide again from what is stored
+	}
+	if err != nil {
+		return time.Time{}, true, err
+	}
+	l.refreshInput(o)
+	return time.Time{}, false, nil
+}
+
+// outlast returns a context that is canceled by that much later than ctx. A shutdown cancels ctx, and a credential that
+// only this process holds must be published before the process ends: the next one would issue another.
+func outlast(ctx context.Context, by time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(by, cancel) })
+	return longer, func() { stop(); cancel() }
 }
 
 // IgnoreConflict: something else has written; the next observation shows what.

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,10 +26,12 @@ type memory struct {
 	// suspects are the ids of leases that were missing from a list of the backend; lost are those that a
 	// LeaseRevocation has revoked. Other goroutines write them.
 	suspects, lost map[types.NamespacedName]map[string]bool
-	// released are the UIDs of objects without our finalizer, until the cache shows that they are gone.
+	// released are the UIDs of objects whose finalizer this process removed, until the cache shows that they are gone.
 	released map[types.NamespacedName]types.UID
 	// latest are the objects as this process wrote or read them last, until the cache has caught up.
 	latest map[types.NamespacedName]*v1alpha1.DynamicSecret
+	// removed are objects that disappeared with a live ledger, until that is revoked.
+	removed map[types.NamespacedName]map[types.UID]*remains
 }
 
 // remembered is the memory of one object. The work queue gives an object to one worker at a time, so only that worker
@@ -39,6 +42,8 @@ type remembered struct {
 	secret *ownWrite
 	// verified is the resource version of a Secret that somebody else wrote, and whose content was read and is ours.
 	verified string
+	// searched is the generation for which this process has found no Secret of ours with another name; 0: none.
+	searched int64
 	// held is an issuance of this process.
 	held *held
 	// tries, lost, done, reads and handled are inputs of the plan.
@@ -47,15 +52,23 @@ type remembered struct {
 	done    map[string]bool
 	reads   map[string]lease.Read
 	handled map[string]string
+	// writer says who else writes the Secret; see secret.OtherWriter.
+	writer string
+	// response is what is known of the last response; nil: nothing.
+	response *lastResponse
+	// revokeBy bounds the times in the ledger before which a retiring record may not be revoked.
+	revokeBy map[string]time.Time
 	// rolloutCheckAt is when to check the consumers again.
 	rolloutCheckAt time.Time
+	// rolloutTries are the failures to check them.
+	rolloutTries lease.Failure
 	// tried identifies the spec and the providers that the failures in tries are about.
 	tried      string
 	recoveries int64
 	// renewing identifies the terms of the leases that the failures to renew are about.
 	renewing map[string]string
-	// reported is the last failure that an event reported.
-	reported string
+	// reported are the reasons of the failures that events have reported.
+	reported map[string]bool
 }
 
 // ownWrite is a write of a Secret that the cache may not show yet.
@@ -72,12 +85,24 @@ type held struct {
 	content  secret.Content
 	salt     string
 	cause    string
+	// unusable is why the response cannot become the Secret; empty: it can.
+	unusable string
+	// untested: an admission policy rejected invented data, so only the credential shows whether it accepts the Secret.
+	untested bool
+}
+
+// lastResponse has the names of the fields of the last response, by source and digest of the request.
+type lastResponse struct {
+	fields     map[string][]string
+	generation int64
+	at         time.Time
 }
 
 func newMemory() *memory {
 	return &memory{objects: map[types.NamespacedName]*remembered{},
 		suspects: map[types.NamespacedName]map[string]bool{}, lost: map[types.NamespacedName]map[string]bool{},
-		released: map[types.NamespacedName]types.UID{}, latest: map[types.NamespacedName]*v1alpha1.DynamicSecret{}}
+		released: map[types.NamespacedName]types.UID{}, latest: map[types.NamespacedName]*v1alpha1.DynamicSecret{},
+		removed: map[types.NamespacedName]map[types.UID]*remains{}}
 }
 
 // suspect notes that leases of the object were missing from a list.
@@ -145,11 +170,56 @@ func (m *memory) of(key types.NamespacedName, uid types.UID) *remembered {
 	defer m.mu.Unlock()
 	r := m.objects[key]
 	if r == nil || (r.uid != uid && r.held == nil) {
-		r = &remembered{uid: uid, lost: map[string]bool{}, done: map[string]bool{}, reads: map[string]lease.Read{},
-			handled: map[string]string{}, renewing: map[string]string{}}
+		r = newRemembered(uid)
 		m.objects[key] = r
 	}
 	return r
+}
+
+func newRemembered(uid types.UID) *remembered {
+	return &remembered{uid: uid, lost: map[string]bool{}, done: map[string]bool{}, reads: map[string]lease.Read{},
+		handled: map[string]string{}, renewing: map[string]string{}, revokeBy: map[string]time.Time{}}
+}
+
+// takeOver returns the memory of an object that was removed.
+func (m *memory) takeOver(d *v1alpha1.DynamicSecret) *remembered {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := keyOf(d)
+	r := m.objects[key]
+	if r == nil || r.uid != d.UID {
+		return newRemembered(d.UID)
+	}
+	if r.held == nil || inLedger(&d.Status, r.held) {
+		delete(m.objects, key)
+	}
+	return r
+}
+
+// inLedger says that the ledger lists the held issuance.
+func inLedger(st *v1alpha1.DynamicSecretStatus, h *held) bool {
+	handles := map[string]bool{}
+	for _, rec := range lease.Records(st) {
+		handles[rec.Handle()] = true
+	}
+	return !slices.ContainsFunc(h.Records, func(r lease.HeldRecord) bool { return !handles[r.Record.Handle()] })
+}
+
+// remainsOf lists the removed objects of that name.
+func (m *memory) remainsOf(key types.NamespacedName) []*remains {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.removed[key]))
+}
+
+// settled notes that nothing is left of a removed object.
+func (m *memory) settled(key types.NamespacedName, uid types.UID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.removed[key], uid)
+	if len(m.removed[key]) == 0 {
+		delete(m.removed, key)
+	}
 }
 
 func (m *memory) find(key types.NamespacedName) *remembered {
@@ -165,7 +235,6 @@ func (m *memory) forget(key types.NamespacedName) {
 	delete(m.suspects, key)
 	delete(m.lost, key)
 	delete(m.latest, key)
-	delete(m.released, key)
 }
 
 // release forgets an object whose finalizer was removed, except that there is nothing left to do for it.
@@ -173,6 +242,10 @@ func (m *memory) release(key types.NamespacedName, uid types.UID) {
 	m.forget(key)
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.removed[key][uid] != nil {
+		delete(m.removed, key) // the cache was faster than the response
+		return
+	}
 	m.released[key] = uid
 }
 
@@ -249,8 +322,19 @@ func (r *remembered) refresh(tried string, recoveries int64, leases []v1alpha1.L
 	if r.tried != tried {
 		r.tried = tried
 		r.tries.Issue, r.tries.Publish = lease.Failure{}, lease.Failure{}
-		r.tries.Sync, r.tries.DeleteSecret = lease.Failure{}, lease.Failure{}
+		r.tries.Sync, r.tries.Repair, r.tries.DeleteSecret = lease.Failure{}, lease.Failure{}, lease.Failure{}
 		r.tries.Refresh = nil
+	}
+}
+
+// boundRevocations notes the retiring records that would have to wait for longer than the request limit, and until when
+// they do. Whoever may edit a status can set any time. A request that is still in progress is over by then.
+func (r *remembered) boundRevocations(st *v1alpha1.DynamicSecretStatus, limit time.Duration, now time.Time) {
+	for i := range st.Retiring {
+		rec, by := &st.Retiring[i], now.Add(limit)
+		if _, known := r.revokeBy[lease.Key(rec)]; !known && rec.RevokeAfter != nil && rec.RevokeAfter.After(by) {
+			r.revokeBy[lease.Key(rec)] = by
+		}
 	}
 }
 
@@ -264,12 +348,14 @@ func (r *remembered) prune(st *v1alpha1.DynamicSecretStatus) {
 	maps.DeleteFunc(r.tries.Renew, gone)
 	maps.DeleteFunc(r.tries.ExtendSession, gone)
 	maps.DeleteFunc(r.tries.Revoke, gone)
+	maps.DeleteFunc(r.revokeBy, func(key string, _ time.Time) bool { return !keys[key] })
 	maps.DeleteFunc(r.renewing, func(key, _ string) bool { return !keys[key] })
 	maps.DeleteFunc(r.lost, func(id string, _ bool) bool { return !hasLease(st, id) })
 }
 
 // fail notes one more failure. A request that was not sent for the sake of others makes no pause longer.
 func fail(f *lease.Failure, b lease.Block, now time.Time, pause func(count int) time.Duration) {
+	f.At = now
 	if b.RetryAfter > 0 {
 		f.NotBefore = now.Add(b.RetryAfter)
 		if f.Count > 0 {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -169,6 +170,26 @@ func TestObservedDropsOwnWritesThatTheCacheHas(t *testing.T) {
 	l.Observed(version("11"))
 }
 
+func TestRevocationsAreBoundOnce(t *testing.T) {
+	mem := newMemory().of(ordersKey, "uid-1")
+	at := func(id string, in time.Duration) v1alpha1.LeaseRecord {
+		after := metav1.NewTime(checkedAt.Add(in))
+		return vaultRecord(id, id, func(r *v1alpha1.LeaseRecord) { r.RevokeAfter = &after })
+	}
+	usual, far := at("l", time.Minute), at("m", 1000*time.Hour)
+	st := &v1alpha1.DynamicSecretStatus{Retiring: []v1alpha1.LeaseRecord{usual, far, vaultRecord("n", "n")}}
+	want := map[string]time.Time{lease.Key(&far): checkedAt.Add(time.Minute)}
+	for _, later := range []time.Duration{0, 30 * time.Second} {
+		mem.boundRevocations(st, time.Minute, checkedAt.Add(later))
+		if !maps.Equal(mem.revokeBy, want) {
+			t.Errorf("%s later: %v, want %v", later, mem.revokeBy, want)
+		}
+	}
+	if mem.prune(&v1alpha1.DynamicSecretStatus{}); len(mem.revokeBy) > 0 {
+		t.Errorf("at the end: %v", mem.revokeBy)
+	}
+}
+
 func TestFailCountsAndPauses(t *testing.T) {
 	now := checkedAt.Time
 	pause := func(count int) time.Duration { return time.Duration(count) * time.Second }
@@ -176,7 +197,8 @@ func TestFailCountsAndPauses(t *testing.T) {
 	block := lease.Block{Reason: v1alpha1.ReasonBackendError, Message: "the database is down"}
 	failKey(&tries, "l", block, now, pause)
 	f := failKey(&tries, "l", block, now, pause)
-	want := lease.Failure{Count: 2, NotBefore: now.Add(2 * time.Second), Reason: block.Reason, Message: block.Message}
+	want := lease.Failure{Count: 2, At: now, NotBefore: now.Add(2 * time.Second), Reason: block.Reason,
+		Message: block.Message}
 	if *f != want || tries["l"] != want {
 		t.Errorf("got %+v and %+v, want %+v", *f, tries["l"], want)
 	}

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,12 +27,18 @@ type observation struct {
 	sources *resolved
 	// secret has the name that the spec wants, previous the name in the status if that is another; nil: absent.
 	secret, previous *seen
+	// strays are Secrets of ours with other names, which interrupted renames have left.
+	strays []metav1.ObjectMeta
 	// locked: the Secret was seen before the last locked write of the object, or before the last read of it. Only then
 	// is it certain that no newer credential is overwritten: publishing one writes the object first.
 	locked bool
 	// trustedUntil is when the observation stops relying on an own write that the cache lacks; zero: it does not.
 	trustedUntil time.Time
-	in           lease.Input
+	// stored is the digest of the data that the API server stored at the last write; empty: nothing was written.
+	stored string
+	// conflicts counts how often the deletion of the Secret met another write.
+	conflicts int
+	in        lease.Input
 }
 
 // seen is a Secret as it was observed.
@@ -51,12 +58,7 @@ func (s *seen) kind() corev1.SecretType {
 func (o *observation) key() types.NamespacedName { return client.ObjectKeyFromObject(o.d) }
 
 // recheckAt is the earlier of at and the end of the trust in an own write.
-func (o *observation) recheckAt(at time.Time) time.Time {
-	if !o.trustedUntil.IsZero() && (at.IsZero() || o.trustedUntil.Before(at)) {
-		return o.trustedUntil
-	}
-	return at
-}
+func (o *observation) recheckAt(at time.Time) time.Time { return earlier(at, o.trustedUntil) }
 
 // observe builds the observation, without a request if that is possible.
 func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*observation, error) {
@@ -68,16 +70,69 @@ func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*ob
 	if o.sources, err = l.sources.Resolve(ctx, o.d); err != nil {
 		return nil, err
 	}
+	if err = l.findStrays(ctx, o); err != nil {
+		return nil, err
+	}
 	certain, err := l.seeCached(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	if !certain {
-		return o, l.confirm(ctx, o)
+		return o, l.orRemove(ctx, o, l.confirm)
 	}
 	l.refreshInput(o)
 	return o, nil
 }
+
+// findStrays searches the cache once for each generation of the object, and during a rename.
+func (l *Lifecycle) findStrays(ctx context.Context, o *observation) error {
+	known := o.d.Status.Secret
+	renamed := known != nil && known.Name != o.d.TargetName()
+	if o.mem.searched == o.d.Generation && !renamed && o.mem.held == nil {
+		return nil
+	}
+	all, err := l.secrets.Owned(ctx, o.d)
+	for i := range all {
+		m := &all[i]
+		current := m.Name == o.d.TargetName() || known != nil && m.Name == known.Name
+		if !current && metav1.IsControlledBy(m, o.d) {
+			o.strays = append(o.strays, m.ObjectMeta)
+		}
+	}
+	o.mem.searched = 0
+	if err == nil && len(o.strays) == 0 && !renamed {
+		o.mem.searched = o.d.Generation
+	}
+	return err
+}
+
+// orRemove reads with the function. If the API server does not let leasekeeper read the Secret of an object that is
+// being deleted or revoked, that counts as a failure to delete it: revocation does not wait for it.
+func (l *Lifecycle) orRemove(
+	ctx context.Context, o *observation, read func(context.Context, *observation) error,
+) error {
+	found, previous := o.secret, o.previous
+	err := read(ctx, o)
+	var unread unreadError
+	removing := !o.d.DeletionTimestamp.IsZero() || o.d.Spec.Revoked
+	if !errors.As(err, &unread) || !removing {
+		return err
+	}
+	o.secret, o.previous = found, previous
+	if err := l.notDeleted(ctx, o, unread.name, unread.error); err != nil {
+		return err
+	}
+	l.refreshInput(o)
+	return nil
+}
+
+// unreadError: a Secret could not be read.
+type unreadError struct {
+	error
+	name string
+}
+
+func (e unreadError) Unwrap() error { return e.error }
 
 // confirm reads the Secret. If it is ours and unchanged, others changed only what leasekeeper does not write, and the
 // object needs no read.
@@ -145,6 +200,9 @@ func (l *Lifecycle) readSecrets(ctx context.Context, o *observation) (err error)
 	if o.secret, err = l.readSecret(ctx, o.d.Namespace, name); err != nil {
 		return err
 	}
+	if s := o.secret; s != nil && secret.Ours(s, o.d) && !(o.current(s) && secret.InSync(s, o.d)) {
+		o.mem.writer = secret.OtherWriter(s, o.d, string(FieldOwner))
+	}
 	if known := o.d.Status.Secret; known != nil && known.Name != name {
 		o.previous, err = l.readSecret(ctx, o.d.Namespace, known.Name)
 	}
@@ -184,7 +242,7 @@ func (l *Lifecycle) readSecret(ctx context.Context, namespace, name string) (*se
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, unreadError{err, name}
 	}
 	return &seen{ObjectMeta: s.ObjectMeta, full: s}, nil
 }
@@ -192,6 +250,7 @@ func (l *Lifecycle) readSecret(ctx context.Context, namespace, name string) (*se
 // refreshInput makes the input of the plan from the observation as it is now.
 func (l *Lifecycle) refreshInput(o *observation) {
 	o.mem.refresh(fmtRevision(o.d.Generation, o.sources.Revision), o.sources.Recoveries, o.d.Status.Leases)
+	o.mem.boundRevocations(&o.d.Status, l.requestLimit, l.clock.Now())
 	state, outOfSync := o.targetState()
 	o.in = lease.Input{
 		Now:            l.clock.Now(),
@@ -199,10 +258,13 @@ func (l *Lifecycle) refreshInput(o *observation) {
 		Block:          o.sources.Block,
 		Target:         state,
 		OutOfSync:      outOfSync,
+		Writer:         o.mem.writer,
 		Held:           o.mem.heldForPlan(),
 		Lost:           union(o.mem.lost, l.memory.lostOf(o.key())),
+		Revoked:        l.memory.lostOf(o.key()),
 		Suspects:       l.memory.suspectsOf(o.key()),
 		Done:           o.mem.done,
+		RevokeBy:       o.mem.revokeBy,
 		Reads:          o.mem.reads,
 		Handled:        o.mem.handled,
 		Tries:          o.mem.tries,
@@ -239,10 +301,11 @@ func (o *observation) targetState() (state lease.TargetState, outOfSync bool) {
 		return lease.TargetForeign, false
 	case o.current(o.secret):
 		noted := lease.Published(&d.Status) && known.UID == o.secret.UID && known.Name == o.secret.Name
-		return lease.TargetCurrent, !noted || o.secret.kind() != secret.Type(d) || !secret.InSync(o.secret, d)
+		outOfSync := !noted || o.secret.kind() != secret.Type(d) || !secret.InSync(o.secret, d) || len(o.strays) > 0
+		return lease.TargetCurrent, outOfSync
 	case o.current(o.previous):
 		return lease.TargetCurrent, true
-	case o.secret != nil || o.previous != nil && secret.Ours(o.previous, d):
+	case o.secret != nil || o.previous != nil && secret.Ours(o.previous, d) || len(o.strays) > 0:
 		return lease.TargetChanged, false
 	}
 	return lease.TargetAbsent, false
@@ -272,6 +335,8 @@ func (o *observation) current(s *seen) bool {
 // one that was seen before the object was known to be current.
 func (l *Lifecycle) mayAct(o *observation, s lease.Step) bool {
 	switch s.Action {
+	case lease.Issue:
+		return o.trustedUntil.IsZero() // the Secret may be another one by now
 	case lease.PublishSecret:
 		return o.locked
 	case lease.SyncSecret:

@@ -26,12 +26,15 @@ type objects interface {
 }
 
 // secrets reads and writes Secrets. Get is not cached. Cached returns the metadata of a Secret of ours from the cache;
-// nil: the cache has none. Patch and Delete are locked by UID and resource version. A dry run stores nothing.
+// nil: the cache has none. Patch and Delete are locked by UID and resource version. A dry run stores nothing. Create
+// fills the Secret with what was stored; Patch returns it.
 type secrets interface {
 	Cached(ctx context.Context, key types.NamespacedName) (*metav1.PartialObjectMetadata, error)
+	// Owned lists the metadata of the Secrets in the cache that have the object's label.
+	Owned(ctx context.Context, d *v1alpha1.DynamicSecret) ([]metav1.PartialObjectMetadata, error)
 	Get(ctx context.Context, key types.NamespacedName) (*corev1.Secret, error)
 	Create(ctx context.Context, s *corev1.Secret, dryRun bool) error
-	Patch(ctx context.Context, change secret.Change, dryRun bool) (*metav1.PartialObjectMetadata, error)
+	Patch(ctx context.Context, change secret.Change, dryRun bool) (*corev1.Secret, error)
 	Delete(ctx context.Context, m *metav1.ObjectMeta) error
 }
 

@@ -2,11 +2,12 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
@@ -19,10 +20,17 @@ func (l *Lifecycle) publish(ctx context.Context, o *observation) error {
 	h := o.mem.held
 	existed := o.secret != nil || o.previous != nil
 	if err := l.write(ctx, o, h.content, h.salt); err != nil {
+		if h.untested && rejected(err) && !existed {
+			return l.giveUp(ctx, o, err)
+		}
 		return l.publishFailed(o, err)
 	}
-	o.mem.tries.Publish = lease.Failure{}
 	digest := h.content.Digest(h.salt)
+	if o.stored != digest {
+		l.storedDifferently(o)
+		return nil
+	}
+	o.mem.tries.Publish = lease.Failure{}
 	if err := l.recordPublished(ctx, o, digest, existed); err != nil {
 		return err
 	}
@@ -37,24 +45,36 @@ func (l *Lifecycle) publish(ctx context.Context, o *observation) error {
 // write creates or updates the Secret that the spec names, and deletes one of ours that had another name. The written
 // Secret becomes that of the observation.
 func (l *Lifecycle) write(ctx context.Context, o *observation, c secret.Content, salt string) error {
-	if o.secret != nil && o.secret.kind() == secret.Type(o.d) {
-		m, err := l.secrets.Patch(ctx, secret.NewChange(o.secret, o.d, c, salt), false)
-		if err != nil {
-			return err
-		}
-		l.wrote(o, m.ObjectMeta)
-	} else {
-		if o.secret != nil { // the type of a Secret cannot be changed
-			if err := l.secrets.Delete(ctx, &o.secret.ObjectMeta); err != nil && !apierrors.IsNotFound(err) {
-				return err
-			}
-		}
-		s := secret.New(o.d, c, salt)
-		if err := l.secrets.Create(ctx, s, false); err != nil {
-			return err
-		}
-		l.wrote(o, s.ObjectMeta)
+	if o.secret == nil || o.secret.kind() != secret.Type(o.d) {
+		return l.create(ctx, o, c, salt)
 	}
+	m, err := l.secrets.Patch(ctx, secret.NewChange(o.secret, o.d, c, salt), false)
+	if immutable(err) {
+		return l.create(ctx, o, c, salt)
+	}
+	if err != nil {
+		return err
+	}
+	l.wrote(o, m)
+	return l.deletePrevious(ctx, o)
+}
+
+// create creates the Secret, instead of one whose type must change or that somebody made immutable. That is deleted
+// only after a successful trial.
+func (l *Lifecycle) create(ctx context.Context, o *observation, c secret.Content, salt string) error {
+	s := secret.New(o.d, c, salt)
+	if o.secret != nil {
+		if err := l.trial(ctx, s); err != nil {
+			return err
+		}
+		if err := l.secrets.Delete(ctx, &o.secret.ObjectMeta); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+	}
+	if err := l.secrets.Create(ctx, s, false); err != nil {
+		return err
+	}
+	l.wrote(o, s)
 	return l.deletePrevious(ctx, o)
 }
 
@@ -65,14 +85,44 @@ func (l *Lifecycle) deletePrevious(ctx context.Context, o *observation) error {
 		}
 	}
 	o.previous = nil
+	return l.deleteStrays(ctx, o)
+}
+
+// deleteStrays deletes what interrupted renames have left, after the Secret that replaces it was written. One that has
+// changed since is found again.
+func (l *Lifecycle) deleteStrays(ctx context.Context, o *observation) error {
+	for i := range o.strays {
+		if o.strays[i].Name == o.d.TargetName() {
+			continue // it was renamed back
+		}
+		err := l.secrets.Delete(ctx, &o.strays[i])
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			return err
+		}
+	}
+	o.strays = nil
 	return nil
 }
 
-// wrote notes the Secret that this process has just written.
-func (l *Lifecycle) wrote(o *observation, m metav1.ObjectMeta) {
+// wrote notes the Secret that this process has just written, as the API server stored it.
+func (l *Lifecycle) wrote(o *observation, s *corev1.Secret) {
+	if o.stored = secret.DigestOf(s); !secret.InSync(s, o.d) {
+		o.mem.writer = secret.OtherWriter(s, o.d, string(FieldOwner))
+	}
+	m := *s.ObjectMeta.DeepCopy()
 	m.ManagedFields = nil
 	o.secret = &seen{ObjectMeta: m}
 	o.mem.secret = &ownWrite{meta: m, at: l.clock.Now()}
+}
+
+// storedDifferently: the API server accepted the write and stored other data. The credential stays in memory and is
+// written again after a growing pause; nothing is issued.
+func (l *Lifecycle) storedDifferently(o *observation) {
+	b := lease.Block{Reason: v1alpha1.ReasonTargetContested, Stalled: true,
+		Message: "The API server stores other data in Secret " + o.d.TargetName() + " than leasekeeper writes: " +
+			"a mutating admission policy or webhook changes them. Exclude this Secret from it."}
+	pause := func(count int) time.Duration { return lease.LoopPause(count, o.d.UID) }
+	fail(&o.mem.tries.Publish, b, l.clock.Now(), pause)
 }
 
 // recordPublished records the Secret of the observation. existed says that there was a Secret before, so that workloads
@@ -88,6 +138,22 @@ func (l *Lifecycle) recordPublished(
 		}
 		lease.Publish(d, written, existed, l.clock.Now())
 	})
+}
+
+// giveUp revokes a credential whose Secret the API server rejects, as it has rejected invented data. Now it is known
+// that the fields of the response are not accepted either.
+func (l *Lifecycle) giveUp(ctx context.Context, o *observation, err error) error {
+	now := l.clock.Now()
+	fail(&o.mem.tries.Issue, l.rejectedBlock(o, err, false), now, o.backoff)
+	reason := o.mem.tries.Issue.Reason
+	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
+		lease.RetireLeases(d, lease.CauseUnpublished, -1, now)
+		lease.CountUnusable(d, reason, now)
+	}); err != nil {
+		return err
+	}
+	o.mem.held, o.mem.tries.Publish = nil, lease.Failure{}
+	return nil
 }
 
 // publishFailed: the credential stays in memory and is published again.
@@ -112,12 +178,23 @@ func (l *Lifecycle) syncSecret(ctx context.Context, o *observation) error {
 		from = o.previous
 	}
 	content, salt := secret.ContentOf(from.full), secret.Salt(from)
+	if from.kind() != secret.Type(o.d) {
+		if err := usable(o.d, content); err != nil {
+			fail(&o.mem.tries.Sync, backend.BlockFor(err), l.clock.Now(), o.backoff)
+			return nil
+		}
+	}
 	if o.secret != nil && o.secret.kind() != secret.Type(o.d) && o.mem.held == nil {
 		// It must be deleted and created again. If that fails half way, the data are still here to be published.
 		o.mem.held = l.holdPublished(o, content, salt)
 	}
+	if err := l.deleteStrays(ctx, o); err != nil {
+		return err
+	}
 	moved := from != o.secret || o.previous != nil
 	if moved || from.kind() != secret.Type(o.d) || !secret.InSync(from, o.d) {
+		defer l.noteRepair(o)
+		o.stored = ""
 		if err := l.write(ctx, o, content, salt); err != nil {
 			if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
 				return err
@@ -125,8 +202,25 @@ func (l *Lifecycle) syncSecret(ctx context.Context, o *observation) error {
 			return l.targetRejected(o, &o.mem.tries.Sync, err, false)
 		}
 	}
+	digest := content.Digest(salt)
+	if o.stored != "" && o.stored != digest {
+		o.mem.held = l.holdPublished(o, content, salt)
+		l.storedDifferently(o)
+		return nil
+	}
 	o.mem.tries.Sync = lease.Failure{}
-	return l.recordPublished(ctx, o, content.Digest(salt), true)
+	return l.recordPublished(ctx, o, digest, true)
+}
+
+// noteRepair counts a correction of the Secret. If another one is necessary soon, somebody else writes it too, or the
+// API server stores something else than leasekeeper writes.
+func (l *Lifecycle) noteRepair(o *observation) {
+	f, now := &o.mem.tries.Repair, l.clock.Now()
+	if f.Count > 0 && lease.LoopOver(f.NotBefore, now) {
+		*f = lease.Failure{}
+	}
+	f.Count++
+	f.NotBefore = now.Add(lease.LoopPause(f.Count, o.d.UID))
 }
 
 // holdPublished holds what the Secret contains.
@@ -138,25 +232,33 @@ func (l *Lifecycle) holdPublished(o *observation, c secret.Content, salt string)
 	return h
 }
 
+// deleteTimeout bounds a request to delete a Secret.
+const deleteTimeout = 5 * time.Second
+
+// maxConflicts is how often one reconciliation reads a Secret again that somebody else keeps writing.
+const maxConflicts = 3
+
 // deleteSecret deletes the Secret, and one of the previous name if a move was interrupted; both only if they are ours.
 func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.Step) error {
-	for _, found := range []*seen{o.secret, o.previous} {
+	all := []*seen{o.secret, o.previous}
+	for i := range o.strays {
+		all = append(all, &seen{ObjectMeta: o.strays[i]})
+	}
+	for _, found := range all {
 		if found == nil || !secret.Ours(found, o.d) {
 			continue
 		}
-		err := l.secrets.Delete(ctx, &found.ObjectMeta)
-		if err == nil || apierrors.IsNotFound(err) {
-			continue
-		}
-		if !rejected(err) {
+		err := l.deleteQuickly(ctx, found)
+		switch {
+		case err == nil || apierrors.IsNotFound(err):
+		case apierrors.IsConflict(err) && o.conflicts < maxConflicts:
+			o.conflicts++
 			return err
+		default:
+			return l.notDeleted(ctx, o, found.Name, err)
 		}
-		block := lease.Block{Reason: v1alpha1.ReasonTargetRejected,
-			Message: "The API server refuses to delete Secret " + found.Name + ": " + rejection(err, false)}
-		fail(&o.mem.tries.DeleteSecret, block, l.clock.Now(), o.backoff)
-		return nil
 	}
-	o.secret, o.previous, o.mem.secret = nil, nil, nil
+	o.secret, o.previous, o.strays, o.mem.secret = nil, nil, nil, nil
 	o.mem.tries.DeleteSecret = lease.Failure{}
 	if !o.d.DeletionTimestamp.IsZero() {
 		return nil // the deletion timestamp is the record
@@ -169,6 +271,31 @@ func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.St
 		l.announce.Event(o.d, corev1.EventTypeWarning, "SecretDeleted",
 			"Secret "+name+" was deleted: its credential has expired and no new one could be issued.")
 	}
+	return nil
+}
+
+// deleteQuickly gives up early: revocation comes after it.
+func (l *Lifecycle) deleteQuickly(ctx context.Context, s *seen) error {
+	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
+	defer cancel()
+	return l.secrets.Delete(ctx, &s.ObjectMeta)
+}
+
+// notDeleted counts the failure to delete a Secret. Revocation does not wait for it.
+func (l *Lifecycle) notDeleted(ctx context.Context, o *observation, name string, err error) error {
+	if ctx.Err() != nil {
+		return err // the process ends
+	}
+	result := backend.Failed
+	if rejected(err) {
+		result = backend.Refused
+	}
+	l.announce.Count("delete_secret", string(result))
+	block := lease.Block{Reason: v1alpha1.ReasonSecretNotDeleted, Stalled: rejected(err),
+		Message: "Secret " + name + " could not be deleted: " + rejection(err, false) +
+			". The leases are revoked all the same."}
+	fail(&o.mem.tries.DeleteSecret, block, l.clock.Now(), o.backoff)
+	o.locked = false
 	return nil
 }
 
@@ -202,20 +329,20 @@ func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) e
 		return nil
 	}
 	whole := combined(o.d.Status.Leases, rec.Source, digest)
+	o.mem.verified = o.secret.ResourceVersion // it contains the last value until it is written
 	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.BeginRefresh(&d.Status, whole) }); err != nil {
 		return err
 	}
-	m, err := l.secrets.Patch(ctx, secret.ReplacePart(o.secret, o.d, part), false)
-	if err != nil {
+	if err := l.writePart(ctx, o, part); err != nil {
 		if rejected(err) {
-			block := lease.Block{Reason: v1alpha1.ReasonTargetRejected, Stalled: true,
-				Message: "The API server rejects Secret " + o.d.TargetName() + ": " + rejection(err, false)}
-			failKey(&o.mem.tries.Refresh, rec.Source, block, now, o.backoff)
+			failKey(&o.mem.tries.Refresh, rec.Source, l.rejectedBlock(o, err, false), now, o.backoff)
 			return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), err)
 		}
 		return err
 	}
-	l.wrote(o, m.ObjectMeta)
+	if o.stored != whole {
+		return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), errors.New("stored differently"))
+	}
 	err = l.recordPublished(ctx, o, whole, true, func(d *v1alpha1.DynamicSecret) {
 		for i := range d.Status.Leases {
 			if d.Status.Leases[i].Source == rec.Source {
@@ -231,6 +358,29 @@ func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) e
 	l.announce.Event(o.d, corev1.EventTypeNormal, "Refreshed",
 		"Secret "+o.d.TargetName()+" contains the new value of "+rec.Location()+".")
 	return nil
+}
+
+// writePart writes the part of a source. A Secret that somebody made immutable is created again.
+func (l *Lifecycle) writePart(ctx context.Context, o *observation, part secret.Part) error {
+	m, err := l.secrets.Patch(ctx, secret.ReplacePart(o.secret, o.d, part), false)
+	if !immutable(err) {
+		if err == nil {
+			l.wrote(o, m)
+		}
+		return err
+	}
+	found, err := l.readSecret(ctx, o.d.Namespace, o.secret.Name)
+	if err != nil || found == nil || found.ResourceVersion != o.secret.ResourceVersion {
+		return apierrors.NewConflict(corev1.Resource("secrets"), o.secret.Name, err)
+	}
+	content := secret.ContentOf(found.full)
+	at := slices.IndexFunc(content, func(p secret.Part) bool { return p.Source == part.Source })
+	if at < 0 {
+		content = append(content, part)
+	} else {
+		content[at] = part
+	}
+	return l.create(ctx, o, content, secret.Salt(found))
 }
 
 func (o *observation) sourceOf(name string) *source {

@@ -25,3 +25,25 @@ func TestPublishesIfTheStatusLostItsSecret(t *testing.T) {
 			w.secrets["orders"] != nil, w.object.Status.Secret, w.backend.Issued())
 	}
 }
+
+// A shutdown between any two effects of a first issuance costs no second credential, and begins nothing new.
+func TestShutdownMintsNothingTwice(t *testing.T) {
+	for after := range 15 {
+		for _, sources := range []int{1, 2} {
+			w := newWorld(1)
+			if sources > 1 {
+				w.severalSources()
+			}
+			w.fault = fault{after: after, kind: shutdown}
+			_, _ = w.procs[0].run(nil)
+			stopped := len(w.effects)
+			if err := w.settle(); err != nil {
+				t.Fatal(err)
+			}
+			if w.backend.Issued() != sources || !lease.Published(&w.object.Status) || len(w.leaked()) > 0 {
+				t.Errorf("a shutdown at effect %d, %v, and then %v: %d credentials were issued",
+					after, w.effects[:stopped], w.effects[stopped:], w.backend.Issued())
+			}
+		}
+	}
+}

@@ -28,6 +28,18 @@ type Recorder struct {
 	revoked   *prometheus.CounterVec
 }
 
+// ReportSealed registers the metric that says whether ledger records are sealed.
+func ReportSealed(registry prometheus.Registerer, sealed bool) {
+	gauge := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "leasekeeper_ledger_sealed",
+		Help: "Whether new ledger records are sealed (1), or the manager runs without the key (0).",
+	})
+	if sealed {
+		gauge.Set(1)
+	}
+	registry.MustRegister(gauge)
+}
+
 // NewRecorder registers the metrics. The reader is the manager's cache.
 func NewRecorder(recorder events.EventRecorder, cache client.Reader, registry prometheus.Registerer) *Recorder {
 	a := &Recorder{
@@ -35,7 +47,7 @@ func NewRecorder(recorder events.EventRecorder, cache client.Reader, registry pr
 		cache:    cache,
 		results: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leasekeeper_operations_total",
-			Help: "Operations on credentials (issue, renew, refresh, revoke), " +
+			Help: "Operations on credentials (issue, renew, refresh, revoke, delete_secret), " +
 				"by result: success, or the kind of error.",
 		}, []string{"operation", "result"}),
 		abandoned: prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -4,21 +4,25 @@ import (
 	"context"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
+// lastRenewal is how long the renewal of a lease may take that has expired by this process's clock. Its Secret is
+// deleted if it fails.
+const lastRenewal = 5 * time.Second
+
 // renew extends a lease. A failure is retried until the lease has really expired; only the backend's statement that it
 // is gone ends it early.
 func (l *Lifecycle) renew(ctx context.Context, o *observation, s lease.Step) error {
 	rec := o.record(s)
-	requested := lease.Increment(&rec, &o.d.Spec.Lease, l.clock.Now())
+	requested := lease.Increment(o.d, &rec, l.clock.Now())
 	var term lease.Term
 	b, err := l.undisputed(ctx, o.d, &rec)
 	if err == nil {
+		ctx, cancel := l.boundLast(ctx, &rec)
+		defer cancel()
 		term, err = b.Renew(ctx, rec, requested)
 	}
 	if err != nil {
@@ -30,6 +34,14 @@ func (l *Lifecycle) renew(ctx context.Context, o *observation, s lease.Step) err
 	o.mem.handled[rec.Source] = lease.RequestedRenewal(o.d)
 	renewed := func(rec *v1alpha1.LeaseRecord) { lease.Renewed(rec, term, requested) }
 	return l.commitFor(ctx, o, rec.ID, renewed, l.renewalHandled(o))
+}
+
+// boundLast bounds a request that extends the record if the record has expired.
+func (l *Lifecycle) boundLast(ctx context.Context, rec *v1alpha1.LeaseRecord) (context.Context, context.CancelFunc) {
+	if end, dies := lease.LifeEnd(rec); dies && !l.clock.Now().Before(end) {
+		return context.WithTimeout(ctx, lastRenewal)
+	}
+	return ctx, func() {}
 }
 
 // renewalHandled acknowledges a requested renewal in the same write if this record was the last to renew.
@@ -47,33 +59,37 @@ func (l *Lifecycle) renewalHandled(o *observation) func(*v1alpha1.DynamicSecret)
 	}
 }
 
-// extendSession extends the session that issued a lease, as far as the backend permits.
+// extendSession extends the session that issued a lease, as far as the backend permits. A refusal is retried like any
+// other failure; Plan decides how long.
 func (l *Lifecycle) extendSession(ctx context.Context, o *observation, s lease.Step) error {
 	rec := o.record(s)
 	var term lease.Term
 	b, err := l.undisputed(ctx, o.d, &rec)
 	if err == nil {
+		ctx, cancel := l.boundLast(ctx, &rec)
+		defer cancel()
 		term, err = b.ExtendSession(ctx, rec, owner(o.d))
 	}
-	change := func(rec *v1alpha1.LeaseRecord) { lease.SessionExtended(rec, term) }
-	switch {
-	case err == nil:
-	case backend.KindOf(err) == backend.Gone:
+	if err != nil {
 		// The lease ends with its session; the backend must confirm that it has.
-		if b == nil || backend.KindOf(b.Lookup(ctx, rec)) != backend.Gone {
+		if backend.KindOf(err) == backend.Gone && (b == nil || backend.KindOf(b.Lookup(ctx, rec)) != backend.Gone) {
 			err = backend.Errorf(backend.Failed, "%s", err.Error())
 		}
 		return l.notExtended(ctx, o, s, &o.mem.tries.ExtendSession, rec, err)
-	case backend.KindOf(err) == backend.Denied, backend.KindOf(err) == backend.Refused,
-		backend.KindOf(err) == backend.Mismatch:
-		// It cannot live longer, so a successor is issued in time.
-		l.announce.Event(o.d, corev1.EventTypeWarning, backend.BlockFor(err).Reason, err.Error())
-		change = lease.SessionNotExtendable
-	default:
-		return l.notExtended(ctx, o, s, &o.mem.tries.ExtendSession, rec, err)
 	}
 	delete(o.mem.tries.ExtendSession, lease.Key(&rec))
-	return l.commitFor(ctx, o, rec.ID, change, nil)
+	extended := func(rec *v1alpha1.LeaseRecord) { lease.SessionExtended(rec, term) }
+	return l.commitFor(ctx, o, rec.ID, extended, nil)
+}
+
+// refused says that the backend definitely refused to extend a lease or a session, so that a repetition may be useless.
+// An outage, an error of the backend's own, and a login that fails are no such refusals.
+func refused(err error) bool {
+	switch backend.KindOf(err) {
+	case backend.Denied, backend.Refused, backend.Mismatch:
+		return true
+	}
+	return false
 }
 
 // notExtended notes why a lease, or its session, was not extended.
@@ -85,12 +101,17 @@ func (l *Lifecycle) notExtended(
 	case backend.KindOf(err) != backend.Gone:
 		now := l.clock.Now()
 		left := time.Minute
-		if end, ok := lease.LifeEnd(&rec); ok {
+		if end, ok := lease.LifeEnd(&rec); ok && end.After(now) {
 			left = end.Sub(now)
 		}
-		failKey(tries, lease.Key(&rec), backend.BlockFor(err), now, func(count int) time.Duration {
+		key := lease.Key(&rec)
+		f := failKey(tries, key, backend.BlockFor(err), now, func(count int) time.Duration {
 			return lease.RenewBackoff(count, o.d.UID, left)
 		})
+		if f.Refusals++; !refused(err) {
+			f.Refusals = 0
+		}
+		(*tries)[key] = *f
 		return nil
 	case s.Retiring:
 		delete(*tries, lease.Key(&rec))

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -36,6 +37,8 @@ func (l *Lifecycle) dropLeases(ctx context.Context, o *observation, s lease.Step
 	case v1alpha1.ReasonLeaseLost:
 		l.announce.Event(o.d, corev1.EventTypeWarning, s.Reason,
 			what+" no longer exists in the backend: it, or the token that issued it, was revoked."+others)
+	case v1alpha1.ReasonLeaseRevoked:
+		l.announce.Event(o.d, corev1.EventTypeWarning, s.Reason, what+" was revoked by a LeaseRevocation."+others)
 	case v1alpha1.ReasonRevoked:
 		l.announce.Event(o.d, corev1.EventTypeNormal, s.Reason,
 			"The leases are being revoked, because spec.revoked is true.")
@@ -50,7 +53,7 @@ func (l *Lifecycle) dropLeases(ctx context.Context, o *observation, s lease.Step
 func (l *Lifecycle) revoke(ctx context.Context, o *observation, s lease.Step) error {
 	rec := o.record(s)
 	key := lease.Key(&rec)
-	if lease.Expired(&rec, l.clock.Now()) {
+	if lease.Irrevocable(&rec) || lease.Expired(&rec, l.clock.Now()) {
 		delete(o.mem.tries.Revoke, key)
 		return l.removed(ctx, o, s, key)
 	}
@@ -69,7 +72,29 @@ func (l *Lifecycle) revoke(ctx context.Context, o *observation, s lease.Step) er
 	}
 	l.announce.Count("revoke", "success")
 	delete(o.mem.tries.Revoke, key)
-	return l.removed(ctx, o, s, key)
+	if err := l.removed(ctx, o, s, key); err != nil {
+		return err
+	}
+	l.reportRevoked(o, &rec)
+	return nil
+}
+
+// reportRevoked emits one event when the last old lease of a hand-over is revoked.
+func (l *Lifecycle) reportRevoked(o *observation, rec *v1alpha1.LeaseRecord) {
+	replaced := func(rec v1alpha1.LeaseRecord) bool { return lease.Replaced(&rec) }
+	others := slices.ContainsFunc(o.d.Status.Retiring, replaced)
+	if others || !lease.Replaced(rec) || !o.d.DeletionTimestamp.IsZero() {
+		return
+	}
+	what := "credential of " + rec.Location()
+	if lease.Leased(rec) {
+		what = "lease " + rec.ID
+	}
+	message := "The old " + what + " is revoked: the hand-over is complete."
+	if len(o.d.Status.Leases) > 1 {
+		message = "The old credentials are revoked: the hand-over is complete."
+	}
+	l.announce.Event(o.d, corev1.EventTypeNormal, v1alpha1.ReasonOldLeaseRevoked, message)
 }
 
 // removed takes a record off the ledger; while the object is being deleted, off the list of what is left.

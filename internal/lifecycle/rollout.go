@@ -2,6 +2,8 @@ package lifecycle
 
 import (
 	"context"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,31 +32,66 @@ func (l *Lifecycle) followRollout(ctx context.Context, o *observation, s lease.S
 		o.mem.rolloutCheckAt = now.Add(maxRolloutPause)
 		return nil
 	}
-	h := o.d.Status.Handover
 	progress, err := l.rollouts.Follow(ctx, o.d, s.Hold)
 	if err != nil {
-		return err
+		// Nothing else of the object waits for its consumers.
+		progress.Reason, progress.Waiting = v1alpha1.ReasonRolloutCheckFailed, []string{shortened(err.Error())}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err() // a shutdown
 	}
 	if progress.Stamped > 0 {
 		l.announce.Event(o.d, corev1.EventTypeNormal, v1alpha1.ReasonRollingOut,
 			"Workloads are being rolled out to use the new credential.")
 	}
 	if progress.Done {
-		o.mem.rolloutCheckAt = time.Time{}
+		o.mem.rolloutCheckAt, o.mem.rolloutTries = time.Time{}, lease.Failure{}
 		return l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.RolledOut(&d.Status, l.clock.Now()) })
 	}
-	o.mem.rolloutCheckAt = now.Add(rolloutPause(now.Sub(h.PublishedAt.Time)))
-	blocked := progress.Reason == v1alpha1.ReasonRolloutPaused || progress.Reason == v1alpha1.ReasonRolloutStuck
-	if progress.Reason != h.Reason && blocked {
+	o.checkRolloutAgain(progress.Reason, now)
+	return l.recordRollout(ctx, o, progress)
+}
+
+// checkRolloutAgain sets when to check the consumers again: after a growing pause if that failed.
+func (o *observation) checkRolloutAgain(reason string, now time.Time) {
+	if reason == v1alpha1.ReasonRolloutCheckFailed {
+		fail(&o.mem.rolloutTries, lease.Block{Reason: reason}, now, o.backoff)
+		o.mem.rolloutCheckAt = o.mem.rolloutTries.NotBefore
+		return
+	}
+	o.mem.rolloutTries = lease.Failure{}
+	o.mem.rolloutCheckAt = now.Add(rolloutPause(now.Sub(o.d.Status.Handover.PublishedAt.Time)))
+}
+
+// troubled are the reasons of a roll-out that an event reports.
+var troubled = []string{v1alpha1.ReasonRolloutPaused, v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutCheckFailed}
+
+// recordRollout writes the progress to the status if it has changed.
+func (l *Lifecycle) recordRollout(ctx context.Context, o *observation, progress rollout.Progress) error {
+	h := o.d.Status.Handover
+	if progress.Reason != h.Reason && slices.Contains(troubled, progress.Reason) {
 		l.announce.Event(o.d, corev1.EventTypeWarning, progress.Reason,
 			"The old lease is kept: "+strings.Join(progress.Waiting, "; ")+".")
 	}
 	noted := progress.Stamped == 0 || h.StampedAt != nil
-	if progress.Reason == h.Reason && equality.Semantic.DeepEqual(progress.Waiting, h.Waiting) && noted {
+	if progress.Reason == h.Reason && sameWaiting(progress, h.Waiting) && noted {
 		return nil
 	}
 	return l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
-		lease.Rolling(&d.Status, progress.Reason, progress.Waiting, progress.Stamped > 0, now)
+		lease.Rolling(&d.Status, progress.Reason, progress.Waiting, progress.Stamped > 0, l.clock.Now())
+	})
+}
+
+// digits of an error text may change with each attempt: a port, a duration.
+var digits = regexp.MustCompile(`[0-9]+`)
+
+// sameWaiting says that the status has the progress. Errors that differ only in digits are the same error.
+func sameWaiting(progress rollout.Progress, waiting []string) bool {
+	if progress.Reason != v1alpha1.ReasonRolloutCheckFailed {
+		return equality.Semantic.DeepEqual(progress.Waiting, waiting)
+	}
+	return slices.EqualFunc(progress.Waiting, waiting, func(a, b string) bool {
+		return digits.ReplaceAllString(a, "#") == digits.ReplaceAllString(b, "#")
 	})
 }
 

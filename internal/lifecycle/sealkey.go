@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +18,16 @@ const (
 	sealKeySecret = "leasekeeper-ledger-seal"
 	sealKeyName   = "key"
 )
+
+// ErrSealRefused: the API server does not show or store the key. leasekeeper runs without it.
+var ErrSealRefused = errors.New("ledger records are not sealed")
+
+func refusedIf(refused bool, err error) error {
+	if !refused {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrSealRefused, err)
+}
 
 // LoadSealKey reads the key that seals ledger records, and creates it if it does not exist. The key decrypts nothing.
 // Somebody who has it and can write a status can make leasekeeper accept a forged record. Without the old key
@@ -34,7 +45,7 @@ func LoadSealKey(ctx context.Context, reader client.Reader, writer client.Writer
 			return s.Data[sealKeyName], nil
 		}
 		if !apierrors.IsNotFound(err) {
-			return nil, fmt.Errorf("reading Secret %s: %w", at, err)
+			return nil, refusedIf(rejected(err), fmt.Errorf("reading Secret %s: %w", at, err))
 		}
 		key := make([]byte, 32)
 		_, _ = rand.Read(key) // never fails
@@ -44,7 +55,8 @@ func LoadSealKey(ctx context.Context, reader client.Reader, writer client.Writer
 		}
 		// If another replica was faster, the next iteration reads its key.
 		if err := writer.Create(ctx, s); err != nil && !apierrors.IsAlreadyExists(err) {
-			return nil, fmt.Errorf("creating Secret %s: %w", at, err)
+			refused := rejected(err) || apierrors.IsInternalError(err) // a policy, a quota, or a webhook that fails
+			return nil, refusedIf(refused, fmt.Errorf("creating Secret %s: %w", at, err))
 		}
 	}
 	return nil, fmt.Errorf("secret %s is deleted and created repeatedly: find out by whom", at)

@@ -72,8 +72,8 @@ func (s *providerSources) resolveOne(
 	ref := d.ProviderOf(&src.Spec)
 	p, err := GetProvider(ctx, s.cache, ref.Kind, ref.Name, d.Namespace)
 	if apierrors.IsNotFound(err) {
-		message := fmt.Sprintf("%s %s does not exist: create it, or correct spec.providerRef.", ref.Kind, ref.Name)
-		return &lease.Block{Reason: v1alpha1.ReasonProviderNotFound, Stalled: true, Message: message}, nil
+		message, err := s.notFound(ctx, d, &src.Spec)
+		return &lease.Block{Reason: v1alpha1.ReasonProviderNotFound, Stalled: true, Message: message}, err
 	}
 	if err != nil {
 		return nil, err
@@ -101,6 +101,32 @@ func (s *providerSources) resolveOne(
 		return &b, nil
 	}
 	return nil, nil
+}
+
+// notFound is the message about a provider that does not exist. The kind is easily forgotten, so it says if one of the
+// other kind has the name and may be used.
+func (s *providerSources) notFound(
+	ctx context.Context, d *v1alpha1.DynamicSecret, src *v1alpha1.SecretSource,
+) (string, error) {
+	ref, field := d.ProviderOf(src), "spec.providerRef"
+	if src.ProviderRef != nil {
+		field = "spec.sources[" + src.Name + "].providerRef"
+	}
+	other := v1alpha1.ProviderKindCluster
+	if ref.Kind == other {
+		other = v1alpha1.ProviderKindNamespaced
+	}
+	p, err := GetProvider(ctx, s.cache, other, ref.Name, d.Namespace)
+	allowed := false
+	if err == nil {
+		allowed, err = s.allowed(ctx, d.Namespace, p)
+	}
+	if err != nil || !allowed {
+		return fmt.Sprintf("%s %s does not exist: create it, or correct %s.", ref.Kind, ref.Name, field),
+			client.IgnoreNotFound(err)
+	}
+	return fmt.Sprintf("%s %s does not exist, but %s %s does: set %s.kind to %s.",
+		ref.Kind, ref.Name, other, ref.Name, field, other), nil
 }
 
 // withFields adds the selections of fields to the digest of a request. Without a selection the digest does not change.
@@ -148,18 +174,20 @@ func (s *providerSources) block(
 	return nil, nil
 }
 
-// NotReady returns why a provider cannot be used; nil: it can. The name is for the message.
+// NotReady returns why a provider cannot be used; nil: it can. The name is for the message. A provider that was ready
+// can be used until an inspection fails, even if its spec has changed since the last one.
 func NotReady(p v1alpha1.Provider, name string) *lease.Block {
 	st := p.ProviderStatus()
 	ready := provider.Ready(p)
 	switch {
+	case ready.Status == metav1.ConditionTrue:
+		return nil
 	case ready.Status == "" || st.ObservedGeneration != p.GetGeneration():
 		return &lease.Block{Reason: v1alpha1.ReasonProviderNotReady, Message: name + " has not been checked yet."}
-	case ready.Status != metav1.ConditionTrue:
+	default:
 		return &lease.Block{Reason: v1alpha1.ReasonProviderNotReady, Message: name + " is not ready: " + ready.Message,
 			Stalled: meta.IsStatusConditionTrue(st.Conditions, v1alpha1.StalledCondition)}
 	}
-	return nil
 }
 
 // allowed is true if the provider may be used in the namespace.

@@ -188,8 +188,10 @@ func TestNotReady(t *testing.T) {
 		{"new", "nothing is known of it",
 			clusterProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Status = v1alpha1.ProviderStatus{} }),
 			"has not been checked yet.", false},
-		{"its spec has changed", "the condition describes another spec",
-			clusterProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }),
+		{"ready with an earlier spec", "only a failed check blocks",
+			clusterProvider(func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }), "", false},
+		{"not ready with an earlier spec", "the condition describes another spec",
+			clusterProvider(stalled, func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }),
 			"has not been checked yet.", false},
 		{"not ready", "users of the object see the provider's message", clusterProvider(unavailable),
 			"is not ready: it is unavailable", false},
@@ -230,7 +232,7 @@ func TestResolveReportsTheFirstBlock(t *testing.T) {
 	deleting := func(p *v1alpha1.ClusterSecretProvider) {
 		p.Finalizers, p.DeletionTimestamp = []string{v1alpha1.ProviderFinalizer}, &checkedAt
 	}
-	unchecked := func(p *v1alpha1.ClusterSecretProvider) { p.Generation++ }
+	unchecked := func(p *v1alpha1.ClusterSecretProvider) { p.Status = v1alpha1.ProviderStatus{} }
 	blockless := func(p *v1alpha1.ClusterSecretProvider) { p.Spec.Vault = nil }
 	noAccount := &stubDriver{describeError: backend.Errorf(backend.NoServiceAccount, "name a ServiceAccount")}
 	noMaterial := &stubDriver{backendError: backend.Errorf(backend.TLS, "the bundle is empty")}
@@ -398,9 +400,43 @@ func TestResolveOneSource(t *testing.T) {
 	}
 }
 
+// The message about a missing provider names one of the other kind, unless it excludes the namespace.
+func TestMissingProviderOfAnotherKind(t *testing.T) {
+	shop := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}
+	namespaced := func(d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Kind = "" }
+	own := &v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "vault"}}
+	elsewhere := &v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Namespace: "bank", Name: "vault"}}
+	plain := func(d *v1alpha1.DynamicSecret) {}
+	for _, c := range []struct {
+		name    string
+		request func(*v1alpha1.DynamicSecret)
+		stored  []client.Object
+		want    string
+	}{
+		{"neither exists", namespaced, nil,
+			"SecretProvider vault does not exist: create it, or correct spec.providerRef."},
+		{"the kind was forgotten", namespaced, []client.Object{clusterProvider()},
+			"SecretProvider vault does not exist, " +
+				"but ClusterSecretProvider vault does: set spec.providerRef.kind to ClusterSecretProvider."},
+		{"the kind is wrong", plain, []client.Object{own}, "ClusterSecretProvider vault does not exist, " +
+			"but SecretProvider vault does: set spec.providerRef.kind to SecretProvider."},
+		{"it is in another namespace", plain, []client.Object{elsewhere},
+			"ClusterSecretProvider vault does not exist: create it, or correct spec.providerRef."},
+		{"it excludes the namespace", namespaced, []client.Object{shop, clusterProvider(allow("bank"))},
+			"SecretProvider vault does not exist: create it, or correct spec.providerRef."},
+	} {
+		d := requesting(c.request)
+		r, err := sourcesOn(t, &stubDriver{}, append(c.stored, d)...).Resolve(t.Context(), d)
+		if err != nil || r.Block == nil || r.Block.Message != c.want {
+			t.Errorf("%s: %+v, %v", c.name, r.Block, err)
+		}
+	}
+}
+
 func TestResolveSeveralSources(t *testing.T) {
 	unchecked := ownProvider()
 	unchecked.Generation++
+	unchecked.Status = v1alpha1.ProviderStatus{}
 	shop := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}
 	const db, kv = "1:vault database/creds/orders ", "1:own secret/data/orders "
 	for _, c := range []struct {

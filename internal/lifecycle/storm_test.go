@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
@@ -62,7 +64,7 @@ func (w *world) skew(t *rapid.T) {
 	}
 }
 
-var faultKinds = []faultKind{crashBefore, crashAfter, failBefore, failAfter, late, wakeOther}
+var faultKinds = []faultKind{crashBefore, crashAfter, failBefore, failAfter, late, wakeOther, shutdown}
 
 // somebody picks a replica.
 func (w *world) somebody(t *rapid.T) *process { return rapid.SampledFrom(w.procs).Draw(t, "who") }
@@ -95,6 +97,10 @@ func (w *world) actions(t *rapid.T) map[string]func(*rapid.T) {
 			w.clock.Step(seconds * time.Second)
 		},
 		"outage": func(*rapid.T) { w.down = !w.down },
+		"refuse extensions": func(*rapid.T) {
+			refuse := !w.refuses["renew"]
+			w.refuses["renew"], w.refuses["extend"] = refuse, refuse
+		},
 		"revoke a lease in the backend": func(t *rapid.T) {
 			if ids := slices.Sorted(maps.Keys(w.backend.Live())); len(ids) > 0 {
 				w.backend.RevokeBehind(rapid.SampledFrom(ids).Draw(t, "lease"))
@@ -131,10 +137,17 @@ func (w *world) actions(t *rapid.T) map[string]func(*rapid.T) {
 		},
 		"suspend": func(*rapid.T) { w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Suspend = !d.Spec.Suspend }) },
 		"revoke":  func(*rapid.T) { w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Revoked = !d.Spec.Revoked }) },
+		"replace the object": func(*rapid.T) {
+			w.person(func(d *v1alpha1.DynamicSecret) { d.Finalizers = nil })
+		},
 		"delete": func(t *rapid.T) {
 			if rapid.IntRange(0, 7).Draw(t, "really if 0") == 0 {
 				w.delete()
 			}
+		},
+		"protect the Secret": func(t *rapid.T) {
+			w.refusal = rapid.SampledFrom(append(refusals(), nil)).Draw(t, "refusal")
+			w.unread = rapid.Bool().Draw(t, "unread")
 		},
 		"": func(t *rapid.T) {
 			if leaked := w.leaked(); len(leaked) > 0 {
@@ -167,6 +180,11 @@ func TestEveryLiveLeaseIsOnRecord(t *testing.T) {
 
 func (w *world) verifySettled(t *rapid.T) {
 	live := w.backend.Live()
+	if w.object == nil {
+		maps.DeleteFunc(live, func(_, handle string) bool { return w.abandoned[handle] })
+	} else if len(w.object.Finalizers) == 0 {
+		t.Fatal("the object has no finalizer")
+	}
 	if w.object == nil || w.object.Spec.Revoked || w.object.Status.GrantEndedAt != nil {
 		if len(live) > 0 || len(w.secrets) > 0 {
 			t.Fatalf("left behind: leases %v, %d Secrets\neffects: %v", live, len(w.secrets), tail(w.effects))
@@ -316,6 +334,56 @@ func TestDeletionMeetsItsDeadlineWithoutABackend(t *testing.T) {
 	})
 }
 
+// refusals are errors of an API server that does not delete a Secret.
+func refusals() []error {
+	return []error{
+		apierrors.NewForbidden(secretsResource, "orders", errors.New("protected")),
+		apierrors.NewInternalError(errors.New("failed calling webhook")),
+		apierrors.NewUnauthorized("not here"),
+		apierrors.NewConflict(secretsResource, "orders", errors.New("somebody else writes it")),
+		apierrors.NewTimeoutError("slow webhook", 1),
+	}
+}
+
+// Leases are revoked, and a deletion completes at its deadline, whatever prevents the deletion of the Secret.
+func TestRevocationWaitsOnlyForTheBackend(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := draw(t)
+		w.object.Spec.Lease.RevocationDeadline = &metav1.Duration{Duration: 10 * time.Minute}
+		t.Repeat(w.actions(t))
+		if w.object == nil {
+			return
+		}
+		w.down = false
+		w.refusal = rapid.SampledFrom(refusals()).Draw(t, "refusal")
+		w.unread = rapid.Bool().Draw(t, "unread")
+		if rapid.Bool().Draw(t, "delete") {
+			w.delete()
+		} else {
+			w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Revoked = true })
+		}
+		for range 8 * 60 / 5 { // less than the deadline, more than the request limit
+			for _, p := range w.procs {
+				w.gone(p)
+				_, _ = p.run(nil)
+			}
+			w.clock.Step(5 * time.Second)
+		}
+		live := w.backend.Live()
+		maps.DeleteFunc(live, func(_, handle string) bool { return w.abandoned[handle] })
+		if len(live) > 0 {
+			t.Fatalf("live leases %v: %v\neffects: %v", live, w.object.Status.Conditions, tail(w.effects))
+		}
+		for range 60 {
+			_, _ = w.procs[0].run(nil)
+			w.clock.Step(5 * time.Second)
+		}
+		if w.object != nil && !w.object.Spec.Revoked {
+			t.Fatalf("the object still exists\neffects: %v", tail(w.effects))
+		}
+	})
+}
+
 // Consumers that read the Secret only when they start are never cut off: not by a rotation, whatever its cause, nor by
 // kills and failures during one.
 func TestConsumersAreNeverCutOff(t *testing.T) {
@@ -361,5 +429,50 @@ func TestConsumersAreNeverCutOff(t *testing.T) {
 	})
 	if rotations == 0 {
 		t.Error("nothing was rotated, so nothing was tested")
+	}
+}
+
+// A planned hand-over starts in time: the old credential lives until its consumers have moved, and for the overlap
+// after that. If the backend refuses every extension from some time on, the consumers are not cut off either, but the
+// overlap may be.
+func TestPlannedHandoversStartInTime(t *testing.T) {
+	rotations := 0
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(1)
+		w.backend.TTL = rapid.SampledFrom([]time.Duration{4 * time.Minute, time.Hour}).Draw(t, "TTL")
+		w.backend.MaxTTL = w.backend.TTL * time.Duration(rapid.IntRange(5, 12).Draw(t, "max TTL, in TTLs"))
+		w.backend.TokenTTL = rapid.SampledFrom([]time.Duration{0, 5 * time.Minute, time.Hour}).Draw(t, "token TTL")
+		if maximum := w.backend.MaxTTL * 2 / 3; w.backend.TokenTTL < maximum {
+			w.backend.TokenMaxTTL = maximum
+		}
+		tenths := time.Duration(rapid.IntRange(1, 10).Draw(t, "overlap, in tenths of a fifth of the max TTL"))
+		w.object.Spec.Rotation.Overlap = &metav1.Duration{Duration: w.backend.MaxTTL / 50 * tenths}
+		w.object.Spec.Rotation.Settle = &metav1.Duration{Duration: 10 * time.Second}
+		w.object.Spec.Rollout = &v1alpha1.RolloutSpec{Discover: true}
+		w.takes = time.Duration(rapid.IntRange(1, 30).Draw(t, "roll-out in seconds")) * time.Second
+		if rapid.Bool().Draw(t, "refuse") {
+			w.live(t, w.backend.TTL/10, func() {})
+			w.refuses["renew"], w.refuses["extend"] = true, true
+		}
+		for end := w.clock.Now().Add(2 * w.backend.MaxTTL); w.backend.Issued() < 4 && w.clock.Now().Before(end); {
+			w.live(t, w.backend.MaxTTL/20, func() { w.checkConsumers(t) })
+		}
+		rotations += w.backend.Issued() - 1
+	})
+	if rotations == 0 {
+		t.Error("nothing was rotated, so nothing was tested")
+	}
+}
+
+// checkConsumers fails if the consumers use a dead credential, or a hand-over was cut short without a refusal.
+func (w *world) checkConsumers(t *rapid.T) {
+	w.move()
+	h := w.object.Status.Handover
+	if w.backend.Live()[w.using] == "" {
+		t.Fatalf("the consumers use %q, which is dead at %s: %+v\neffects: %v",
+			w.using, w.clock.Now(), h, tail(w.effects))
+	}
+	if h != nil && h.CutShortAt != nil && !w.refuses["renew"] {
+		t.Fatalf("the hand-over was cut short at %s: %+v", w.clock.Now(), h)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,13 +29,34 @@ type listingBackend struct {
 	missing map[string]bool
 	// errs by folder.
 	errs map[string]error
-	// listed are the folders in the order of the requests.
-	listed []string
+	// before is called before each list, without the lock; nil: nothing is.
+	before func(path string)
+
+	mu sync.Mutex
+	// listed are the folders, and looked the leases, in the order of the requests.
+	listed, looked []string
+	// lookupErr is the error of a lookup of a lease that is not missing.
+	lookupErr error
 }
 
 func (*listingBackend) Folder(rec *v1alpha1.LeaseRecord) string { return rec.Location() }
 
+func (b *listingBackend) Lookup(_ context.Context, rec v1alpha1.LeaseRecord) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.looked = append(b.looked, rec.ID)
+	if b.missing[rec.ID] {
+		return backend.Errorf(backend.Gone, "it no longer exists")
+	}
+	return b.lookupErr
+}
+
 func (b *listingBackend) List(_ context.Context, rec v1alpha1.LeaseRecord) (map[string]bool, error) {
+	if b.before != nil {
+		b.before(rec.Location())
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.listed = append(b.listed, rec.Location())
 	live := map[string]bool{}
 	for i := range 100 {
@@ -86,7 +108,8 @@ func verifierOn(t *testing.T, registry *backend.Registry, stored ...client.Objec
 // raised runs one round, and returns the ids of the leases that are suspect after it and the objects that were queued.
 func raised(t *testing.T, v *Verifier, objects ...string) (suspects, queued []string) {
 	t.Helper()
-	v.verifyAll(t.Context())
+	v.begin(t.Context())
+	v.rounds.Wait()
 	for len(v.found) > 0 {
 		queued = append(queued, (<-v.found).Object.GetName())
 	}
@@ -159,20 +182,26 @@ func TestVerifierSkipsWhatCannotBeMissing(t *testing.T) {
 	}
 }
 
-func TestVerifierRaisesNothingOnErrors(t *testing.T) {
-	for _, kind := range []backend.ErrorKind{
-		backend.NoResponse, backend.Unavailable, backend.Failed, backend.InvalidResponse, backend.NotFound,
-		backend.LoginFailed,
+func TestFailedListsAreLookedUpInstead(t *testing.T) {
+	for _, c := range []struct {
+		kind    backend.ErrorKind
+		lookups bool
+	}{
+		{backend.Denied, true}, {backend.NoResponse, true}, {backend.Failed, true}, {backend.Throttled, true},
+		{backend.InvalidResponse, true}, {backend.NotFound, true},
+		{backend.Unavailable, false}, {backend.LoginFailed, false}, {backend.QuotaExceeded, false},
+		{backend.TLS, false},
 	} {
 		vault := &listingBackend{missing: map[string]bool{dbPath + "/1": true},
-			errs: map[string]error{dbPath: backend.Errorf(kind, "no list")}}
-		registry := registryFor(vault, nil)
-		v := verifierOn(t, registry, clusterProvider(), leasesOf("orders", leasedFor(dbPath, 1)))
-		if suspects, queued := raised(t, v, "orders"); len(suspects)+len(queued) != 0 {
-			t.Errorf("%s: suspects %v, queued %v", kind, suspects, queued)
+			errs: map[string]error{dbPath: backend.Errorf(c.kind, "no list")}}
+		v := verifierOn(t, registryFor(vault, nil), clusterProvider(), leasesOf("orders", leasedFor(dbPath, 1)))
+		suspects, queued := raised(t, v, "orders")
+		if found := len(suspects) == 1 && len(queued) == 1; found != c.lookups {
+			t.Errorf("%s: suspects %v, queued %v", c.kind, suspects, queued)
 		}
-		if advice := v.Advice(clusterProvider()); len(advice) != 0 {
-			t.Errorf("%s: advice %q", kind, advice)
+		got := v.Verification(clusterProvider())
+		if !got.Known || !got.Leases || (got.Failed == "no list") != c.lookups || len(got.Advised) > 0 {
+			t.Errorf("%s: it reports %+v", c.kind, got)
 		}
 	}
 }
@@ -203,31 +232,37 @@ func TestVerifierFindsTheListerBehindTheMetrics(t *testing.T) {
 
 func TestDeniedListsSpreadLookupsOverRounds(t *testing.T) {
 	vault := &listingBackend{errs: map[string]error{dbPath: listDenied(dbPath)}}
-	registry := registryFor(vault, nil)
 	stored := []client.Object{clusterProvider(), leasesOf("other", leasedFor(mqPath, 1))}
-	var names []string
 	for i := range 25 {
-		names = append(names, fmt.Sprintf("orders-%02d", i))
-		stored = append(stored, leasesOf(names[i], leasedFor(dbPath, i)))
+		stored = append(stored, leasesOf(fmt.Sprintf("orders-%02d", i), leasedFor(dbPath, i)))
 	}
-	v := verifierOn(t, registry, stored...)
-	seen := map[string]int{}
-	for range lookupRounds {
-		_, queued := raised(t, v, names...)
-		if len(queued) < 2 || len(queued) > 3 {
-			t.Errorf("%d look-ups in one round, want a tenth of 25", len(queued))
+	v := verifierOn(t, registryFor(vault, nil), stored...)
+	for round := range lookupRounds {
+		if _, queued := raised(t, v); len(queued) != 0 {
+			t.Errorf("intact leases are suspect: %v", queued)
 		}
-		for _, name := range queued {
-			seen[name]++
+		if n := len(vault.looked); n != 3*(round+1) {
+			t.Errorf("%d look-ups in %d rounds, want a tenth of 25 in each", n, round+1)
 		}
 	}
-	for _, name := range names {
-		if seen[name] != 1 {
-			t.Errorf("%s was looked up %d times in %d rounds, want once", name, seen[name], lookupRounds)
-		}
+	slices.Sort(vault.looked)
+	if n := len(slices.Compact(vault.looked)); n != 25 {
+		t.Errorf("%d of 25 leases were looked up", n)
 	}
-	if seen["other"] != 0 {
-		t.Error("a lease whose list is permitted was looked up")
+}
+
+func TestLookupsOfARoundEndWithAnError(t *testing.T) {
+	vault := &listingBackend{errs: map[string]error{dbPath: listDenied(dbPath)},
+		lookupErr: backend.Errorf(backend.NoResponse, "no response in time")}
+	stored := []client.Object{clusterProvider()}
+	for i := range 50 {
+		stored = append(stored, leasesOf(fmt.Sprintf("orders-%02d", i), leasedFor(dbPath, i)))
+	}
+	v := verifierOn(t, registryFor(vault, nil), stored...)
+	raised(t, v)
+	raised(t, v)
+	if len(vault.looked) != 2 || vault.looked[0] == vault.looked[1] {
+		t.Errorf("looked up %v, want one lease in each round, and another each time", vault.looked)
 	}
 }
 
@@ -253,10 +288,10 @@ func TestDeniedListsLookUpEveryLeaseInAnyOrder(t *testing.T) {
 	v.cache = shuffledCache{v.cache}
 	seen := map[string]bool{}
 	for range lookupRounds {
-		_, queued := raised(t, v)
-		for _, name := range queued {
-			seen[name] = true
-		}
+		raised(t, v)
+	}
+	for _, id := range vault.looked {
+		seen[id] = true
 	}
 	if len(seen) != 25 {
 		t.Errorf("%d of 25 leases were looked up in %d rounds", len(seen), lookupRounds)
@@ -272,15 +307,15 @@ func TestDeniedListsGiveAdvice(t *testing.T) {
 		leasesOf("own", leasedFor(dbPath, 4, ofOwn)))
 	raised(t, v)
 	want := []string{"list " + dbPath, "list " + mqPath}
-	if got := v.Advice(clusterProvider()); !slices.Equal(got, want) {
+	if got := v.Verification(clusterProvider()).Advised; !slices.Equal(got, want) {
 		t.Errorf("advice %q, want %q", got, want)
 	}
-	if got := v.Advice(ownProvider()); len(got) != 0 {
+	if got := v.Verification(ownProvider()).Advised; len(got) != 0 {
 		t.Errorf("advice for a provider that permits lists: %q", got)
 	}
 	vault.errs = map[string]error{mqPath: listDenied(mqPath)}
 	raised(t, v)
-	if got := v.Advice(clusterProvider()); !slices.Equal(got, want[1:]) {
+	if got := v.Verification(clusterProvider()).Advised; !slices.Equal(got, want[1:]) {
 		t.Errorf("after one permission was granted: %q, want %q", got, want[1:])
 	}
 }
@@ -296,9 +331,111 @@ func TestAdviceFitsTheStatus(t *testing.T) {
 	}
 	v := verifierOn(t, registry, stored...)
 	raised(t, v)
-	got := v.Advice(clusterProvider())
+	got := v.Verification(clusterProvider()).Advised
 	if len(got) != 32 || !slices.IsSorted(got) || !strings.Contains(got[0], "app-00") {
 		t.Errorf("%d lines from %q on; want the same 32 of 40 each round, or the status changes", len(got), got[0])
+	}
+}
+
+// slowServer is a Verifier whose lists of provider vault advance the clock, as if each took that long.
+func slowServer(t *testing.T, takes time.Duration, stored ...client.Object) (*Verifier, *listingBackend) {
+	vault := &listingBackend{}
+	v := verifierOn(t, registryFor(vault, &listingBackend{}), stored...)
+	clock := v.clock.(*testclock.FakeClock)
+	// Lists that run at the same time take that long together.
+	vault.before = func(string) { clock.Step(takes / listsAtOnce) }
+	return v, vault
+}
+
+// A tenant with a hundred paths, on a server that lists in 9.9 s.
+func TestSlowListsDelayNoOtherTenant(t *testing.T) {
+	stored := []client.Object{clusterProvider(), leasesOf("small", leasedFor(mqPath, 1))}
+	stored[1].SetNamespace("small")
+	paths := map[string]bool{}
+	for i := range 100 {
+		path := fmt.Sprintf("database/creds/app-%02d", i)
+		paths[path] = true
+		stored = append(stored, leasesOf(fmt.Sprintf("app-%02d", i), leasedFor(path, i)))
+	}
+	v, vault := slowServer(t, 9900*time.Millisecond, stored...)
+	started := v.clock.Now()
+	for round := range 15 {
+		raised(t, v)
+		n := 0
+		for _, path := range vault.listed {
+			if path == mqPath {
+				n++
+			}
+			delete(paths, path)
+		}
+		if n != round+1 {
+			t.Fatalf("after %d rounds, the small tenant was checked %d times", round+1, n)
+		}
+	}
+	if took := v.clock.Now().Sub(started); took > 15*45*time.Second {
+		t.Errorf("15 rounds took %s", took)
+	}
+	if len(paths) > 0 {
+		t.Errorf("%d paths of the large tenant were never checked", len(paths))
+	}
+}
+
+func TestRoundsOfAProviderHaveABudget(t *testing.T) {
+	var stored []client.Object
+	for i := range 100 {
+		path := fmt.Sprintf("database/creds/app-%02d", i)
+		stored = append(stored, leasesOf(fmt.Sprintf("app-%02d", i), leasedFor(path, i)))
+	}
+	v, vault := slowServer(t, 9900*time.Millisecond, append(stored, clusterProvider())...)
+	raised(t, v)
+	if n := len(vault.listed); n < listsAtOnce || n > 4*listsAtOnce {
+		t.Errorf("%d lists in the first round", n)
+	}
+}
+
+func TestLateChecksAreReported(t *testing.T) {
+	var stored []client.Object
+	for i := range 100 {
+		path := fmt.Sprintf("database/creds/app-%02d", i)
+		stored = append(stored, leasesOf(fmt.Sprintf("app-%02d", i), leasedFor(path, i)))
+	}
+	v, _ := slowServer(t, 50*time.Second, append(stored, clusterProvider())...)
+	raised(t, v)
+	if got := v.Verification(clusterProvider()); got.Overdue != 0 {
+		t.Errorf("the first round reports %+v", got)
+	}
+	for range 20 {
+		raised(t, v)
+	}
+	if got := v.Verification(clusterProvider()); got.Overdue != 5*time.Minute {
+		t.Errorf("later it reports %+v", got)
+	}
+}
+
+// One provider's lists hang.
+func TestAHangingProviderDelaysNoOther(t *testing.T) {
+	release := make(chan struct{})
+	vault, own := &listingBackend{before: func(string) { <-release }}, &listingBackend{}
+	v := verifierOn(t, registryFor(vault, own), clusterProvider(), ownProvider(),
+		leasesOf("hangs", leasedFor(dbPath, 1)), leasesOf("own", leasedFor(mqPath, 2, ofOwn)))
+	listed := func(b *listingBackend) int {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.listed)
+	}
+	for round := range 3 {
+		v.begin(t.Context())
+		awaitTrue(t, "the list of the other provider", func() bool { return listed(own) == round+1 })
+		awaitTrue(t, "the end of its round", func() bool {
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			return !v.checks[ProviderKey(v1alpha1.ProviderKindNamespaced, "own", "shop")].running
+		})
+	}
+	close(release)
+	v.rounds.Wait()
+	if n := listed(vault); n != 1 {
+		t.Errorf("the hanging provider was listed %d times, want once", n)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -38,14 +39,27 @@ type world struct {
 	procs   []*process
 	fault   fault
 	down    bool
+	// refusal is the error of the API server for each deletion, and with unread also for each read, of a Secret.
+	refusal error
+	unread  bool
+	// admission changes or rejects each Secret before it is stored; nil: neither.
+	admission func(sec *corev1.Secret, dryRun bool) error
+	// refuses are the operations that the backend refuses.
+	refuses map[string]bool
 	// abandoned are the records that were reported as given up.
 	abandoned map[string]bool
 	effects   []string
+	events    []string
+	// stored is called after each write of a status; nil: nothing is.
+	stored func(before, after *v1alpha1.DynamicSecret)
 	// takes is how long the consumers take to roll out; using is the credential that they use, stamp the one in their
 	// pod templates, and rolledAt when those with that stamp have moved.
 	takes        time.Duration
 	using, stamp string
 	rolledAt     time.Time
+	// rolloutFault fails the inspections of the consumers; inspections counts them.
+	rolloutFault error
+	inspections  int
 }
 
 // process is one replica of the manager.
@@ -58,6 +72,9 @@ type process struct {
 	limits *backend.Limits
 	// cached are the Secrets as the process's cache shows them.
 	cached map[string]*corev1.Secret
+	// ctx is canceled by a shutdown.
+	ctx  context.Context
+	stop context.CancelFunc
 }
 
 // fault strikes one effect of a run.
@@ -76,6 +93,7 @@ const (
 	failAfter   faultKind = "fail after"
 	late        faultKind = "late"
 	wakeOther   faultKind = "wake the other process"
+	shutdown    faultKind = "shutdown"
 )
 
 // crash is the panic that stands for SIGKILL.
@@ -96,6 +114,7 @@ func newWorld(processes int) *world {
 		secrets:   map[string]*corev1.Secret{},
 		fault:     fault{after: -1},
 		abandoned: map[string]bool{},
+		refuses:   map[string]bool{},
 	}
 	w.backend = fake.New(w.clock)
 	w.backend.Delay = 90 * time.Second
@@ -136,13 +155,41 @@ func (w *world) severalSources() {
 
 // restart forgets everything that was only in memory.
 func (p *process) restart() {
+	p.forgetRemains()
 	p.life = &Lifecycle{
 		clock: skewedClock{p}, objects: worldObjects{p}, secrets: worldSecrets{p}, sources: worldSources{p},
 		announce: worldAnnouncer{p.w}, memory: newMemory(), requestLimit: testRequestLimit,
 		sendWithin: testRequestLimit / 8, rollouts: worldRollouts{p},
 	}
+	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.limits = backend.NewLimits(skewedClock{p}, 4)
 	p.sync()
+}
+
+// forgetRemains notes what is given up if this process alone knows what a removed object listed.
+func (p *process) forgetRemains() {
+	if p.life == nil {
+		return
+	}
+	for _, rec := range p.remains() {
+		if !slices.ContainsFunc(p.w.procs, func(other *process) bool {
+			return other != p && slices.ContainsFunc(other.remains(), func(r v1alpha1.LeaseRecord) bool {
+				return r.Handle() == rec.Handle()
+			})
+		}) {
+			p.w.abandoned[rec.Handle()] = true
+		}
+	}
+}
+
+// remains are the records of removed objects that the process has not revoked yet.
+func (p *process) remains() (all []v1alpha1.LeaseRecord) {
+	for _, removed := range p.life.memory.removed {
+		for _, r := range removed {
+			all = append(all, lease.Records(&r.d.Status)...)
+		}
+	}
+	return all
 }
 
 // sync lets the cache catch up.
@@ -173,11 +220,16 @@ func (p *process) run(stale *v1alpha1.DynamicSecret) (at time.Time, err error) {
 	if from == nil {
 		return time.Time{}, nil
 	}
-	return p.life.Run(context.Background(), from.DeepCopy())
+	at, err = p.life.Run(p.ctx, from.DeepCopy())
+	if p.ctx.Err() != nil {
+		p.restart()
+		return p.w.clock.Now(), fmt.Errorf("shut down")
+	}
+	return at, err
 }
 
 // do executes one effect of the process, with the fault that is due.
-func (p *process) do(name string, act func() error) error {
+func (p *process) do(ctx context.Context, name string, act func() error) error {
 	w := p.w
 	w.effects = append(w.effects, p.name+":"+name)
 	strike := faultKind("")
@@ -190,12 +242,17 @@ func (p *process) do(name string, act func() error) error {
 		panic(crash{})
 	case failBefore:
 		return errUnreachable
+	case shutdown:
+		p.stop()
 	case wakeOther:
 		for _, other := range w.procs {
 			if other != p {
 				_, _ = other.run(nil)
 			}
 		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	err := act()
 	switch strike {
@@ -224,14 +281,19 @@ func (o worldObjects) Get(context.Context, types.NamespacedName) (*v1alpha1.Dyna
 	return o.p.w.object.DeepCopy(), nil
 }
 
-func (o worldObjects) UpdateStatus(_ context.Context, d *v1alpha1.DynamicSecret) error {
-	return o.p.do("status", func() error {
-		return o.p.w.store(d, func(stored *v1alpha1.DynamicSecret) { stored.Status = d.Status })
+func (o worldObjects) UpdateStatus(ctx context.Context, d *v1alpha1.DynamicSecret) error {
+	return o.p.do(ctx, "status", func() error {
+		w, before := o.p.w, o.p.w.object
+		err := w.store(d, func(stored *v1alpha1.DynamicSecret) { stored.Status = d.Status })
+		if err == nil && w.stored != nil && w.object != nil {
+			w.stored(before, w.object)
+		}
+		return err
 	})
 }
 
-func (o worldObjects) SetFinalizer(_ context.Context, d *v1alpha1.DynamicSecret, present bool) error {
-	return o.p.do(fmt.Sprintf("finalizer %v", present), func() error {
+func (o worldObjects) SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecret, present bool) error {
+	return o.p.do(ctx, fmt.Sprintf("finalizer %v", present), func() error {
 		return o.p.w.store(d, func(stored *v1alpha1.DynamicSecret) {
 			stored.Finalizers = nil
 			if present {
@@ -282,6 +344,21 @@ func (w *world) person(edit func(*v1alpha1.DynamicSecret)) {
 			stored.Generation++
 		}
 	})
+	if w.object == nil {
+		w.removedWithoutFinalizer(d)
+	}
+}
+
+// removedWithoutFinalizer does what the API server's watch and the garbage collector do.
+func (w *world) removedWithoutFinalizer(d *v1alpha1.DynamicSecret) {
+	for _, p := range w.procs {
+		p.life.Removed(d)
+	}
+	for name, s := range w.secrets {
+		if metav1.IsControlledBy(s, d) {
+			delete(w.secrets, name)
+		}
+	}
 }
 
 // delete the object, as somebody with kubectl would.
@@ -307,30 +384,74 @@ func (s worldSecrets) Cached(_ context.Context, key types.NamespacedName) (*meta
 	return &metav1.PartialObjectMetadata{ObjectMeta: *found.ObjectMeta.DeepCopy()}, nil
 }
 
+func (s worldSecrets) Owned(
+	_ context.Context, d *v1alpha1.DynamicSecret,
+) (owned []metav1.PartialObjectMetadata, _ error) {
+	for _, found := range s.p.cached {
+		if found.Labels[v1alpha1.OwnerLabel] == secret.OwnerLabelValue(d.Name) {
+			owned = append(owned, metav1.PartialObjectMetadata{ObjectMeta: *found.ObjectMeta.DeepCopy()})
+		}
+	}
+	return owned, nil
+}
+
 func (s worldSecrets) Get(_ context.Context, key types.NamespacedName) (*corev1.Secret, error) {
+	if s.p.w.refusal != nil && s.p.w.unread {
+		return nil, s.p.w.refusal
+	}
 	if found := s.p.w.secrets[key.Name]; found != nil {
 		return found.DeepCopy(), nil
 	}
 	return nil, apierrors.NewNotFound(secretsResource, key.Name)
 }
 
-func (s worldSecrets) Create(_ context.Context, sec *corev1.Secret, dryRun bool) error {
+func (s worldSecrets) Create(ctx context.Context, sec *corev1.Secret, dryRun bool) error {
 	taken := func() error {
 		if s.p.w.secrets[sec.Name] != nil {
 			return apierrors.NewAlreadyExists(secretsResource, sec.Name)
 		}
-		return nil
+		return s.p.w.admit(sec, dryRun)
 	}
 	if dryRun {
 		return taken()
 	}
-	return s.p.do("create secret", func() error {
+	return s.p.do(ctx, "create secret", func() error {
 		if err := taken(); err != nil {
 			return err
 		}
 		s.p.w.put(sec)
 		return nil
 	})
+}
+
+// admit does what the API server does with a Secret before it stores it.
+func (w *world) admit(sec *corev1.Secret, dryRun bool) error {
+	if w.admission != nil {
+		if err := w.admission(sec, dryRun); err != nil {
+			return err
+		}
+	}
+	if secret.CheckKeys(sec.Type, slices.Collect(maps.Keys(sec.Data))) != nil {
+		return invalid(metav1.StatusCause{Type: metav1.CauseTypeFieldValueRequired, Field: "data[tls.crt]"})
+	}
+	return nil
+}
+
+// invalid is the API server's error for a Secret that it does not accept.
+func invalid(causes ...metav1.StatusCause) error {
+	err := apierrors.NewInvalid(schema.GroupKind{Kind: "Secret"}, "orders", nil)
+	err.ErrStatus.Details.Causes = causes
+	return err
+}
+
+// denial is the error of a ValidatingAdmissionPolicy.
+func denial(message string) error {
+	err := invalid(metav1.StatusCause{Message: message})
+	var status *apierrors.StatusError
+	errors.As(err, &status)
+	status.ErrStatus.Message = "secrets \"orders\" is forbidden: ValidatingAdmissionPolicy 'hostile' with binding " +
+		"'hostile' denied request: " + message
+	return err
 }
 
 func (w *world) put(sec *corev1.Secret) {
@@ -342,17 +463,21 @@ func (w *world) put(sec *corev1.Secret) {
 	w.secrets[sec.Name] = sec.DeepCopy()
 }
 
-func (s worldSecrets) Patch(_ context.Context, c secret.Change, dryRun bool) (*metav1.PartialObjectMetadata, error) {
-	m := &metav1.PartialObjectMetadata{}
+func (s worldSecrets) Patch(ctx context.Context, c secret.Change, dryRun bool) (*corev1.Secret, error) {
+	m := &corev1.Secret{}
 	patch := func() error {
 		at := &metav1.ObjectMeta{Name: c.Name, UID: c.UID, ResourceVersion: c.ResourceVersion}
-		if err := s.p.w.locked(at); err != nil || dryRun {
+		if err := s.p.w.locked(at); err != nil {
 			return err
 		}
 		sec := s.p.w.secrets[c.Name].DeepCopy()
+		before := sec.DeepCopy()
 		mergeInto(sec.Labels, c.Labels)
 		mergeInto(sec.Annotations, c.Annotations)
 		sec.OwnerReferences = c.Owners
+		if sec.Data == nil {
+			sec.Data = map[string][]byte{}
+		}
 		for key, value := range c.Data {
 			if value == nil {
 				delete(sec.Data, key)
@@ -360,14 +485,20 @@ func (s worldSecrets) Patch(_ context.Context, c secret.Change, dryRun bool) (*m
 				sec.Data[key] = value
 			}
 		}
+		if sec.Immutable != nil && *sec.Immutable && !equality.Semantic.DeepEqual(before.Data, sec.Data) {
+			return invalid(metav1.StatusCause{Type: metav1.CauseTypeForbidden, Field: "data"})
+		}
+		if err := s.p.w.admit(sec, dryRun); err != nil || dryRun {
+			return err
+		}
 		s.p.w.put(sec)
-		m.ObjectMeta = sec.ObjectMeta
+		sec.DeepCopyInto(m)
 		return nil
 	}
 	if dryRun {
 		return m, patch()
 	}
-	return m, s.p.do("update secret", patch)
+	return m, s.p.do(ctx, "update secret", patch)
 }
 
 func mergeInto(have map[string]string, change map[string]*string) {
@@ -380,8 +511,11 @@ func mergeInto(have map[string]string, change map[string]*string) {
 	}
 }
 
-func (s worldSecrets) Delete(_ context.Context, m *metav1.ObjectMeta) error {
-	return s.p.do("delete secret", func() error {
+func (s worldSecrets) Delete(ctx context.Context, m *metav1.ObjectMeta) error {
+	return s.p.do(ctx, "delete secret", func() error {
+		if s.p.w.refusal != nil {
+			return s.p.w.refusal
+		}
 		if err := s.p.w.locked(m); err != nil {
 			return err
 		}
@@ -445,75 +579,92 @@ func (s worldSources) Disputed(context.Context, *v1alpha1.DynamicSecret, *v1alph
 type worldBackend struct{ p *process }
 
 // call makes one request. A fault after it loses the response; a late one lets the backend act when nobody waits.
-func (l worldBackend) call(op string, act func() error) error {
+func (l worldBackend) call(ctx context.Context, op string, act func() error) error {
 	w := l.p.w
-	w.backend.Next = func(string) fake.Fault {
-		if w.down {
+	w.backend.Next = func(op string) fake.Fault {
+		switch {
+		case w.down:
 			return fake.Down
+		case w.refuses[op]:
+			return fake.Refused
 		}
 		return fake.None
 	}
 	if w.fault.after == 0 && w.fault.kind == late && op == "issue" && !w.down {
 		w.backend.Next = func(string) fake.Fault { return fake.Late }
 	}
-	err := l.p.do(op, act)
+	err := l.p.do(ctx, op, act)
 	if errors.Is(err, errUnreachable) {
 		return backend.Errorf(backend.NoResponse, "%s got no response", op)
 	}
 	return err
 }
 
+// seen is a term as the process measures it: from when it sent the request, by its own clock.
+func (l worldBackend) seen(t lease.Term) lease.Term {
+	if !t.At.IsZero() {
+		t.At = t.At.Add(l.p.skew)
+	}
+	return t
+}
+
 func (l worldBackend) Login(ctx context.Context, who backend.Identity) (s backend.Session, err error) {
-	err = l.call("login", func() (err error) { s, err = l.p.w.backend.Login(ctx, who); return err })
+	err = l.call(ctx, "login", func() (err error) { s, err = l.p.w.backend.Login(ctx, who); return err })
+	s.Term = l.seen(s.Term)
 	return s, err
 }
 
 func (l worldBackend) Issue(
 	ctx context.Context, s backend.Session, src v1alpha1.SecretSource,
 ) (r backend.Response, err error) {
-	err = l.call("issue", func() (err error) { r, err = l.p.w.backend.Issue(ctx, s, src); return err })
+	err = l.call(ctx, "issue", func() (err error) { r, err = l.p.w.backend.Issue(ctx, s, src); return err })
+	r.Term = l.seen(r.Term)
 	return r, err
 }
 
 func (l worldBackend) Read(
 	ctx context.Context, who backend.Identity, src v1alpha1.SecretSource,
 ) (r backend.Response, err error) {
-	err = l.call("read", func() (err error) { r, err = l.p.w.backend.Read(ctx, who, src); return err })
+	err = l.call(ctx, "read", func() (err error) { r, err = l.p.w.backend.Read(ctx, who, src); return err })
+	r.Term = l.seen(r.Term)
 	return r, err
 }
 
 func (l worldBackend) Renew(
 	ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration,
 ) (t lease.Term, err error) {
-	err = l.call("renew", func() (err error) { t, err = l.p.w.backend.Renew(ctx, rec, increment); return err })
-	return t, err
+	err = l.call(ctx, "renew", func() (err error) { t, err = l.p.w.backend.Renew(ctx, rec, increment); return err })
+	return l.seen(t), err
 }
 
 func (l worldBackend) ExtendSession(
 	ctx context.Context, rec v1alpha1.LeaseRecord, who backend.Owner,
 ) (t lease.Term, err error) {
-	err = l.call("extend", func() (err error) { t, err = l.p.w.backend.ExtendSession(ctx, rec, who); return err })
-	return t, err
+	err = l.call(ctx, "extend", func() (err error) { t, err = l.p.w.backend.ExtendSession(ctx, rec, who); return err })
+	return l.seen(t), err
 }
 
 func (l worldBackend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) error {
-	return l.call("revoke", func() error { return l.p.w.backend.Revoke(ctx, rec, owner) })
+	return l.call(ctx, "revoke", func() error { return l.p.w.backend.Revoke(ctx, rec, owner) })
 }
 
 func (l worldBackend) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
-	return l.call("lookup", func() error { return l.p.w.backend.Lookup(ctx, rec) })
+	return l.call(ctx, "lookup", func() error { return l.p.w.backend.Lookup(ctx, rec) })
 }
 
 // worldRollouts are the consumers: one workload that reads the Secret when it starts.
 type worldRollouts struct{ p *process }
 
-func (r worldRollouts) Follow(_ context.Context, d *v1alpha1.DynamicSecret, hold bool) (rollout.Progress, error) {
+func (r worldRollouts) Follow(ctx context.Context, d *v1alpha1.DynamicSecret, hold bool) (rollout.Progress, error) {
 	w := r.p.w
+	if w.inspections++; w.rolloutFault != nil {
+		return rollout.Progress{}, w.rolloutFault
+	}
 	if h := d.Status.Handover; h.Stamp != w.stamp {
 		if hold {
 			return rollout.Progress{Reason: v1alpha1.ReasonRollingOut, Waiting: []string{"others"}}, nil
 		}
-		if err := r.p.do("stamp", func() error {
+		if err := r.p.do(ctx, "stamp", func() error {
 			w.move()
 			w.stamp, w.rolledAt = h.Stamp, w.clock.Now().Add(w.takes)
 			return nil
@@ -542,8 +693,10 @@ func (w *world) move() {
 
 type worldAnnouncer struct{ w *world }
 
-func (worldAnnouncer) Event(*v1alpha1.DynamicSecret, string, string, string) {}
-func (worldAnnouncer) Count(string, string)                                  {}
+func (a worldAnnouncer) Event(_ *v1alpha1.DynamicSecret, _, reason, message string) {
+	a.w.events = append(a.w.events, reason+": "+message)
+}
+func (worldAnnouncer) Count(string, string) {}
 func (a worldAnnouncer) Abandoned(_ context.Context, _ *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord, _ string) {
 	a.w.abandoned[rec.Handle()] = true
 }
@@ -557,6 +710,9 @@ func (w *world) known() map[string]bool {
 		}
 	}
 	for _, p := range w.procs {
+		for _, rec := range p.remains() {
+			known[rec.ID], known[rec.Handle()] = true, true
+		}
 		for _, mem := range p.life.memory.objects {
 			if mem.held == nil {
 				continue
@@ -600,7 +756,8 @@ func (w *world) pass(d time.Duration) {
 
 // settle stops all faults and lets time pass until everything is at rest.
 func (w *world) settle() error {
-	w.fault, w.down = fault{after: -1}, false
+	w.fault, w.down, w.refusal, w.admission = fault{after: -1}, false, nil, nil
+	clear(w.refuses)
 	for _, p := range w.procs {
 		p.skew = 0
 	}
@@ -655,6 +812,9 @@ func (w *world) changesIn(n int) int {
 }
 
 func (p *process) holds() bool {
+	if len(p.life.memory.removed) > 0 {
+		return true
+	}
 	for _, mem := range p.life.memory.objects {
 		if mem.held != nil {
 			return true
@@ -677,7 +837,7 @@ func (w *world) unnoticed() bool {
 // pending says that something is still to be done.
 func (w *world) pending() bool {
 	if w.object == nil {
-		return false
+		return w.procs[0].holds()
 	}
 	st := w.object.Status
 	none := len(st.Leases) == 0
@@ -694,9 +854,7 @@ func (w *world) gone(p *process) {
 	if w.object != nil {
 		return
 	}
-	for _, key := range slices.Collect(maps.Keys(p.life.memory.objects)) {
-		_, _ = p.life.Gone(context.Background(), key)
-	}
+	_, _ = p.life.Gone(context.Background(), ordersKey)
 }
 
 // tamper changes a value in the Secret.

@@ -59,13 +59,14 @@ type bed struct {
 	*Runner
 	t     *testing.T
 	clock *testclock.FakeClock
-	// report, err and advice are the result of the next inspection. notFound is why there is no backend; plain means
-	// that the backend cannot be inspected.
+	// report, err and verification are the result of the next inspection. notFound is why there is no backend; plain
+	// means that the backend cannot be inspected.
 	report   backend.Report
 	err      error
-	advice   []string
 	notFound error
 	plain    bool
+
+	verification Verification
 	// stale: the cache does not know the ledgers yet.
 	stale bool
 	// events and forgotten providers, and the number of lists that were read from the API server.
@@ -104,9 +105,9 @@ func newBed(t *testing.T, stored ...client.Object) *bed {
 		WithStatusSubresource(&v1alpha1.DynamicSecret{}, &v1alpha1.ClusterSecretProvider{}).Build()
 	b.Runner = New(Config{
 		Clock: b.clock, Backends: b, Users: users, Key: key, Interval: time.Hour, RetryInterval: time.Minute,
-		Client: interceptor.NewClient(server, interceptor.Funcs{List: b.cachedList}),
-		Reader: interceptor.NewClient(server, interceptor.Funcs{List: b.uncachedList}),
-		Advice: func(v1alpha1.Provider) []string { return b.advice },
+		Client:       interceptor.NewClient(server, interceptor.Funcs{List: b.cachedList}),
+		Reader:       interceptor.NewClient(server, interceptor.Funcs{List: b.uncachedList}),
+		Verification: func(v1alpha1.Provider) Verification { return b.verification },
 		Announce: func(_ v1alpha1.Provider, kind, reason, _ string) {
 			b.events = append(b.events, kind+" "+reason)
 		},

@@ -24,7 +24,16 @@ func judge(p v1alpha1.Provider, report backend.Report, err error, now time.Time)
 		}
 		st.MissingCapabilities, st.AdvisedCapabilities = report.Missing, report.Advised
 	}
-	lease.SetSummary(&st.Conditions, p.GetGeneration(), now, verdict(report, err))
+	s := verdict(report, err)
+	if ready := Ready(p); ready.Status == metav1.ConditionTrue && ready.ObservedGeneration == p.GetGeneration() {
+		switch backend.KindOf(err) {
+		case backend.Throttled:
+			return // nothing was learnt
+		case backend.QuotaExceeded:
+			s.Ready, s.Message = true, s.Message+". Leases are renewed and revoked meanwhile."
+		}
+	}
+	lease.SetSummary(&st.Conditions, p.GetGeneration(), now, s)
 }
 
 // verdict on the provider.
@@ -33,9 +42,12 @@ func verdict(report backend.Report, err error) lease.Summary {
 	case err != nil:
 		b := backend.BlockFor(err)
 		return lease.Summary{Reason: b.Reason, Message: b.Message, Stalled: b.Stalled}
-	case len(report.Missing) > 0 && !report.Unattended:
-		return lease.Summary{Reason: v1alpha1.ReasonPolicyIncomplete, Stalled: true,
-			Message: lacks(report.Identity, report.Missing) + " Nothing is issued, because it could not be revoked."}
+	case len(report.Missing) > 0 && !report.Accepted:
+		message := lacks(report.Identity, report.Missing) + " Nothing is issued, because it could not be revoked."
+		if report.Remedy != "" {
+			message += " " + report.Remedy
+		}
+		return lease.Summary{Reason: v1alpha1.ReasonPolicyIncomplete, Stalled: true, Message: message}
 	}
 	s := lease.Summary{Ready: true, Reason: v1alpha1.ReasonReachable, Message: reachable(report)}
 	if report.Unattended {
@@ -71,8 +83,11 @@ func lacks(identity string, permissions []string) string {
 }
 
 // Ready is the Ready condition of a provider; the zero value if it has none yet.
-func Ready(p v1alpha1.Provider) metav1.Condition {
-	if c := meta.FindStatusCondition(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition); c != nil {
+func Ready(p v1alpha1.Provider) metav1.Condition { return conditionOf(p, v1alpha1.ReadyCondition) }
+
+// conditionOf is a condition of a provider; the zero value if it has none of the kind.
+func conditionOf(p v1alpha1.Provider, kind string) metav1.Condition {
+	if c := meta.FindStatusCondition(p.ProviderStatus().Conditions, kind); c != nil {
 		return *c
 	}
 	return metav1.Condition{}

@@ -33,7 +33,9 @@ func TestJudge(t *testing.T) {
 	lacking.Missing = []string{"sys/leases/lookup: update", "sys/leases/revoke: update"}
 	unattended, unattendedLacking := found, lacking
 	unattended.Unattended, unattended.Notes = true, []string{"keeperAuth is not set."}
-	unattendedLacking.Unattended = true
+	unattendedLacking.Unattended, unattendedLacking.Remedy = true, "Or accept this."
+	accepted := unattendedLacking
+	accepted.Accepted = true
 	advised := found
 	advised.Advised = []string{"sys/leases/lookup/database/creds/orders: list, sudo"}
 	server := &v1alpha1.ServerStatus{Kind: "OpenBao", Version: "2.5.0"}
@@ -69,8 +71,13 @@ func TestJudge(t *testing.T) {
 		conditions: ready, reason: v1alpha1.ReasonUnattended,
 		message: []string{"keeperAuth is not set."}, server: server,
 	}, {
-		it: "names what the borrowed identity lacks", because: "leases may have to be abandoned",
+		it: "is stalled if the borrowed identity lacks permissions", because: "it would issue what it cannot revoke",
 		provider: clusterProvider(), report: unattendedLacking,
+		conditions: stuck, reason: v1alpha1.ReasonPolicyIncomplete,
+		message: append([]string{"Or accept this."}, lacking.Missing...), missing: lacking.Missing, server: server,
+	}, {
+		it: "is ready if the spec accepts what lacks", because: "leases may have to be abandoned",
+		provider: clusterProvider(), report: accepted,
 		conditions: ready, reason: v1alpha1.ReasonUnattended,
 		message: append([]string{"abandoned"}, lacking.Missing...), missing: lacking.Missing, server: server,
 	}, {

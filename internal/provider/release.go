@@ -24,20 +24,30 @@ func (r *Runner) release(ctx context.Context, p Object) (time.Duration, error) {
 		return 0, err
 	}
 	if len(holders) > 0 {
-		return r.RetryInterval, r.write(ctx, p, func(now time.Time) {
+		before := Ready(p)
+		err := r.write(ctx, p, func(now time.Time) {
 			lease.SetSummary(&p.ProviderStatus().Conditions, p.GetGeneration(), now,
 				lease.Summary{Reason: v1alpha1.ReasonInUse, Message: inUse(holders)})
 		})
+		if err == nil {
+			r.announceChange(p, before)
+		}
+		return r.retryPause(p), err
 	}
 	r.Backends.Forget(p)
+	r.forget(p)
 	before := p.DeepCopyObject().(client.Object)
 	controllerutil.RemoveFinalizer(p, v1alpha1.ProviderFinalizer)
 	err = r.Client.Patch(ctx, p, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 	return 0, client.IgnoreNotFound(err)
 }
 
-// holders lists the DynamicSecrets whose ledger names the provider. The cache is read first, because the provider may
-// have to wait long. A record may be newer than the cache, so only the API server proves that there is none.
+// pageSize limits how many objects are in memory at the same time.
+const pageSize = 250
+
+// holders lists the DynamicSecrets whose ledger names the provider. The index of the cache is read first, because the
+// provider may have to wait long. A record may be newer than the cache, so only the API server proves that there is
+// none.
 func (r *Runner) holders(ctx context.Context, p Object) ([]string, error) {
 	key := r.Key(p.Kind(), p.GetName(), p.GetNamespace())
 	var list v1alpha1.DynamicSecretList
@@ -49,11 +59,21 @@ func (r *Runner) holders(ctx context.Context, p Object) ([]string, error) {
 	if names := r.naming(key, list.Items); len(names) > 0 {
 		return names, nil
 	}
-	list = v1alpha1.DynamicSecretList{}
-	if err := r.Reader.List(ctx, &list, within); err != nil {
-		return nil, err
+	return r.storedHolders(ctx, key, within)
+}
+
+// storedHolders reads all objects from the API server, until a page has holders.
+func (r *Runner) storedHolders(ctx context.Context, key string, within client.InNamespace) ([]string, error) {
+	for next := ""; ; {
+		var page v1alpha1.DynamicSecretList
+		if err := r.Reader.List(ctx, &page, within, client.Limit(pageSize), client.Continue(next)); err != nil {
+			return nil, err
+		}
+		names := r.naming(key, page.Items)
+		if next = page.Continue; len(names) > 0 || next == "" {
+			return names, nil
+		}
 	}
-	return r.naming(key, list.Items), nil
 }
 
 // naming returns the names of the objects whose ledger names the provider.

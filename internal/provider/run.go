@@ -2,12 +2,14 @@ package provider
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -25,15 +27,16 @@ type Config struct {
 	Reader client.Reader
 	// Backends finds the backend of a provider.
 	Backends Backends
-	// Advice returns the permissions that would make it easier to verify the provider's leases.
-	Advice func(p v1alpha1.Provider) []string
+	// Verification reports how the provider's leases are verified.
+	Verification func(p v1alpha1.Provider) Verification
 	// Announce emits an event about a provider.
 	Announce func(p v1alpha1.Provider, kind, reason, message string)
 	// Users is the index of DynamicSecrets by the keys of the providers in their spec and their ledger. Key returns the
 	// key of a provider.
 	Users string
 	Key   func(kind, name, namespace string) string
-	// Interval between inspections of a provider that is ready, RetryInterval of one that is not.
+	// Interval between inspections of a provider that is ready. RetryInterval is the first pause for one that is not;
+	// it doubles up to maxRetries times that.
 	Interval, RetryInterval time.Duration
 }
 
@@ -51,11 +54,26 @@ type Object interface {
 	client.Object
 }
 
+// maxRetries is the longest pause between inspections of a provider that is not ready, in RetryIntervals. A change of
+// its spec, and a change of its server's availability, are noticed at once.
+const maxRetries = 8
+
 // Runner keeps the status of providers.
-type Runner struct{ Config }
+type Runner struct {
+	Config
+	mu sync.Mutex
+	// failures are the consecutive inspections without success.
+	failures map[types.UID]failures
+}
+
+// failures of one spec.
+type failures struct {
+	generation int64
+	pause      time.Duration
+}
 
 // New makes a Runner.
-func New(c Config) *Runner { return &Runner{Config: c} }
+func New(c Config) *Runner { return &Runner{Config: c, failures: map[types.UID]failures{}} }
 
 // Run inspects the provider and stores the result, or lets go of a provider that is being deleted. It returns when to
 // run again; 0: never.
@@ -75,16 +93,50 @@ func (r *Runner) run(ctx context.Context, p Object) (time.Duration, error) {
 		return 0, err
 	}
 	report, inspectErr := r.inspect(ctx, p)
-	report.Advised = r.Advice(p)
-	before := Ready(p)
-	if err := r.write(ctx, p, func(now time.Time) { judge(p, report, inspectErr, now) }); err != nil {
+	verification := r.Verification(p)
+	report.Advised = p.ProviderStatus().AdvisedCapabilities
+	if verification.Known {
+		report.Advised = verification.Advised
+	}
+	before, verified := Ready(p), conditionOf(p, v1alpha1.VerifyingCondition)
+	err := r.write(ctx, p, func(now time.Time) {
+		judge(p, report, inspectErr, now)
+		if inspectErr == nil {
+			judgeVerification(p, report.Identity, verification, now)
+		}
+	})
+	if err != nil {
 		return 0, err
 	}
 	r.announceChange(p, before)
-	if Ready(p).Status == metav1.ConditionTrue {
+	if now := conditionOf(p, v1alpha1.VerifyingCondition); now.Status == metav1.ConditionFalse &&
+		now.Reason != verified.Reason {
+		r.Announce(p, corev1.EventTypeWarning, now.Reason, now.Message)
+	}
+	if Ready(p).Status == metav1.ConditionTrue && inspectErr == nil {
+		r.forget(p)
 		return r.Interval, nil
 	}
-	return r.RetryInterval, nil
+	return r.retryPause(p), nil
+}
+
+// retryPause is the pause after one more inspection without success.
+func (r *Runner) retryPause(p Object) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	pause := r.RetryInterval
+	if last, ok := r.failures[p.GetUID()]; ok && last.generation == p.GetGeneration() {
+		pause = min(2*last.pause, maxRetries*r.RetryInterval)
+	}
+	r.failures[p.GetUID()] = failures{p.GetGeneration(), pause}
+	return pause
+}
+
+// forget drops the failures of a provider.
+func (r *Runner) forget(p Object) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.failures, p.GetUID())
 }
 
 // addFinalizer adds the finalizer before anything can be leased from the provider.
@@ -121,10 +173,13 @@ func (r *Runner) write(ctx context.Context, p Object, change func(now time.Time)
 	return r.Client.Status().Update(ctx, p)
 }
 
-// announceChange emits an event if the provider became ready again, is no longer ready, or is not for another reason.
+// announceChange emits an event if the provider became ready again, is no longer ready, or is not for another reason;
+// and if a provider that is ready met a quota.
 func (r *Runner) announceChange(p v1alpha1.Provider, before metav1.Condition) {
 	now := Ready(p)
 	switch {
+	case now.Reason == v1alpha1.ReasonQuotaExceeded && before.Reason != now.Reason:
+		r.Announce(p, corev1.EventTypeWarning, now.Reason, now.Message)
 	case now.Status == metav1.ConditionTrue && before.Status == metav1.ConditionFalse:
 		r.Announce(p, corev1.EventTypeNormal, now.Reason, now.Message)
 	case now.Status == metav1.ConditionFalse && (before.Status != now.Status || before.Reason != now.Reason):

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
@@ -40,6 +41,39 @@ func TestInspectsSoonerWhileNotReady(t *testing.T) {
 	}
 }
 
+func TestFailedInspectionsBackOff(t *testing.T) {
+	b := newBed(t, clusterProvider())
+	pauses := func(n int) (all []time.Duration) {
+		for range n {
+			pause, _ := b.run()
+			all = append(all, pause)
+		}
+		return all
+	}
+	b.err = backend.Errorf(backend.Unavailable, "it is unavailable")
+	const m = time.Minute
+	if got := pauses(5); !slices.Equal(got, []time.Duration{m, 2 * m, 4 * m, 8 * m, 8 * m}) {
+		t.Errorf("the pauses are %v", got)
+	}
+	b.err = nil
+	pauses(1)
+	b.err = backend.Errorf(backend.LoginFailed, "correct the role")
+	if got := pauses(2); !slices.Equal(got, []time.Duration{m, 2 * m}) {
+		t.Errorf("after a success, the pauses are %v", got)
+	}
+	p := clusterProvider()
+	if err := b.Client.Get(t.Context(), types.NamespacedName{Name: p.Name}, p); err != nil {
+		t.Fatal(err)
+	}
+	p.Generation++
+	if err := b.Client.Update(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if got := pauses(1); got[0] != m {
+		t.Errorf("after a change of the spec, the pause is %v", got)
+	}
+}
+
 func TestUnchangedResultIsNotWritten(t *testing.T) {
 	b := newBed(t, clusterProvider())
 	_, before := b.run()
@@ -64,18 +98,93 @@ func TestChangesOfReadinessAreEvents(t *testing.T) {
 	}
 }
 
-func TestAdviceIsReportedWhileItApplies(t *testing.T) {
-	b := newBed(t, clusterProvider())
-	b.advice = []string{"sys/leases/lookup/database/creds/orders: list, sudo"}
-	_, p := b.run()
-	ready := Ready(p)
-	reported := strings.Contains(ready.Message, b.advice[0]) && slices.Equal(p.Status.AdvisedCapabilities, b.advice)
-	if ready.Status != metav1.ConditionTrue || !reported {
-		t.Errorf("Ready is %+v, advised %v", ready, p.Status.AdvisedCapabilities)
+func TestAQuotaDoesNotMakeAProviderUnready(t *testing.T) {
+	for _, c := range []struct {
+		kind   backend.ErrorKind
+		reason string
+		events int
+	}{
+		{backend.Throttled, v1alpha1.ReasonReachable, 0},
+		{backend.QuotaExceeded, v1alpha1.ReasonQuotaExceeded, 1},
+	} {
+		b := newBed(t, clusterProvider())
+		b.run()
+		b.err = backend.Errorf(c.kind, "the quota is full")
+		for _, after := range []time.Duration{time.Minute, 2 * time.Minute} {
+			pause, p := b.run()
+			ready := Ready(p)
+			if ready.Status != metav1.ConditionTrue || ready.Reason != c.reason || pause != after {
+				t.Errorf("after %s: %+v, next inspection in %s", c.kind, ready, pause)
+			}
+		}
+		if len(b.events) != c.events {
+			t.Errorf("after %s: events %v", c.kind, b.events)
+		}
 	}
-	b.advice = nil
-	if _, p = b.run(); len(p.Status.AdvisedCapabilities) > 0 {
-		t.Errorf("it still advises %v", p.Status.AdvisedCapabilities)
+}
+
+func TestAQuotaKeepsANewProviderUnready(t *testing.T) {
+	b := newBed(t, clusterProvider())
+	b.err = backend.Errorf(backend.QuotaExceeded, "the quota is full")
+	_, p := b.run()
+	got := conditionsOf(p)
+	if got != "Ready=False Reconciling=True" || Ready(p).Reason != v1alpha1.ReasonQuotaExceeded {
+		t.Errorf("%s, Ready is %+v", got, Ready(p))
+	}
+}
+
+func TestVerificationIsReported(t *testing.T) {
+	const line = "sys/leases/lookup/database/creds/orders: list, sudo"
+	denied := Verification{Known: true, Leases: true, Advised: []string{line}}
+	for _, c := range []struct {
+		it      string
+		given   Verification
+		status  metav1.ConditionStatus // empty: there is no condition
+		reason  string
+		message string
+		advised []string
+	}{
+		{"lists", Verification{Known: true, Leases: true}, metav1.ConditionTrue, v1alpha1.ReasonLeasesListed,
+			"once a --verify-interval", nil},
+		{"lists that are denied", denied, metav1.ConditionFalse, v1alpha1.ReasonListDenied, line, []string{line}},
+		{"lists that fail", Verification{Known: true, Leases: true, Failed: "no response in time"},
+			metav1.ConditionFalse, v1alpha1.ReasonListFailed, "no response in time", nil},
+		{"lists that are slow", Verification{Known: true, Leases: true, Overdue: 5 * time.Minute},
+			metav1.ConditionFalse, v1alpha1.ReasonListsSlow, "5m0s", nil},
+		{"no leases", Verification{Known: true}, "", "", "", nil},
+		{"nothing yet after a restart", Verification{}, metav1.ConditionFalse, v1alpha1.ReasonListDenied, line,
+			[]string{line}},
+	} {
+		t.Run(c.it, func(t *testing.T) {
+			b := newBed(t, clusterProvider())
+			b.verification = denied
+			b.run()
+			b.verification = c.given
+			_, p := b.run()
+			got := conditionOf(p, v1alpha1.VerifyingCondition)
+			if got.Status != c.status || got.Reason != c.reason || !strings.Contains(got.Message, c.message) {
+				t.Errorf("Verifying is %+v", got)
+			}
+			if !slices.Equal(p.Status.AdvisedCapabilities, c.advised) || Ready(p).Status != metav1.ConditionTrue {
+				t.Errorf("advised %v, Ready %+v", p.Status.AdvisedCapabilities, Ready(p))
+			}
+			before := p.ResourceVersion
+			if _, p = b.run(); p.ResourceVersion != before {
+				t.Error("each inspection is a write")
+			}
+		})
+	}
+}
+
+func TestFailedVerificationIsAnEvent(t *testing.T) {
+	b := newBed(t, clusterProvider())
+	b.verification = Verification{Known: true, Leases: true}
+	b.run()
+	b.verification.Failed = "no response in time"
+	b.run()
+	b.run()
+	if want := []string{"Warning " + v1alpha1.ReasonListFailed}; !slices.Equal(b.events, want) {
+		t.Errorf("events %v, want %v", b.events, want)
 	}
 }
 
@@ -133,6 +242,19 @@ func TestTerminatingProviderWaitsForItsLeases(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestInUseIsOneEventAndBacksOff(t *testing.T) {
+	held := v1alpha1.DynamicSecretStatus{Leases: []v1alpha1.LeaseRecord{record(v1alpha1.ProviderKindCluster, "vault")}}
+	b := newBed(t, clusterProvider(terminating), dynamicSecret(held))
+	for _, after := range []time.Duration{time.Minute, 2 * time.Minute, 4 * time.Minute} {
+		if pause, _ := b.run(); pause != after {
+			t.Errorf("the next check is in %s, want %s", pause, after)
+		}
+	}
+	if want := []string{"Warning " + v1alpha1.ReasonInUse}; !slices.Equal(b.events, want) || b.uncached != 0 {
+		t.Errorf("events %v, %d lists that were read from the API server", b.events, b.uncached)
 	}
 }
 

@@ -15,8 +15,9 @@ const (
 	// countLife is how long a stored count permits the revocation. A process that was paused for longer counts again,
 	// and so learns whether another process has continued in the meantime.
 	countLife = 10 * time.Second
-	// stalledPause is the pause between attempts that can only succeed after a person has changed something.
-	stalledPause = time.Minute
+	// stalledPause is the pause between attempts that can only succeed after a person has changed something, such as
+	// the policy at the backend, which nobody watches. They revoke during an incident, and do not want to wait.
+	stalledPause = 4 * time.Second
 	// obstaclePause is the pause between attempts to find the backend.
 	obstaclePause = 5 * time.Second
 	// firstPause is the pause after a check that found fewer leases than the one before. It doubles with every check

@@ -133,7 +133,7 @@ func (w *work) observe(ctx context.Context) (Observation, error) {
 	p, err := w.Provider(ctx, ref.Kind, ref.Name, ref.Namespace)
 	if apierrors.IsNotFound(err) {
 		return w.obstructed("", v1alpha1.ReasonProviderNotFound, backend.Errorf(backend.Misconfigured,
-			"%s does not exist: create it, or create a LeaseRevocation that names another.", ref)), nil
+			"%s does not exist: create it, or create a LeaseRevocation that names %s.", ref, w.another(ctx))), nil
 	}
 	if err != nil {
 		return Observation{}, err
@@ -151,6 +151,18 @@ func (w *work) observe(ctx context.Context) (Observation, error) {
 		return Observation{}, err
 	}
 	return Observation{Provider: version, Holders: len(w.facts.concerned(w.holders))}, nil
+}
+
+// another names the ClusterSecretProvider if the kind in providerRef is wrong.
+func (w *work) another(ctx context.Context) string {
+	ref := w.Spec.ProviderRef
+	if ref.Kind != v1alpha1.ProviderKindNamespaced {
+		return "another"
+	}
+	if _, err := w.Provider(ctx, v1alpha1.ProviderKindCluster, ref.Name, ""); err != nil {
+		return "another"
+	}
+	return v1alpha1.ProviderKindCluster + " " + ref.Name + ", which does"
 }
 
 // obstructed is the observation of a backend that cannot be used. An empty reason is that of the error.
@@ -208,8 +220,8 @@ func (w *work) wait(ctx context.Context, s Step) (time.Duration, error) {
 	return pause, w.write(ctx, notReady(*s.Obstacle))
 }
 
-// fail records that a step failed because of the backend. The step is repeated after a pause: a minute if a person must
-// change something first.
+// fail records that a step failed because of the backend. The step is repeated after a pause: a short
+// one if a person must change something first.
 func (w *work) fail(ctx context.Context, seen Observation, err *backend.Error) (time.Duration, error) {
 	b := backend.BlockFor(err)
 	count := w.facts.Failure.Count + 1

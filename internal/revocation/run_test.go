@@ -277,7 +277,17 @@ func TestWaitsForItsProvider(t *testing.T) {
 		t.Fatalf("next step in %s (%v)", pause, err)
 	}
 	b.wantCondition(v1alpha1.StalledCondition, metav1.ConditionTrue, v1alpha1.ReasonProviderNotFound,
-		"SecretProvider shop/own")
+		"SecretProvider shop/own does not exist: create it, or create a LeaseRevocation that names another.")
+	other := provider()
+	other.Name, other.UID = "own", "provider-2"
+	if err := b.objects.Create(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.step(); err != nil {
+		t.Fatal(err)
+	}
+	b.wantCondition(v1alpha1.StalledCondition, metav1.ConditionTrue, v1alpha1.ReasonProviderNotFound,
+		"names ClusterSecretProvider own, which does")
 	p := &v1alpha1.SecretProvider{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "own"}}
 	p.Spec.ProviderSpec = provider().Spec.ProviderSpec
 	if err := b.objects.Create(t.Context(), p); err != nil {

@@ -2,6 +2,7 @@ package revocation
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -51,13 +52,18 @@ func (w *work) count(ctx context.Context) error {
 	return nil
 }
 
+// notStarted are the errors after which the backend has revoked nothing.
+var notStarted = []backend.ErrorKind{
+	backend.Denied, backend.Unavailable, backend.Throttled, backend.QuotaExceeded, backend.Misconfigured,
+}
+
 // revoke makes the backend revoke the leases, and stores that it accepted that.
 func (w *work) revoke(ctx context.Context) error {
 	log.FromContext(ctx).Info("revoking leases",
 		w.logged("matched", w.Status.MatchedLeases, "dynamicSecrets", w.Status.DynamicSecrets)...)
 	if err := w.bulk.RevokeAll(ctx, &w.Spec); err != nil {
 		kind := backend.KindOf(err)
-		w.facts.Rejected = kind == backend.Denied || kind == backend.Unavailable || kind == backend.Misconfigured
+		w.facts.Rejected = slices.Contains(notStarted, kind)
 		w.facts.Counted = Counted{}
 		return err
 	}

@@ -2,6 +2,7 @@ package rollout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -15,22 +16,22 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// findWorkloads returns the workloads that the spec selects, each once. A named workload that does not exist is a
-// finding.
+// findWorkloads returns the workloads that the spec selects, each once. What cannot be read, and a named workload that
+// does not exist, is a finding. An error is a missing permission.
 func (r *Rollouts) findWorkloads(ctx context.Context, c Consumer) (found []*workload, findings []finding, err error) {
 	findings = invalidSelectors(c.Spec)
 	for _, k := range kinds {
-		candidates, known, err := r.candidates(ctx, k, c)
-		if err != nil {
+		selected, known, err := r.selected(ctx, k, c)
+		if lacksAny(err) {
 			return nil, nil, err
 		}
-		for _, w := range candidates {
-			if c.targets(w) {
-				found = append(found, w)
-			}
+		if err != nil {
+			findings = append(findings, failed(err))
+			continue
 		}
+		found = append(found, selected...)
 		for _, name := range targetNames(k, c.Spec) {
-			if !slices.ContainsFunc(candidates, func(w *workload) bool { return w.object.GetName() == name }) {
+			if !slices.ContainsFunc(selected, func(w *workload) bool { return w.object.GetName() == name }) {
 				findings = append(findings, notFound(k, name, known))
 			}
 		}
@@ -46,11 +47,11 @@ func notFound(k kind, name string, known bool) finding {
 	return finding{v1alpha1.ReasonRolloutTargetNotFound, text}
 }
 
-// candidates returns the workloads of a kind that the spec may select. known is false if the cluster has no such kind.
-func (r *Rollouts) candidates(ctx context.Context, k kind, c Consumer) (all []*workload, known bool, err error) {
+// selected returns the workloads of a kind that the spec selects. known is false if the cluster has no such kind.
+func (r *Rollouts) selected(ctx context.Context, k kind, c Consumer) (all []*workload, known bool, err error) {
 	switch {
 	case c.Spec.Discover || hasSelector(k, c.Spec):
-		all, err = r.listWorkloads(ctx, k, c.Namespace)
+		all, err = r.listWorkloads(ctx, k, c)
 	default:
 		for _, name := range targetNames(k, c.Spec) {
 			w, e := r.getWorkload(ctx, k, client.ObjectKey{Namespace: c.Namespace, Name: name})
@@ -68,28 +69,29 @@ func (r *Rollouts) candidates(ctx context.Context, k kind, c Consumer) (all []*w
 	return all, true, err
 }
 
-// listWorkloads returns all workloads of a kind in a namespace.
-func (r *Rollouts) listWorkloads(ctx context.Context, k kind, namespace string) ([]*workload, error) {
-	list := &unstructured.UnstructuredList{}
-	list.SetGroupVersionKind(k.gvk())
-	err := r.Reader.List(ctx, list, client.InNamespace(namespace))
-	if apierrors.IsNotFound(err) {
-		// The API server returns 404 for a list only if the kind was deleted after discovery.
-		return nil, &meta.NoKindMatchError{GroupKind: k.gvk().GroupKind(),
-			SearchedVersions: []string{k.version.Version}}
-	}
-	if err != nil {
-		return nil, readError(err, "list", k.resource)
-	}
-	all := make([]*workload, 0, len(list.Items))
-	for i := range list.Items {
-		w, err := newWorkload(k, &list.Items[i])
-		if err != nil {
-			return nil, err
+// listWorkloads lists the workloads of a kind page by page and returns those that the spec selects.
+func (r *Rollouts) listWorkloads(ctx context.Context, k kind, c Consumer) (all []*workload, err error) {
+	for next := ""; ; {
+		page := &unstructured.UnstructuredList{}
+		page.SetGroupVersionKind(k.gvk())
+		err := r.Reader.List(ctx, page, client.InNamespace(c.Namespace), client.Limit(pageSize), client.Continue(next))
+		if apierrors.IsNotFound(err) {
+			// The API server returns 404 for a list only if the kind was deleted after discovery.
+			return nil, &meta.NoKindMatchError{GroupKind: k.gvk().GroupKind(),
+				SearchedVersions: []string{k.version.Version}}
 		}
-		all = append(all, w)
+		if err != nil {
+			return nil, readError(err, "list", k.resource)
+		}
+		for i := range page.Items {
+			if w := newWorkload(k, &page.Items[i]); c.targets(w) {
+				all = append(all, w)
+			}
+		}
+		if next = page.GetContinue(); next == "" {
+			return all, nil
+		}
 	}
-	return all, nil
 }
 
 // getWorkload returns nil if the workload does not exist.
@@ -103,7 +105,22 @@ func (r *Rollouts) getWorkload(ctx context.Context, k kind, key client.ObjectKey
 	if err != nil {
 		return nil, readError(err, "get", k.resource)
 	}
-	return newWorkload(k, object)
+	return newWorkload(k, object), nil
+}
+
+// lacksAny says whether the error is a missing permission.
+func lacksAny(err error) bool {
+	var forbidden *forbiddenError
+	return errors.As(err, &forbidden)
+}
+
+// failed is the finding of a request that failed.
+func failed(err error) finding {
+	var forbidden *forbiddenError
+	if errors.As(err, &forbidden) {
+		return finding{v1alpha1.ReasonRolloutForbidden, forbidden.permission}
+	}
+	return checkFailed("leasekeeper cannot " + truncate(err.Error()))
 }
 
 // readError identifies a missing permission.
@@ -123,7 +140,28 @@ func (c Consumer) targets(w *workload) bool {
 			return true
 		}
 	}
-	return c.Spec.Discover && w.template != nil && uses(&w.template.Spec, c.Secret)
+	if !c.Spec.Discover {
+		return false
+	}
+	// A workload that cannot be parsed may use the Secret if it mentions its name anywhere.
+	return w.unparsed && mentions(w.object.Object, c.Secret) || w.template != nil && uses(&w.template.Spec, c.Secret)
+}
+
+// mentions reports whether the text is a string anywhere in the value.
+func mentions(value any, text string) bool {
+	switch v := value.(type) {
+	case string:
+		return v == text
+	case map[string]any:
+		for _, each := range v {
+			if mentions(each, text) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(v, func(each any) bool { return mentions(each, text) })
+	}
+	return false
 }
 
 // selectorMatches returns false for an invalid selector.

@@ -13,43 +13,38 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// listPods returns the pods of the workloads and, with discovery, all pods of the namespace.
-func (r *Rollouts) listPods(ctx context.Context, c Consumer, found []*workload) ([]corev1.Pod, error) {
-	opts := []client.ListOption{client.InNamespace(c.Namespace)}
+// findPods returns the pods of the workloads and, with discovery, all pods of the namespace.
+func (r *Rollouts) findPods(ctx context.Context, c Consumer, found []*workload) ([]podFacts, error) {
 	switch {
-	case c.Spec.Discover:
-	case len(found) == 0:
+	case !c.Spec.Discover && len(found) == 0:
 		return nil, nil
-	case len(found) == 1:
-		opts = append(opts, client.MatchingLabelsSelector{Selector: found[0].podSelector})
+	case !c.Spec.Discover && len(found) == 1:
+		return r.listPods(ctx, client.InNamespace(c.Namespace),
+			client.MatchingLabelsSelector{Selector: found[0].podSelector})
 	}
-	list := &corev1.PodList{}
-	if err := r.Reader.List(ctx, list, opts...); err != nil {
-		return nil, readError(err, "list", "pods")
-	}
-	return list.Items, nil
+	return r.podsOf(ctx, c.Namespace)
 }
 
 // podFindings returns what delays the end of the hand-over: roll-outs in progress, and pods that may hold the old
 // credential.
-func podFindings(c Consumer, publishedAt time.Time, found []*workload, pods []corev1.Pod) (findings []finding) {
+func podFindings(c Consumer, publishedAt time.Time, found []*workload, pods []podFacts) (findings []finding) {
 	owned := sets.New[string]()
 	for _, w := range found {
 		var old []string
 		blocked := ""
 		for i := range pods {
-			pod := &pods[i]
-			if !w.owns(pod) {
+			p := &pods[i]
+			if !w.owns(p) {
 				continue
 			}
-			owned.Insert(pod.Name)
-			isOld := mayHoldOldCredential(pod, c, publishedAt)
+			owned.Insert(p.name)
+			isOld := mayHoldOldCredential(p, c, publishedAt)
 			if isOld {
-				old = append(old, pod.Name)
+				old = append(old, p.name)
 			}
 			// A new pod replaces a blocked old pod, except in a StatefulSet, which waits for the old pod.
-			if reason := blockedReason(pod); reason != "" && (!isOld || w.kind.name == v1alpha1.KindStatefulSet) {
-				blocked = fmt.Sprintf("pod %s is in %s", pod.Name, reason)
+			if p.blocked != "" && (!isOld || w.kind.name == v1alpha1.KindStatefulSet) {
+				blocked = fmt.Sprintf("pod %s is in %s", p.name, p.blocked)
 			}
 		}
 		if f := w.evaluate(old, blocked); f.reason != "" {
@@ -60,9 +55,9 @@ func podFindings(c Consumer, publishedAt time.Time, found []*workload, pods []co
 		return findings
 	}
 	for i := range pods {
-		pod := &pods[i]
-		if !owned.Has(pod.Name) && holds(&pod.Spec, c.Secret) && mayHoldOldCredential(pod, c, publishedAt) {
-			findings = append(findings, rolling("Pod/"+pod.Name+" started before the new credential"))
+		p := &pods[i]
+		if !owned.Has(p.name) && slices.Contains(p.secrets, c.Secret) && mayHoldOldCredential(p, c, publishedAt) {
+			findings = append(findings, rolling("Pod/"+p.name+" started before the new credential"))
 		}
 	}
 	return findings
@@ -91,14 +86,11 @@ func (w *workload) evaluate(old []string, blocked string) finding {
 // mayHoldOldCredential reports whether the pod may have started with the old credential. Creation times have a
 // resolution of one second, so a pod created in the second of publication counts as old. A pod with the stamp comes
 // from a newer template. A terminating pod counts until it is gone.
-func mayHoldOldCredential(pod *corev1.Pod, c Consumer, publishedAt time.Time) bool {
-	switch {
-	case pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed:
-		return false
-	case c.Stamp != "" && pod.Annotations[StampKey(c.Secret)] == c.Stamp:
+func mayHoldOldCredential(p *podFacts, c Consumer, publishedAt time.Time) bool {
+	if c.Stamp != "" && p.stamps[StampKey(c.Secret)] == c.Stamp {
 		return false
 	}
-	return !pod.CreationTimestamp.After(publishedAt)
+	return !p.created.After(publishedAt)
 }
 
 // blockedReasons are waiting reasons that rarely resolve by themselves.

@@ -23,10 +23,7 @@ func newTestWorkload(t *testing.T, name v1alpha1.WorkloadKind, object any, state
 	}
 	for _, k := range kinds {
 		if k.name == name {
-			w, err := newWorkload(k, &unstructured.Unstructured{Object: content})
-			if err != nil {
-				t.Fatal(err)
-			}
+			w := newWorkload(k, &unstructured.Unstructured{Object: content})
 			w.state = state
 			return w
 		}
@@ -118,9 +115,11 @@ func TestPodFindings(t *testing.T) {
 			[]*corev1.Pod{pod("orders", "a", time.Hour, bare)}, done, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var pods []corev1.Pod
+			var pods []podFacts
 			for _, p := range c.pods {
-				pods = append(pods, *p)
+				if known, alive := newPod(p); alive {
+					pods = append(pods, known)
+				}
 			}
 			findings := podFindings(c.c, published, []*workload{c.w}, pods)
 			if c.reason == done {
@@ -139,9 +138,10 @@ func TestPodFindings(t *testing.T) {
 
 func TestProgressReportsTheWorstReason(t *testing.T) {
 	all := []finding{rolling("c"), stuck("d"), paused("b"), {v1alpha1.ReasonRolloutTargetNotFound, "a"},
-		{v1alpha1.ReasonRolloutForbidden, "e"}}
+		{v1alpha1.ReasonRolloutForbidden, "e"}, checkFailed("f")}
 	for i, reason := range []string{v1alpha1.ReasonRolloutForbidden, v1alpha1.ReasonRolloutTargetNotFound,
-		v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutPaused, v1alpha1.ReasonRollingOut} {
+		v1alpha1.ReasonRolloutCheckFailed, v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutPaused,
+		v1alpha1.ReasonRollingOut} {
 		worst := slices.DeleteFunc(slices.Clone(all),
 			func(f finding) bool { return slices.Index(severity, f.reason) < i })
 		if p := newProgress(worst, 0); p.Reason != reason || p.Done || !slices.IsSorted(p.Waiting) ||

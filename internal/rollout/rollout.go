@@ -1,13 +1,12 @@
 // Package rollout moves the consumers of a Secret to a new credential. It finds the workloads that use the Secret,
 // stamps their pod templates so that they roll out, and reports when no pod can hold the old credential.
 //
-// It keeps no state. It reads its progress from the workloads, so a restarted manager resumes a hand-over.
+// It keeps no state of a hand-over. It reads its progress from the workloads, so a restarted manager resumes it.
 package rollout
 
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -37,7 +36,8 @@ type Progress struct {
 	// Done reports that all consumers use the new credential and that no pod may hold the old one.
 	Done bool
 	// Reason why the hand-over is not done; empty when it is. The most serious of v1alpha1.ReasonRolloutForbidden,
-	// ReasonRolloutTargetNotFound, ReasonRolloutStuck, ReasonRolloutPaused and ReasonRollingOut, in this order.
+	// ReasonRolloutTargetNotFound, ReasonRolloutCheckFailed, ReasonRolloutStuck, ReasonRolloutPaused and
+	// ReasonRollingOut, in this order.
 	Reason string
 	// Waiting lists what delays the hand-over, sorted, in at most 16 lines, such as "Deployment/orders: 1 of 3 pods
 	// updated". With ReasonRolloutForbidden it names the missing permission, such as "patch deployments.apps".
@@ -46,12 +46,14 @@ type Progress struct {
 	Stamped int
 }
 
-// Rollouts finds and stamps workloads.
+// Rollouts finds and stamps workloads. It must not be copied.
 type Rollouts struct {
 	// Reader must not be cached. Workloads and pods are read only during a hand-over and never watched.
 	Reader client.Reader
 	// Writer applies the stamps.
 	Writer client.Client
+
+	lists podLists
 }
 
 // Follow stamps the workloads that need a stamp and reports the progress of the hand-over. It is safe to repeat: it
@@ -63,31 +65,37 @@ type Rollouts struct {
 // several consumers gets all of them in one patch. With hold, a workload waits for consumers in others that have no
 // stamp yet, and then rolls out once for all of them.
 //
-// Progress reports missing permissions and everything else that a user can fix. An error means that the progress is
-// unknown and the call must be repeated. Stamped is valid in both cases.
+// Progress reports everything that delays the hand-over, including what cannot be read or stamped at present: that does
+// not keep other workloads from rolling out. A missing permission ends the call. The only error is that of ctx; Stamped
+// is valid then too.
 func (r *Rollouts) Follow(
 	ctx context.Context, c Consumer, publishedAt time.Time, others []Consumer, hold bool,
 ) (Progress, error) {
 	found, findings, err := r.findWorkloads(ctx, c)
 	if err != nil {
-		return progressOnError(err, 0)
+		return newProgress([]finding{failed(err)}, 0), ctx.Err()
 	}
 	stamped := 0
 	for _, w := range found {
 		changed, err := r.stampWorkload(ctx, w, c, others, hold)
-		if err != nil {
-			return progressOnError(err, stamped)
-		}
-		if changed {
+		switch {
+		case lacksAny(err):
+			return newProgress([]finding{failed(err)}, stamped), ctx.Err()
+		case err != nil:
+			findings = append(findings, failed(err))
+		case changed:
 			stamped++
 		}
 	}
 	// Read pods after workloads. A roll-out that had finished then has no old pods now.
-	pods, err := r.listPods(ctx, c, found)
-	if err != nil {
-		return progressOnError(err, stamped)
+	pods, err := r.findPods(ctx, c, found)
+	switch {
+	case lacksAny(err):
+		return newProgress([]finding{failed(err)}, stamped), ctx.Err()
+	case err != nil:
+		findings = append(findings, failed(err))
 	}
-	return newProgress(append(findings, podFindings(c, publishedAt, found, pods)...), stamped), nil
+	return newProgress(append(findings, podFindings(c, publishedAt, found, pods)...), stamped), ctx.Err()
 }
 
 // finding is one cause that delays the end of a hand-over. The zero value means none.
@@ -101,6 +109,7 @@ type finding struct {
 var severity = []string{
 	v1alpha1.ReasonRolloutForbidden,
 	v1alpha1.ReasonRolloutTargetNotFound,
+	v1alpha1.ReasonRolloutCheckFailed,
 	v1alpha1.ReasonRolloutStuck,
 	v1alpha1.ReasonRolloutPaused,
 	v1alpha1.ReasonRollingOut,
@@ -129,12 +138,3 @@ func newProgress(findings []finding, stamped int) Progress {
 type forbiddenError struct{ permission string }
 
 func (e *forbiddenError) Error() string { return "leasekeeper lacks the permission to " + e.permission }
-
-// progressOnError reports a missing permission as progress, and returns any other error.
-func progressOnError(err error, stamped int) (Progress, error) {
-	var forbidden *forbiddenError
-	if errors.As(err, &forbidden) {
-		return newProgress([]finding{{v1alpha1.ReasonRolloutForbidden, forbidden.permission}}, stamped), nil
-	}
-	return Progress{Stamped: stamped}, err
-}

@@ -319,10 +319,8 @@ func TestFailedRequestIsNeverDone(t *testing.T) {
 				}
 				return nil
 			}
-			p, err := (&Rollouts{Reader: cluster, Writer: cluster}).Follow(t.Context(), consumer, published, nil, false)
-			if !errors.Is(err, failure) || p.Done {
-				t.Errorf("got %+v and %v", p, err)
-			}
+			expectProgress(t, cluster.follow(t, consumer, false), v1alpha1.ReasonRolloutCheckFailed,
+				"etcd is unavailable")
 		})
 	}
 }
@@ -372,10 +370,9 @@ func TestConflict(t *testing.T) {
 			serial++
 			d.Annotations = map[string]string{"serial": strings.Repeat("x", serial)}
 		})
-		_, err := (&Rollouts{Reader: cluster, Writer: cluster}).Follow(t.Context(), discoverConsumer("orders-db", "o2"),
-			published, nil, false)
-		if !apierrors.IsConflict(err) || cluster.patches != maxTries {
-			t.Errorf("%d patches, %v", cluster.patches, err)
+		p := cluster.follow(t, discoverConsumer("orders-db", "o2"), false)
+		if p.Reason != v1alpha1.ReasonRolloutCheckFailed || cluster.patches != maxTries {
+			t.Errorf("%d patches, %+v", cluster.patches, p)
 		}
 	})
 }

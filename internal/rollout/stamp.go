@@ -107,16 +107,13 @@ func (r *Rollouts) apply(ctx context.Context, w *workload, stamps map[string]any
 		client.ForceOwnership); err != nil {
 		return err
 	}
-	return w.update(patch)
+	w.update(patch)
+	return nil
 }
 
 // update replaces the workload with the API server's response.
-func (w *workload) update(object *unstructured.Unstructured) error {
-	now, err := newWorkload(w.kind, object)
-	if err == nil {
-		*w = *now
-	}
-	return err
+func (w *workload) update(object *unstructured.Unstructured) {
+	*w = *newWorkload(w.kind, object)
 }
 
 // reread reads the workload again. Pods of a deleted workload may still exist.

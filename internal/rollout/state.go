@@ -22,7 +22,10 @@ const (
 
 func rolling(text string) finding { return finding{v1alpha1.ReasonRollingOut, text} }
 func paused(text string) finding  { return finding{v1alpha1.ReasonRolloutPaused, text} }
-func stuck(text string) finding   { return finding{v1alpha1.ReasonRolloutStuck, text} }
+func checkFailed(text string) finding {
+	return finding{v1alpha1.ReasonRolloutCheckFailed, text}
+}
+func stuck(text string) finding { return finding{v1alpha1.ReasonRolloutStuck, text} }
 
 // remaining describes the pods that a roll-out still needs; empty if none.
 func remaining(want, all, updated, available int32) string {

@@ -13,37 +13,56 @@ func uses(spec *corev1.PodSpec, secret string) bool {
 	return pulls || holds(spec, secret)
 }
 
-// holds reports whether a running pod may keep the Secret's content from its start, in a volume or the environment.
-// Image pull secrets do not count: they are read at each pull, and often come from the ServiceAccount.
+// holds reports whether a running pod may keep the Secret's content from its start; see heldSecrets.
 func holds(spec *corev1.PodSpec, secret string) bool {
-	if slices.ContainsFunc(spec.Volumes, func(v corev1.Volume) bool { return mounts(v.VolumeSource, secret) }) {
-		return true
-	}
-	containers := slices.Concat(spec.InitContainers, spec.Containers)
-	for _, e := range spec.EphemeralContainers {
-		containers = append(containers, corev1.Container(e.EphemeralContainerCommon))
-	}
-	return slices.ContainsFunc(containers, func(c corev1.Container) bool { return reads(c, secret) })
+	return slices.Contains(heldSecrets(spec), secret)
 }
 
-func mounts(v corev1.VolumeSource, secret string) bool {
+// heldSecrets are the Secrets whose content a running pod may keep from its start, in a volume or the environment.
+// Image pull secrets do not count: they are read at each pull, and often come from the ServiceAccount.
+func heldSecrets(spec *corev1.PodSpec) (names []string) {
+	for i := range spec.Volumes {
+		names = append(names, mounted(&spec.Volumes[i].VolumeSource)...)
+	}
+	for i := range spec.InitContainers {
+		names = append(names, readBy(&spec.InitContainers[i])...)
+	}
+	for i := range spec.Containers {
+		names = append(names, readBy(&spec.Containers[i])...)
+	}
+	for i := range spec.EphemeralContainers {
+		c := corev1.Container(spec.EphemeralContainers[i].EphemeralContainerCommon)
+		names = append(names, readBy(&c)...)
+	}
+	return names
+}
+
+func mounted(v *corev1.VolumeSource) (names []string) {
 	switch {
 	case v.Secret != nil:
-		return v.Secret.SecretName == secret
+		return []string{v.Secret.SecretName}
 	case v.CSI != nil && v.CSI.NodePublishSecretRef != nil:
-		return v.CSI.NodePublishSecretRef.Name == secret
+		return []string{v.CSI.NodePublishSecretRef.Name}
 	case v.Projected != nil:
-		return slices.ContainsFunc(v.Projected.Sources, func(p corev1.VolumeProjection) bool {
-			return p.Secret != nil && p.Secret.Name == secret
-		})
+		for _, p := range v.Projected.Sources {
+			if p.Secret != nil {
+				names = append(names, p.Secret.Name)
+			}
+		}
 	}
-	return false
+	return names
 }
 
-func reads(c corev1.Container, secret string) bool {
-	return slices.ContainsFunc(c.EnvFrom, func(e corev1.EnvFromSource) bool {
-		return e.SecretRef != nil && e.SecretRef.Name == secret
-	}) || slices.ContainsFunc(c.Env, func(e corev1.EnvVar) bool {
-		return e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil && e.ValueFrom.SecretKeyRef.Name == secret
-	})
+func readBy(c *corev1.Container) (names []string) {
+	for i := range c.EnvFrom {
+		if ref := c.EnvFrom[i].SecretRef; ref != nil {
+			names = append(names, ref.Name)
+		}
+	}
+	for i := range c.Env {
+		if from := c.Env[i].ValueFrom; from != nil && from.SecretKeyRef != nil {
+			names = append(names, from.SecretKeyRef.Name)
+		}
+	}
+	return names
 }

@@ -1,7 +1,7 @@
 package rollout
 
 import (
-	"fmt"
+	"errors"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -66,20 +66,21 @@ type workload struct {
 	podSelector labels.Selector
 	// state of the roll-out.
 	state finding
+	// unparsed reports that nothing is known of the template and the pods.
+	unparsed bool
 	// gone reports that the workload was deleted after it was found.
 	gone bool
 }
 
-func newWorkload(k kind, object *unstructured.Unstructured) (*workload, error) {
+// newWorkload returns a workload without a template and without pods if the object cannot be parsed; its state says so.
+func newWorkload(k kind, object *unstructured.Unstructured) *workload {
 	d, err := k.describe(object.Object)
-	if err != nil {
-		return nil, fmt.Errorf("parse %s/%s: %w", k.name, object.GetName(), err)
+	selector, invalid := metav1.LabelSelectorAsSelector(d.selector)
+	if err = errors.Join(err, invalid); err != nil {
+		return &workload{kind: k, object: object, podSelector: labels.Nothing(), unparsed: true,
+			state: checkFailed(" cannot be parsed: " + truncate(err.Error()))}
 	}
-	selector, err := metav1.LabelSelectorAsSelector(d.selector)
-	if err != nil {
-		return nil, fmt.Errorf("parse the selector of %s/%s: %w", k.name, object.GetName(), err)
-	}
-	return &workload{kind: k, object: object, template: d.template, podSelector: selector, state: d.state}, nil
+	return &workload{kind: k, object: object, template: d.template, podSelector: selector, state: d.state}
 }
 
 func (w *workload) String() string { return string(w.kind.name) + "/" + w.object.GetName() }
@@ -89,10 +90,6 @@ func (w *workload) deleted() bool { return w.gone || w.object.GetDeletionTimesta
 
 // owns reports whether the pod belongs to the workload. It excludes only pods that another kind of controller owns, so
 // that no pod is missed.
-func (w *workload) owns(pod *corev1.Pod) bool {
-	if !w.podSelector.Matches(labels.Set(pod.Labels)) {
-		return false
-	}
-	owner := metav1.GetControllerOf(pod)
-	return owner == nil || owner.Kind == w.kind.podOwner
+func (w *workload) owns(p *podFacts) bool {
+	return w.podSelector.Matches(labels.Set(p.labels)) && (p.owner == "" || p.owner == w.kind.podOwner)
 }

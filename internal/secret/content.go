@@ -117,6 +117,25 @@ func (p Part) Digest(salt string) string {
 	return base64.RawStdEncoding.EncodeToString(mac.Sum(nil))
 }
 
+// userFields are the fields of a response that name the user that the backend drops when it revokes the lease.
+var userFields = []string{"username", "access_key"}
+
+// UserDigest is the digest of the user that a response names; empty: it names none.
+func UserDigest(fields map[string][]byte, salt string) string {
+	mac, named := hmac.New(sha256.New, []byte(salt)), false
+	for _, field := range userFields {
+		if value := fields[field]; len(value) > 0 {
+			named = true
+			writePart(mac.Write, []byte(field))
+			writePart(mac.Write, value)
+		}
+	}
+	if !named {
+		return ""
+	}
+	return base64.RawStdEncoding.EncodeToString(mac.Sum(nil)[:16])
+}
+
 // writePart writes the length before the bytes, so that no two lists of parts look alike.
 func writePart(write func([]byte) (int, error), b []byte) {
 	var n [8]byte

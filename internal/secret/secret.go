@@ -77,6 +77,36 @@ func checkType(kind corev1.SecretType, data map[string][]byte) error {
 	return nil
 }
 
+// CheckKeys says whether data with these keys can be the data of a Secret of the type. The values are unknown.
+func CheckKeys(kind corev1.SecretType, keys []string) error {
+	data := map[string][]byte{}
+	for _, key := range keys {
+		data[key] = []byte("{}")
+	}
+	return Check(kind, data)
+}
+
+// commonKeys are keys that credentials often have, for a policy that requires some of them.
+var commonKeys = []string{
+	"username", "password", "user", "token", "access_key", "secret_key", "security_token", "certificate", "private_key",
+	"ca_chain", "issuing_ca", "serial_number", "url", "host", "client_id", "client_secret", "service_account_token",
+	"service_account_name", "service_account_namespace", "data", "key", "value",
+}
+
+// Guess is placeholder data with common keys and with those that a rejection mentions. A policy that requires certain
+// keys accepts it if it names them.
+func Guess(kind corev1.SecretType, rejection string) Content {
+	words := strings.FieldsFunc(rejection, func(r rune) bool {
+		word := r == '-' || r == '_' || r == '.' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		return !word
+	})
+	var keys []string
+	for _, word := range words[:min(len(words), 128)] {
+		keys = append(keys, strings.Trim(word, "."))
+	}
+	return Placeholder(kind, append(keys, commonKeys...))
+}
+
 // Placeholder is data that the API server accepts for the type, for a dry run before there is a credential. keys are
 // those of the last content, if there was one. Invalid keys are left out: they come from an annotation that anybody may
 // have edited, and must not block an issuance.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // Program is a program of this project, such as the manager, as a separate process. It is killed with this process.
@@ -42,6 +43,9 @@ func (p *Program) Running() bool { return p.process.pid() != 0 }
 
 // Stop stops the program with SIGTERM.
 func (p *Program) Stop() error { return p.process.stop() }
+
+// Terminate sends SIGTERM and does not wait.
+func (p *Program) Terminate() error { return p.process.signal(syscall.SIGTERM) }
 
 // Kill kills the program with SIGKILL.
 func (p *Program) Kill() error { return p.process.kill() }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/vault/auth"
 )
 
 // Backend is a Vault or OpenBao server as one provider uses it. It is safe for concurrent use.
@@ -36,10 +37,16 @@ type Backend struct {
 	materialReadAt atomic.Int64
 
 	breaker *breaker
+	// scopes are the breakers of paths and roles that the server refuses while it serves others.
+	scopes scopes
 	// keeper is the session for leasekeeper's own work.
 	keeper *cached[session]
+	// keeperToken is what the keeper's last login returned, without the secret; nil: none did.
+	keeperToken atomic.Pointer[auth.Token]
 	// readers are the sessions that read static responses again.
 	readers *sessionCache
+	// ignoresNamespaces: the server has no namespaces, and the spec names one.
+	ignoresNamespaces atomic.Bool
 	// redirects is true once a standby has redirected a request that mints.
 	redirects atomic.Bool
 }

@@ -25,6 +25,8 @@ const (
 	inconclusive finding = iota
 	// serving: the server responded, if only with a refusal.
 	serving
+	// limited: it refuses requests like this one, such as those of a path or a role, and may serve others.
+	limited
 	// maybeDown: it cannot be reached or does not respond, which may concern this connection only.
 	maybeDown
 	// down: the server, or a gateway in front of it, reports that it does not serve: it is sealed, or overloaded.
@@ -48,8 +50,8 @@ type breaker struct {
 	fault    *backend.Error
 	servedAt time.Time
 	// recoveries counts the resets after which all objects try again at once. A reset counts if a probe had failed, and
-	// if the last recovery is not recent: a server that serves some requests and refuses others (a rate limit of one
-	// path) trips and resets the breaker in turn, and the objects that fail must keep their back-off.
+	// if the last recovery is not recent: a server that serves some requests and refuses others trips and resets the
+	// breaker in turn, and the objects that fail must keep their back-off.
 	recoveries  int64
 	recoveredAt time.Time
 }
@@ -115,4 +117,11 @@ func (b *breaker) recovered() int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.recoveries
+}
+
+// idle is true if nothing was sent for so long since the last probe was due.
+func (b *breaker) idle(d time.Duration) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return !b.probing && b.clock.Now().Sub(b.probeAt) > d
 }

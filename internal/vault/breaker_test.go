@@ -23,7 +23,6 @@ func (f *fixture) renew(t *testing.T) error {
 func TestOneProbeIsSentToAServerThatIsDown(t *testing.T) {
 	down := map[string]says{
 		"503":       {status: 503, body: `{"errors":["Vault is sealed"]}`},
-		"429":       {status: 429, body: `{"errors":["rate limit quota exceeded"]}`},
 		"502":       {status: 502, body: `<html>bad gateway</html>`},
 		"a hang-up": {hangUp: true},
 		"a standby": {status: 473, body: `{"errors":[]}`},
@@ -101,7 +100,7 @@ func TestARecoveryIsReportedOnce(t *testing.T) {
 
 func TestAPartialOutageRecoversOnlyNowAndThen(t *testing.T) {
 	f := newFixture(t)
-	f.server.always("sys/leases/renew", says{status: 429, body: `{"errors":["rate limit quota exceeded"]}`})
+	f.server.always("sys/leases/renew", says{status: 503, body: `{"errors":["overloaded, try again later"]}`})
 	f.server.always("sys/leases/lookup", ok(aliveLease))
 	for range 60 { // in a minute
 		_ = f.renew(t)
@@ -173,7 +172,7 @@ func TestASlowIssuanceDoesNotTripTheBreaker(t *testing.T) {
 
 func TestAHealthCheckDoesNotResetTheBreaker(t *testing.T) {
 	f := newFixture(t)
-	f.server.always("sys/leases/renew", says{status: 429, body: `{"errors":["rate limit quota exceeded"]}`})
+	f.server.always("sys/leases/renew", says{status: 503, body: `{"errors":["Vault is sealed"]}`})
 	f.server.always("sys/health", ok(`{"initialized":true,"sealed":false,"version":"1.21.0","enterprise":false}`))
 	_ = f.renew(t)
 	f.clock.SetTime(f.clock.Now().Add(FirstProbe))

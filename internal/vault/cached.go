@@ -16,6 +16,8 @@ const failureMemory = time.Second
 // cached is a value that one caller at a time creates and all share until it expires.
 type cached[T comparable] struct {
 	clock clock.PassiveClock
+	// keep is called if the value expired and creating another failed. It may extend the value. nil: nothing can.
+	keep func(ctx context.Context, value T, failed error) (until time.Time, err error)
 	// held has room for one: to send is to lock. Unlike a mutex, a caller can stop waiting for it.
 	held chan struct{}
 
@@ -61,6 +63,10 @@ func (c *cached[T]) get(
 		return value, old, c.failed
 	}
 	created, until, err := create(ctx)
+	if err != nil && c.has && c.keep != nil {
+		created = c.value
+		until, err = c.keep(ctx, c.value, err)
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			c.failed, c.failedAt = err, c.clock.Now()

@@ -16,8 +16,13 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// maxResponseBytes bounds what is read of a response. A Secret holds 1 MiB; base64 and JSON make more of it.
-const maxResponseBytes = 4 << 20
+// What is read of a response, because many are in memory at the same time. A Secret holds 1 MiB; base64 and JSON make
+// more of it. A list has about 30 bytes for each lease. All other responses are small.
+const (
+	maxResponseBytes = 64 << 10
+	maxIssuedBytes   = 2 << 20
+	maxListBytes     = 4 << 20
+)
 
 // call is one request.
 type call struct {
@@ -30,6 +35,10 @@ type call struct {
 	token     string
 	namespace string
 	timeout   time.Duration
+	// limit of the response in bytes. 0: maxResponseBytes.
+	limit int
+	// role that the request logs in to. Refusals of one role concern no other.
+	role string
 	// mints: the request must reach the server at most once, and Vault must finish it once it has begun; see oneShot.
 	mints bool
 	// engine: the request is served by a secrets engine, whose failures show nothing about the server.
@@ -45,8 +54,12 @@ type rawResponse struct {
 	// at is when the request was sent, receivedAt when its response was complete.
 	at, receivedAt time.Time
 	status         int
-	body           []byte
-	// tooLong: the body is longer than maxResponseBytes and was not read.
+	// body; nil if it is long and was decoded.
+	body []byte
+	// decoded is the body; nil: it was not read.
+	decoded *decoded
+	// limit of the body in bytes. tooLong: it is longer and was not read.
+	limit   int
 	tooLong bool
 	// token that was sent. No message repeats it.
 	token string
@@ -64,30 +77,23 @@ type rawResponse struct {
 // response, and from then on this backend tells standbys not to forward. If the redirect's target cannot be reached,
 // it lets them forward again.
 func (b *Backend) do(ctx context.Context, c call) (rawResponse, error) {
-	probe := false
+	var probes probes
 	// The login of a request that mints was just served, and the journaled attempt waits for its response.
 	if !c.mints && !c.urgent {
 		var err error
-		if probe, err = b.breaker.allow(); err != nil {
+		if probes, err = b.allow(c); err != nil {
 			return rawResponse{}, err
 		}
 	}
 	sent := b.clock.Now()
 	r, err := b.send(ctx, c)
 	f, fault := conclude(ctx, c, r, err)
-	b.breaker.observe(probe, sent, f, fault)
+	b.observe(c, probes, sent, f, fault)
 	return r, err
 }
 
 // conclude derives what a result shows about the server. The error has the same text for each request.
 func conclude(ctx context.Context, c call, r rawResponse, err error) (finding, *backend.Error) {
-	isDown := func(text string) (finding, *backend.Error) {
-		return down, backend.Errorf(backend.Unavailable, "%s: %s", r.address, text)
-	}
-	a, fromVault := r.parse()
-	engineFailed := c.engine && !succeeded(r.status)
-	noStatement := r.status == http.StatusPreconditionFailed || r.redirect != "" || r.tooLong
-	notServed := notServing(r.status) || r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout
 	switch {
 	case err != nil && ctx.Err() != nil, err != nil && c.engine && backend.KindOf(err) == backend.NoResponse:
 		return inconclusive, nil
@@ -95,12 +101,28 @@ func conclude(ctx context.Context, c call, r rawResponse, err error) (finding, *
 		return maybeDown, backend.Errorf(backend.TLS, "%s", err)
 	case err != nil:
 		return maybeDown, backend.Errorf(backend.Unavailable, "%s", err)
-	case c.exempt || engineFailed || noStatement:
+	case c.exempt, r.redirect != "", r.status == http.StatusPreconditionFailed:
 		return inconclusive, nil
-	case notServed:
-		return isDown("it does not serve now (" + statusText(r.status) + "): " + a.errorText())
+	}
+	a, fromVault := r.parse()
+	gateway := r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout
+	switch {
+	case fromVault && r.status == http.StatusTooManyRequests:
+		return limited, quotaFault(a, r.address+": requests of "+c.scope())
+	case c.engine && !succeeded(r.status):
+		return inconclusive, nil
+	case notServing(r.status) || gateway:
+		return down, backend.Errorf(backend.Unavailable, "%s: it does not serve now (%s): %s",
+			r.address, statusText(r.status), a.errorText())
+	case r.tooLong && succeeded(r.status):
+		return inconclusive, nil
 	case !fromVault && !succeeded(r.status):
-		return isDown("it responded " + statusText(r.status) + " in a form that is not Vault's: " + notVault)
+		f := down
+		if clientError(r.status) || r.status == http.StatusTooManyRequests {
+			f = limited // a gateway that rejects this path may pass others
+		}
+		return f, backend.Errorf(backend.Unavailable, "%s: it responded %s in a form that is not Vault's: %s",
+			r.address, statusText(r.status), notVault)
 	}
 	return serving, nil
 }
@@ -183,15 +205,34 @@ func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct b
 		r.redirect = response.Header.Get("Location")
 		return r, nil
 	}
-	r.body, err = io.ReadAll(io.LimitReader(response.Body, maxResponseBytes+1))
-	if err != nil {
+	if err := r.read(response.Body, c); err != nil {
 		return r, b.networkError(ctx, err, r.address, true)
-	}
-	if len(r.body) > maxResponseBytes {
-		r.body, r.tooLong = nil, true
 	}
 	r.receivedAt = b.clock.Now()
 	return r, nil
+}
+
+// read reads and decodes the body.
+func (r *rawResponse) read(from io.Reader, c call) error {
+	r.limit = maxResponseBytes
+	if c.limit > 0 && succeeded(r.status) {
+		r.limit = c.limit
+	}
+	body, err := io.ReadAll(io.LimitReader(from, int64(r.limit)+1))
+	switch {
+	case err != nil:
+		return err
+	case len(body) > r.limit:
+		r.tooLong = true
+		return nil
+	}
+	r.body = body
+	a, ok := r.parse()
+	r.decoded = &decoded{a, ok}
+	if ok && len(body) > maxResponseBytes {
+		r.body = nil // it is in memory twice
+	}
+	return nil
 }
 
 func newRequest(ctx context.Context, c call, base *url.URL, direct bool) (*http.Request, error) {

@@ -177,7 +177,7 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 		provider := object.DeepCopyObject().(v1alpha1.Provider)
 		br.changed = func(up, recovered bool) { d.opts.Changed(provider, up, recovered) }
 	}
-	return &Backend{
+	b := &Backend{
 		clock:           d.opts.Clock,
 		kube:            d.opts.Kube,
 		serviceAccounts: d.serviceAccounts,
@@ -194,7 +194,9 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 		breaker:         br,
 		keeper:          newCached[session](d.opts.Clock),
 		readers:         newSessionCache(d.opts.Clock),
-	}, nil
+	}
+	b.keeper.keep, b.readers.keep = b.keepSession, b.keepSession
+	return b, nil
 }
 
 // Forget implements backend.Driver.

@@ -3,9 +3,11 @@ package vault
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
@@ -29,11 +31,30 @@ var keeperPaths = []string{
 // Inspect implements backend.Inspector: it checks the server's health, logs the keeper in and checks its policy. A
 // standby and a performance standby are accepted; they forward.
 func (b *Backend) Inspect(ctx context.Context) (backend.Report, error) {
+	report, err := b.inspect(ctx)
+	if b.ignoresNamespaces.Load() {
+		note := "spec.vault.namespace is set, but this is the community edition of Vault, which has no namespaces " +
+			"and ignores it: create a provider without it."
+		report.Notes = append(report.Notes, strings.ToUpper(note[:1])+note[1:])
+		var fault *backend.Error
+		if errors.As(err, &fault) {
+			told := *fault
+			told.Message += "; " + note
+			err = &told
+		}
+	}
+	return report, err
+}
+
+func (b *Backend) inspect(ctx context.Context) (backend.Report, error) {
 	report, err := b.health(ctx)
 	report.Address, report.Identity = b.address(), b.keeperName()
 	if report.Unattended = b.spec.KeeperAuth == nil; report.Unattended {
 		report.Notes = []string{"keeperAuth is not set, so leasekeeper uses auth: " +
 			"when this namespace is deleted, its remaining leases expire by themselves."}
+		report.Accepted = b.spec.Keeperless
+		report.Remedy = "Add them to its policy, set spec.vault.keeperAuth, or accept this with " +
+			"spec.vault.keeperless: true."
 	}
 	if err != nil {
 		return report, err
@@ -42,8 +63,16 @@ func (b *Backend) Inspect(ctx context.Context) (backend.Report, error) {
 	if len(report.Missing) > 0 && b.keeperLoginAgain(ctx) {
 		report.Missing, err = b.missing(ctx, keeperPaths)
 	}
+	if err != nil {
+		return report, err
+	}
+	notes, err := b.checkKeeperToken(ctx)
+	report.Notes = append(report.Notes, notes...)
 	return report, err
 }
+
+// healthTimeout is short: a server that does not respond must not occupy a worker for long.
+const healthTimeout = 3 * time.Second
 
 type health struct {
 	Initialized *bool  `json:"initialized"`
@@ -54,7 +83,8 @@ type health struct {
 
 func (b *Backend) health(ctx context.Context) (backend.Report, error) {
 	const what = "requesting the server's health"
-	r, err := b.do(ctx, call{method: http.MethodGet, path: "sys/health", exempt: true})
+	r, err := b.do(ctx, call{method: http.MethodGet, path: "sys/health", exempt: true,
+		timeout: min(b.timeout, healthTimeout)})
 	if err != nil {
 		return backend.Report{}, err
 	}
@@ -63,6 +93,8 @@ func (b *Backend) health(ctx context.Context) (backend.Report, error) {
 		return backend.Report{}, b.gatewayFault(r, what)
 	}
 	report := backend.Report{ServerKind: serverKind(h), Version: scrub(h.Version)}
+	community := h.Enterprise != nil && !*h.Enterprise
+	b.ignoresNamespaces.Store(community && b.spec.Namespace != "" && b.spec.Namespace != "root")
 	problem := ""
 	switch {
 	case !*h.Initialized || r.status == http.StatusNotImplemented:
@@ -114,27 +146,37 @@ func (b *Backend) missing(ctx context.Context, paths []string) ([]string, error)
 	return missing, nil
 }
 
-// capabilities returns what the keeper may do on these paths. The policy `default` permits capabilities-self; if it is
-// refused, that line is missing, and nothing is known about the paths.
+const capabilitiesPath = "sys/capabilities-self"
+
+// capabilitiesCall requests the capabilities of a token; empty: that of the keeper's session.
+func capabilitiesCall(namespace, token string, paths []string) call {
+	return call{method: http.MethodPost, path: capabilitiesPath, namespace: namespace, token: token,
+		body: map[string]any{"paths": paths}}
+}
+
+// capabilities returns what the keeper may do on these paths.
 func (b *Backend) capabilities(
 	ctx context.Context, paths []string,
 ) (has map[string][]string, missing string, err error) {
-	const (
-		path = "sys/capabilities-self"
-		what = "requesting the keeper's capabilities"
-	)
-	r, err := b.asKeeper(ctx, call{
-		method: http.MethodPost, path: path, namespace: b.spec.Namespace, body: map[string]any{"paths": paths},
-	})
+	r, err := b.asKeeper(ctx, capabilitiesCall(b.spec.Namespace, "", paths))
 	if err != nil {
 		return nil, "", err
 	}
+	return b.readCapabilities(r, paths)
+}
+
+// readCapabilities reads what a token may do on these paths. The policy `default` permits capabilities-self; if it is
+// refused, that line is missing, and nothing is known about the paths.
+func (b *Backend) readCapabilities(
+	r rawResponse, paths []string,
+) (has map[string][]string, missing string, err error) {
+	what := "requesting the capabilities of " + b.keeperName()
 	a, ok := r.parse()
 	switch {
 	case r.status == http.StatusForbidden && ok:
-		return nil, path + ": update", nil
+		return nil, capabilitiesPath + ": update", nil
 	case !succeeded(r.status):
-		return nil, "", b.keeperFault(r, what, path)
+		return nil, "", b.keeperFault(r, what, capabilitiesPath)
 	}
 	fields := object(a.Data)
 	if fields == nil {

@@ -40,7 +40,7 @@ func (b *Backend) Issue(
 		return backend.Response{}, err
 	}
 	if !succeeded(r.status) {
-		return backend.Response{}, b.issueFault(r, req)
+		return backend.Response{}, b.diagnose(ctx, r, req, b.issueFault(r, req))
 	}
 	issued, err := b.issued(r, req)
 	if err == nil && issued.Kind != v1alpha1.ResponseLeased {
@@ -51,7 +51,8 @@ func (b *Backend) Issue(
 
 // engineCall is the request of a source, without a token.
 func (b *Backend) engineCall(req *v1alpha1.VaultRequest) (call, error) {
-	c := call{path: req.Path, namespace: or(req.Namespace, b.spec.Namespace), engine: true}
+	c := call{path: req.Path, namespace: or(req.Namespace, b.spec.Namespace), engine: true,
+		limit: maxIssuedBytes}
 	if req.Method == v1alpha1.MethodWrite {
 		body, err := writeBody(req.Parameters)
 		c.method, c.body = http.MethodPut, body
@@ -147,8 +148,10 @@ func (b *Backend) issueFault(r rawResponse, req *v1alpha1.VaultRequest) *backend
 	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusRequestEntityTooLarge,
 		http.StatusUnprocessableEntity:
 		return backend.Errorf(backend.Refused, "%s: Vault refused: %s", what, text)
-	case http.StatusTooManyRequests, http.StatusPreconditionFailed:
-		// Vault checks quotas and the replication state before it routes the request (handleRequest in
+	case http.StatusTooManyRequests:
+		return quotaFault(a, what)
+	case http.StatusPreconditionFailed:
+		// Vault checks the replication state before it routes the request (handleRequest in
 		// vault/request_handling.go).
 		return backend.Errorf(backend.Unavailable, "%s: Vault asks to retry later: %s", what, text)
 	case http.StatusServiceUnavailable:
@@ -174,11 +177,8 @@ func notFound(a response, req *v1alpha1.VaultRequest) *backend.Error {
 	if v, ok := kv2(a); ok {
 		return v.unreadable(req.Path)
 	}
-	if strings.Contains(strings.Join(a.Warnings, " "), "versioned K/V") {
-		mount, rest, _ := strings.Cut(req.Path, "/")
-		return backend.Errorf(backend.NotFound,
-			"%q is in a KV engine of version 2, whose paths have data/ after the mount: use %q",
-			req.Path, mount+"/data/"+rest)
+	if isVersionedKV(a) {
+		return versionedPath(req.Path, "")
 	}
 	if len(a.errorTexts()) > 0 || len(a.Warnings) > 0 {
 		return backend.Errorf(backend.NotFound, "nothing exists at %q: %s", req.Path, a.errorText())
@@ -208,8 +208,8 @@ func (b *Backend) issued(r rawResponse, req *v1alpha1.VaultRequest) (backend.Res
 	problem := ""
 	switch {
 	case r.tooLong:
-		problem = fmt.Sprintf("has more than %d MiB", maxResponseBytes>>20)
-	case len(r.body) == 0:
+		problem = fmt.Sprintf("has more than %s, and a Secret holds 1 MiB: store less at the path", size(r.limit))
+	case !ok && len(r.body) == 0:
 		problem = "is empty: check that the path returns something, and the method"
 	case !ok:
 		problem = "is not in Vault's format: check the provider's address"

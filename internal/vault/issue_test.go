@@ -64,7 +64,10 @@ func TestAFailedIssuanceShowsWhatMayBeAlive(t *testing.T) {
 			backend.Failed, `role "v-…" exists`,
 		},
 		"a quota is looked at first": {
-			errs(429, `request path "database/creds/orders": rate limit quota exceeded`), backend.Unavailable, "quota",
+			errs(429, `request path "database/creds/orders": rate limit quota exceeded`), backend.Throttled, "quota",
+		},
+		"a lease count quota": {
+			errs(429, "lease count quota exceeded"), backend.QuotaExceeded, "sys/quotas/lease-count",
 		},
 		"a standby that lags says so first": {
 			errs(412, "required index state not present"), backend.Unavailable, "",
@@ -127,13 +130,13 @@ func TestAFailedIssuanceShowsWhatMayBeAlive(t *testing.T) {
 		},
 		"far more than a Secret holds": {
 			ok(`{"request_id":"1","data":{"a":"` + strings.Repeat("x", 5<<20) + `"}}`),
-			backend.InvalidResponse, "4 MiB",
+			backend.InvalidResponse, "more than 2 MiB",
 		},
 		"a version 2 path without data/ gets a hint": {
 			says{status: 404,
 				body: `{"request_id":"1","data":null,` +
 					`"warnings":["Invalid path for a versioned K/V secrets engine. See the API docs."]}`},
-			backend.NotFound, "database/data/creds/orders",
+			backend.NotFound, "data/ after the mount",
 		},
 		"a deleted version says so": {
 			says{status: 404,

@@ -2,8 +2,10 @@ package vault
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/leasekeeper/leasekeeper/internal/backend"
@@ -90,6 +92,9 @@ func (b *Backend) keeperLogin(ctx context.Context) (session, time.Time, error) {
 	if err != nil {
 		return session{}, time.Time{}, err
 	}
+	known := token
+	known.Value = ""
+	b.keeperToken.Store(&known)
 	if token.Shared {
 		// Read again once a minute, so that a token that was replaced is not used for long.
 		return session{token: token.Value}, sent.Add(time.Minute), nil
@@ -98,12 +103,99 @@ func (b *Backend) keeperLogin(ctx context.Context) (session, time.Time, error) {
 	return session{token: token.Value, owned: token.Accessor != ""}, usableUntil(sent, token.TTL), nil
 }
 
+// keepSession extends a session that cannot be replaced because Vault grants no more logins now. A quota that stops new
+// credentials must not stop the renewal of old ones.
+func (b *Backend) keepSession(ctx context.Context, s session, failed error) (time.Time, error) {
+	kind := backend.KindOf(failed)
+	if !s.owned || kind != backend.QuotaExceeded && kind != backend.Throttled {
+		return time.Time{}, failed
+	}
+	term, ok := b.renewSelf(ctx, s.token, maxIncrement)
+	if !ok || term.Duration == 0 {
+		return time.Time{}, failed
+	}
+	return usableUntil(term.At, term.Duration), nil
+}
+
 // usableUntil is when a session must be replaced; zero: never. The last tenth is left for requests in progress.
 func usableUntil(sent time.Time, ttl time.Duration) time.Time {
 	if ttl <= 0 {
 		return time.Time{}
 	}
 	return sent.Add(ttl - max(ttl/10, min(ttl/2, 2*time.Second)))
+}
+
+// checkKeeperToken checks the kind of token that the keeper got last. With limited uses it ends in the midst of work.
+// The notes are about tokens that serve, but not always.
+func (b *Backend) checkKeeperToken(ctx context.Context) (notes []string, err error) {
+	token := b.keeperToken.Load()
+	if token == nil {
+		return nil, nil
+	}
+	t := *token
+	if t.Shared {
+		described, err := b.describeOwnToken(ctx, t)
+		if err != nil {
+			return nil, err
+		}
+		t = described
+	}
+	fix := func(setting string) string {
+		if t.Shared {
+			return "create one " + setting + " and store it in the Secret"
+		}
+		return "set " + setting + " on " + t.ConfiguredAt
+	}
+	switch {
+	case t.LimitedUses && t.Shared:
+		return nil, backend.Errorf(backend.LoginFailed, "%s has limited uses, so it ends in the midst of renewals: %s",
+			b.keeperName(), fix("without -use-limit"))
+	case t.LimitedUses:
+		return nil, backend.Errorf(backend.LoginFailed, "the tokens of %s have limited uses, so they end in the midst "+
+			"of renewals: %s", b.keeperName(), fix("token_num_uses=0"))
+	case t.Accessor == "" && t.Shared:
+		notes = append(notes, capitalized(b.keeperName())+" is a batch token, which cannot be renewed: "+
+			fix("with -type=service")+".")
+	case t.Accessor == "":
+		notes = append(notes, "The tokens of "+b.keeperName()+" are batch tokens, which cannot be renewed while a "+
+			"quota refuses logins, and which leasekeeper cannot revoke when it stops: "+fix("token_type=service")+".")
+	case !t.Renewable && t.TTL > 0 && t.Shared:
+		notes = append(notes, capitalized(b.keeperName())+" cannot be renewed. When it expires, leases expire, too: "+
+			fix("with -period")+".")
+	case !t.Renewable && t.TTL > 0:
+		notes = append(notes, "The tokens of "+b.keeperName()+" cannot be renewed while a quota refuses logins: "+
+			fix("token_type=service")+".")
+	}
+	return notes, nil
+}
+
+func capitalized(text string) string { return strings.ToUpper(text[:1]) + text[1:] }
+
+// describeOwnToken completes what is known of a token from a Secret. It costs one request.
+func (b *Backend) describeOwnToken(ctx context.Context, t auth.Token) (auth.Token, error) {
+	const path = "auth/token/lookup-self"
+	r, err := b.asKeeper(ctx, call{method: http.MethodGet, path: path, namespace: b.spec.Namespace})
+	if err != nil {
+		return t, err
+	}
+	a, _ := r.parse()
+	var described struct {
+		Type      string      `json:"type"`
+		NumUses   json.Number `json:"num_uses"`
+		TTL       json.Number `json:"ttl"`
+		Renewable bool        `json:"renewable"`
+		Accessor  string      `json:"accessor"`
+	}
+	if !succeeded(r.status) || json.Unmarshal(a.Data, &described) != nil {
+		t.Accessor, t.Renewable = "unknown", true // the policy may not permit it; then nothing is reported
+		return t, nil
+	}
+	t.LimitedUses = described.NumUses != "" && described.NumUses != "0"
+	t.TTL, t.Renewable, t.Accessor = seconds(described.TTL), described.Renewable, described.Accessor
+	if described.Type == "batch" {
+		t.Accessor = ""
+	}
+	return t, nil
 }
 
 // keeperName is the keeper in messages.

@@ -51,14 +51,32 @@ func TestRenewing(t *testing.T) {
 		},
 		"an engine quotes the words": {
 			errs(400, `failed to renew entry: the text "lease not found" is in a table`),
+			backend.Refused, "", lease.Term{},
+		},
+		"a dropped user": {
+			errs(400, "failed to renew entry: resp: (*logical.Response)(nil) err: rpc error: code = Internal desc = "+
+				`failed to execute query: ERROR: role "v-root-orders-Eofy7Q5dBxbHcgbqHJ1W-1764200000" does not exist `+
+				"(SQLSTATE 42704)"), backend.Refused, "does not exist", lease.Term{},
+		},
+		"a deleted role": {
+			errs(400, `failed to renew entry: resp: (*logical.Response)(nil) err: error during renew: `+
+				`could not find role with name "orders"`), backend.Refused, "could not find role", lease.Term{},
+		},
+		"a lease that is not renewable": {errs(400, "lease is not renewable"), backend.Refused, "", lease.Term{}},
+		"a database that shuts down": {
+			errs(400, "failed to renew entry: FATAL: terminating connection (SQLSTATE 57P01)"),
 			backend.Failed, "", lease.Term{},
 		},
+		"a database without a free connection": {
+			errs(400, "failed to renew entry: Error 1040: Too many connections"), backend.Failed, "", lease.Term{},
+		},
+		"400 without a text": {says{status: 400, body: `{"errors":[]}`}, backend.Failed, "", lease.Term{}},
 		"refused": {
 			errs(403, denied), backend.Denied, `policy of role "keeper" lacks "update" on "sys/leases/renew"`,
 			lease.Term{},
 		},
 		"a quota": {
-			errs(429, "rate limit quota exceeded"), backend.Unavailable, "", lease.Term{},
+			errs(429, "rate limit quota exceeded"), backend.Throttled, "", lease.Term{},
 		},
 		"sealed":              {errs(503, "Vault is sealed"), backend.Unavailable, "", lease.Term{}},
 		"trouble":             {errs(500, "internal error"), backend.Failed, "", lease.Term{}},
@@ -341,6 +359,10 @@ func TestRevoking(t *testing.T) {
 				"sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`)},
 				look:                    {gone}}, "", "",
 			[]string{owns, "sys/capabilities-self", look}},
+		"without an id, that is only an inference": {func(r *v1alpha1.LeaseRecord) { r.ID = "" },
+			map[string][]says{owns: {errs(403, denied)},
+				"sys/capabilities-self": {ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`)}},
+			backend.Failed, "may still be revoking", []string{owns, "sys/capabilities-self"}},
 		"the token may not be revoked": {
 			nil, map[string][]says{owns: {ok(shopToken)}, end: {errs(403, denied)}},
 			backend.Denied, `"auth/token/revoke-accessor"`, []string{owns, end},
@@ -376,6 +398,41 @@ func TestRevoking(t *testing.T) {
 	}
 }
 
+// The first session is revoked between two requests, and the next one has the policy line.
+func TestARefusedSessionProvesNothingAboutAToken(t *testing.T) {
+	for name, id := range map[string]string{"without an id": "", "with an id": record().ID} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.server.on("auth/token/lookup-accessor", func(r request) says {
+				f.clock.SetTime(f.clock.Now().Add(minSessionAge / 2))
+				if r.token == "hvs.keeper1" {
+					return errs(403, denied)
+				}
+				return ok(shopToken)
+			})
+			f.server.on("sys/capabilities-self", func(r request) says {
+				f.clock.SetTime(f.clock.Now().Add(minSessionAge))
+				if r.token == "hvs.keeper1" {
+					return errs(403, denied)
+				}
+				return ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["update"]}}`)
+			})
+			f.server.always("auth/token/revoke-accessor", nothing())
+			f.server.always("sys/leases/lookup", errs(400, "invalid lease"))
+			rec := record()
+			rec.ID = id
+			wantKind(t, f.Revoke(t.Context(), rec, owner), backend.Denied)
+			if n := len(f.server.requests("auth/token/revoke-accessor")); n != 0 {
+				t.Fatal("the token was revoked")
+			}
+			wantNil(t, f.Revoke(t.Context(), rec, owner)) // with a new session
+			if n := len(f.server.requests("auth/token/revoke-accessor")); n != 1 {
+				t.Errorf("the token was revoked %d times, want once", n)
+			}
+		})
+	}
+}
+
 func TestTokenAuthChecksTheOwnersUID(t *testing.T) {
 	for uid, kind := range map[string]backend.ErrorKind{
 		"owner-uid": "", "other": backend.Mismatch, "": backend.Mismatch,
@@ -404,5 +461,63 @@ func TestALeaseAndItsTokenHaveTheirOwnNamespaces(t *testing.T) {
 		if got := f.server.requests(path)[0].namespace; got != want {
 			t.Errorf("%s was requested in %q, want %q", path, got, want)
 		}
+	}
+}
+
+func TestTheKeepersTokensAreChecked(t *testing.T) {
+	login := func(more string) says {
+		return ok(`{"request_id":"1","auth":{"client_token":"hvs.keeper1",` + more + `}}`)
+	}
+	self := func(more string) says {
+		return ok(`{"request_id":"1","data":{"id":"hvs.x","accessor":"acc","type":"service","num_uses":0,` +
+			more + `}}`)
+	}
+	static := func(p *v1alpha1.ClusterSecretProvider, o *Options) {
+		withTokenAuth(p, o)
+		p.Spec.Vault.KeeperAuth = p.Spec.Vault.Auth.DeepCopy()
+	}
+	all := ok(`{"request_id":"1","data":{"auth/token/lookup-accessor":["root"],"auth/token/renew-accessor":["root"],` +
+		`"auth/token/revoke-accessor":["root"],"sys/leases/lookup":["root"],"sys/leases/renew":["root"],` +
+		`"sys/leases/revoke":["root"]}}`)
+	none := func(*v1alpha1.ClusterSecretProvider, *Options) {}
+	for name, test := range map[string]struct {
+		change      change
+		login, self says
+		kind        backend.ErrorKind
+		text        string // empty: nothing is reported
+	}{
+		"service tokens": {none, login(`"accessor":"a","lease_duration":3600,"renewable":true,"num_uses":0`), says{},
+			"", ""},
+		"batch tokens": {none, login(`"accessor":"","lease_duration":3600,"renewable":false,"num_uses":0`), says{}, "",
+			"set token_type=service on auth/kubernetes/role/keeper"},
+		"limited uses": {none, login(`"accessor":"a","lease_duration":3600,"renewable":true,"num_uses":9`), says{},
+			backend.LoginFailed, "set token_num_uses=0 on auth/kubernetes/role/keeper"},
+		"not renewable": {none, login(`"accessor":"a","lease_duration":3600,"renewable":false,"num_uses":0`), says{},
+			"", "cannot be renewed"},
+		"a root token in a Secret":      {static, says{}, self(`"ttl":0,"renewable":false`), "", ""},
+		"a periodic token in a Secret":  {static, says{}, self(`"ttl":60,"renewable":true`), "", ""},
+		"a Secret's token that expires": {static, says{}, self(`"ttl":60,"renewable":false`), "", "with -period"},
+		"a limited token in a Secret": {static, says{}, self(`"num_uses":3,"ttl":60,"renewable":true`),
+			backend.LoginFailed, "without -use-limit"},
+		"a batch token in a Secret": {static, says{}, self(`"type":"batch","ttl":60,"renewable":false`), "",
+			"with -type=service"},
+		"a token that cannot describe itself": {static, says{}, errs(403, denied), "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, test.change)
+			f.server.always("sys/health", ok(`{"initialized":true,"enterprise":false,"version":"1.21.0"}`))
+			f.server.always("auth/kubernetes/login", test.login)
+			f.server.always("auth/token/lookup-self", test.self)
+			f.server.always("sys/capabilities-self", all)
+			report, err := f.Inspect(t.Context())
+			wantKind(t, err, test.kind)
+			got := strings.Join(report.Notes, " ")
+			if err != nil {
+				got = err.Error()
+			}
+			if (got != "") != (test.text != "") || !strings.Contains(got, test.text) {
+				t.Errorf("reported %q, want %q", got, test.text)
+			}
+		})
 	}
 }

@@ -47,7 +47,7 @@ func (b *Backend) listKeys(ctx context.Context, namespace, path string) ([]strin
 	}
 	r, err := b.asKeeper(ctx, call{
 		method: http.MethodGet, path: "sys/leases/lookup/" + path, query: url.Values{"list": {"true"}},
-		namespace: or(namespace, b.spec.Namespace),
+		namespace: or(namespace, b.spec.Namespace), limit: maxListBytes,
 	})
 	if err != nil {
 		return nil, err

@@ -114,7 +114,7 @@ func exchange(conn net.Conn, request *http.Request, all []byte) (*http.Response,
 		return nil, err
 	}
 	// The caller bounds the body; this bounds the headers as well.
-	reader := bufio.NewReader(io.LimitReader(conn, 2*maxResponseBytes))
+	reader := bufio.NewReader(io.LimitReader(conn, 2*maxIssuedBytes))
 	for {
 		response, err := http.ReadResponse(reader, request)
 		if err != nil || response.StatusCode >= 200 || response.StatusCode == http.StatusSwitchingProtocols {

@@ -43,7 +43,7 @@ func (b *Backend) Read(ctx context.Context, who backend.Identity, src v1alpha1.S
 		return backend.Response{}, err
 	}
 	if !succeeded(r.status) {
-		return backend.Response{}, b.issueFault(r, req)
+		return backend.Response{}, b.diagnose(ctx, r, req, b.issueFault(r, req))
 	}
 	if a, _ := r.parse(); a.LeaseID != "" {
 		return backend.Response{}, b.rejectLease(ctx, r, shared, req)
@@ -88,6 +88,8 @@ type sessionKey struct{ namespace, serviceAccount string }
 type sessionCache struct {
 	clock clock.PassiveClock
 	max   int
+	// keep extends a session that cannot be replaced; see cached.
+	keep func(ctx context.Context, s session, failed error) (until time.Time, err error)
 
 	mu      sync.Mutex
 	entries map[sessionKey]*sessionEntry
@@ -117,6 +119,7 @@ func (c *sessionCache) session(key sessionKey) (shared, evicted *cached[session]
 		evicted = c.evict()
 	}
 	entry := &sessionEntry{cached: newCached[session](c.clock), lastUse: c.uses}
+	entry.keep = c.keep
 	c.entries[key] = entry
 	return entry.cached, evicted
 }

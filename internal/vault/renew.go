@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -23,6 +25,23 @@ var leaseGoneTexts = []string{"lease not found", "lease expired", "invalid lease
 // tokenGone are the texts that prove that a token is gone. Those about a lease are about the lease of the token.
 var tokenGone = []string{"invalid accessor", "token not found", "invalid lease ID", "lease not found", "lease expired"}
 
+// engineDown are parts of error texts with which an engine reports that it cannot reach what it manages, or that this
+// cannot serve now. Vault responds 400 to a renewal then, as to one that it will never accept. The codes are those of
+// PostgreSQL: classes 08 (connection), 53 (resources) and 57 (shut-down).
+var engineDown = []string{
+	"connect", "dial", "no such host", "unreachable", "no route to host", "eof", "broken pipe", "reset", "closing",
+	"timeout", "timed out", "deadline", "canceled", "try again", "too many", "throttl", "rate exceeded", "forwarding",
+	"shutting down", "starting up", "recovery mode", "read-only", "read only", "unavailable", "sealed",
+	"sqlstate 08", "sqlstate 53", "sqlstate 57",
+}
+
+// refusesRenewal says whether a response with status 400 is about the lease, and not about an engine that is down.
+func refusesRenewal(a response) bool {
+	text := strings.ToLower(generatedName.ReplaceAllString(strings.Join(a.errorTexts(), "\n"), ""))
+	down := func(part string) bool { return strings.Contains(text, part) }
+	return text != "" && !slices.ContainsFunc(engineDown, down)
+}
+
 // Renew implements backend.Backend.
 func (b *Backend) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (lease.Term, error) {
 	r, err := b.leaseCall(ctx, "renew", rec, map[string]any{"increment": wholeSeconds(increment)})
@@ -34,6 +53,8 @@ func (b *Backend) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment
 	switch {
 	case r.status == http.StatusBadRequest && a.hasError(leaseGoneTexts...):
 		return lease.Term{}, backend.Errorf(backend.Gone, "%s: it no longer exists: %s", what, a.errorText())
+	case r.status == http.StatusBadRequest && refusesRenewal(a):
+		return lease.Term{}, backend.Errorf(backend.Refused, "%s: Vault refused: %s", what, a.errorText())
 	case !succeeded(r.status):
 		return lease.Term{}, b.keeperFault(r, what, "sys/leases/renew")
 	case !ok || a.LeaseID != rec.ID || seconds(a.LeaseDuration) == 0:
@@ -48,11 +69,11 @@ func (b *Backend) ExtendSession(
 	ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner,
 ) (lease.Term, error) {
 	const what = "extending the issuing token"
-	exists, err := b.verifyToken(ctx, rec, owner)
+	state, err := b.verifyToken(ctx, rec, owner)
 	if err != nil {
 		return lease.Term{}, err
 	}
-	if !exists {
+	if state != tokenAlive {
 		return lease.Term{}, backend.Errorf(backend.Gone, "%s: it no longer exists", what)
 	}
 	r, err := b.accessorCall(ctx, "renew-accessor", rec, map[string]any{"increment": wholeSeconds(maxIncrement)})

@@ -36,8 +36,17 @@ type authBlock struct {
 	NumUses       json.Number `json:"num_uses"`
 }
 
-// parse reads a response. ok is false if Vault cannot have sent it: no JSON, or JSON of another shape.
+// decoded is the body of a response, and whether Vault can have sent it.
+type decoded struct {
+	response
+	ok bool
+}
+
+// parse decodes a response, once. ok is false if Vault cannot have sent it: no JSON, or JSON of another shape.
 func (r rawResponse) parse() (a response, ok bool) {
+	if r.decoded != nil {
+		return r.decoded.response, r.decoded.ok
+	}
 	if len(r.body) == 0 || json.Unmarshal(r.body, &a) != nil {
 		return response{}, false
 	}

@@ -34,17 +34,21 @@ func (b *Backend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner ba
 	if rec.ID != "" && !ofPath(at.Path, rec.ID) {
 		return foreign(at.Path)
 	}
-	revoked := false
+	token := tokenUnknown
 	if at.TokenAccessor != "" {
-		if revoked, err = b.revokeToken(ctx, rec, owner); err != nil {
+		if token, err = b.revokeToken(ctx, rec, owner); err != nil {
 			return err
 		}
 	}
 	switch {
 	case rec.ID != "":
-		return b.revokeLease(ctx, rec, revoked)
+		return b.revokeLease(ctx, rec, token == tokenAlive)
 	case at.SerialNumber != "":
 		return b.revokeCertificate(ctx, at)
+	case token == tokenDying:
+		// Nothing else names what the token may own, so nothing but Vault's statement about it ends the record.
+		return backend.Errorf(backend.Failed, "%s: Vault refuses, although the policy of %s has %s: Vault may still "+
+			"be revoking the token", lookingUpOwner, b.keeperName(), keeperLine("auth/token/lookup-accessor"))
 	}
 	// What the token issued is revoked with it, in the background.
 	return nil
@@ -59,51 +63,71 @@ func (b *Backend) revokeLease(ctx context.Context, rec v1alpha1.LeaseRecord, tok
 	return b.revoke(ctx, rec)
 }
 
-// revokeToken revokes the record's token if it is the owner's. It reports whether there was one.
-func (b *Backend) revokeToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) (bool, error) {
-	if exists, err := b.verifyToken(ctx, rec, owner); err != nil || !exists {
-		return false, err
+// tokenState is what is known of a record's token.
+type tokenState int
+
+const (
+	tokenUnknown tokenState = iota // Vault does not have it
+	// tokenDying: Vault seems to be revoking it. That is only inferred.
+	tokenDying
+	tokenAlive
+)
+
+const lookingUpOwner = "looking up the owner of a record's token"
+
+// revokeToken revokes the record's token if it is the owner's. It returns what the token was before.
+func (b *Backend) revokeToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) (tokenState, error) {
+	state, err := b.verifyToken(ctx, rec, owner)
+	if err != nil || state != tokenAlive {
+		return state, err
 	}
 	r, err := b.accessorCall(ctx, "revoke-accessor", rec, nil)
 	if err != nil {
-		return false, err
+		return state, err
 	}
 	a, _ := r.parse()
 	if !succeeded(r.status) && !(clientError(r.status) && a.hasError(tokenGone...)) {
-		return false, b.keeperFault(r, "revoking the issuing token", "auth/token/revoke-accessor")
+		return state, b.keeperFault(r, "revoking the issuing token", "auth/token/revoke-accessor")
 	}
-	return true, nil
+	return state, nil
 }
 
-// verifyToken checks that the record's token is the owner's, and reports whether it exists. Mismatch: it is another's.
-func (b *Backend) verifyToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) (bool, error) {
+// verifyToken checks that the record's token is the owner's if it is alive. Mismatch: it is another's.
+func (b *Backend) verifyToken(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) (tokenState, error) {
 	r, err := b.accessorCall(ctx, "lookup-accessor", rec, nil)
 	if err != nil {
-		return false, err
+		return tokenUnknown, err
 	}
-	const what = "looking up the owner of a record's token"
 	a, ok := r.parse()
 	switch {
 	case clientError(r.status) && a.hasError(tokenGone...):
-		return false, nil
+		return tokenUnknown, nil
 	case r.status == http.StatusForbidden:
-		return false, b.checkLookupPolicy(ctx, r, what)
+		return tokenDying, b.checkLookupPolicy(ctx, r)
 	case !succeeded(r.status):
-		return false, b.keeperFault(r, what, "auth/token/lookup-accessor")
+		return tokenUnknown, b.keeperFault(r, lookingUpOwner, "auth/token/lookup-accessor")
 	case !ok || isNull(a.Data):
-		return false, unusable(r, what)
+		return tokenUnknown, unusable(r, lookingUpOwner)
 	}
-	return true, b.checkOwner(a.Data, owner)
+	return tokenAlive, b.checkOwner(a.Data, owner)
 }
 
-// checkLookupPolicy distinguishes the two meanings of a 403 to lookup-accessor. Either the policy lacks the line, which
-// is the error. Or the token is being revoked: Vault still finds the accessor but no token (handleUpdateLookupAccessor
-// in vault/token_store.go returns the plain "permission denied" of handleLookup). Then the token is gone.
-func (b *Backend) checkLookupPolicy(ctx context.Context, r rawResponse, what string) error {
+// checkLookupPolicy distinguishes the meanings of a 403 to lookup-accessor. Either the policy lacks the line, or the
+// session is no longer valid; both are errors. Or the record's token is being revoked: Vault still finds the accessor
+// but no token (handleUpdateLookupAccessor in vault/token_store.go returns the plain "permission denied" of
+// handleLookup).
+//
+// The capabilities are those of the session that was refused: another session may have the line although this one was
+// not valid.
+func (b *Backend) checkLookupPolicy(ctx context.Context, r rawResponse) error {
 	const path = "auth/token/lookup-accessor"
-	missing, err := b.missing(ctx, []string{path})
-	if err != nil || len(missing) > 0 {
-		return b.keeperFault(r, what, path)
+	own, err := b.do(ctx, capabilitiesCall(b.spec.Namespace, r.token, []string{path}))
+	if err != nil {
+		return err
+	}
+	has, missing, err := b.readCapabilities(own, []string{path})
+	if err != nil || missing != "" || !covers(has[path], "update") {
+		return b.keeperFault(r, lookingUpOwner, path)
 	}
 	return nil
 }

@@ -145,6 +145,7 @@ const maxMessage = 8 << 10
 // kinds are all kinds of errors.
 var kinds = map[backend.ErrorKind]bool{
 	backend.NoResponse: true, backend.Unavailable: true, backend.Failed: true,
+	backend.Throttled: true, backend.QuotaExceeded: true,
 	backend.Denied: true, backend.LoginFailed: true, backend.NotFound: true,
 	backend.Refused: true, backend.InvalidResponse: true, backend.Gone: true,
 	backend.Mismatch: true, backend.Disputed: true, backend.TLS: true,

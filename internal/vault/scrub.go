@@ -26,9 +26,14 @@ var secretPatterns = []struct {
 	{regexp.MustCompile(`(?i)\b(password|passwd|identified\s+by(?:\s+password)?|` +
 		`identified\s+with\s+\S+\s+(?:by|as))\b(\s*[=:]?\s*)` +
 		`(?:[a-z]{0,2}'(?:[^'\\]|''|\\.)*(?:'|$)|"(?:[^"\\]|""|\\.)*(?:"|$)|\$\$.*?(?:\$\$|$))`), "$1$2[secret]"},
-	{regexp.MustCompile(`(?i)\b(password|passwd|pwd|secret|secret_?key|secret_?id|token|client_token|jwt|api_?key)` +
+	{regexp.MustCompile(`(?i)\b(authorization["']?\s*[=:]\s*["']?(?:(?:bearer|basic|digest|negotiate)\s+)?)[^\s"',;]+`),
+		"$1[secret]"},
+	{regexp.MustCompile(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}`), "$1[token]"},
+	// Names of variables and headers end with these words: DB_PASSWORD, X-Vault-Token.
+	{regexp.MustCompile(`(?i)\b([a-z0-9_.-]*(?:password|passwd|pwd|secret|secret_?key|secret_?id|token|jwt|api_?key))` +
 		`(["']?\s*[=:]\s*["']?)([^\s"',;&)\]}]+)`), "$1$2[secret]"},
-	{regexp.MustCompile(`://([^\s/@:]*):[^\s/]*@`), "://$1:[secret]@"},
+	// A password may contain slashes and @.
+	{regexp.MustCompile(`://([^\s/@:]*):\S*@`), "://$1:[secret]@"},
 }
 
 // scrub makes a server's text safe to show: one bounded line without secrets. It removes the given secrets and

@@ -30,6 +30,8 @@ const (
 	Late Fault = "Late"
 	// Error: the backend responds with an error of its own.
 	Error Fault = "Error"
+	// Refused: the backend responds that it does not do this (issue, renew and extend only).
+	Refused Fault = "Refused"
 )
 
 // Backend is a backend in memory. Its fields may be changed between calls.
@@ -213,6 +215,8 @@ func (b *Backend) Issue(
 		return backend.Response{}, backend.Errorf(backend.Denied, "permission denied")
 	case f == Error:
 		return backend.Response{}, backend.Errorf(backend.Failed, "the database is down")
+	case f == Refused:
+		return backend.Response{}, backend.Errorf(backend.Refused, "there is no such role")
 	case f == Late && mints(b.kindOf(path)):
 		b.late = append(b.late, lateIssuance{at: now.Add(b.Delay), accessor: s.Handle, path: path})
 		return backend.Response{}, errLost
@@ -244,8 +248,8 @@ func (b *Backend) Renew(_ context.Context, rec v1alpha1.LeaseRecord, increment t
 		return lease.Term{}, backend.Errorf(backend.Failed, "the database is down")
 	case !b.alive(c, now):
 		return lease.Term{}, backend.Errorf(backend.Gone, "lease not found")
-	case !b.Renewable:
-		return lease.Term{}, backend.Errorf(backend.Failed, "lease is not renewable")
+	case !b.Renewable, f == Refused:
+		return lease.Term{}, backend.Errorf(backend.Refused, "the lease is not renewable")
 	}
 	end, capped := capAt(now.Add(increment), c.issuedAt.Add(b.MaxTTL))
 	c.expires = end
@@ -278,6 +282,9 @@ func (b *Backend) ExtendSession(
 	t := b.tokens[rec.Handle()]
 	if t.namespace != owner.Namespace {
 		return lease.Term{}, notOwners(t)
+	}
+	if f == Refused {
+		return lease.Term{}, backend.Errorf(backend.Denied, "the session may not be extended")
 	}
 	if b.TokenMaxTTL == 0 {
 		t.expires = now.Add(b.TokenTTL)

@@ -13,7 +13,7 @@ type kubernetes struct {
 	mount, role string
 	// account that the provider names. A keeper's is complete; an issuer's has no namespace, and perhaps no name.
 	account ServiceAccount
-	keeper  bool
+	use
 }
 
 func newKubernetes(spec v1alpha1.VaultAuth, u use) (Method, error) {
@@ -21,7 +21,7 @@ func newKubernetes(spec v1alpha1.VaultAuth, u use) (Method, error) {
 	if k == nil {
 		return nil, nil
 	}
-	m := kubernetes{mount: or(k.Mount, "kubernetes"), role: k.Role, keeper: u.keeper}
+	m := kubernetes{mount: or(k.Mount, "kubernetes"), role: k.Role, use: u}
 	if ref := k.ServiceAccountRef; ref != nil {
 		m.account = ServiceAccount{Name: ref.Name, Audiences: ref.Audiences}
 	}
@@ -52,6 +52,9 @@ func (k kubernetes) ServiceAccount(who backend.Identity) (string, error) {
 // Login implements Method.
 func (k kubernetes) Login(ctx context.Context, r Requester, who backend.Identity) (Token, error) {
 	account, action := k.account, "keeper login"
+	if k.borrowed() {
+		action = "login of spec.vault.auth"
+	}
 	if !k.keeper {
 		name, err := k.ServiceAccount(who)
 		if err != nil {
@@ -62,15 +65,41 @@ func (k kubernetes) Login(ctx context.Context, r Requester, who backend.Identity
 	token, err := r.WithServiceAccountToken(ctx, account, func(jwt string) (Token, error) {
 		return r.Login(ctx, Request{
 			Path: "auth/" + k.mount + "/login",
+			Role: k.role,
 			Body: map[string]string{"role": k.role, "jwt": jwt},
 			Action: fmt.Sprintf("%s to role %q of auth/%s as ServiceAccount %s/%s",
 				action, k.role, k.mount, account.Namespace, account.Name),
 			Hint:    "check the role's bound names, namespaces and audience, and that the auth method is mounted there",
+			Causes:  k.causes(account.Audiences),
 			Secrets: []string{jwt},
 		})
 	})
 	token.ConfiguredAt = fmt.Sprintf("auth/%s/role/%s", k.mount, k.role)
 	return token, err
+}
+
+// causes of refusals that Vault's text does not explain (path_login.go of vault-plugin-auth-kubernetes). A review of
+// the token that fails is a plain "permission denied".
+func (k kubernetes) causes(audiences []string) []Cause {
+	field := k.field + ".kubernetes.serviceAccountRef.audiences"
+	has := fmt.Sprintf("the token has the audiences %q of %s", audiences, field)
+	if len(audiences) == 0 {
+		has = "the token has the API server's audiences, because " + field + " is empty"
+	}
+	config := fmt.Sprintf("auth/%s/config", k.mount)
+	review := fmt.Sprintf("if they are correct, the API server did not review the token for Vault: "+
+		"check kubernetes_host in %s, and that its token_reviewer_jwt is valid", config)
+	if len(audiences) > 0 {
+		review += fmt.Sprintf("; without token_reviewer_jwt, Vault presents the token itself, which the API server "+
+			"rejects for its audiences %q: set token_reviewer_jwt, or add the API server's audience to %s",
+			audiences, field)
+	} else {
+		review += "; without token_reviewer_jwt, the ServiceAccount needs the ClusterRole system:auth-delegator"
+	}
+	return []Cause{
+		{"audience", has + ": set it to the audience of the role"},
+		{"permission denied", review},
+	}
 }
 
 // Owns implements Method. Vault records the namespace of the ServiceAccount that logged in.

@@ -2,6 +2,8 @@ package auth
 
 import (
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -81,8 +83,11 @@ func TestKubernetesLoginRequest(t *testing.T) {
 			}
 			jwt := "jwt-" + c.account.Namespace + "-" + c.account.Name
 			want := Request{
-				Path: c.path, Body: map[string]string{"role": c.role, "jwt": jwt}, Action: c.action, Hint: refusedHint,
-				Secrets: []string{jwt},
+				Path: c.path, Role: c.role, Body: map[string]string{"role": c.role, "jwt": jwt},
+				Action: c.action, Hint: refusedHint, Secrets: []string{jwt},
+			}
+			for i := range f.logins {
+				f.logins[i].Causes = nil // see TestCausesNameTheField
 			}
 			if !reflect.DeepEqual(f.logins, []Request{want}) {
 				t.Errorf("because %s:\n got %+v\nwant %+v", c.because, f.logins, want)
@@ -96,6 +101,57 @@ func TestKubernetesLoginRequest(t *testing.T) {
 				t.Errorf("because %s: token %+v, want %+v", c.because, token, wantToken)
 			}
 		})
+	}
+}
+
+func TestCausesNameTheField(t *testing.T) {
+	with := kubernetesAuth(&v1alpha1.ServiceAccountReference{Name: "a", Namespace: "b", Audiences: []string{"vault"}})
+	without := kubernetesAuth(&v1alpha1.ServiceAccountReference{Name: "a", Namespace: "b"})
+	for _, c := range []struct {
+		it     string
+		method Method
+		text   string
+		want   []string
+	}{
+		{"a wrong audience", issuer(t, with), "audience",
+			[]string{`["vault"]`, "auth.kubernetes.serviceAccountRef.audiences"}},
+		{"a keeper's wrong audience", keeper(t, with, ""), "audience",
+			[]string{`["vault"]`, "keeperAuth.kubernetes.serviceAccountRef.audiences"}},
+		{"no audience", issuer(t, without), "audience", []string{"audiences is empty"}},
+		{"a review that failed, with an audience", issuer(t, with), "permission denied",
+			[]string{"token_reviewer_jwt", `rejects for its audiences ["vault"]`, "auth/kubernetes/config"}},
+		{"a review that failed, without one", issuer(t, without), "permission denied",
+			[]string{"token_reviewer_jwt", "system:auth-delegator"}},
+	} {
+		t.Run(c.it, func(t *testing.T) {
+			f := &fakeRequester{}
+			if _, err := c.method.Login(t.Context(), f, who); err != nil {
+				t.Fatal(err)
+			}
+			i := slices.IndexFunc(f.logins[0].Causes, func(cause Cause) bool { return cause.Text == c.text })
+			for _, part := range c.want {
+				if i < 0 || !strings.Contains(f.logins[0].Causes[i].Hint, part) {
+					t.Errorf("%q is not in %+v", part, f.logins[0].Causes)
+				}
+			}
+		})
+	}
+}
+
+func TestALoginOfTheProvidersAuthIsNamedSo(t *testing.T) {
+	f := &fakeRequester{}
+	account := &v1alpha1.ServiceAccountReference{Name: "a"}
+	m, err := Keeper(&v1alpha1.VaultProvider{Auth: kubernetesAuth(account)}, "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _ = m.Login(t.Context(), f, who)
+	if got := f.logins[0].Action; !strings.HasPrefix(got, `login of spec.vault.auth to role "app"`) {
+		t.Errorf("the action is %q", got)
+	}
+	m, err = Keeper(&v1alpha1.VaultProvider{Auth: tokenAuth("", "root", "")}, "shop")
+	if err != nil || m.String() != "the token of spec.vault.auth" {
+		t.Errorf("the name is %v, %v", m, err)
 	}
 }
 

@@ -47,17 +47,23 @@ type Requester interface {
 type Request struct {
 	// Path below /v1/.
 	Path string
+	// Role that the request logs in to; empty: none.
+	Role string
 	// Token that authenticates the request; empty: none.
 	Token string
 	// Body is sent as JSON.
 	Body any
 	// Action is what the request does, for messages.
 	Action string
-	// Hint is what the user can do if Vault refuses.
-	Hint string
+	// Hint is what the user can do if Vault refuses. Causes add hints for certain responses.
+	Hint   string
+	Causes []Cause
 	// Secrets in the body. No message repeats them.
 	Secrets []string
 }
+
+// Cause is a hint for a refusal whose text contains Text.
+type Cause struct{ Text, Hint string }
 
 // ServiceAccount is a ServiceAccount and the audiences of its token.
 type ServiceAccount struct {
@@ -98,6 +104,9 @@ type use struct {
 	// namespace of a SecretProvider; empty for a ClusterSecretProvider.
 	namespace string
 }
+
+// borrowed: leasekeeper works with the identity of spec.vault.auth.
+func (u use) borrowed() bool { return u.keeper && u.field == "auth" }
 
 // constructors of the methods. Each returns nil if spec does not choose its method.
 var constructors = []func(spec v1alpha1.VaultAuth, u use) (Method, error){newKubernetes, newToken}

@@ -18,7 +18,7 @@ const (
 // that the child can be revoked alone.
 type token struct {
 	secret v1alpha1.SecretKeyReference
-	keeper bool
+	use
 }
 
 func newToken(spec v1alpha1.VaultAuth, u use) (Method, error) {
@@ -27,12 +27,15 @@ func newToken(spec v1alpha1.VaultAuth, u use) (Method, error) {
 	}
 	ref := spec.Token.SecretRef
 	ref.Namespace, ref.Key = or(ref.Namespace, u.namespace), or(ref.Key, "token")
-	return token{secret: ref, keeper: u.keeper}, nil
+	return token{secret: ref, use: u}, nil
 }
 
 // String implements Method.
 func (t token) String() string {
-	if t.keeper {
+	switch {
+	case t.borrowed():
+		return "the token of spec.vault.auth"
+	case t.keeper:
 		return "the keeper's token"
 	}
 	return "the token in the Secret"

@@ -1,0 +1,358 @@
+package lifecycle
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+)
+
+// hostility is what something else does to the Secret, again and again.
+type hostility struct {
+	// always is done once, at the start.
+	always func(w *world)
+	// often is done before each run.
+	often func(w *world)
+}
+
+func byAdmission(of func(sec *corev1.Secret, dryRun bool) error) hostility {
+	return hostility{always: func(w *world) { w.admission = of }}
+}
+
+// hostilities by name. None of them is a user's request.
+var hostilities = map[string]hostility{
+	"a controller changes a key": {often: (*world).tamper},
+	"a controller adds a key":    {often: (*world).touch},
+	"a controller deletes it":    {often: func(w *world) { clear(w.secrets) }},
+	"a controller makes it immutable": {often: func(w *world) {
+		for _, s := range w.secrets {
+			s.Immutable = new(true)
+			w.put(s)
+		}
+	}},
+	"a controller removes the annotations": {often: func(w *world) {
+		for _, s := range w.secrets {
+			clear(s.Annotations)
+			w.put(s)
+		}
+	}},
+	"admission changes a label": byAdmission(func(sec *corev1.Secret, _ bool) error {
+		sec.Labels["team"] = "theirs"
+		return nil
+	}),
+	"admission changes a key": byAdmission(func(sec *corev1.Secret, dryRun bool) error {
+		if !dryRun {
+			sec.Data["username"] = []byte("theirs")
+		}
+		return nil
+	}),
+	"admission removes the salt": byAdmission(func(sec *corev1.Secret, _ bool) error {
+		delete(sec.Annotations, v1alpha1.DigestSaltAnnotation)
+		return nil
+	}),
+	"admission requires odd keys": byAdmission(func(sec *corev1.Secret, _ bool) error {
+		if sec.Data["DATABASE_URL"] == nil {
+			return denial("this Secret is not complete")
+		}
+		return nil
+	}),
+	"admission rejects what is stored": byAdmission(func(_ *corev1.Secret, dryRun bool) error {
+		if !dryRun {
+			return denial("not today")
+		}
+		return nil
+	}),
+	"the type does not fit": {always: func(w *world) {
+		w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Type = string(corev1.SecretTypeTLS) })
+	}},
+	"the selection selects nothing": {always: func(w *world) {
+		w.person(func(d *v1alpha1.DynamicSecret) {
+			d.Spec.Target.Fields = &v1alpha1.FieldSelection{Include: []string{"nothing"}}
+		})
+	}},
+}
+
+func hostileNames() []string {
+	var names []string
+	for name := range hostilities {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// No object mints more than 12 credentials in any hour without a user's request, whatever happens to its Secret. Writes
+// are few as well.
+func TestHostileWritersMintAtMostTwelveAnHour(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(1)
+		w.backend.TTL, w.backend.MaxTTL = 100*time.Hour, 1000*time.Hour
+		w.object.Spec.Target.Labels = map[string]string{"team": "ours"}
+		if rapid.Bool().Draw(t, "it was in order") {
+			for range 3 {
+				_, _ = w.procs[0].run(nil)
+			}
+		}
+		var chosen []hostility
+		var names []string
+		for range rapid.IntRange(1, 3).Draw(t, "hostilities") {
+			names = append(names, rapid.SampledFrom(hostileNames()).Draw(t, "hostility"))
+			h := hostilities[names[len(names)-1]]
+			if h.always != nil {
+				h.always(w)
+			}
+			chosen = append(chosen, h)
+		}
+		var minted []time.Time
+		restarts := 0
+		for range 250 {
+			for _, h := range chosen {
+				if h.often != nil && rapid.IntRange(0, 3).Draw(t, "now") > 0 {
+					h.often(w)
+				}
+			}
+			before := w.backend.Issued()
+			if rapid.IntRange(0, 40).Draw(t, "restart if 40") == 40 {
+				w.procs[0].restart()
+				restarts++
+			}
+			_, _ = w.procs[0].run(nil)
+			for range w.backend.Issued() - before {
+				minted = append(minted, w.clock.Now())
+			}
+			w.clock.Step(rapid.SampledFrom([]time.Duration{1, 1, 5, 30, 200}).Draw(t, "seconds") * time.Second)
+		}
+		for i := range minted {
+			if i+12 < len(minted) && minted[i+12].Sub(minted[i]) < time.Hour {
+				t.Fatalf("13 credentials between %s and %s\nstatus %+v\neffects: %v",
+					minted[i], minted[i+12], w.object.Status, tail(w.effects))
+			}
+		}
+		if writes := w.secretWrites(); writes > 100+15*restarts {
+			t.Fatalf("%d writes of the Secret, with %q: %v", writes, names, tail(w.effects))
+		}
+	})
+}
+
+func (w *world) secretWrites() int {
+	n := 0
+	for _, e := range w.effects {
+		if strings.HasSuffix(e, " secret") {
+			n++
+		}
+	}
+	return n
+}
+
+// A loop is reported by a condition, with the credential and without one.
+func TestLoopsAreReported(t *testing.T) {
+	for name, want := range map[string]string{
+		"a controller changes a key":       v1alpha1.ReasonTargetContested,
+		"a controller deletes it":          v1alpha1.ReasonTargetContested,
+		"admission changes a label":        v1alpha1.ReasonTargetContested,
+		"admission changes a key":          v1alpha1.ReasonTargetContested,
+		"admission requires odd keys":      v1alpha1.ReasonTargetRejected,
+		"admission rejects what is stored": v1alpha1.ReasonTargetRejected,
+		"the type does not fit":            v1alpha1.ReasonInvalidResponse,
+		"the selection selects nothing":    v1alpha1.ReasonInvalidResponse,
+		"a controller adds a key":          "",
+		"a controller makes it immutable":  "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, h := newWorld(1), hostilities[name]
+			w.object.Spec.Target.Labels = map[string]string{"team": "ours"}
+			if h.always != nil {
+				h.always(w)
+			}
+			for range 400 {
+				if h.often != nil {
+					h.often(w)
+				}
+				_, _ = w.procs[0].run(nil)
+				w.clock.Step(2 * time.Second)
+			}
+			got := ""
+			if c := meta.FindStatusCondition(w.object.Status.Conditions, v1alpha1.StalledCondition); c != nil {
+				got = c.Reason
+				t.Log(c.Message)
+			}
+			if got != want {
+				t.Errorf("the reason is %q, want %q: %+v", got, want, w.object.Status.Conditions)
+			}
+		})
+	}
+}
+
+// foreign creates a Secret of something else at the target, instead of ours.
+func (w *world) foreign() {
+	sec := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: w.object.TargetName(),
+		Labels: map[string]string{}, Annotations: map[string]string{}}, Data: map[string][]byte{"mine": []byte("mine")}}
+	w.put(sec)
+}
+
+// While a Secret of something else has the target's name, nothing is minted: it could not be published.
+func TestNothingIsMintedForAForeignSecret(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := draw(t)
+		all := w.actions(t)
+		run := func(f fault) {
+			if w.object == nil {
+				return
+			}
+			s, before := w.secrets[w.object.TargetName()], w.backend.Issued()
+			isForeign := s != nil && s.Data["mine"] != nil
+			w.fault = f
+			_, _ = w.somebody(t).run(nil)
+			w.fault = fault{after: -1}
+			if isForeign && w.backend.Issued() != before {
+				t.Fatalf("a credential was minted: %+v\neffects: %v", w.object.Status, tail(w.effects))
+			}
+		}
+		some := map[string]func(*rapid.T){
+			"run": func(*rapid.T) { run(fault{after: -1}) },
+			"run with a fault": func(t *rapid.T) {
+				run(fault{rapid.IntRange(0, 9).Draw(t, "after effects"),
+					rapid.SampledFrom([]faultKind{crashBefore, crashAfter, failBefore, failAfter}).Draw(t, "kind")})
+			},
+			"create a foreign Secret": func(*rapid.T) {
+				if w.object != nil {
+					w.foreign()
+				}
+			},
+			"delete the foreign Secret": func(*rapid.T) {
+				maps.DeleteFunc(w.secrets, func(_ string, s *corev1.Secret) bool { return s.Data["mine"] != nil })
+			},
+		}
+		for _, name := range []string{"kill", "let time pass", "suspend", "revoke", "change the request",
+			"revoke a lease in the backend", "request a rotation", "rename the target", "delete the Secret", ""} {
+			some[name] = all[name]
+		}
+		t.Repeat(some)
+	})
+}
+
+// Renames, however they are interrupted, leave one Secret.
+func TestRenamesLeaveOneSecret(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(2)
+		w.backend.TTL, w.backend.MaxTTL = 100*time.Hour, 1000*time.Hour
+		all := w.actions(t)
+		some := map[string]func(*rapid.T){
+			"run with a fault": func(t *rapid.T) {
+				w.fault = fault{rapid.IntRange(0, 9).Draw(t, "after effects"),
+					rapid.SampledFrom(faultKinds).Draw(t, "kind")}
+				_, _ = w.somebody(t).run(nil)
+				w.fault = fault{after: -1}
+			},
+		}
+		for _, name := range []string{"run", "kill", "rename the target", "request a rotation", "suspend", ""} {
+			some[name] = all[name]
+		}
+		t.Repeat(some)
+		w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Suspend = false })
+		if err := w.settle(); err != nil {
+			t.Fatal(err)
+		}
+		w.verifySettled(t)
+	})
+}
+
+// The credential in a Secret is alive until its successor is there, whatever happens to the successor.
+func TestTheCredentialInUseIsKept(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(2)
+		w.backend.TTL, w.backend.MaxTTL = 100*time.Hour, 1000*time.Hour
+		reissue := []v1alpha1.Reissue{v1alpha1.ReissueAlways, v1alpha1.ReissueNever}
+		w.object.Spec.Lease.Reissue = rapid.SampledFrom(reissue).Draw(t, "reissue")
+		if rapid.Bool().Draw(t, "several sources") {
+			w.severalSources()
+		}
+		all, byOthers := w.actions(t), map[string]bool{}
+		some := map[string]func(*rapid.T){
+			"revoke a lease that is not in use": func(t *rapid.T) {
+				for id := range w.backend.Live() {
+					if !w.inASecret(id) {
+						byOthers[id] = true
+						w.backend.RevokeBehind(id)
+						for _, p := range w.procs {
+							p.life.memory.suspect(ordersKey, id)
+						}
+					}
+				}
+			},
+			"": func(t *rapid.T) {
+				live := w.backend.Live()
+				for _, s := range w.secrets {
+					if user := string(s.Data["username"]); live[user] == "" && !byOthers[user] {
+						t.Fatalf("the Secret contains %s, which is dead: %+v\neffects: %v",
+							user, w.object.Status, tail(w.effects))
+					}
+				}
+			},
+		}
+		for _, name := range []string{"run", "run with a fault", "kill", "request a rotation", "suspend",
+			"change the request", "read", "run from a stale read", "outage"} {
+			some[name] = all[name]
+		}
+		some["let a second pass"] = func(*rapid.T) { w.clock.Step(time.Second) }
+		t.Repeat(some)
+	})
+}
+
+func (w *world) inASecret(id string) bool {
+	for _, s := range w.secrets {
+		if string(s.Data["username"]) == id || string(s.Data["BROKER_username"]) == id {
+			return true
+		}
+	}
+	return false
+}
+
+// A is in the Secret, B is recorded, the process dies before it publishes B, and B is revoked or expires.
+func TestALostSuccessorLeavesTheCredentialInUse(t *testing.T) {
+	for _, several := range []bool{false, true} {
+		w := newWorld(1)
+		if several {
+			w.severalSources()
+		}
+		p := w.procs[0]
+		for range 3 {
+			_, _ = p.run(nil)
+		}
+		used := string(w.secrets["orders"].Data["username"])
+		w.person(func(d *v1alpha1.DynamicSecret) {
+			metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.RotateRequestedAtAnnotation, "now")
+		})
+		first, n := w.object.Status.Leases[0].ID, len(w.object.Spec.Sources)
+		w.fault = fault{2*max(n, 1) + 1, crashAfter} // logins, the journal, issuances, the record
+		if _, _ = p.run(nil); w.object.Status.Leases[0].ID == first {
+			t.Fatalf("the successor is not recorded: %v", tail(w.effects))
+		}
+		w.fault = fault{after: -1}
+		w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Suspend = true })
+		for i := range w.object.Status.Leases {
+			if id := w.object.Status.Leases[i].ID; id != "" {
+				w.backend.RevokeBehind(id)
+				p.life.memory.suspect(ordersKey, id)
+				break
+			}
+		}
+		for range 300 {
+			_, _ = p.run(nil)
+			w.clock.Step(20 * time.Second)
+			s := w.secrets["orders"]
+			if s == nil || string(s.Data["username"]) != used || w.backend.Live()[used] == "" {
+				t.Fatalf("several %v: the credential in use is gone: %v\n%+v\neffects: %v",
+					several, s, w.object.Status, tail(w.effects))
+			}
+		}
+	}
+}

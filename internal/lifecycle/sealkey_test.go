@@ -1,0 +1,55 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	clientfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+)
+
+// A policy or a quota that rejects the key's Secret does not stop the manager; an unavailable API server does.
+func TestRefusedSealKey(t *testing.T) {
+	denied := apierrors.NewForbidden(corev1.Resource("secrets"), sealKeySecret, errors.New("exceeded quota"))
+	unavailable := apierrors.NewServiceUnavailable("starting")
+	for _, c := range []struct {
+		name          string
+		read, created error
+		refused       bool
+	}{
+		{"it is stored", nil, nil, false},
+		{"a policy or a quota", nil, denied, true},
+		{"a webhook that fails", nil, apierrors.NewInternalError(errors.New("failed calling webhook")), true},
+		{"no permission to read it", denied, nil, true},
+		{"the API server starts", nil, unavailable, false},
+		{"the API server starts, at the read", unavailable, nil, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			api := interceptor.NewClient(clientfake.NewClientBuilder().Build(), interceptor.Funcs{
+				Get: func(ctx context.Context, w client.WithWatch, key client.ObjectKey, o client.Object,
+					opts ...client.GetOption) error {
+					if c.read != nil {
+						return c.read
+					}
+					return w.Get(ctx, key, o, opts...)
+				},
+				Create: func(ctx context.Context, w client.WithWatch, o client.Object,
+					opts ...client.CreateOption) error {
+					if c.created != nil {
+						return c.created
+					}
+					return w.Create(ctx, o, opts...)
+				},
+			})
+			key, err := LoadSealKey(t.Context(), api, api, "leasekeeper-system")
+			failed := c.read != nil || c.created != nil
+			if errors.Is(err, ErrSealRefused) != c.refused || (err != nil) != failed || (len(key) > 0) == failed {
+				t.Errorf("a key of %d bytes, %v", len(key), err)
+			}
+		})
+	}
+}
