@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -217,15 +218,57 @@ func (r *rig) untilReason(name, condition, reason string) string {
 	return meta.FindStatusCondition(d.Status.Conditions, condition).Message
 }
 
-// until waits until ok accepts the object.
+// until waits until ok accepts the object. It sees every version of the object: the API server sends them, which costs
+// it less than polling. What else ok depends on may change without the object.
 func (r *rig) until(name, what string, ok func(*v1alpha1.DynamicSecret) bool) *v1alpha1.DynamicSecret {
 	r.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	again := time.NewTicker(400 * time.Millisecond)
+	defer again.Stop()
 	var d *v1alpha1.DynamicSecret
-	r.eventually(name+" to be "+what, func() bool {
-		d = r.get(name)
-		return d != nil && ok(d)
-	})
-	return d
+	var versions <-chan watch.Event // nil: nothing is watched
+	for {
+		if versions == nil {
+			versions = r.watch(ctx, name)
+		}
+		select {
+		case e := <-versions:
+			found, isObject := e.Object.(*v1alpha1.DynamicSecret)
+			if d = found; !isObject {
+				versions = nil // the API server has ended the watch
+			}
+			if e.Type == watch.Deleted {
+				d = nil
+			}
+		case <-again.C:
+		case <-ctx.Done():
+			r.t.Fatalf("waited %s for %s to be %s", patience, name, what)
+		}
+		if d != nil && ok(d) {
+			return d
+		}
+		r.managerRuns()
+	}
+}
+
+// watch starts with the current version of the object; nil: the API server cannot be reached.
+func (r *rig) watch(ctx context.Context, name string) <-chan watch.Event {
+	w, err := r.Kube.Watch(ctx, &v1alpha1.DynamicSecretList{}, client.InNamespace(r.name),
+		client.MatchingFields{"metadata.name": name})
+	if err != nil {
+		return nil
+	}
+	context.AfterFunc(ctx, w.Stop)
+	return w.ResultChan()
+}
+
+// managerRuns fails the test if the manager has ended and should not have.
+func (r *rig) managerRuns() {
+	r.t.Helper()
+	if r.managerMustRun && !r.Manager.Running() {
+		r.t.Fatalf("the manager ended unexpectedly. %s", r.Manager.LastWords(40))
+	}
 }
 
 // get reads a DynamicSecret; nil: it does not exist.
@@ -317,13 +360,13 @@ func (r *rig) eventually(what string, ok func() bool) {
 // eventuallyWithin is eventually with a bound.
 func (r *rig) eventuallyWithin(bound time.Duration, what string, ok func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(bound); ; time.Sleep(50 * time.Millisecond) {
+	pause := 50 * time.Millisecond
+	for deadline := time.Now().Add(bound); ; time.Sleep(pause) {
 		if ok() {
 			return
 		}
-		if r.managerMustRun && !r.Manager.Running() {
-			r.t.Fatalf("the manager ended unexpectedly. %s", r.Manager.LastWords(40))
-		}
+		pause = min(pause*5/4, 300*time.Millisecond)
+		r.managerRuns()
 		if time.Now().After(deadline) {
 			r.t.Fatalf("waited %s for %s", bound, what)
 		}

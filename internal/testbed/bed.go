@@ -54,7 +54,7 @@ type Bed struct {
 	Vault    *Vault
 	Postgres *Postgres
 	// Kube is an administrator's client without throttling.
-	Kube    client.Client
+	Kube    client.WithWatch
 	Manager *Manager
 	// API is the proxy between the managers and the API server; nil without APIProxy.
 	API *Proxy
@@ -91,7 +91,7 @@ func (b *Bed) startCluster(ctx context.Context) (err error) {
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return err
 	}
-	if b.Kube, err = client.New(b.Plane.Config, client.Options{Scheme: scheme}); err != nil {
+	if b.Kube, err = client.NewWithWatch(b.Plane.Config, client.Options{Scheme: scheme}); err != nil {
 		return err
 	}
 	if b.opts.APIProxy {
