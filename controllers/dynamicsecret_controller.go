@@ -168,8 +168,10 @@ func (r *DynamicSecretReconciler) cached(ctx context.Context, o client.Object) [
 
 // writersOf lists the objects that have this Secret as their target, and the one that controls it.
 func (r *DynamicSecretReconciler) writersOf(ctx context.Context, o client.Object) []v1alpha1.DynamicSecret {
-	namespace := client.InNamespace(o.GetNamespace())
-	writers := r.list(ctx, namespace, client.MatchingFields{lifecycle.IndexTarget: o.GetName()})
+	writers, err := lifecycle.Writers(ctx, r.cache, o.GetNamespace(), o.GetName())
+	if err != nil {
+		log.FromContext(ctx).Error(err, "listing the DynamicSecrets of a Secret in the cache")
+	}
 	if c := metav1.GetControllerOf(o); c != nil && c.Kind == "DynamicSecret" {
 		named := metav1.ObjectMeta{Namespace: o.GetNamespace(), Name: c.Name}
 		writers = append(writers, r.cached(ctx, &v1alpha1.DynamicSecret{ObjectMeta: named})...)

@@ -200,9 +200,9 @@ func (l *Lifecycle) reportFailure(o *observation, d *v1alpha1.DynamicSecret) {
 			l.announce.Event(o.d, corev1.EventTypeWarning, reason, failures[reason])
 		}
 	}
-	o.mem.reported = map[string]bool{}
+	o.mem.reported = nil
 	for reason := range failures {
-		o.mem.reported[reason] = true
+		put(&o.mem.reported, reason, true)
 	}
 }
 
@@ -260,8 +260,11 @@ func (r *remembered) failing() bool {
 // backoff is the pause after a failure of this object.
 func (o *observation) backoff(count int) time.Duration { return lease.Backoff(count, o.d.UID) }
 
-func fmtRevision(generation int64, revision string) string {
-	return fmt.Sprintf("%d|%s", generation, revision)
+// revision identifies what a person can change so that something that has failed may succeed: the spec, a requested
+// rotation, and the providers.
+func (o *observation) revision() string {
+	request := o.d.Annotations[v1alpha1.RotateRequestedAtAnnotation]
+	return fmt.Sprintf("%d|%s|%s", o.d.Generation, request, o.sources.Revision)
 }
 
 func owner(d *v1alpha1.DynamicSecret) backend.Owner {

@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -62,11 +61,11 @@ type remembered struct {
 	rolloutCheckAt time.Time
 	// rolloutTries are the failures to check them.
 	rolloutTries lease.Failure
-	// tried identifies the spec and the providers that the failures in tries are about.
+	// tried identifies the spec, the request and the providers that the failures in tries are about.
 	tried      string
 	recoveries int64
-	// renewing identifies the terms of the leases that the failures to renew are about.
-	renewing map[string]string
+	// renewing are the numbers of renewals after which a further one failed.
+	renewing map[string]int64
 	// reported are the reasons of the failures that events have reported.
 	reported map[string]bool
 }
@@ -170,15 +169,10 @@ func (m *memory) of(key types.NamespacedName, uid types.UID) *remembered {
 	defer m.mu.Unlock()
 	r := m.objects[key]
 	if r == nil || (r.uid != uid && r.held == nil) {
-		r = newRemembered(uid)
+		r = &remembered{uid: uid}
 		m.objects[key] = r
 	}
 	return r
-}
-
-func newRemembered(uid types.UID) *remembered {
-	return &remembered{uid: uid, lost: map[string]bool{}, done: map[string]bool{}, reads: map[string]lease.Read{},
-		handled: map[string]string{}, renewing: map[string]string{}, revokeBy: map[string]time.Time{}}
 }
 
 // takeOver returns the memory of an object that was removed.
@@ -188,7 +182,7 @@ func (m *memory) takeOver(d *v1alpha1.DynamicSecret) *remembered {
 	key := keyOf(d)
 	r := m.objects[key]
 	if r == nil || r.uid != d.UID {
-		return newRemembered(d.UID)
+		return &remembered{uid: d.UID}
 	}
 	if r.held == nil || inLedger(&d.Status, r.held) {
 		delete(m.objects, key)
@@ -304,14 +298,14 @@ func (r *remembered) heldForPlan() lease.Held {
 	return r.held.Held
 }
 
-// refresh forgets failures that were about another spec or another provider, because a person has changed something;
+// refresh forgets failures that were about another spec, request or provider, because a person has changed something;
 // failures to renew that have succeeded since; and all of them when a backend became available again.
 func (r *remembered) refresh(tried string, recoveries int64, leases []v1alpha1.LeaseRecord) {
 	for i := range leases {
 		rec := &leases[i]
-		key, term := lease.Key(rec), fmt.Sprint(rec.Renewals)
-		if was, known := r.renewing[key]; !known || was != term {
-			r.renewing[key] = term
+		key := lease.Key(rec)
+		if was, failed := r.renewing[key]; failed && was != rec.Renewals {
+			delete(r.renewing, key)
 			delete(r.tries.Renew, key)
 			delete(r.tries.ExtendSession, key)
 		}
@@ -333,7 +327,7 @@ func (r *remembered) boundRevocations(st *v1alpha1.DynamicSecretStatus, limit ti
 	for i := range st.Retiring {
 		rec, by := &st.Retiring[i], now.Add(limit)
 		if _, known := r.revokeBy[lease.Key(rec)]; !known && rec.RevokeAfter != nil && rec.RevokeAfter.After(by) {
-			r.revokeBy[lease.Key(rec)] = by
+			put(&r.revokeBy, lease.Key(rec), by)
 		}
 	}
 }
@@ -349,7 +343,7 @@ func (r *remembered) prune(st *v1alpha1.DynamicSecretStatus) {
 	maps.DeleteFunc(r.tries.ExtendSession, gone)
 	maps.DeleteFunc(r.tries.Revoke, gone)
 	maps.DeleteFunc(r.revokeBy, func(key string, _ time.Time) bool { return !keys[key] })
-	maps.DeleteFunc(r.renewing, func(key, _ string) bool { return !keys[key] })
+	maps.DeleteFunc(r.renewing, func(key string, _ int64) bool { return !keys[key] })
 	maps.DeleteFunc(r.lost, func(id string, _ bool) bool { return !hasLease(st, id) })
 }
 
@@ -373,11 +367,16 @@ func fail(f *lease.Failure, b lease.Block, now time.Time, pause func(count int) 
 func failKey(
 	all *map[string]lease.Failure, key string, b lease.Block, now time.Time, pause func(int) time.Duration,
 ) *lease.Failure {
-	if *all == nil {
-		*all = map[string]lease.Failure{}
-	}
 	f := (*all)[key]
 	fail(&f, b, now, pause)
-	(*all)[key] = f
+	put(all, key, f)
 	return &f
+}
+
+// put sets an entry of a map that most objects never need.
+func put[V any](m *map[string]V, key string, value V) {
+	if *m == nil {
+		*m = map[string]V{}
+	}
+	(*m)[key] = value
 }

@@ -40,7 +40,7 @@ func TestRefreshForgetsFailuresThatNoLongerMatter(t *testing.T) {
 			mem := newMemory().of(ordersKey, "uid-1")
 			mem.refresh("1", 1, []v1alpha1.LeaseRecord{rec})
 			mem.tries.Issue, mem.tries.Refresh = failed, map[string]lease.Failure{"": failed}
-			mem.tries.Renew = map[string]lease.Failure{key: failed}
+			mem.tries.Renew, mem.renewing = map[string]lease.Failure{key: failed}, map[string]int64{key: rec.Renewals}
 			mem.tries.Revoke = map[string]lease.Failure{key: failed}
 			mem.refresh(c.tried, c.recoveries, c.leases)
 			got, want := map[string]bool{}, map[string]bool{}
@@ -67,8 +67,8 @@ func TestPruneKeepsOnlyRecordsOfTheLedger(t *testing.T) {
 		return map[string]lease.Failure{lease.Key(&current): {}, lease.Key(&retiring): {}, lease.Key(&gone): {}}
 	}
 	mem.tries.Renew, mem.tries.ExtendSession, mem.tries.Revoke = all(), all(), all()
-	mem.renewing[lease.Key(&gone)] = "0"
-	mem.lost["l"], mem.lost["m"], mem.lost["n"] = true, true, true
+	put(&mem.renewing, lease.Key(&gone), 0)
+	mem.lost = map[string]bool{"l": true, "m": true, "n": true}
 	mem.prune(&v1alpha1.DynamicSecretStatus{
 		Leases: []v1alpha1.LeaseRecord{current}, Retiring: []v1alpha1.LeaseRecord{retiring},
 	})

@@ -249,7 +249,7 @@ func (l *Lifecycle) readSecret(ctx context.Context, namespace, name string) (*se
 
 // refreshInput makes the input of the plan from the observation as it is now.
 func (l *Lifecycle) refreshInput(o *observation) {
-	o.mem.refresh(fmtRevision(o.d.Generation, o.sources.Revision), o.sources.Recoveries, o.d.Status.Leases)
+	o.mem.refresh(o.revision(), o.sources.Recoveries, o.d.Status.Leases)
 	o.mem.boundRevocations(&o.d.Status, l.requestLimit, l.clock.Now())
 	state, outOfSync := o.targetState()
 	o.in = lease.Input{

@@ -316,7 +316,7 @@ func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) e
 	}
 	l.announce.Count("refresh", "success")
 	delete(o.mem.tries.Refresh, rec.Source)
-	o.mem.handled[rec.Source] = lease.RequestedRenewal(o.d)
+	put(&o.mem.handled, rec.Source, lease.RequestedRenewal(o.d))
 	read := lease.Read{At: response.Term.At}
 	if response.Term.Duration > 0 {
 		read.Next = response.Term.At.Add(response.Term.Duration)
@@ -325,7 +325,7 @@ func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) e
 	}
 	digest := part.Digest(secret.Salt(o.secret))
 	if digest == rec.Digest && response.Kind == rec.Kind {
-		o.mem.reads[rec.Source] = read
+		put(&o.mem.reads, rec.Source, read)
 		return nil
 	}
 	whole := combined(o.d.Status.Leases, rec.Source, digest)

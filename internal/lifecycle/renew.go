@@ -31,7 +31,7 @@ func (l *Lifecycle) renew(ctx context.Context, o *observation, s lease.Step) err
 	}
 	l.announce.Count("renew", "success")
 	delete(o.mem.tries.Renew, lease.Key(&rec))
-	o.mem.handled[rec.Source] = lease.RequestedRenewal(o.d)
+	put(&o.mem.handled, rec.Source, lease.RequestedRenewal(o.d))
 	renewed := func(rec *v1alpha1.LeaseRecord) { lease.Renewed(rec, term, requested) }
 	return l.commitFor(ctx, o, rec.ID, renewed, l.renewalHandled(o))
 }
@@ -111,13 +111,14 @@ func (l *Lifecycle) notExtended(
 		if f.Refusals++; !refused(err) {
 			f.Refusals = 0
 		}
-		(*tries)[key] = *f
+		put(tries, key, *f)
+		put(&o.mem.renewing, key, rec.Renewals)
 		return nil
 	case s.Retiring:
 		delete(*tries, lease.Key(&rec))
 		return l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.RetiringLost(d, s.Record, l.clock.Now()) })
 	}
-	o.mem.lost[rec.ID] = true
+	put(&o.mem.lost, rec.ID, true)
 	return nil
 }
 
@@ -141,7 +142,7 @@ func (l *Lifecycle) verify(ctx context.Context, o *observation, s lease.Step) er
 		err = b.Lookup(ctx, rec)
 	}
 	if err != nil && backend.KindOf(err) == backend.Gone {
-		o.mem.lost[rec.ID] = true
+		put(&o.mem.lost, rec.ID, true)
 	}
 	return nil
 }

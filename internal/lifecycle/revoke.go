@@ -100,7 +100,7 @@ func (l *Lifecycle) reportRevoked(o *observation, rec *v1alpha1.LeaseRecord) {
 // removed takes a record off the ledger; while the object is being deleted, off the list of what is left.
 func (l *Lifecycle) removed(ctx context.Context, o *observation, s lease.Step, key string) error {
 	if !o.d.DeletionTimestamp.IsZero() {
-		o.mem.done[key] = true
+		put(&o.mem.done, key, true)
 		return nil
 	}
 	return l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Revoked(d, s.Record, l.clock.Now()) })

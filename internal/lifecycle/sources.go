@@ -26,12 +26,10 @@ import (
 
 // Indexes of DynamicSecrets in the cache.
 const (
-	// IndexTarget is by the name of the Secret.
-	IndexTarget = "target"
+	// indexTarget is by spec.target.name, if that is not the name of the object; see Writers.
+	indexTarget = "target"
 	// IndexProvider is by every provider that the spec or the ledger names; see ProviderKey.
 	IndexProvider = "provider"
-	// indexLedger is by the handles and lease ids in the ledger; see ledgerKeys.
-	indexLedger = "ledger"
 )
 
 // providerSources finds backends through the providers in the cache.
@@ -219,13 +217,12 @@ func (s *providerSources) rival(ctx context.Context, d *v1alpha1.DynamicSecret) 
 	if hasTarget(d) {
 		return nil, nil
 	}
-	var list v1alpha1.DynamicSecretList
-	same := client.MatchingFields{IndexTarget: d.TargetName()}
-	if err := s.cache.List(ctx, &list, client.InNamespace(d.Namespace), same); err != nil {
+	writers, err := Writers(ctx, s.cache, d.Namespace, d.TargetName())
+	if err != nil {
 		return nil, err
 	}
-	for i := range list.Items {
-		other := &list.Items[i]
+	for i := range writers {
+		other := &writers[i]
 		if other.UID != d.UID && (hasTarget(other) || createdBefore(other, d)) {
 			return &lease.Block{Reason: v1alpha1.ReasonTargetConflict, Stalled: true,
 				Message: fmt.Sprintf("DynamicSecret %s has the same target, Secret %s, and was first: "+
@@ -233,6 +230,23 @@ func (s *providerSources) rival(ctx context.Context, d *v1alpha1.DynamicSecret) 
 		}
 	}
 	return nil, nil
+}
+
+// Writers lists the objects of a namespace whose target is the Secret of that name. They are the cache's: read only.
+func Writers(ctx context.Context, cache client.Reader, namespace, name string) ([]v1alpha1.DynamicSecret, error) {
+	var list v1alpha1.DynamicSecretList
+	err := cache.List(ctx, &list, client.InNamespace(namespace), client.MatchingFields{indexTarget: name},
+		client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, err
+	}
+	// The index has few entries, because most Secrets have the name of their object.
+	d := v1alpha1.DynamicSecret{}
+	err = cache.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, &d)
+	if err == nil && d.TargetName() == name {
+		list.Items = append(list.Items, d)
+	}
+	return list.Items, client.IgnoreNotFound(err)
 }
 
 // hasTarget is true if the object wrote the Secret that its spec names. Then it keeps the Secret, whatever the creation
@@ -270,27 +284,26 @@ func (s *providerSources) BackendFor(
 	return s.backends.Backend(ctx, p)
 }
 
-// Disputed returns an error if another object's ledger names the same session or lease. If only this record has a valid
-// seal, somebody else wrote the other one, and there is no dispute.
+// Disputed returns an error if another object's ledger names the same session or lease. If this record has a valid seal,
+// somebody else wrote the other one, and there is no dispute. Few records have none, so no index is kept for them.
 func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) error {
-	mine := lease.Sealed(s.sealKey, d.UID, rec)
-	if rec.Vault != nil && rec.Vault.SerialNumber != "" && len(s.sealKey) > 0 && !mine {
+	if lease.Sealed(s.sealKey, d.UID, rec) {
+		return nil
+	}
+	if rec.Vault != nil && rec.Vault.SerialNumber != "" && len(s.sealKey) > 0 {
 		// Nothing in the backend says whose certificate it is.
 		return backend.Errorf(backend.Mismatch,
 			"the record of certificate %s has no valid seal: leasekeeper did not write it, "+
 				"and does not revoke the certificate", rec.Vault.SerialNumber)
 	}
-	for _, key := range ledgerKeys(rec) {
-		var list v1alpha1.DynamicSecretList
-		same := client.MatchingFields{indexLedger: key}
-		if err := s.cache.List(ctx, &list, same, client.UnsafeDisableDeepCopy); err != nil {
-			return backend.Errorf(backend.Unavailable, "the cache cannot be read: %v", err)
-		}
-		for i := range list.Items {
-			other := &list.Items[i]
-			if other.UID == d.UID || mine && !s.sealedFor(other, key) {
-				continue
-			}
+	var list v1alpha1.DynamicSecretList
+	if err := s.cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		return backend.Errorf(backend.Unavailable, "the cache cannot be read: %v", err)
+	}
+	keys := ledgerKeys(rec)
+	for i := range list.Items {
+		other := &list.Items[i]
+		if other.UID != d.UID && names(&other.Status, keys) {
 			return backend.Errorf(backend.Disputed,
 				"DynamicSecret %s/%s names the same lease or session in its status: "+
 					"leasekeeper does not act on it until only one of them does", other.Namespace, other.Name)
@@ -299,10 +312,10 @@ func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecre
 	return nil
 }
 
-// sealedFor is true if a record of the object that has the ledger key has a valid seal.
-func (s *providerSources) sealedFor(d *v1alpha1.DynamicSecret, key string) bool {
-	for _, rec := range lease.Records(&d.Status) {
-		if slices.Contains(ledgerKeys(&rec), key) && lease.Sealed(s.sealKey, d.UID, &rec) {
+// names says that a record of the ledger has one of the keys.
+func names(st *v1alpha1.DynamicSecretStatus, keys []string) bool {
+	for _, rec := range lease.Records(st) {
+		if slices.ContainsFunc(ledgerKeys(&rec), func(key string) bool { return slices.Contains(keys, key) }) {
 			return true
 		}
 	}
@@ -351,7 +364,12 @@ func ProviderKey(kind, name, namespace string) string {
 // AddIndexes adds the indexes to the cache.
 func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	indexes := map[string]func(*v1alpha1.DynamicSecret) []string{
-		IndexTarget: func(d *v1alpha1.DynamicSecret) []string { return []string{d.TargetName()} },
+		indexTarget: func(d *v1alpha1.DynamicSecret) []string {
+			if name := d.TargetName(); name != d.Name {
+				return []string{name}
+			}
+			return nil
+		},
 		IndexProvider: func(d *v1alpha1.DynamicSecret) []string {
 			var keys []string
 			for _, src := range d.AllSources() {
@@ -363,13 +381,6 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 			}
 			slices.Sort(keys)
 			return slices.Compact(keys)
-		},
-		indexLedger: func(d *v1alpha1.DynamicSecret) []string {
-			var keys []string
-			for _, rec := range lease.Records(&d.Status) {
-				keys = append(keys, ledgerKeys(&rec)...)
-			}
-			return keys
 		},
 	}
 	for name, keys := range indexes {

@@ -705,7 +705,7 @@ func TestDisputedWithSeals(t *testing.T) {
 		{"no seals", "nothing shows who wrote them", false, false, true},
 		{"only mine", "somebody else wrote the other record", true, false, false},
 		{"only theirs", "somebody else wrote this record", false, true, true},
-		{"both", "leasekeeper wrote both, so one of them was moved", true, true, true},
+		{"both", "leasekeeper alone can do that, and never does", true, true, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := sourcesOn(t, &stubDriver{})
@@ -748,19 +748,14 @@ func TestIndexes(t *testing.T) {
 		index, key string
 		found      bool
 	}{
-		{IndexTarget, "db", true},
-		{IndexTarget, "orders", false},
+		{indexTarget, "db", true},
+		{indexTarget, "orders", false},
 		{IndexProvider, ProviderKey(v1alpha1.ProviderKindCluster, "vault", "shop"), true},
 		{IndexProvider, ProviderKey(v1alpha1.ProviderKindNamespaced, "own", "shop"), true},
 		{IndexProvider, ProviderKey(v1alpha1.ProviderKindNamespaced, "own", "bank"), false},
 		{IndexProvider, ProviderKey(v1alpha1.ProviderKindNamespaced, "vault", "shop"), false},
 		{IndexProvider, ProviderKey(v1alpha1.ProviderKindCluster, "former", ""), true},
 		{IndexProvider, ProviderKey(v1alpha1.ProviderKindNamespaced, "former", "shop"), true},
-		{indexLedger, "https://vault.test:8200|handle|a", true},
-		{indexLedger, "https://vault.test:8200|handle|b", true},
-		{indexLedger, "https://vault.test:8200|lease|l", true},
-		{indexLedger, "https://vault.test:8200|lease|m", true},
-		{indexLedger, "https://vault.test:8200|lease|", false},
 	} {
 		var list v1alpha1.DynamicSecretList
 		if err := cache.List(t.Context(), &list, client.MatchingFields{c.index: c.key}); err != nil {
@@ -783,6 +778,33 @@ func TestGetProvider(t *testing.T) {
 		p, err := GetProvider(t.Context(), cache, c.kind, c.name, c.namespace)
 		if got := string(p.GetUID()); (err == nil) != (c.want != "") || got != c.want {
 			t.Errorf("%s: UID %q, %v, want %q", fmt.Sprint(c.kind, " ", c.namespace, "/", c.name), got, err, c.want)
+		}
+	}
+}
+
+func TestWriters(t *testing.T) {
+	named := func(name, target string) *v1alpha1.DynamicSecret {
+		d := requesting(func(d *v1alpha1.DynamicSecret) { d.Name, d.Spec.Target.Name = name, target })
+		d.UID = types.UID(name)
+		return d
+	}
+	elsewhere := named("db", "")
+	elsewhere.Namespace = "bank"
+	cache := indexed(t, named("db", ""), named("orders", "db"), named("same", "same"), named("moved", "other"),
+		elsewhere).Build()
+	for secret, want := range map[string][]string{
+		"db": {"orders", "db"}, "same": {"same"}, "moved": nil, "other": {"moved"}, "orders": nil, "none": nil,
+	} {
+		writers, err := Writers(t.Context(), cache, "shop", secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for i := range writers {
+			got = append(got, string(writers[i].UID))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("Secret %s: written by %v, want %v", secret, got, want)
 		}
 	}
 }
