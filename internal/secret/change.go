@@ -41,21 +41,30 @@ func NewChange(m metav1.Object, d *v1alpha1.DynamicSecret, c Content, salt strin
 	if c != nil {
 		after = readApplied(map[string]string{v1alpha1.AppliedAnnotation: appliedValue(d, c)})
 		change.Annotations[v1alpha1.DigestSaltAnnotation] = &salt
-		change.Data = map[string][]byte{}
-		for _, key := range before.keys() {
-			change.Data[key] = nil
-		}
-		for key, data := range c.Data() {
-			if data == nil {
-				data = []byte{}
-			}
-			change.Data[key] = data
-		}
+		change.replaceData(before.keys(), c.Data())
 	}
-	text, _ := json.Marshal(after)
-	annotation := string(text)
-	change.Annotations[v1alpha1.AppliedAnnotation] = &annotation
+	change.setApplied(after)
 	return change
+}
+
+// replaceData removes the former keys that the data no longer have.
+func (c *Change) replaceData(former []string, data map[string][]byte) {
+	c.Data = map[string][]byte{}
+	for _, key := range former {
+		c.Data[key] = nil
+	}
+	for key, value := range data {
+		if value == nil {
+			value = []byte{} // nil removes a key
+		}
+		c.Data[key] = value
+	}
+}
+
+func (c *Change) setApplied(a applied) {
+	text, _ := json.Marshal(a)
+	annotation := string(text)
+	c.Annotations[v1alpha1.AppliedAnnotation] = &annotation
 }
 
 // ReplacePart is NewChange for one part: the others stay as they are.
@@ -63,25 +72,15 @@ func ReplacePart(m metav1.Object, d *v1alpha1.DynamicSecret, p Part) Change {
 	change := NewChange(m, d, nil, "")
 	after := readApplied(map[string]string{v1alpha1.AppliedAnnotation: *change.Annotations[v1alpha1.AppliedAnnotation]})
 	part := readApplied(map[string]string{v1alpha1.AppliedAnnotation: appliedValue(d, Content{p})}).Sources[0]
-	change.Data = map[string][]byte{}
+	var former []string
 	at := slices.IndexFunc(after.Sources, func(s appliedSource) bool { return s.Name == p.Source })
 	if at < 0 {
 		after.Sources = append(after.Sources, part)
 	} else {
-		for _, key := range after.Sources[at].Keys {
-			change.Data[key] = nil
-		}
-		after.Sources[at] = part
+		former, after.Sources[at] = after.Sources[at].Keys, part
 	}
-	for key, data := range p.Data {
-		if data == nil {
-			data = []byte{}
-		}
-		change.Data[key] = data
-	}
-	text, _ := json.Marshal(after)
-	annotation := string(text)
-	change.Annotations[v1alpha1.AppliedAnnotation] = &annotation
+	change.replaceData(former, p.Data)
+	change.setApplied(after)
 	return change
 }
 
