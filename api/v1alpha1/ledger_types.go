@@ -73,7 +73,7 @@ type DynamicSecretStatus struct {
 	// +optional
 	NextAction string `json:"nextAction,omitempty"`
 
-	// NextActionAt is the time of the next action.
+	// NextActionAt is the time of the next action. Absent: now, or after a short pause because it has failed.
 	// +optional
 	NextActionAt *metav1.Time `json:"nextActionAt,omitempty"`
 

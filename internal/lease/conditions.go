@@ -68,7 +68,7 @@ func nextAction(s Step) (string, *metav1.Time) {
 		if s.Next == "" {
 			return "", nil
 		}
-		if s.Next == v1alpha1.NextRefresh {
+		if s.Next == v1alpha1.NextRefresh || s.Retrying {
 			return s.Next, nil // it recurs without a write
 		}
 		at := floor(s.NextAt)

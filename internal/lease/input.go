@@ -250,6 +250,8 @@ type Step struct {
 	// Next is what will be due, in the words of status.nextAction, and NextAt when; empty: nothing.
 	Next   string
 	NextAt time.Time
+	// Retrying: NextAt is the end of a short pause after a failure. A status that showed it would be written each time.
+	Retrying bool
 	// Blocked is what prevents an issuance or a read that is due, for Wait.
 	Blocked *Block
 }

@@ -48,7 +48,7 @@ func issue(v *view) *Step {
 	}
 	if f := v.Tries.Issue; f.waiting(v.Now) {
 		v.blocked = f.block()
-		return v.later(f.NotBefore, what)
+		return v.retry(f.NotBefore, what)
 	}
 	return &Step{Action: Issue, Reason: cause}
 }

@@ -58,6 +58,8 @@ type view struct {
 type upcoming struct {
 	at   time.Time
 	what string
+	// retry: it was due, and has failed.
+	retry bool
 }
 
 func newView(in Input) *view {
@@ -72,14 +74,20 @@ func newView(in Input) *view {
 
 // later notes something that will be due (empty: a check that status.nextAction does not show); it returns no step.
 func (v *view) later(at time.Time, what string) *Step {
-	v.next = append(v.next, upcoming{at, what})
+	v.next = append(v.next, upcoming{at: at, what: what})
+	return nil
+}
+
+// retry is later for something that has failed.
+func (v *view) retry(at time.Time, what string) *Step {
+	v.next = append(v.next, upcoming{at: at, what: what, retry: true})
 	return nil
 }
 
 // due returns the step if its time has come, and notes it otherwise.
 func (v *view) due(at time.Time, f Failure, what string, s Step) *Step {
 	if f.waiting(v.Now) && f.NotBefore.After(at) {
-		at = f.NotBefore
+		return v.retry(f.NotBefore, what)
 	}
 	if v.Now.Before(at) {
 		return v.later(at, what)
@@ -108,6 +116,7 @@ func (v *view) wait() Step {
 		}
 		if v.announces(s, u) {
 			s.Next, s.NextAt = u.what, u.at
+			s.Retrying = u.retry && u.at.Sub(v.Now) <= 2*maxBackoff
 		}
 	}
 	return s

@@ -96,6 +96,9 @@ func TestNextActionAndExpiry(t *testing.T) {
 	}{
 		{"a wait says what for and until when", []given{kept()}, v1alpha1.NextRenew, stampPtr(renewDue), oneHour},
 		{"the API stores whole seconds", []given{kept(), oddPause}, v1alpha1.NextRenew, stampPtr(renewDue), oneHour},
+		{"a short pause after a failure would be written each time",
+			[]given{kept(), renewFailed(failed(renewDue+time.Minute), record()), after(renewDue)}, v1alpha1.NextRenew, nil,
+			oneHour},
 		{"a wait for nothing says nothing", []given{spec(revoking)}, "", nil, nil},
 		{"an issuance", nil, v1alpha1.NextIssue, nil, nil},
 		{"an attempt", []given{attempt()}, v1alpha1.NextIssue, nil, nil},

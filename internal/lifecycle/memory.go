@@ -41,6 +41,8 @@ type remembered struct {
 	secret *ownWrite
 	// verified is the resource version of a Secret that somebody else wrote, and whose content was read and is ours.
 	verified string
+	// absent is the UID of the Secret that this process has found to be gone.
+	absent types.UID
 	// searched is the generation for which this process has found no Secret of ours with another name; 0: none.
 	searched int64
 	// held is an issuance of this process.

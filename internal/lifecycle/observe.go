@@ -29,6 +29,8 @@ type observation struct {
 	secret, previous *seen
 	// strays are Secrets of ours with other names, which interrupted renames have left.
 	strays []metav1.ObjectMeta
+	// unread is why the Secret of a removal could not be read; nil: it is known.
+	unread *unreadError
 	// locked: the Secret was seen before the last locked write of the object, or before the last read of it. Only then
 	// is it certain that no newer credential is overwritten: publishing one writes the object first.
 	locked bool
@@ -118,7 +120,7 @@ func (l *Lifecycle) orRemove(
 	if !errors.As(err, &unread) || !removing {
 		return err
 	}
-	o.secret, o.previous = found, previous
+	o.secret, o.previous, o.unread = found, previous, &unread
 	if err := l.notDeleted(ctx, o, unread.name, unread.error); err != nil {
 		return err
 	}
@@ -171,6 +173,8 @@ func (l *Lifecycle) seeCached(ctx context.Context, o *observation) (certain bool
 	switch {
 	case m == nil && (known == nil || known.UID == ""):
 		return true, nil // there is none, or one of something else, which the dry run finds
+	case m == nil && o.mem.absent == known.UID && !o.d.DeletionTimestamp.IsZero():
+		return true, nil // nothing creates it again, and each try to revoke would read it
 	case m == nil || known == nil || known.UID != m.UID:
 		return false, nil
 	}
@@ -195,7 +199,7 @@ func (l *Lifecycle) read(ctx context.Context, o *observation) error {
 
 // readSecrets reads the Secret of the name in the spec, and that of the name in the status.
 func (l *Lifecycle) readSecrets(ctx context.Context, o *observation) (err error) {
-	o.secret, o.previous, o.trustedUntil, o.locked = nil, nil, time.Time{}, false
+	o.secret, o.previous, o.unread, o.trustedUntil, o.locked = nil, nil, nil, time.Time{}, false
 	name := o.d.TargetName()
 	if o.secret, err = l.readSecret(ctx, o.d.Namespace, name); err != nil {
 		return err
@@ -203,7 +207,11 @@ func (l *Lifecycle) readSecrets(ctx context.Context, o *observation) (err error)
 	if s := o.secret; s != nil && secret.Ours(s, o.d) && !(o.current(s) && secret.InSync(s, o.d)) {
 		o.mem.writer = secret.OtherWriter(s, o.d, string(FieldOwner))
 	}
-	if known := o.d.Status.Secret; known != nil && known.Name != name {
+	known := o.d.Status.Secret
+	if known != nil && o.secret == nil {
+		o.mem.absent = known.UID
+	}
+	if known != nil && known.Name != name {
 		o.previous, err = l.readSecret(ctx, o.d.Namespace, known.Name)
 	}
 	return err
@@ -306,6 +314,8 @@ func (o *observation) targetState() (state lease.TargetState, outOfSync bool) {
 	case o.current(o.previous):
 		return lease.TargetCurrent, true
 	case o.secret != nil || o.previous != nil && secret.Ours(o.previous, d) || len(o.strays) > 0:
+		return lease.TargetChanged, false
+	case o.unread != nil && known != nil:
 		return lease.TargetChanged, false
 	}
 	return lease.TargetAbsent, false

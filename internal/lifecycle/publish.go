@@ -240,6 +240,9 @@ const maxConflicts = 3
 
 // deleteSecret deletes the Secret, and one of the previous name if a move was interrupted; both only if they are ours.
 func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.Step) error {
+	if o.unread != nil {
+		return l.notDeleted(ctx, o, o.unread.name, o.unread.error)
+	}
 	all := []*seen{o.secret, o.previous}
 	for i := range o.strays {
 		all = append(all, &seen{ObjectMeta: o.strays[i]})
@@ -261,6 +264,9 @@ func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.St
 	o.secret, o.previous, o.strays, o.mem.secret = nil, nil, nil, nil
 	o.mem.tries.DeleteSecret = lease.Failure{}
 	if !o.d.DeletionTimestamp.IsZero() {
+		if known := o.d.Status.Secret; known != nil {
+			o.mem.absent = known.UID
+		}
 		return nil // the deletion timestamp is the record
 	}
 	name := o.d.Status.Secret.Name

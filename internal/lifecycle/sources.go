@@ -284,8 +284,8 @@ func (s *providerSources) BackendFor(
 	return s.backends.Backend(ctx, p)
 }
 
-// Disputed returns an error if another object's ledger names the same session or lease. If this record has a valid seal,
-// somebody else wrote the other one, and there is no dispute. Few records have none, so no index is kept for them.
+// Disputed returns an error if another object's ledger names the same session or lease. If this record has a valid
+// seal, somebody else wrote the other one, and there is no dispute. Few records have none, so no index is kept for them.
 func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) error {
 	if lease.Sealed(s.sealKey, d.UID, rec) {
 		return nil
