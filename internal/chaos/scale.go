@@ -17,9 +17,9 @@ const (
 	scaleRoles = 5
 	// scaleVerify is the manager's --verify-interval.
 	scaleVerify = 30 * time.Second
-	// scaleMinLife is the shortest remaining life of a lease when the backend returns. The running probe can time out,
-	// and the next one can succeed.
-	scaleMinLife = 10 * time.Second
+	// scaleMinLife is the shortest remaining life of a lease when the backend returns. The running probe can time out
+	// then, and a busy machine needs the rest for hundreds of renewals.
+	scaleMinLife = 20 * time.Second
 	// scaleRevoked is the number of leases revoked out of band.
 	scaleRevoked = 20
 )

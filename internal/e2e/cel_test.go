@@ -157,6 +157,9 @@ func sourcesWithFields(one, two string) string {
 		"}, {name: b, vault: {path: secret/data/b}, fields: " + two + "}]}"
 }
 
+const keeperOrKeeperless = "set keeperAuth or keeperless, not both: " +
+	"keeperless accepts that leasekeeper has no identity that can revoke leases"
+
 var rejections = []rejection{
 	{dynamic, "spec.vault", "", oneForm},
 	{dynamic, "spec.sources", "[{name: db, vault: {path: database/creds/orders}}]", oneForm},
@@ -290,7 +293,7 @@ var rejections = []rejection{
 		"a ClusterSecretProvider needs vault.keeperAuth: " +
 			"the identity that renews and revokes leases when a namespace is gone",
 	},
-	{cluster, "spec.vault.keeperless", "true", "set keeperAuth or keeperless, not both"},
+	{cluster, "spec.vault.keeperless", "true", keeperOrKeeperless},
 	{
 		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "",
 		"set keeperAuth.kubernetes.serviceAccountRef.namespace" + noNamespace,
@@ -310,8 +313,7 @@ var rejections = []rejection{
 		namespaced, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "other",
 		ownNamespace + "keeperAuth.kubernetes.serviceAccountRef.namespace",
 	},
-	{cluster, "spec.vault.keeperless", "true", "set keeperAuth or keeperless, not both"},
-	{namespaced, "spec.vault.keeperless", "true", "set keeperAuth or keeperless, not both"},
+	{namespaced, "spec.vault.keeperless", "true", keeperOrKeeperless},
 	{
 		namespaced, "spec.vault.keeperAuth", "{token: {secretRef: {name: token, namespace: other}}}",
 		ownNamespace + "keeperAuth.token.secretRef.namespace",

@@ -45,7 +45,9 @@ func TestNoCredentialIsExposed(t *testing.T) {
 	r.annotate(v1alpha1.RotateRequestedAtAnnotation, "refused")
 	r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetRejected)
 	r.must(r.Kube.Delete(t.Context(), policy))
-	r.untilReady("orders")
+	r.until("orders", "replaced", func(d *v1alpha1.DynamicSecret) bool {
+		return d.Status.LastHandledRotateAt == "refused" && len(d.Status.Retiring) == 0
+	})
 	collect()
 	databaseRole("orders", testbed.DatabaseRole{
 		CreationStatements: []string{`CREATE NONSENSE "{{name}}" PASSWORD '{{password}}'`},

@@ -65,7 +65,7 @@ func (v *view) cause() (string, time.Time) {
 	switch {
 	case v.requestChanged():
 		return CauseRequestChanged, v.Now
-	case requested:
+	case requested && (v.current() || !v.publishable()):
 		return CauseRequested, v.Now
 	case v.Target == TargetForeign:
 		return CauseSecretLost, v.Now

@@ -123,6 +123,9 @@ func TestPlanReplacements(t *testing.T) {
 	handled := status(func(st *v1alpha1.DynamicSecretStatus) { st.LastHandledRotateAt = "now" })
 	changed := requesting(Request{Digest: "request-2"})
 	retiringLost := retiring(record(retired(0, v1alpha1.ReasonLeaseLost)))
+	publishFailed := func(count int) given {
+		return tries(func(t *Tries) { t.Publish = failed(time.Second); t.Publish.Count = count })
+	}
 	const sessionDue = 20*time.Minute + 6*time.Second
 	renewedLate := func(rec *v1alpha1.LeaseRecord) { rec.RenewedAt = stampPtr(50 * time.Minute) }
 	checkPlan(t, []planCase{
@@ -166,6 +169,15 @@ func TestPlanReplacements(t *testing.T) {
 			it: "replaces once per request", because: "the value was handled",
 			given: []given{kept(), requested, handled},
 			want:  waitFor(v1alpha1.NextRenew, renewDue),
+		}, {
+			it: "publishes what it holds before it replaces", because: "the request may be older than the credential",
+			given: []given{recorded(), target(TargetAbsent), issued(record()), requested, publishFailed(1)},
+			want:  waitFor(v1alpha1.NextPublish, time.Second),
+		}, {
+			it: "replaces what cannot be published", because: "another credential may be accepted",
+			given: []given{recorded(), target(TargetAbsent), issued(record()), requested,
+				publishFailed(maxPublishTries)},
+			want: step(Issue, CauseRequested),
 		}, {
 			it: "ignores the removal of a request to replace", because: "nothing is requested",
 			given: []given{kept(), handled},
