@@ -43,8 +43,9 @@ type bed struct {
 // shared is the bed of all tests that do not harm the manager or the servers.
 var shared *bed
 
-// managerBinary is built once, with the race detector.
-var managerBinary string
+// The manager is built twice. The shared beds and the storm run it with the race detector. Beds of single tests use the
+// quick one: they start it often, and two cores are few for all that runs at the same time.
+var managerBinary, quickManager string
 
 func TestMain(m *testing.M) { os.Exit(runAll(m)) }
 
@@ -54,8 +55,8 @@ func runAll(m *testing.M) int {
 		panic(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	managerBinary = filepath.Join(dir, "manager")
-	if err := buildManager(managerBinary, "-race"); err != nil {
+	managerBinary, quickManager = filepath.Join(dir, "manager"), filepath.Join(dir, "quick")
+	if err := errors.Join(buildManager(managerBinary, "-race"), buildManager(quickManager)); err != nil {
 		panic(err)
 	}
 	shared, err = startBed(testbed.BedOptions{
@@ -161,6 +162,9 @@ func ownBedWith(t *testing.T, opts testbed.BedOptions) *bed {
 // newBed starts a bed and stops it after the test.
 func newBed(t *testing.T, opts testbed.BedOptions) *bed {
 	t.Helper()
+	if opts.Manager == "" {
+		opts.Manager = quickManager
+	}
 	b, err := startBed(opts)
 	if err != nil {
 		t.Fatal(err)

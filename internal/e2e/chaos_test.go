@@ -30,7 +30,7 @@ func TestManyLeasesSurviveAnOutage(t *testing.T) {
 	t.Parallel()
 	awaitSlot(t)
 	report, err := chaos.Run(t.Context(), chaos.Options{
-		Scale: 200, Manager: quickManager(t), Root: "../..", Progress: t.Output(),
+		Scale: 200, Manager: quickManager, Root: "../..", Progress: t.Output(),
 	})
 	t.Logf("\n%s", report)
 	if err != nil {

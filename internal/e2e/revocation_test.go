@@ -126,9 +126,8 @@ func replaced(d *v1alpha1.DynamicSecret, before string) bool {
 // what happens to them.
 func TestLeaseRevocations(t *testing.T) {
 	t.Parallel()
-	// Without the race detector, which would dominate the reported times.
 	b := ownBedWith(t, testbed.BedOptions{
-		Manager: quickManager(t), Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit},
+		Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit},
 		Flags: []string{"--verify-interval=10m", "--leader-elect=false"},
 	})
 	for _, step := range []struct {

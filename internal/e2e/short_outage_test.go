@@ -84,9 +84,6 @@ func TestShortOutageChangesNothing(t *testing.T) {
 		Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit},
 		Flags: []string{"--backend-timeout=10s", "--leader-elect=false"},
 	}
-	if objects > 50 { // the race detector makes the manager ten times slower
-		opts.Manager = quickManager(t)
-	}
 	b := ownBedWith(t, opts)
 	rigs := make([]*rig, len(outages))
 	for i, o := range outages {

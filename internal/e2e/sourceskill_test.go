@@ -22,10 +22,9 @@ func TestThreeSourcesSurviveRestartsAndKills(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	// Without the race detector the manager starts fast enough to be killed while it works. Vault abandons a request
-	// that exceeds its limit, and may leave a user without a lease; so the limit is high.
+	// Vault abandons a request that exceeds its limit, and may leave a user without a lease; so the limit is high.
 	b := ownBedWith(t, testbed.BedOptions{
-		Manager: quickManager(t), Vault: testbed.VaultOptions{MaxRequestDuration: 20 * time.Second},
+		Vault: testbed.VaultOptions{MaxRequestDuration: 20 * time.Second},
 		Flags: []string{"--leader-elect=false", "--request-limit=30s"},
 	})
 	r := newRig(t, b, leaselessPolicy)
