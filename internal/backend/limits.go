@@ -251,9 +251,29 @@ func (l limited) Admit(path string, first bool, who Waiter) (done func(error), e
 	return l.limits.admit(lineKey{l.kind, l.provider, opIssue, path}, first, who)
 }
 
-// limit sends a request about a record unless its path is at a limit.
-func limit[T any](l limited, operation string, rec v1alpha1.LeaseRecord, do func() (T, error)) (result T, err error) {
-	done, err := l.limits.admit(lineKey{l.kind, l.provider, operation, rec.Location()}, false, Waiter{})
+// decorate limits the reads of the backend.
+func (l limited) decorate(ability any) {
+	if reader, ok := ability.(*Reader); ok {
+		*reader = limitedReader{l, *reader}
+	}
+}
+
+type limitedReader struct {
+	limited limited
+	next    Reader
+}
+
+func (r limitedReader) Read(ctx context.Context, who Identity, src v1alpha1.SecretSource) (Response, error) {
+	path := ""
+	if src.Vault != nil {
+		path = src.Vault.Path
+	}
+	return limit(r.limited, "read", path, func() (Response, error) { return r.next.Read(ctx, who, src) })
+}
+
+// limit sends a request about a path unless the path is at a limit.
+func limit[T any](l limited, operation, path string, do func() (T, error)) (result T, err error) {
+	done, err := l.limits.admit(lineKey{l.kind, l.provider, operation, path}, false, Waiter{})
 	if err != nil {
 		return result, err
 	}
@@ -272,19 +292,25 @@ func (l limited) Issue(ctx context.Context, s Session, src v1alpha1.SecretSource
 }
 
 func (l limited) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (lease.Term, error) {
-	return limit(l, "renew", rec, func() (lease.Term, error) { return l.next.Renew(ctx, rec, increment) })
+	return limit(l, "renew", rec.Location(), func() (lease.Term, error) { return l.next.Renew(ctx, rec, increment) })
 }
 
 func (l limited) ExtendSession(ctx context.Context, rec v1alpha1.LeaseRecord, owner Owner) (lease.Term, error) {
-	return limit(l, "extend_session", rec, func() (lease.Term, error) { return l.next.ExtendSession(ctx, rec, owner) })
+	return limit(l, "extend_session", rec.Location(), func() (lease.Term, error) {
+		return l.next.ExtendSession(ctx, rec, owner)
+	})
 }
 
 func (l limited) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner Owner) error {
-	_, err := limit(l, "revoke", rec, func() (struct{}, error) { return struct{}{}, l.next.Revoke(ctx, rec, owner) })
+	_, err := limit(l, "revoke", rec.Location(), func() (struct{}, error) {
+		return struct{}{}, l.next.Revoke(ctx, rec, owner)
+	})
 	return err
 }
 
 func (l limited) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
-	_, err := limit(l, "lookup", rec, func() (struct{}, error) { return struct{}{}, l.next.Lookup(ctx, rec) })
+	_, err := limit(l, "lookup", rec.Location(), func() (struct{}, error) {
+		return struct{}{}, l.next.Lookup(ctx, rec)
+	})
 	return err
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	testclock "k8s.io/utils/clock/testing"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
 // lineTest drives one line of Limits for 16 workers: at most 4 issuances of a path, and 8 of all paths.
@@ -154,4 +156,22 @@ func TestFinishedRequestGivesOnePlaceBack(t *testing.T) {
 	if l.issuing != 1 {
 		t.Errorf("%d issuances are counted, want 1", l.issuing)
 	}
+}
+
+// A path of static responses that hangs must not hold all workers.
+func TestReadsAreLimited(t *testing.T) {
+	l := newLineTest(t)
+	reader, ok := As[Reader](l.Wrap(readingBackend{stubBackend{noResponse}}, vaultProvider()))
+	if !ok {
+		t.Fatal("the ability is lost")
+	}
+	kv := v1alpha1.SecretSource{Vault: &v1alpha1.VaultRequest{Path: "kv/data/a"}}
+	if _, err := reader.Read(t.Context(), Identity{}, kv); KindOf(err) != NoResponse {
+		t.Errorf("the first read returned %v", err)
+	}
+	if _, err := reader.Read(t.Context(), Identity{}, kv); KindOf(err) != Unavailable {
+		t.Errorf("the read after one without a response returned %v, want Unavailable", err)
+	}
+	l.refused("read", "kv/data/a", Unavailable)
+	l.fill("read", "kv/data/b", 1)
 }
