@@ -30,13 +30,13 @@ func Admit(b Backend, path string, first bool, who Waiter) (done func(error), er
 
 // Wrap limits the requests to the backend of a provider.
 func (l *Limits) Wrap(b Backend, p v1alpha1.Provider) Backend {
-	return limited{next: b, limits: l, kind: p.Kind(), provider: MetricName(p)}
+	return limited{next: b, limits: l, of: keyOf(p)}
 }
 
 type limited struct {
-	next           Backend
-	limits         *Limits
-	kind, provider string
+	next   Backend
+	limits *Limits
+	of     providerKey
 }
 
 // Unwrap returns the backend that is limited.
@@ -44,13 +44,16 @@ func (l limited) Unwrap() Backend { return l.next }
 
 // Admit implements Limiter.
 func (l limited) Admit(path string, first bool, who Waiter) (done func(error), err error) {
-	return l.limits.admit(lineKey{l.kind, l.provider, opIssue, path}, first, who)
+	return l.limits.admit(lineKey{l.of, opIssue, path}, first, who)
 }
 
-// decorate limits the reads of the backend.
+// decorate limits the reads of the backend, and notes the outages that its inspections find.
 func (l limited) decorate(ability any) {
-	if reader, ok := ability.(*Reader); ok {
-		*reader = limitedReader{l, *reader}
+	switch a := ability.(type) {
+	case *Reader:
+		*a = limitedReader{l, *a}
+	case *Inspector:
+		*a = limitedInspector{l, *a}
 	}
 }
 
@@ -67,24 +70,42 @@ func (r limitedReader) Read(ctx context.Context, who Identity, src v1alpha1.Secr
 	return limit(r.limited, "read", path, func() (Response, error) { return r.next.Read(ctx, who, src) })
 }
 
+type limitedInspector struct {
+	limited limited
+	next    Inspector
+}
+
+func (i limitedInspector) Inspect(ctx context.Context) (Report, error) {
+	report, err := i.next.Inspect(ctx)
+	i.limited.limits.noteOutage(i.limited.of, err)
+	return report, err
+}
+
 // limit sends a request about a path unless the path is at a limit.
 func limit[T any](l limited, operation, path string, do func() (T, error)) (result T, err error) {
-	done, err := l.limits.admit(lineKey{l.kind, l.provider, operation, path}, false, Waiter{})
+	done, err := l.limits.admit(lineKey{l.of, operation, path}, false, Waiter{})
 	if err != nil {
 		return result, err
 	}
-	defer func() { done(err) }()
+	defer func() {
+		l.limits.noteOutage(l.of, err)
+		done(err)
+	}()
 	return do()
 }
 
 // Login is limited by Admit.
 func (l limited) Login(ctx context.Context, who Identity) (Session, error) {
-	return l.next.Login(ctx, who)
+	session, err := l.next.Login(ctx, who)
+	l.limits.noteOutage(l.of, err)
+	return session, err
 }
 
 // Issue is limited by Admit.
 func (l limited) Issue(ctx context.Context, s Session, src v1alpha1.SecretSource) (Response, error) {
-	return l.next.Issue(ctx, s, src)
+	response, err := l.next.Issue(ctx, s, src)
+	l.limits.noteOutage(l.of, err)
+	return response, err
 }
 
 func (l limited) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (lease.Term, error) {

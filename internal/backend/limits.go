@@ -2,6 +2,7 @@ package backend
 
 import (
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -20,8 +21,12 @@ const (
 	probePause = time.Second
 	// retryWaiting is when to try again behind a probe.
 	retryWaiting = 2 * time.Second
+	// retrySoon is when to try again while the requests in flight are not slow.
+	retrySoon = 500 * time.Millisecond
 	// quotaPause is both for a path that issues no more leases: each attempt costs a login and writes to the ledger.
 	quotaPause = 10 * time.Second
+	// outageMemory is for how long after an outage of the server issuances begin with one at a time.
+	outageMemory = time.Minute
 )
 
 // Limits keep one hanging path (a database, a tenant) from using all workers. They apply to the requests of one
@@ -31,6 +36,9 @@ const (
 //   - Other operations: a quarter of the workers as soon as one of them takes longer than a second.
 //   - After a request without a response, with an error after a long time, or refused by a quota: one at a time, as a
 //     probe, until one gets another response.
+//   - Then each response permits one request more, unless the responses take longer because of that: a database that is
+//     only slow would let a quarter of the workers time out together. Issuances begin like that after an outage of the
+//     server.
 //
 // A request above a limit is not sent. The caller returns its worker and tries again.
 type Limits struct {
@@ -40,18 +48,31 @@ type Limits struct {
 	mu      sync.Mutex
 	issuing int
 	lines   map[lineKey]*line
+	// outages has when a server was last found unavailable.
+	outages map[providerKey]time.Time
 	// waiting for an issuance of any path to end.
 	waiting waiters
 }
 
+type providerKey struct{ kind, name string }
+
 // lineKey identifies requests that are limited together.
-type lineKey struct{ providerKind, provider, operation, path string }
+type lineKey struct {
+	providerKey
+	operation, path string
+}
 
 // line is what is known of them.
 type line struct {
 	// inFlight has the start of each request.
 	inFlight map[int]time.Time
 	serial   int
+	// limit of the requests in flight since a failure; 0: the usual limit.
+	limit int
+	// alone is how long the first success since then took.
+	alone time.Duration
+	// restartedAt is when the limit was last set because of an outage of the server.
+	restartedAt time.Time
 	// probeAt is when the next probe may be sent; zero: the last request got a response.
 	probeAt time.Time
 	// fault is what the others get meanwhile.
@@ -62,22 +83,31 @@ type line struct {
 
 // NewLimits makes limits for so many workers.
 func NewLimits(c clock.PassiveClock, workers int) *Limits {
-	return &Limits{clock: c, workers: workers, lines: map[lineKey]*line{}}
+	return &Limits{
+		clock: c, workers: workers, lines: map[lineKey]*line{}, outages: map[providerKey]time.Time{},
+	}
 }
 
 // Forget drops what is known of the paths of a provider that is gone.
 func (l *Limits) Forget(p v1alpha1.Provider) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	gone := keyOf(p)
+	delete(l.outages, gone)
 	for key, line := range l.lines {
-		if key.providerKind == p.Kind() && key.provider == MetricName(p) && len(line.inFlight) == 0 {
+		if key.providerKey == gone && len(line.inFlight) == 0 {
 			delete(l.lines, key)
 		}
 	}
 }
 
+func keyOf(p v1alpha1.Provider) providerKey { return providerKey{p.Kind(), MetricName(p)} }
+
 // opIssue is the operation whose requests are limited before they become slow.
 const opIssue = "issue"
+
+// part of the workers.
+func (l *Limits) part(of int) int { return max(1, l.workers/of) }
 
 // admit reserves a place in a line. issues says that a worker will be busy with an issuance.
 func (l *Limits) admit(key lineKey, issues bool, who Waiter) (done func(error), err error) {
@@ -87,23 +117,23 @@ func (l *Limits) admit(key lineKey, issues bool, who Waiter) (done func(error), 
 	in := l.lines[key]
 	if in == nil {
 		in = &line{inFlight: map[int]time.Time{}}
-		l.lines[key] = in
 	}
-	quarter := max(1, l.workers/4)
+	l.restart(key, in, now)
 	switch {
 	case !in.probeAt.IsZero() && (len(in.inFlight) > 0 || now.Before(in.probeAt)):
 		return nil, in.fault
-	case len(in.inFlight) >= quarter && key.operation == opIssue:
-		in.waiting.add(who)
-		return nil, busy(key)
-	case len(in.inFlight) >= quarter && in.slowest(now) > slow:
-		return nil, busy(key)
-	case issues && l.issuing >= max(1, l.workers/2):
+	case len(in.inFlight) >= l.most(key, in, now):
+		if key.operation == opIssue {
+			in.waiting.add(who) // some are in flight, so the line is known
+		}
+		return nil, in.busy(key, now)
+	case issues && l.issuing >= l.part(2):
 		l.waiting.add(who)
-		return nil, busy(key)
+		return nil, in.busy(key, now)
 	}
 	in.waiting.remove(who.Key)
 	l.waiting.remove(who.Key)
+	l.lines[key] = in
 	in.serial++
 	id := in.serial
 	in.inFlight[id] = now
@@ -113,9 +143,31 @@ func (l *Limits) admit(key lineKey, issues bool, who Waiter) (done func(error), 
 	return func(result error) { l.finish(key, id, issues, result) }, nil
 }
 
-func busy(key lineKey) error {
+// restart lets the issuances of a path begin with one at a time after an outage of the server: what the server depends
+// on, such as the database, may not be ready for all of them.
+func (l *Limits) restart(key lineKey, in *line, now time.Time) {
+	down, known := l.outages[key.providerKey]
+	if known && key.operation == opIssue && down.After(in.restartedAt) && now.Sub(down) < outageMemory {
+		in.limit, in.alone, in.restartedAt = 1, 0, now
+	}
+}
+
+// most is how many requests of the line may be in flight.
+func (l *Limits) most(key lineKey, in *line, now time.Time) int {
+	switch {
+	case in.limit > 0:
+		return in.limit
+	case key.operation == opIssue, in.slowest(now) > slow:
+		return l.part(4)
+	}
+	return math.MaxInt
+}
+
+func (in *line) busy(key lineKey, now time.Time) error {
 	e := Errorf(Busy, "%s: waiting for requests in progress", key.path)
-	e.RetryAfter = retryWaiting
+	if e.RetryAfter = retrySoon; in.slowest(now) > slow {
+		e.RetryAfter = retryWaiting
+	}
 	return e
 }
 
@@ -133,34 +185,63 @@ func (l *Limits) release(key lineKey, id int, issued bool, result error) (wake [
 	if in == nil || in.inFlight[id].IsZero() {
 		return nil
 	}
-	took := l.clock.Now().Sub(in.inFlight[id])
+	now := l.clock.Now()
+	took := now.Sub(in.inFlight[id])
 	delete(in.inFlight, id)
-	if issued {
-		l.issuing--
-	}
+	places := 1
 	switch {
-	case errors.Is(result, ErrNotSent):
+	case errors.Is(result, ErrNotSent), result != nil && KindOf(result) == Unavailable:
+		// It shows nothing about the path.
 	case result != nil && (KindOf(result) == NoResponse || KindOf(result) == Failed && took > hanging):
-		in.probeAt = l.clock.Now().Add(probePause)
+		in.limit, in.alone, in.probeAt = 1, 0, now.Add(probePause)
 		in.fault = Errorf(Unavailable, "%s: waiting, because the last request got no response: one request at a time "+
 			"is sent until the backend responds", key.path)
 		in.fault.RetryAfter = retryWaiting
 	case result != nil && KindOf(result) == QuotaExceeded:
-		in.probeAt = l.clock.Now().Add(quotaPause)
+		in.probeAt = now.Add(quotaPause)
 		in.fault = Errorf(QuotaExceeded, "%s", result)
 		in.fault.RetryAfter = quotaPause
 	default:
 		in.probeAt = time.Time{}
+		places += in.grow(took, result, l.part(4))
 	}
-	for _, waiting := range []*waiters{&in.waiting, &l.waiting} {
-		if next := waiting.next(); next != nil {
-			wake = append(wake, next)
-		}
+	wake = in.waiting.take(places)
+	if issued {
+		l.issuing--
+		wake = append(wake, l.waiting.take(1)...)
 	}
-	if len(in.inFlight)+len(in.waiting.wake) == 0 && in.probeAt.IsZero() {
+	if len(in.inFlight)+len(in.waiting.wake)+in.limit == 0 && in.probeAt.IsZero() {
 		delete(l.lines, key)
 	}
 	return wake
+}
+
+// grow permits one request more after a response, until the usual limit applies again. It returns how many more. A
+// backend that does one after the other takes longer for each if there are more of them.
+func (in *line) grow(took time.Duration, result error, usual int) int {
+	if in.limit == 0 {
+		return 0
+	}
+	if in.alone == 0 && result == nil {
+		in.alone = took
+	}
+	if took > max(slow, 2*in.alone) {
+		return 0
+	}
+	if in.limit++; in.limit >= usual {
+		in.limit = 0
+	}
+	return 1
+}
+
+// noteOutage notes an error that shows that the server is unavailable.
+func (l *Limits) noteOutage(of providerKey, err error) {
+	if err == nil || KindOf(err) != Unavailable {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.outages[of] = l.clock.Now()
 }
 
 // slowest is for how long the oldest request is in flight.

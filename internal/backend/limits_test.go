@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ func (l *lineTest) admitTo(operation, path string) (func(error), error) {
 	if operation == opIssue {
 		who = Waiter{Key: "orders", Wake: func() { l.woken++ }}
 	}
-	return l.admit(lineKey{"ClusterSecretProvider", "vault", operation, path}, operation == opIssue, who)
+	return l.admit(lineKey{keyOf(vaultProvider()), operation, path}, operation == opIssue, who)
 }
 
 // fill takes so many places.
@@ -115,7 +116,8 @@ func TestUnansweredRequestIsFollowedByOneProbe(t *testing.T) {
 	probe[0](errors.New("refused")) // not an *Error: counts as no response
 	l.clock.Step(2 * probePause)
 	l.fill(opIssue, "a", 1)[0](Errorf(Failed, "the database is down"))
-	l.fill(opIssue, "a", 4)
+	l.fill(opIssue, "a", 2)
+	l.refused(opIssue, "a", Busy)
 }
 
 func TestRefusedByAQuotaIsFollowedByOneProbe(t *testing.T) {
@@ -140,7 +142,8 @@ func TestErrorAfterALongTimeIsFollowedByOneProbe(t *testing.T) {
 	l.refused(opIssue, "a", Unavailable)
 	l.clock.Step(2 * probePause)
 	l.fill(opIssue, "a", 1)[0](Errorf(Failed, "the database is down"))
-	l.fill(opIssue, "a", 4)
+	l.fill(opIssue, "a", 2)
+	l.refused(opIssue, "a", Busy)
 }
 
 func TestFinishedRequestGivesOnePlaceBack(t *testing.T) {
@@ -174,4 +177,183 @@ func TestReadsAreLimited(t *testing.T) {
 	}
 	l.refused("read", "kv/data/a", Unavailable)
 	l.fill("read", "kv/data/b", 1)
+}
+
+func TestALineReopensGradually(t *testing.T) {
+	responses := map[string]error{
+		"a success": nil, "an error of the backend": Errorf(Failed, "the database is down"),
+		"a refusal": Errorf(Denied, "the policy lacks update"),
+	}
+	for name, response := range responses {
+		for _, operation := range []string{opIssue, "renew"} {
+			t.Run(operation+", "+name, func(t *testing.T) {
+				l := newLineTest(t)
+				l.fill(operation, "a", 1)[0](noResponse)
+				for limit := 1; limit <= 3; limit++ {
+					l.clock.Step(2 * probePause)
+					done := l.fill(operation, "a", limit)
+					l.refused(operation, "a", map[bool]ErrorKind{true: Unavailable, false: Busy}[limit == 1])
+					done[0](response)
+					for _, d := range done[1:] {
+						d(ErrNotSent)
+					}
+				}
+				done := l.fill(operation, "a", 4) // the usual limit
+				done[0](noResponse)
+				for _, d := range done[1:] {
+					d(ErrNotSent)
+				}
+				l.clock.Step(2 * probePause)
+				l.fill(operation, "a", 1)
+				l.refused(operation, "a", Unavailable)
+			})
+		}
+	}
+}
+
+// A server that is unavailable responds for all paths, so its errors do not open one.
+func TestAnOutageOfTheServerOpensNoLine(t *testing.T) {
+	l := newLineTest(t)
+	l.fill("renew", "a", 1)[0](noResponse)
+	l.clock.Step(2 * probePause)
+	l.fill("renew", "a", 1)[0](Errorf(Unavailable, "the server is sealed"))
+	l.fill("renew", "a", 1)
+	l.refused("renew", "a", Unavailable)
+}
+
+func TestAResponseWakesAsManyAsThereArePlaces(t *testing.T) {
+	l := newLineTest(t)
+	l.noteOutage(keyOf(vaultProvider()), Errorf(Unavailable, "the server is sealed"))
+	woken := map[string]bool{}
+	admit := func(key string) (func(error), error) {
+		who := Waiter{Key: key, Wake: func() { woken[key] = true }}
+		return l.admit(lineKey{keyOf(vaultProvider()), opIssue, "a"}, true, who)
+	}
+	done, err := admit("first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"second", "third", "fourth"} {
+		if _, err := admit(key); KindOf(err) != Busy {
+			t.Errorf("%s: %v, want Busy", key, err)
+		}
+	}
+	if done(nil); len(woken) != 2 || woken["fourth"] {
+		t.Errorf("%v were woken for two places", woken)
+	}
+}
+
+func TestIssuancesBeginSlowlyAfterAnOutage(t *testing.T) {
+	down := Errorf(Unavailable, "the server is sealed")
+	for name, request := range map[string]func(ctx context.Context, b Backend){
+		"a login": func(ctx context.Context, b Backend) { _, _ = b.Login(ctx, Identity{}) },
+		"an issuance": func(ctx context.Context, b Backend) {
+			_, _ = b.Issue(ctx, Session{}, v1alpha1.SecretSource{})
+		},
+		"a renewal": func(ctx context.Context, b Backend) { _, _ = b.Renew(ctx, v1alpha1.LeaseRecord{}, time.Hour) },
+		"an inspection": func(ctx context.Context, b Backend) {
+			inspector, _ := As[Inspector](b)
+			_, _ = inspector.Inspect(ctx)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLineTest(t)
+			request(t.Context(), l.Wrap(ableBackend{readingBackend{stubBackend{down}}}, vaultProvider()))
+			l.clock.Step(time.Second)
+			done := l.fill(opIssue, "a", 1)
+			l.refused(opIssue, "a", Busy)
+			l.fill("renew", "a", 4)
+			other := lineKey{providerKey{"SecretProvider", "shop/vault"}, opIssue, "a"}
+			for range 2 {
+				if _, err := l.admit(other, false, Waiter{}); err != nil {
+					t.Errorf("another provider: %v", err)
+				}
+			}
+			done[0](nil)
+			l.fill(opIssue, "a", 2)
+			l.clock.Step(outageMemory)
+			l.fill(opIssue, "b", 4)
+		})
+	}
+}
+
+// A path whose issuances always take long is not limited for that.
+func TestALineWithLongResponsesReopens(t *testing.T) {
+	l := newLineTest(t)
+	l.fill(opIssue, "a", 1)[0](noResponse)
+	l.clock.Step(2 * probePause)
+	done := l.fill(opIssue, "a", 1)
+	for range 3 {
+		l.clock.Step(3 * slow)
+		done[0](nil)
+		done = append(done[1:], l.fill(opIssue, "a", 2)...)
+		l.refused(opIssue, "a", Busy)
+	}
+	if len(done) != 4 {
+		t.Errorf("%d requests are in flight, want the usual four", len(done))
+	}
+}
+
+// database creates one user at a time.
+type database struct {
+	*lineTest
+	takes, timeout time.Duration
+	queue          []*creation
+	// requested and lost count requests.
+	requested, lost int
+}
+
+type creation struct {
+	at   time.Time
+	left time.Duration
+	done func(error)
+}
+
+// create lets so many objects issue until each has a credential, and returns how long that took.
+func (d *database) create(objects int) time.Duration {
+	const tick = 100 * time.Millisecond
+	began := d.clock.Now()
+	for completed := 0; completed < objects && d.clock.Now().Sub(began) < 10*time.Minute; d.clock.Step(tick) {
+		for len(d.queue) < objects-completed {
+			done, err := d.admitTo(opIssue, "a")
+			if err != nil {
+				break
+			}
+			d.requested++
+			d.queue = append(d.queue, &creation{at: d.clock.Now(), left: d.takes, done: done})
+		}
+		if len(d.queue) > 0 {
+			if d.queue[0].left -= tick; d.queue[0].left <= 0 {
+				d.queue[0].done(nil)
+				d.queue = d.queue[1:]
+				completed++
+			}
+		}
+		for len(d.queue) > 0 && d.clock.Now().Sub(d.queue[0].at) >= d.timeout {
+			d.queue[0].done(noResponse)
+			d.queue = d.queue[1:]
+			d.lost++
+		}
+	}
+	return d.clock.Now().Sub(began)
+}
+
+// Eight requests at once would all be lost, again and again.
+func TestASlowDatabaseIsNotOverrun(t *testing.T) {
+	d := &database{lineTest: newLineTest(t), takes: time.Second, timeout: 3 * time.Second}
+	d.Limits = NewLimits(d.clock, 32)
+	d.fill(opIssue, "a", 1)[0](noResponse)
+	if took := d.create(100); took > 2*time.Minute || d.lost > 0 {
+		t.Errorf("100 credentials took %s, and %d requests were lost", took, d.lost)
+	}
+}
+
+func TestNothingIsRequestedTwiceAfterAnOutage(t *testing.T) {
+	d := &database{lineTest: newLineTest(t), takes: time.Second, timeout: 4 * time.Second}
+	d.Limits = NewLimits(d.clock, 32)
+	d.noteOutage(keyOf(vaultProvider()), Errorf(Unavailable, "the server is sealed"))
+	d.clock.Step(time.Second)
+	if d.create(12); d.requested != 12 {
+		t.Errorf("%d credentials were requested for 12 objects", d.requested)
+	}
 }

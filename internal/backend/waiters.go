@@ -39,3 +39,13 @@ func (w *waiters) next() func() {
 	}
 	return nil
 }
+
+// take takes the first n, or all if they are fewer.
+func (w *waiters) take(n int) (wake []func()) {
+	for range n {
+		if next := w.next(); next != nil {
+			wake = append(wake, next)
+		}
+	}
+	return wake
+}
