@@ -23,6 +23,8 @@ const (
 	retryWaiting = 2 * time.Second
 	// retrySoon is when to try again while the requests in flight are not slow.
 	retrySoon = 500 * time.Millisecond
+	// retryCrowded is for how long a line that has requests in flight waits for those that have none.
+	retryCrowded = retryWaiting + retryWaiting/4
 	// quotaPause is both for a path that issues no more leases: each attempt costs a login and writes to the ledger.
 	quotaPause = 10 * time.Second
 	// outageMemory is for how long after an outage of the server issuances begin with one at a time.
@@ -33,12 +35,15 @@ const (
 // operation on one path of one provider:
 //
 //   - Issuances: a quarter of the workers; all paths together: half of them. Renewals never wait behind issuances.
-//   - Other operations: a quarter of the workers as soon as one of them takes longer than a second.
+//   - Other operations: half of the workers until one has got a response, and a quarter as soon as one of them takes
+//     longer than a second.
 //   - After a request without a response, with an error after a long time, or refused by a quota: one at a time, as a
 //     probe, until one gets another response.
 //   - Then each response permits one request more, unless the responses take longer because of that: a database that is
 //     only slow would let a quarter of the workers time out together. Issuances begin like that after an outage of the
 //     server.
+//   - All paths that seem to hang use a quarter of the workers together. Each path with a request in flight, or whose
+//     last probe failed, leaves places to those for which this is not so.
 //
 // A request above a limit is not sent. The caller returns its worker and tries again.
 type Limits struct {
@@ -50,6 +55,8 @@ type Limits struct {
 	lines   map[lineKey]*line
 	// outages has when a server was last found unavailable.
 	outages map[providerKey]time.Time
+	// crowdedAt is when a path without a request in flight last got no place among the paths that seem to hang.
+	crowdedAt time.Time
 	// waiting for an issuance of any path to end.
 	waiting waiters
 }
@@ -73,8 +80,12 @@ type line struct {
 	alone time.Duration
 	// restartedAt is when the limit was last set because of an outage of the server.
 	restartedAt time.Time
+	// respondedAt is when a request last got a response.
+	respondedAt time.Time
 	// probeAt is when the next probe may be sent; zero: the last request got a response.
 	probeAt time.Time
+	// probeFailed: the last probe got no response either.
+	probeFailed bool
 	// fault is what the others get meanwhile.
 	fault *Error
 	// waiting for a request to end.
@@ -130,6 +141,11 @@ func (l *Limits) admit(key lineKey, issues bool, who Waiter) (done func(error), 
 	case issues && l.issuing >= l.part(2):
 		l.waiting.add(who)
 		return nil, in.busy(key, now)
+	case in.suspect(key, now) && l.crowded(key, in, now):
+		if key.operation == opIssue {
+			return nil, in.fault
+		}
+		return nil, in.busy(key, now)
 	}
 	in.waiting.remove(who.Key)
 	l.waiting.remove(who.Key)
@@ -159,13 +175,41 @@ func (l *Limits) most(key lineKey, in *line, now time.Time) int {
 		return in.limit
 	case key.operation == opIssue, in.slowest(now) > slow:
 		return l.part(4)
+	case now.Sub(in.respondedAt) > slow:
+		return l.part(2)
 	}
 	return math.MaxInt
 }
 
+// suspect says that the line seems to hang: it got no response to its last request, or waits for one for long. Many
+// issuances take long, and all of them together have a limit of their own.
+func (in *line) suspect(key lineKey, now time.Time) bool {
+	return !in.probeAt.IsZero() || key.operation != opIssue && in.slowest(now) > slow
+}
+
+// crowded says that the lines that seem to hang leave no place to this one of them. Issuances are counted separately.
+func (l *Limits) crowded(key lineKey, in *line, now time.Time) bool {
+	issues, places := key.operation == opIssue, l.part(4)
+	for other, line := range l.lines {
+		if (other.operation == opIssue) == issues && line.suspect(other, now) {
+			places -= len(line.inFlight)
+		}
+	}
+	if in.probeFailed {
+		places -= l.part(4) / 4
+	}
+	if len(in.inFlight) > 0 {
+		return places <= 0 || now.Sub(l.crowdedAt) < retryCrowded
+	}
+	if places <= 0 && !issues {
+		l.crowdedAt = now
+	}
+	return places <= 0
+}
+
 func (in *line) busy(key lineKey, now time.Time) error {
 	e := Errorf(Busy, "%s: waiting for requests in progress", key.path)
-	if e.RetryAfter = retrySoon; in.slowest(now) > slow {
+	if e.RetryAfter = retrySoon; in.suspect(key, now) {
 		e.RetryAfter = retryWaiting
 	}
 	return e
@@ -186,13 +230,15 @@ func (l *Limits) release(key lineKey, id int, issued bool, result error) (wake [
 		return nil
 	}
 	now := l.clock.Now()
-	took := now.Sub(in.inFlight[id])
+	started := in.inFlight[id]
+	took := now.Sub(started)
 	delete(in.inFlight, id)
 	places := 1
 	switch {
 	case errors.Is(result, ErrNotSent), result != nil && KindOf(result) == Unavailable:
 		// It shows nothing about the path.
 	case result != nil && (KindOf(result) == NoResponse || KindOf(result) == Failed && took > hanging):
+		in.probeFailed = !in.probeAt.IsZero() && !started.Before(in.probeAt)
 		in.limit, in.alone, in.probeAt = 1, 0, now.Add(probePause)
 		in.fault = Errorf(Unavailable, "%s: waiting, because the last request got no response: one request at a time "+
 			"is sent until the backend responds", key.path)
@@ -202,7 +248,7 @@ func (l *Limits) release(key lineKey, id int, issued bool, result error) (wake [
 		in.fault = Errorf(QuotaExceeded, "%s", result)
 		in.fault.RetryAfter = quotaPause
 	default:
-		in.probeAt = time.Time{}
+		in.respondedAt, in.probeAt, in.probeFailed = now, time.Time{}, false
 		places += in.grow(took, result, l.part(4))
 	}
 	wake = in.waiting.take(places)

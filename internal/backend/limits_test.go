@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -78,7 +79,7 @@ func TestIssuancesUseHalfOfTheWorkers(t *testing.T) {
 	done := l.fill(opIssue, "a", 4)
 	l.fill(opIssue, "b", 4)
 	l.refused(opIssue, "c", Busy)
-	l.fill("renew", "a", 10)
+	l.fill("renew", "a", 8)
 	done[0](nil)
 	if l.woken != 1 {
 		t.Errorf("%d waiting objects were woken, want 1", l.woken)
@@ -128,7 +129,7 @@ func TestRefusedByAQuotaIsFollowedByOneProbe(t *testing.T) {
 		t.Errorf("the next issuance gets %v", err)
 	}
 	l.fill(opIssue, "b", 4)
-	l.fill("renew", "a", 10)
+	l.fill("renew", "a", 8)
 	l.clock.Step(quotaPause)
 	l.fill(opIssue, "a", 1)
 	l.refused(opIssue, "a", QuotaExceeded)
@@ -209,6 +210,115 @@ func TestALineReopensGradually(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestALineIsLimitedUntilItResponds(t *testing.T) {
+	l := newLineTest(t)
+	done := l.fill("renew", "a", 8)
+	l.refused("renew", "a", Busy)
+	l.fill("renew", "b", 8)
+	done[0](nil)
+	l.fill("renew", "a", 100)
+	l.clock.Step(slow)
+	l.fill("renew", "a", 1)
+	l.clock.Step(slow / 2)
+	l.refused("renew", "a", Busy)
+}
+
+// hang makes the last request of each of so many lines one without a response, and lets the pause after it pass. A
+// chronic line got none to the probe either.
+func (l *lineTest) hang(operation string, n int, chronic bool) {
+	l.Helper()
+	for i := range n {
+		path := fmt.Sprint("hanging/", i)
+		l.fill(operation, path, 1)[0](noResponse)
+	}
+	l.clock.Step(2 * probePause)
+	for i := 0; chronic && i < n; i++ {
+		l.fill(operation, fmt.Sprint("hanging/", i), 1)[0](noResponse)
+	}
+	l.clock.Step(2 * probePause)
+}
+
+// probe sends probes to so many lines, as far as there are places, and returns those that were sent.
+func (l *lineTest) probe(operation string, n int) (done []func(error)) {
+	for i := range n {
+		if d, err := l.admitTo(operation, fmt.Sprint("hanging/", i)); err == nil {
+			done = append(done, d)
+		}
+	}
+	return done
+}
+
+func TestHangingLinesUseAQuarterOfTheWorkersTogether(t *testing.T) {
+	for _, operation := range []string{"renew", "revoke", "read", "lookup", "extend_session", opIssue} {
+		t.Run(operation, func(t *testing.T) {
+			l := newLineTest(t)
+			l.hang(operation, 100, false)
+			probes := l.probe(operation, 100)
+			if len(probes) != 4 {
+				t.Errorf("%d probes are in flight, want a quarter of 16 workers", len(probes))
+			}
+			want := Busy
+			if operation == opIssue {
+				want = Unavailable // the condition says why
+			}
+			l.refused(operation, "hanging/99", want)
+			healthy := l.fill(operation, "healthy", 4)
+			healthy[0](nil)
+			l.fill(operation, "healthy", 1)
+			for _, d := range probes {
+				d(noResponse)
+			}
+			if n := len(l.probe(operation, 100)); n != 4 {
+				t.Errorf("%d of the other lines got a probe, want 4", n)
+			}
+		})
+	}
+}
+
+// Requests that are slow at first sight count like probes. Their lines were never found hanging.
+func TestSlowLinesUseAQuarterOfTheWorkersTogether(t *testing.T) {
+	l := newLineTest(t)
+	for i := range 4 {
+		l.fill("renew", fmt.Sprint("slow/", i), 1)
+	}
+	l.clock.Step(2 * slow)
+	l.refused("renew", "slow/0", Busy)
+	l.fill("renew", "healthy", 1)
+	l.fill(opIssue, "slow/0", 1)
+}
+
+// A hundred lines that hang for long leave a place to one that has just lost a request.
+func TestALineThatHasJustFailedIsProbedFirst(t *testing.T) {
+	l := newLineTest(t)
+	l.hang("renew", 100, true)
+	l.fill("renew", "a", 1)[0](noResponse)
+	l.clock.Step(2 * probePause)
+	if n := len(l.probe("renew", 100)); n != 3 {
+		t.Errorf("%d probes are in flight, want 3", n)
+	}
+	l.fill("renew", "a", 1)[0](nil)
+	l.fill("renew", "a", 2)
+}
+
+// A line with many slow requests leaves the next place to a line without any.
+func TestASlowLineLeavesAPlaceToAProbe(t *testing.T) {
+	l := newLineTest(t)
+	l.hang("revoke", 1, true)
+	done := l.fill("revoke", "a", 4)
+	l.clock.Step(2 * slow)
+	if len(l.probe("revoke", 1)) != 0 {
+		t.Fatal("there was a place although the slow line used all")
+	}
+	done[0](nil)
+	done[1](nil)
+	l.refused("revoke", "a", Busy)
+	if len(l.probe("revoke", 1)) != 1 {
+		t.Error("the probe got no place")
+	}
+	l.clock.Step(retryCrowded)
+	l.fill("revoke", "a", 1)
 }
 
 // A server that is unavailable responds for all paths, so its errors do not open one.
