@@ -6,7 +6,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// Optional abilities of a Backend. As finds them behind decorators.
+// Optional abilities of a Backend. As finds them behind decorators, and decorates them too.
 
 // Reader requests sources without a lease again, to find new values.
 type Reader interface {
@@ -56,17 +56,26 @@ type Report struct {
 	Advised []string
 }
 
-// As returns the ability of a backend, or of the backend that it decorates.
+// As returns the ability of a backend, or of the backend that it decorates. Decorators on the way decorate the ability:
+// a limit that an ability could bypass would be none.
 func As[T any](b Backend) (T, bool) {
-	for {
-		if ability, ok := b.(T); ok {
-			return ability, true
-		}
-		decorator, ok := b.(interface{ Unwrap() Backend })
-		if !ok {
-			var none T
-			return none, false
-		}
-		b = decorator.Unwrap()
+	if ability, ok := b.(T); ok {
+		return ability, true
 	}
+	outer, ok := b.(interface{ Unwrap() Backend })
+	if !ok {
+		var none T
+		return none, false
+	}
+	ability, ok := As[T](outer.Unwrap())
+	if d, decorates := b.(abilityDecorator); ok && decorates {
+		d.decorate(&ability)
+	}
+	return ability, ok
+}
+
+// abilityDecorator is a decorator of a Backend that decorates its optional abilities too.
+type abilityDecorator interface {
+	// decorate replaces what ability points to, such as a *Reader, by a decorated one.
+	decorate(ability any)
 }

@@ -1,15 +1,14 @@
 package backend
 
 import (
-	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
 	"k8s.io/utils/clock"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
-	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
 const (
@@ -22,17 +21,29 @@ const (
 	probePause = time.Second
 	// retryWaiting is when to try again behind a probe.
 	retryWaiting = 2 * time.Second
+	// retrySoon is when to try again while the requests in flight are not slow.
+	retrySoon = 500 * time.Millisecond
+	// retryCrowded is for how long a line that has requests in flight waits for those that have none.
+	retryCrowded = retryWaiting + retryWaiting/4
 	// quotaPause is both for a path that issues no more leases: each attempt costs a login and writes to the ledger.
 	quotaPause = 10 * time.Second
+	// outageMemory is for how long after an outage of the server issuances begin with one at a time.
+	outageMemory = time.Minute
 )
 
 // Limits keep one hanging path (a database, a tenant) from using all workers. They apply to the requests of one
 // operation on one path of one provider:
 //
 //   - Issuances: a quarter of the workers; all paths together: half of them. Renewals never wait behind issuances.
-//   - Other operations: a quarter of the workers as soon as one of them takes longer than a second.
+//   - Other operations: half of the workers until one has got a response, and a quarter as soon as one of them takes
+//     longer than a second.
 //   - After a request without a response, with an error after a long time, or refused by a quota: one at a time, as a
 //     probe, until one gets another response.
+//   - Then each response permits one request more, unless the responses take longer because of that: a database that is
+//     only slow would let a quarter of the workers time out together. Issuances begin like that after an outage of the
+//     server.
+//   - All paths that seem to hang use a quarter of the workers together. Each path with a request in flight, or whose
+//     last probe failed, leaves places to those for which this is not so.
 //
 // A request above a limit is not sent. The caller returns its worker and tries again.
 type Limits struct {
@@ -42,108 +53,72 @@ type Limits struct {
 	mu      sync.Mutex
 	issuing int
 	lines   map[lineKey]*line
+	// outages has when a server was last found unavailable.
+	outages map[providerKey]time.Time
+	// crowdedAt is when a path without a request in flight last got no place among the paths that seem to hang.
+	crowdedAt time.Time
 	// waiting for an issuance of any path to end.
 	waiting waiters
 }
 
+type providerKey struct{ kind, name string }
+
 // lineKey identifies requests that are limited together.
-type lineKey struct{ providerKind, provider, operation, path string }
+type lineKey struct {
+	providerKey
+	operation, path string
+}
 
 // line is what is known of them.
 type line struct {
 	// inFlight has the start of each request.
 	inFlight map[int]time.Time
 	serial   int
+	// limit of the requests in flight since a failure; 0: the usual limit.
+	limit int
+	// alone is how long the first success since then took.
+	alone time.Duration
+	// restartedAt is when the limit was last set because of an outage of the server.
+	restartedAt time.Time
+	// respondedAt is when a request last got a response.
+	respondedAt time.Time
 	// probeAt is when the next probe may be sent; zero: the last request got a response.
 	probeAt time.Time
+	// probeFailed: the last probe got no response either.
+	probeFailed bool
 	// fault is what the others get meanwhile.
 	fault *Error
 	// waiting for a request to end.
 	waiting waiters
 }
 
-// Waiter is an object that waits for a place.
-type Waiter struct {
-	// Key identifies the object.
-	Key string
-	// Wake is called when there may be a place. It must not block.
-	Wake func()
-}
-
-// waiters are woken in the order in which they came.
-type waiters struct {
-	order []string
-	wake  map[string]func()
-}
-
-func (w *waiters) add(who Waiter) {
-	if w.wake == nil {
-		w.wake = map[string]func(){}
-	}
-	if w.wake[who.Key] == nil {
-		w.wake[who.Key] = who.Wake
-		w.order = append(w.order, who.Key)
-	}
-}
-
-// remove forgets an object that got a place. Its key leaves the order when it is the first.
-func (w *waiters) remove(key string) { delete(w.wake, key) }
-
-// next takes the first; nil: nobody waits.
-func (w *waiters) next() func() {
-	for len(w.order) > 0 {
-		key := w.order[0]
-		w.order = w.order[1:]
-		if wake := w.wake[key]; wake != nil {
-			delete(w.wake, key)
-			return wake
-		}
-	}
-	return nil
-}
-
 // NewLimits makes limits for so many workers.
 func NewLimits(c clock.PassiveClock, workers int) *Limits {
-	return &Limits{clock: c, workers: workers, lines: map[lineKey]*line{}}
-}
-
-// Limiter is the ability of a backend whose requests are limited.
-type Limiter interface {
-	// Admit reserves a place for an issuance from a path, before its login. first is false for the other paths of an
-	// object: it uses one worker. Call done once with the result of the request. Busy: there is no place; who is
-	// woken when there may be one. Unavailable: the path does not respond.
-	Admit(path string, first bool, who Waiter) (done func(error), err error)
-}
-
-// ErrNotSent is the result of a request that was not sent after all. It says nothing about the path.
-var ErrNotSent = errors.New("the request was not sent")
-
-// Admit reserves a place for an issuance, if the backend has limits.
-func Admit(b Backend, path string, first bool, who Waiter) (done func(error), err error) {
-	if l, ok := As[Limiter](b); ok {
-		return l.Admit(path, first, who)
+	return &Limits{
+		clock: c, workers: workers, lines: map[lineKey]*line{}, outages: map[providerKey]time.Time{},
 	}
-	return func(error) {}, nil
-}
-
-// Wrap limits the requests to the backend of a provider.
-func (l *Limits) Wrap(b Backend, p v1alpha1.Provider) Backend {
-	return limited{next: b, limits: l, kind: p.Kind(), provider: MetricName(p)}
 }
 
 // Forget drops what is known of the paths of a provider that is gone.
 func (l *Limits) Forget(p v1alpha1.Provider) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	gone := keyOf(p)
+	delete(l.outages, gone)
 	for key, line := range l.lines {
-		if key.providerKind == p.Kind() && key.provider == MetricName(p) && len(line.inFlight) == 0 {
+		if key.providerKey == gone && len(line.inFlight) == 0 {
 			delete(l.lines, key)
 		}
 	}
 }
 
+func keyOf(p v1alpha1.Provider) providerKey { return providerKey{p.Kind(), MetricName(p)} }
+
 // opIssue is the operation whose requests are limited before they become slow.
 const opIssue = "issue"
+
+// part of the workers.
+func (l *Limits) part(of int) int { return max(1, l.workers/of) }
 
 // admit reserves a place in a line. issues says that a worker will be busy with an issuance.
 func (l *Limits) admit(key lineKey, issues bool, who Waiter) (done func(error), err error) {
@@ -153,23 +128,28 @@ func (l *Limits) admit(key lineKey, issues bool, who Waiter) (done func(error), 
 	in := l.lines[key]
 	if in == nil {
 		in = &line{inFlight: map[int]time.Time{}}
-		l.lines[key] = in
 	}
-	quarter := max(1, l.workers/4)
+	l.restart(key, in, now)
 	switch {
 	case !in.probeAt.IsZero() && (len(in.inFlight) > 0 || now.Before(in.probeAt)):
 		return nil, in.fault
-	case len(in.inFlight) >= quarter && key.operation == opIssue:
-		in.waiting.add(who)
-		return nil, busy(key)
-	case len(in.inFlight) >= quarter && in.slowest(now) > slow:
-		return nil, busy(key)
-	case issues && l.issuing >= max(1, l.workers/2):
+	case len(in.inFlight) >= l.most(key, in, now):
+		if key.operation == opIssue {
+			in.waiting.add(who) // some are in flight, so the line is known
+		}
+		return nil, in.busy(key, now)
+	case issues && l.issuing >= l.part(2):
 		l.waiting.add(who)
-		return nil, busy(key)
+		return nil, in.busy(key, now)
+	case in.suspect(key, now) && l.crowded(key, in, now):
+		if key.operation == opIssue {
+			return nil, in.fault
+		}
+		return nil, in.busy(key, now)
 	}
 	in.waiting.remove(who.Key)
 	l.waiting.remove(who.Key)
+	l.lines[key] = in
 	in.serial++
 	id := in.serial
 	in.inFlight[id] = now
@@ -179,9 +159,59 @@ func (l *Limits) admit(key lineKey, issues bool, who Waiter) (done func(error), 
 	return func(result error) { l.finish(key, id, issues, result) }, nil
 }
 
-func busy(key lineKey) error {
+// restart lets the issuances of a path begin with one at a time after an outage of the server: what the server depends
+// on, such as the database, may not be ready for all of them.
+func (l *Limits) restart(key lineKey, in *line, now time.Time) {
+	down, known := l.outages[key.providerKey]
+	if known && key.operation == opIssue && down.After(in.restartedAt) && now.Sub(down) < outageMemory {
+		in.limit, in.alone, in.restartedAt = 1, 0, now
+	}
+}
+
+// most is how many requests of the line may be in flight.
+func (l *Limits) most(key lineKey, in *line, now time.Time) int {
+	switch {
+	case in.limit > 0:
+		return in.limit
+	case key.operation == opIssue, in.slowest(now) > slow:
+		return l.part(4)
+	case now.Sub(in.respondedAt) > slow:
+		return l.part(2)
+	}
+	return math.MaxInt
+}
+
+// suspect says that the line seems to hang: it got no response to its last request, or waits for one for long. Many
+// issuances take long, and all of them together have a limit of their own.
+func (in *line) suspect(key lineKey, now time.Time) bool {
+	return !in.probeAt.IsZero() || key.operation != opIssue && in.slowest(now) > slow
+}
+
+// crowded says that the lines that seem to hang leave no place to this one of them. Issuances are counted separately.
+func (l *Limits) crowded(key lineKey, in *line, now time.Time) bool {
+	issues, places := key.operation == opIssue, l.part(4)
+	for other, line := range l.lines {
+		if (other.operation == opIssue) == issues && line.suspect(other, now) {
+			places -= len(line.inFlight)
+		}
+	}
+	if in.probeFailed {
+		places -= l.part(4) / 4
+	}
+	if len(in.inFlight) > 0 {
+		return places <= 0 || now.Sub(l.crowdedAt) < retryCrowded
+	}
+	if places <= 0 && !issues {
+		l.crowdedAt = now
+	}
+	return places <= 0
+}
+
+func (in *line) busy(key lineKey, now time.Time) error {
 	e := Errorf(Busy, "%s: waiting for requests in progress", key.path)
-	e.RetryAfter = retryWaiting
+	if e.RetryAfter = retrySoon; in.suspect(key, now) {
+		e.RetryAfter = retryWaiting
+	}
 	return e
 }
 
@@ -199,34 +229,65 @@ func (l *Limits) release(key lineKey, id int, issued bool, result error) (wake [
 	if in == nil || in.inFlight[id].IsZero() {
 		return nil
 	}
-	took := l.clock.Now().Sub(in.inFlight[id])
+	now := l.clock.Now()
+	started := in.inFlight[id]
+	took := now.Sub(started)
 	delete(in.inFlight, id)
-	if issued {
-		l.issuing--
-	}
+	places := 1
 	switch {
-	case errors.Is(result, ErrNotSent):
+	case errors.Is(result, ErrNotSent), result != nil && KindOf(result) == Unavailable:
+		// It shows nothing about the path.
 	case result != nil && (KindOf(result) == NoResponse || KindOf(result) == Failed && took > hanging):
-		in.probeAt = l.clock.Now().Add(probePause)
+		in.probeFailed = !in.probeAt.IsZero() && !started.Before(in.probeAt)
+		in.limit, in.alone, in.probeAt = 1, 0, now.Add(probePause)
 		in.fault = Errorf(Unavailable, "%s: waiting, because the last request got no response: one request at a time "+
 			"is sent until the backend responds", key.path)
 		in.fault.RetryAfter = retryWaiting
 	case result != nil && KindOf(result) == QuotaExceeded:
-		in.probeAt = l.clock.Now().Add(quotaPause)
+		in.probeAt = now.Add(quotaPause)
 		in.fault = Errorf(QuotaExceeded, "%s", result)
 		in.fault.RetryAfter = quotaPause
 	default:
-		in.probeAt = time.Time{}
+		in.respondedAt, in.probeAt, in.probeFailed = now, time.Time{}, false
+		places += in.grow(took, result, l.part(4))
 	}
-	for _, waiting := range []*waiters{&in.waiting, &l.waiting} {
-		if next := waiting.next(); next != nil {
-			wake = append(wake, next)
-		}
+	wake = in.waiting.take(places)
+	if issued {
+		l.issuing--
+		wake = append(wake, l.waiting.take(1)...)
 	}
-	if len(in.inFlight)+len(in.waiting.wake) == 0 && in.probeAt.IsZero() {
+	if len(in.inFlight)+len(in.waiting.wake)+in.limit == 0 && in.probeAt.IsZero() {
 		delete(l.lines, key)
 	}
 	return wake
+}
+
+// grow permits one request more after a response, until the usual limit applies again. It returns how many more. A
+// backend that does one after the other takes longer for each if there are more of them.
+func (in *line) grow(took time.Duration, result error, usual int) int {
+	if in.limit == 0 {
+		return 0
+	}
+	if in.alone == 0 && result == nil {
+		in.alone = took
+	}
+	if took > max(slow, 2*in.alone) {
+		return 0
+	}
+	if in.limit++; in.limit >= usual {
+		in.limit = 0
+	}
+	return 1
+}
+
+// noteOutage notes an error that shows that the server is unavailable.
+func (l *Limits) noteOutage(of providerKey, err error) {
+	if err == nil || KindOf(err) != Unavailable {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.outages[of] = l.clock.Now()
 }
 
 // slowest is for how long the oldest request is in flight.
@@ -235,56 +296,4 @@ func (in *line) slowest(now time.Time) (longest time.Duration) {
 		longest = max(longest, now.Sub(started))
 	}
 	return longest
-}
-
-type limited struct {
-	next           Backend
-	limits         *Limits
-	kind, provider string
-}
-
-// Unwrap returns the backend that is limited.
-func (l limited) Unwrap() Backend { return l.next }
-
-// Admit implements Limiter.
-func (l limited) Admit(path string, first bool, who Waiter) (done func(error), err error) {
-	return l.limits.admit(lineKey{l.kind, l.provider, opIssue, path}, first, who)
-}
-
-// limit sends a request about a record unless its path is at a limit.
-func limit[T any](l limited, operation string, rec v1alpha1.LeaseRecord, do func() (T, error)) (result T, err error) {
-	done, err := l.limits.admit(lineKey{l.kind, l.provider, operation, rec.Location()}, false, Waiter{})
-	if err != nil {
-		return result, err
-	}
-	defer func() { done(err) }()
-	return do()
-}
-
-// Login is limited by Admit.
-func (l limited) Login(ctx context.Context, who Identity) (Session, error) {
-	return l.next.Login(ctx, who)
-}
-
-// Issue is limited by Admit.
-func (l limited) Issue(ctx context.Context, s Session, src v1alpha1.SecretSource) (Response, error) {
-	return l.next.Issue(ctx, s, src)
-}
-
-func (l limited) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (lease.Term, error) {
-	return limit(l, "renew", rec, func() (lease.Term, error) { return l.next.Renew(ctx, rec, increment) })
-}
-
-func (l limited) ExtendSession(ctx context.Context, rec v1alpha1.LeaseRecord, owner Owner) (lease.Term, error) {
-	return limit(l, "extend_session", rec, func() (lease.Term, error) { return l.next.ExtendSession(ctx, rec, owner) })
-}
-
-func (l limited) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner Owner) error {
-	_, err := limit(l, "revoke", rec, func() (struct{}, error) { return struct{}{}, l.next.Revoke(ctx, rec, owner) })
-	return err
-}
-
-func (l limited) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
-	_, err := limit(l, "lookup", rec, func() (struct{}, error) { return struct{}{}, l.next.Lookup(ctx, rec) })
-	return err
 }

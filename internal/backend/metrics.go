@@ -77,6 +77,20 @@ func measure[T any](m measured, operation string, do func() (T, error)) (T, erro
 // Unwrap returns the backend that is measured.
 func (m measured) Unwrap() Backend { return m.next }
 
+// decorate measures the abilities of the backend.
+func (m measured) decorate(ability any) {
+	switch a := ability.(type) {
+	case *Reader:
+		*a = measuredReader{m, *a}
+	case *Lister:
+		*a = measuredLister{*a, m}
+	case *Inspector:
+		*a = measuredInspector{m, *a}
+	case *BulkRevoker:
+		*a = measuredBulkRevoker{*a, m}
+	}
+}
+
 func (m measured) Login(ctx context.Context, who Identity) (Session, error) {
 	return measure(m, "login", func() (Session, error) { return m.next.Login(ctx, who) })
 }
@@ -101,4 +115,63 @@ func (m measured) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner Ow
 func (m measured) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
 	_, err := measure(m, "lookup", func() (struct{}, error) { return struct{}{}, m.next.Lookup(ctx, rec) })
 	return err
+}
+
+type measuredReader struct {
+	m    measured
+	next Reader
+}
+
+func (r measuredReader) Read(ctx context.Context, who Identity, src v1alpha1.SecretSource) (Response, error) {
+	return measure(r.m, "read", func() (Response, error) { return r.next.Read(ctx, who, src) })
+}
+
+type measuredLister struct {
+	Lister
+	m measured
+}
+
+func (l measuredLister) List(ctx context.Context, rec v1alpha1.LeaseRecord) (map[string]bool, error) {
+	return measure(l.m, "list", func() (map[string]bool, error) { return l.Lister.List(ctx, rec) })
+}
+
+type measuredInspector struct {
+	m    measured
+	next Inspector
+}
+
+func (i measuredInspector) Inspect(ctx context.Context) (Report, error) {
+	return measure(i.m, "inspect", func() (Report, error) { return i.next.Inspect(ctx) })
+}
+
+// measuredBulkRevoker measures what contacts the server.
+type measuredBulkRevoker struct {
+	BulkRevoker
+	m measured
+}
+
+func (b measuredBulkRevoker) Matching(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec) ([]string, error) {
+	return measure(b.m, "bulk_list", func() ([]string, error) { return b.BulkRevoker.Matching(ctx, spec) })
+}
+
+func (b measuredBulkRevoker) RevokeAll(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec) error {
+	_, err := measure(b.m, "bulk_revoke", func() (struct{}, error) {
+		return struct{}{}, b.BulkRevoker.RevokeAll(ctx, spec)
+	})
+	return err
+}
+
+func (b measuredBulkRevoker) RevokeOne(
+	ctx context.Context, spec *v1alpha1.LeaseRevocationSpec, id string, force bool,
+) error {
+	_, err := measure(b.m, "bulk_revoke_one", func() (struct{}, error) {
+		return struct{}{}, b.BulkRevoker.RevokeOne(ctx, spec, id, force)
+	})
+	return err
+}
+
+func (b measuredBulkRevoker) Lives(
+	ctx context.Context, spec *v1alpha1.LeaseRevocationSpec, id string,
+) (bool, error) {
+	return measure(b.m, "bulk_lookup", func() (bool, error) { return b.BulkRevoker.Lives(ctx, spec, id) })
 }

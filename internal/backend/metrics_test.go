@@ -49,18 +49,33 @@ func counted(t *testing.T, registry prometheus.Gatherer) map[string]int {
 	return counts
 }
 
-// callAll calls every method of a backend, and returns the errors.
+// operations are what callAll does.
+var operations = []string{"login", "issue", "renew", "extend_session", "revoke", "lookup",
+	"read", "list", "inspect", "bulk_list", "bulk_revoke", "bulk_revoke_one", "bulk_lookup"}
+
+// callAll calls every method of a backend with every ability, and returns the errors.
 func callAll(ctx context.Context, b Backend) []error {
 	rec, owner := v1alpha1.LeaseRecord{}, Owner{}
 	_, login := b.Login(ctx, Identity{})
 	_, issue := b.Issue(ctx, Session{}, v1alpha1.SecretSource{})
 	_, renew := b.Renew(ctx, rec, time.Hour)
 	_, extend := b.ExtendSession(ctx, rec, owner)
-	return []error{login, issue, renew, extend, b.Revoke(ctx, rec, owner), b.Lookup(ctx, rec)}
+	reader, _ := As[Reader](b)
+	_, read := reader.Read(ctx, Identity{}, v1alpha1.SecretSource{})
+	lister, _ := As[Lister](b)
+	_, list := lister.List(ctx, rec)
+	inspector, _ := As[Inspector](b)
+	_, inspect := inspector.Inspect(ctx)
+	bulk, _ := As[BulkRevoker](b)
+	_, matching := bulk.Matching(ctx, nil)
+	_, lives := bulk.Lives(ctx, nil, "lease")
+	return []error{
+		login, issue, renew, extend, b.Revoke(ctx, rec, owner), b.Lookup(ctx, rec), read, list, inspect,
+		matching, bulk.RevokeAll(ctx, nil), bulk.RevokeOne(ctx, nil, "lease", false), lives,
+	}
 }
 
 func TestMetricsCountOperationsByResult(t *testing.T) {
-	operations := []string{"login", "issue", "renew", "extend_session", "revoke", "lookup"}
 	for _, c := range []struct {
 		name   string
 		err    error
@@ -73,7 +88,7 @@ func TestMetricsCountOperationsByResult(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			registry := prometheus.NewRegistry()
-			b := NewMetrics(registry).Wrap(stubBackend{c.err}, vaultProvider())
+			b := NewMetrics(registry).Wrap(ableBackend{readingBackend{stubBackend{c.err}}}, vaultProvider())
 			for _, err := range callAll(t.Context(), b) {
 				if !errors.Is(err, c.err) {
 					t.Errorf("got %v, want %v", err, c.err)
@@ -91,7 +106,7 @@ func TestMetricsCountOperationsByResult(t *testing.T) {
 }
 
 func TestMetricsPassResultsThrough(t *testing.T) {
-	b := NewMetrics(prometheus.NewRegistry()).Wrap(stubBackend{}, vaultProvider())
+	b := NewMetrics(prometheus.NewRegistry()).Wrap(ableBackend{}, vaultProvider())
 	session, _ := b.Login(t.Context(), Identity{})
 	response, _ := b.Issue(t.Context(), session, v1alpha1.SecretSource{})
 	renewed, _ := b.Renew(t.Context(), v1alpha1.LeaseRecord{}, time.Hour)
@@ -101,6 +116,22 @@ func TestMetricsPassResultsThrough(t *testing.T) {
 	}
 	if renewed.Duration != time.Hour || extended.Duration != time.Minute {
 		t.Errorf("renewed %+v, extended %+v", renewed, extended)
+	}
+	reader, _ := As[Reader](b)
+	read, _ := reader.Read(t.Context(), Identity{}, v1alpha1.SecretSource{})
+	lister, _ := As[Lister](b)
+	listed, _ := lister.List(t.Context(), v1alpha1.LeaseRecord{})
+	inspector, _ := As[Inspector](b)
+	report, _ := inspector.Inspect(t.Context())
+	if read.Kind != v1alpha1.ResponseStatic || lister.Folder(nil) != "folder" || !listed["lease"] ||
+		report.Version != "1.21.0" {
+		t.Errorf("read %+v, listed %v in %q, inspected %+v", read, listed, lister.Folder(nil), report)
+	}
+	bulk, _ := As[BulkRevoker](b)
+	matching, _ := bulk.Matching(t.Context(), nil)
+	lives, _ := bulk.Lives(t.Context(), nil, "lease")
+	if len(matching) != 1 || !lives || !bulk.Covers(nil, nil) {
+		t.Errorf("matching %v, lives %t, covers %t", matching, lives, bulk.Covers(nil, nil))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
@@ -81,9 +82,38 @@ func (s stubBackend) Lookup(context.Context, v1alpha1.LeaseRecord) error { retur
 // readingBackend has one more ability.
 type readingBackend struct{ stubBackend }
 
-func (readingBackend) Read(context.Context, Identity, v1alpha1.SecretSource) (Response, error) {
-	return Response{}, nil
+func (r readingBackend) Read(context.Context, Identity, v1alpha1.SecretSource) (Response, error) {
+	return Response{Kind: v1alpha1.ResponseStatic}, r.err
 }
+
+// ableBackend has every ability.
+type ableBackend struct{ readingBackend }
+
+func (ableBackend) Folder(*v1alpha1.LeaseRecord) string { return "folder" }
+
+func (a ableBackend) List(context.Context, v1alpha1.LeaseRecord) (map[string]bool, error) {
+	return map[string]bool{"lease": true}, a.err
+}
+
+func (a ableBackend) Inspect(context.Context) (Report, error) {
+	return Report{Version: "1.21.0"}, a.err
+}
+
+func (a ableBackend) Matching(context.Context, *v1alpha1.LeaseRevocationSpec) ([]string, error) {
+	return []string{"lease"}, a.err
+}
+
+func (a ableBackend) RevokeAll(context.Context, *v1alpha1.LeaseRevocationSpec) error { return a.err }
+
+func (a ableBackend) RevokeOne(context.Context, *v1alpha1.LeaseRevocationSpec, string, bool) error {
+	return a.err
+}
+
+func (a ableBackend) Lives(context.Context, *v1alpha1.LeaseRevocationSpec, string) (bool, error) {
+	return true, a.err
+}
+
+func (ableBackend) Covers(*v1alpha1.LeaseRevocationSpec, *v1alpha1.LeaseRecord) bool { return true }
 
 func TestRegistryUsesTheDriverOfTheProvider(t *testing.T) {
 	d := &stubDriver{backend: stubBackend{}, recoveryCount: 3}
@@ -160,7 +190,7 @@ func TestRegistryForgetAndCloseReachEveryDriver(t *testing.T) {
 }
 
 func TestAsFindsAbilitiesBehindDecorators(t *testing.T) {
-	m := NewMetrics(prometheus.NewRegistry())
+	m, l := NewMetrics(prometheus.NewRegistry()), NewLimits(testclock.NewFakeClock(time.Time{}), 16)
 	plain, reading := stubBackend{}, readingBackend{}
 	for name, c := range map[string]struct {
 		b    Backend
@@ -168,9 +198,9 @@ func TestAsFindsAbilitiesBehindDecorators(t *testing.T) {
 	}{
 		"a backend with the ability":    {reading, true},
 		"one decorator":                 {m.Wrap(reading, vaultProvider()), true},
-		"two decorators":                {m.Wrap(m.Wrap(reading, vaultProvider()), vaultProvider()), true},
+		"two decorators":                {m.Wrap(l.Wrap(reading, vaultProvider()), vaultProvider()), true},
 		"a backend without the ability": {plain, false},
-		"a decorator around it":         {m.Wrap(plain, vaultProvider()), false},
+		"two decorators around it":      {m.Wrap(l.Wrap(plain, vaultProvider()), vaultProvider()), false},
 		"no backend":                    {nil, false},
 	} {
 		reader, ok := As[Reader](c.b)

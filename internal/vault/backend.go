@@ -47,6 +47,8 @@ type Backend struct {
 	readers *sessionCache
 	// ignoresNamespaces: the server has no namespaces, and the spec names one.
 	ignoresNamespaces atomic.Bool
+	// checkingHealth is true while a time-out is being investigated.
+	checkingHealth atomic.Bool
 	// redirects is true once a standby has redirected a request that mints.
 	redirects atomic.Bool
 }

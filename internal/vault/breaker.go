@@ -21,7 +21,7 @@ const (
 type finding int
 
 const (
-	// inconclusive: nothing, such as an issuance that takes long or a request that was cancelled.
+	// inconclusive: nothing, such as an issuance or a renewal that takes long, or a request that was cancelled.
 	inconclusive finding = iota
 	// serving: the server responded, if only with a refusal.
 	serving
@@ -111,6 +111,13 @@ func (b *breaker) record(probe bool, sent time.Time, f finding, fault *backend.E
 		b.probeAt = now.Add(b.pause)
 	}
 	return turned, false
+}
+
+// servedSince says that a request was served after that time.
+func (b *breaker) servedSince(t time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.servedAt.After(t)
 }
 
 func (b *breaker) recovered() int64 {

@@ -170,10 +170,68 @@ func TestASlowIssuanceDoesNotTripTheBreaker(t *testing.T) {
 	}
 }
 
+const healthy = `{"initialized":true,"sealed":false,"version":"1.21.0","enterprise":false}`
+
+// Vault waits for the database behind an engine before it responds to a renewal. Only the server's health, which needs
+// no engine, tells whether the server hangs.
+func TestAHangingDatabaseDoesNotTripTheBreaker(t *testing.T) {
+	list := "sys/leases/lookup/" + readPath
+	gateway := says{status: 504, body: "<html>gateway time-out</html>"}
+	for name, c := range map[string]struct {
+		path    string
+		answer  says
+		request func(*testing.T, *fixture) error
+	}{
+		"a renewal": {"sys/leases/renew", says{hang: true},
+			func(t *testing.T, f *fixture) error { return f.renew(t) }},
+		"a revocation that waits for the result": {"sys/leases/revoke", says{hang: true},
+			func(t *testing.T, f *fixture) error { return f.revoke(t.Context(), record()) }},
+		"a list": {list, says{hang: true},
+			func(t *testing.T, f *fixture) error { _, err := f.List(t.Context(), record()); return err }},
+		"a gateway that gives up": {"sys/leases/renew", gateway,
+			func(t *testing.T, f *fixture) error { return f.renew(t) }},
+	} {
+		for _, healthHangs := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", health hangs: ", healthHangs), func(t *testing.T) {
+				f := newFixture(t, func(_ *v1alpha1.ClusterSecretProvider, o *Options) {
+					o.Timeout = 200 * time.Millisecond
+				})
+				f.server.always(c.path, c.answer)
+				health := ok(healthy)
+				health.hang = healthHangs
+				f.server.always("sys/health", health)
+				wantDown(t, c.request(t, f))
+				if f.breaker.tripped != healthHangs {
+					t.Errorf("the breaker is open: %t", f.breaker.tripped)
+				}
+				if n := len(f.server.requests("sys/health")); n != 1 {
+					t.Errorf("the server's health was requested %d times", n)
+				}
+				wantDown(t, c.request(t, f))
+				if sentAgain := len(f.server.requests(c.path)) == 2; sentAgain == healthHangs {
+					t.Errorf("the next request was sent: %t", sentAgain)
+				}
+			})
+		}
+	}
+}
+
+func TestHealthIsNotRequestedIfOtherRequestsAreServed(t *testing.T) {
+	f := newFixture(t, func(_ *v1alpha1.ClusterSecretProvider, o *Options) { o.Timeout = 200 * time.Millisecond })
+	f.server.on("sys/leases/renew", func(request) says {
+		f.clock.SetTime(f.clock.Now().Add(time.Second))
+		f.breaker.observe(false, f.clock.Now(), serving, nil)
+		return says{hang: true}
+	})
+	if wantDown(t, f.renew(t)); len(f.server.requests("sys/health")) != 0 || f.breaker.tripped {
+		t.Errorf("health was requested, or the breaker is open: %t", f.breaker.tripped)
+	}
+}
+
 func TestAHealthCheckDoesNotResetTheBreaker(t *testing.T) {
 	f := newFixture(t)
 	f.server.always("sys/leases/renew", says{status: 503, body: `{"errors":["Vault is sealed"]}`})
-	f.server.always("sys/health", ok(`{"initialized":true,"sealed":false,"version":"1.21.0","enterprise":false}`))
+	f.server.always("sys/health", ok(healthy))
 	_ = f.renew(t)
 	f.clock.SetTime(f.clock.Now().Add(FirstProbe))
 	if _, err := f.health(t.Context()); err != nil {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -89,7 +90,32 @@ func (b *Backend) do(ctx context.Context, c call) (rawResponse, error) {
 	r, err := b.send(ctx, c)
 	f, fault := conclude(ctx, c, r, err)
 	b.observe(c, probes, sent, f, fault)
+	if c.aboutLeases() && timedOut(r, err) && ctx.Err() == nil && !b.breaker.servedSince(sent) {
+		b.checkHealth(ctx)
+	}
 	return r, err
+}
+
+// aboutLeases says that Vault may wait for what is behind an engine, such as a database, before it responds: a renewal
+// and a revocation that waits for the result call the engine, and a list of very many leases takes long.
+func (c call) aboutLeases() bool { return strings.HasPrefix(c.path, "sys/leases/") }
+
+// timedOut says that the server, or a gateway in front of it, accepted the request and did not respond in time.
+func timedOut(r rawResponse, err error) bool {
+	if err == nil {
+		return r.status == http.StatusGatewayTimeout
+	}
+	late := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || isTimeout(err)
+	return late && backend.KindOf(err) == backend.NoResponse
+}
+
+// checkHealth requests the server's health, which needs no engine, after a time-out that does not show whether the
+// server or only what is behind it hangs. The breaker observes the result. One request at a time is enough.
+func (b *Backend) checkHealth(ctx context.Context) {
+	if b.checkingHealth.CompareAndSwap(false, true) {
+		defer b.checkingHealth.Store(false)
+		_, _ = b.health(ctx)
+	}
 }
 
 // conclude derives what a result shows about the server. The error has the same text for each request.
@@ -97,6 +123,8 @@ func conclude(ctx context.Context, c call, r rawResponse, err error) (finding, *
 	switch {
 	case err != nil && ctx.Err() != nil, err != nil && c.engine && backend.KindOf(err) == backend.NoResponse:
 		return inconclusive, nil
+	case c.aboutLeases() && timedOut(r, err):
+		return inconclusive, nil // see checkHealth
 	case err != nil && backend.KindOf(err) == backend.TLS:
 		return maybeDown, backend.Errorf(backend.TLS, "%s", err)
 	case err != nil:

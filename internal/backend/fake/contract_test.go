@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/utils/clock"
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -20,15 +22,29 @@ var paths = map[v1alpha1.ResponseKind]string{
 }
 
 func TestTheFakeKeepsTheContract(t *testing.T) {
-	contract.Run(t, func(_ *testing.T, shape contract.Shape) contract.Subject {
-		clock := testclock.NewFakeClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
-		b := fake.New(clock)
+	contract.Run(t, harness(func(b backend.Backend, _ clock.PassiveClock) backend.Backend { return b }))
+}
+
+// The decorators of the manager change nothing, and hide no ability.
+func TestADecoratedBackendKeepsTheContract(t *testing.T) {
+	contract.Run(t, harness(func(b backend.Backend, c clock.PassiveClock) backend.Backend {
+		p := &v1alpha1.ClusterSecretProvider{}
+		limited := backend.NewLimits(c, 32).Wrap(b, p)
+		return backend.NewMetrics(prometheus.NewRegistry()).Wrap(limited, p)
+	}))
+}
+
+// harness makes decorated fakes.
+func harness(decorate func(backend.Backend, clock.PassiveClock) backend.Backend) contract.Harness {
+	return func(_ *testing.T, shape contract.Shape) contract.Subject {
+		c := testclock.NewFakeClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+		b := fake.New(c)
 		b.TTL, b.MaxTTL = shape.TTL, shape.MaxTTL
 		b.Renewable, b.Revocable = !shape.NotRenewable, !shape.NotRevocable
 		b.TokenTTL, b.TokenMaxTTL = time.Hour, 768*time.Hour
 		path := paths[shape.Kind]
 		return contract.Subject{
-			Backend: b,
+			Backend: decorate(b, c),
 			Who: backend.Identity{
 				Namespace: "shop", Owner: backend.Owner{Namespace: "shop", Name: "orders", UID: "1"},
 			},
@@ -38,11 +54,11 @@ func TestTheFakeKeepsTheContract(t *testing.T) {
 			Live:     func(*testing.T) int { return len(b.Live()) + len(b.LiveCertificates()) },
 			Change: func(*testing.T) {
 				b.SetValue(path, "changed")
-				clock.Step(b.RotationPeriod)
+				c.Step(b.RotationPeriod)
 			},
-			Wait: func(_ *testing.T, d time.Duration) { clock.Step(d) },
+			Wait: func(_ *testing.T, d time.Duration) { c.Step(d) },
 		}
-	})
+	}
 }
 
 func TestUnleasedMakesEveryPathStatic(t *testing.T) {

@@ -1,0 +1,133 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
+)
+
+// Limiter is the ability of a backend whose requests are limited.
+type Limiter interface {
+	// Admit reserves a place for an issuance from a path, before its login. first is false for the other paths of an
+	// object: it uses one worker. Call done once with the result of the request. Busy: there is no place; who is
+	// woken when there may be one. Unavailable: the path does not respond.
+	Admit(path string, first bool, who Waiter) (done func(error), err error)
+}
+
+// ErrNotSent is the result of a request that was not sent after all. It says nothing about the path.
+var ErrNotSent = errors.New("the request was not sent")
+
+// Admit reserves a place for an issuance, if the backend has limits.
+func Admit(b Backend, path string, first bool, who Waiter) (done func(error), err error) {
+	if l, ok := As[Limiter](b); ok {
+		return l.Admit(path, first, who)
+	}
+	return func(error) {}, nil
+}
+
+// Wrap limits the requests to the backend of a provider.
+func (l *Limits) Wrap(b Backend, p v1alpha1.Provider) Backend {
+	return limited{next: b, limits: l, of: keyOf(p)}
+}
+
+type limited struct {
+	next   Backend
+	limits *Limits
+	of     providerKey
+}
+
+// Unwrap returns the backend that is limited.
+func (l limited) Unwrap() Backend { return l.next }
+
+// Admit implements Limiter.
+func (l limited) Admit(path string, first bool, who Waiter) (done func(error), err error) {
+	return l.limits.admit(lineKey{l.of, opIssue, path}, first, who)
+}
+
+// decorate limits the reads of the backend, and notes the outages that its inspections find.
+func (l limited) decorate(ability any) {
+	switch a := ability.(type) {
+	case *Reader:
+		*a = limitedReader{l, *a}
+	case *Inspector:
+		*a = limitedInspector{l, *a}
+	}
+}
+
+type limitedReader struct {
+	limited limited
+	next    Reader
+}
+
+func (r limitedReader) Read(ctx context.Context, who Identity, src v1alpha1.SecretSource) (Response, error) {
+	path := ""
+	if src.Vault != nil {
+		path = src.Vault.Path
+	}
+	return limit(r.limited, "read", path, func() (Response, error) { return r.next.Read(ctx, who, src) })
+}
+
+type limitedInspector struct {
+	limited limited
+	next    Inspector
+}
+
+func (i limitedInspector) Inspect(ctx context.Context) (Report, error) {
+	report, err := i.next.Inspect(ctx)
+	i.limited.limits.noteOutage(i.limited.of, err)
+	return report, err
+}
+
+// limit sends a request about a path unless the path is at a limit.
+func limit[T any](l limited, operation, path string, do func() (T, error)) (result T, err error) {
+	done, err := l.limits.admit(lineKey{l.of, operation, path}, false, Waiter{})
+	if err != nil {
+		return result, err
+	}
+	defer func() {
+		l.limits.noteOutage(l.of, err)
+		done(err)
+	}()
+	return do()
+}
+
+// Login is limited by Admit.
+func (l limited) Login(ctx context.Context, who Identity) (Session, error) {
+	session, err := l.next.Login(ctx, who)
+	l.limits.noteOutage(l.of, err)
+	return session, err
+}
+
+// Issue is limited by Admit.
+func (l limited) Issue(ctx context.Context, s Session, src v1alpha1.SecretSource) (Response, error) {
+	response, err := l.next.Issue(ctx, s, src)
+	l.limits.noteOutage(l.of, err)
+	return response, err
+}
+
+func (l limited) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (lease.Term, error) {
+	return limit(l, "renew", rec.Location(), func() (lease.Term, error) { return l.next.Renew(ctx, rec, increment) })
+}
+
+func (l limited) ExtendSession(ctx context.Context, rec v1alpha1.LeaseRecord, owner Owner) (lease.Term, error) {
+	return limit(l, "extend_session", rec.Location(), func() (lease.Term, error) {
+		return l.next.ExtendSession(ctx, rec, owner)
+	})
+}
+
+func (l limited) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner Owner) error {
+	_, err := limit(l, "revoke", rec.Location(), func() (struct{}, error) {
+		return struct{}{}, l.next.Revoke(ctx, rec, owner)
+	})
+	return err
+}
+
+func (l limited) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
+	_, err := limit(l, "lookup", rec.Location(), func() (struct{}, error) {
+		return struct{}{}, l.next.Lookup(ctx, rec)
+	})
+	return err
+}
