@@ -91,7 +91,7 @@ func (l *Lifecycle) commit(ctx context.Context, o *observation, transition func(
 	lease.SealNew(l.sealKey, before, d)
 	o.d = d
 	l.refreshInput(o)
-	lease.SetStatus(d, o.in, lease.Plan(o.in))
+	lease.SetStatus(d, o.in, o.step)
 	if err := l.objects.UpdateStatus(ctx, d); err != nil {
 		o.d = before
 		return err

@@ -90,7 +90,7 @@ func (l *Lifecycle) settleOne(ctx context.Context, r *remains) (time.Time, error
 	o := &observation{d: r.d, mem: r.mem, sources: &resolved{}}
 	for range maxSteps {
 		l.refreshInput(o)
-		step := lease.Plan(o.in)
+		step := o.step
 		switch step.Action {
 		case lease.Wait:
 			return step.At, nil

@@ -153,7 +153,7 @@ func (l *Lifecycle) advance(ctx context.Context, o *observation) (at time.Time, 
 	if err := ctx.Err(); err != nil {
 		return time.Time{}, true, err
 	}
-	step := lease.Plan(o.in)
+	step := o.step
 	if step.Action == lease.Wait {
 		return o.recheckAt(step.At), true, l.rest(ctx, o, step)
 	}

@@ -41,6 +41,8 @@ type observation struct {
 	// conflicts counts how often the deletion of the Secret met another write.
 	conflicts int
 	in        lease.Input
+	// step is what follows from the input.
+	step lease.Step
 }
 
 // seen is a Secret as it was observed.
@@ -255,7 +257,7 @@ func (l *Lifecycle) readSecret(ctx context.Context, namespace, name string) (*se
 	return &seen{ObjectMeta: s.ObjectMeta, full: s}, nil
 }
 
-// refreshInput makes the input of the plan from the observation as it is now.
+// refreshInput makes the input of the plan from the observation as it is now, and plans the next step.
 func (l *Lifecycle) refreshInput(o *observation) {
 	o.mem.refresh(o.revision(), o.sources.Recoveries, o.d.Status.Leases)
 	o.mem.boundRevocations(&o.d.Status, l.requestLimit, l.clock.Now())
@@ -289,6 +291,7 @@ func (l *Lifecycle) refreshInput(o *observation) {
 	if o.in.Windows, err = lease.ParseWindows(o.d.Spec.Rotation.Windows); err != nil {
 		o.in.Invalid = &lease.Block{Reason: v1alpha1.ReasonInvalidWindow, Message: err.Error(), Stalled: true}
 	}
+	o.step = lease.Plan(o.in)
 }
 
 func union(sets ...map[string]bool) map[string]bool {
