@@ -62,6 +62,13 @@ const (
 	ReasonDeleting = "Deleting"
 	// ReasonSuspended: spec.suspend is true, so nothing is issued or replaced.
 	ReasonSuspended = "Suspended"
+	// ReasonReplaced is the reason of an event: the Secret contains a new credential. The message has the cause.
+	ReasonReplaced = "Replaced"
+	// ReasonRefreshed is the reason of an event: the Secret contains a changed response that has no lease.
+	ReasonRefreshed = "Refreshed"
+	// ReasonSecretDeleted is the reason of an event: the lease has expired, no new one could be issued, and the Secret
+	// is deleted.
+	ReasonSecretDeleted = "SecretDeleted"
 	// ReasonSecretNotDeleted is the reason of an event: the API server did not delete the Secret of an object that is
 	// deleted or revoked, or of a lease that has expired. The leases are revoked all the same.
 	ReasonSecretNotDeleted = "SecretNotDeleted"

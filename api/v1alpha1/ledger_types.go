@@ -103,7 +103,8 @@ type IssuanceAttempt struct {
 // was lost, or a response could not become the Secret. The pause before the next one doubles up to an hour. A change of
 // the spec, or a requested rotation, ends the pause.
 type UnplannedIssuances struct {
-	// Count since the last change of the spec, the last requested rotation, or the last quiet hour.
+	// Count since the last change of the spec, the last requested rotation, or the last time that the pause and another
+	// hour passed without such an issuance.
 	Count int64 `json:"count"`
 
 	// LastAt is when the last of them was recorded.
@@ -275,7 +276,8 @@ type LeaseRecord struct {
 	Reason string `json:"reason,omitempty"`
 
 	// Seal proves that leasekeeper wrote this record. It is not a secret. If two objects name the same lease or
-	// session, leasekeeper acts only on the record with a valid seal.
+	// session, leasekeeper acts only on the record with a valid seal. It never revokes a certificate without a lease
+	// whose record has no valid seal.
 	// +optional
 	Seal string `json:"seal,omitempty"`
 

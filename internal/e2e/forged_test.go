@@ -162,7 +162,7 @@ func TestSecretContentIsNotActedOn(t *testing.T) {
 		}
 	})
 	r.until("orders", "replaced", func(d *v1alpha1.DynamicSecret) bool { return atRest(d) && hasNewLease(before, d) })
-	r.eventually("an event about the cause", func() bool { return r.countEvents("Replaced") == 1 })
+	r.eventually("an event about the cause", func() bool { return r.countEvents(v1alpha1.ReasonReplaced) == 1 })
 	r.untilAlive(2)
 	r.remove("orders")
 	if now := r.termsInVault(victim); now != terms {

@@ -44,7 +44,8 @@ func TestRecoveryFromOutageLongerThanLeases(t *testing.T) {
 		}
 	}
 	r.eventually("the events", func() bool {
-		return r.countEvents(v1alpha1.ReasonExpired) == deleted+retained+1 && r.countEvents("SecretDeleted") >= deleted
+		return r.countEvents(v1alpha1.ReasonExpired) == deleted+retained+1 &&
+			r.countEvents(v1alpha1.ReasonSecretDeleted) >= deleted
 	})
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonBackendUnavailable)
 

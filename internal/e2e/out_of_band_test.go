@@ -138,7 +138,7 @@ func TestDroppedUserIsReplacedBeforeLeaseEnd(t *testing.T) {
 		return hasNewLease(first, d) && atRest(d)
 	})
 	r.must(r.login(r.target("orders")))
-	r.eventually("an event about the cause", func() bool { return r.countEvents("Replaced") == 1 })
+	r.eventually("an event about the cause", func() bool { return r.countEvents(v1alpha1.ReasonReplaced) == 1 })
 	if n := r.countEvents(v1alpha1.ReasonExpired) + r.countEvents(v1alpha1.ReasonLeaseLost); n != 0 {
 		t.Errorf("%d events report that a lease expired or was lost", n)
 	}

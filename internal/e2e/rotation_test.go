@@ -45,7 +45,7 @@ func (r *rig) untilRotated(name string) *v1alpha1.DynamicSecret {
 func (r *rig) reportsReplaced(cause string) {
 	r.t.Helper()
 	r.eventually("an event with the cause "+cause, func() bool {
-		return r.event("Normal", dynamic, "Replaced", "("+cause+")")
+		return r.event("Normal", dynamic, v1alpha1.ReasonReplaced, "("+cause+")")
 	})
 }
 

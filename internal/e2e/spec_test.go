@@ -211,7 +211,7 @@ func TestOnExpiryDuringOutage(t *testing.T) {
 				}
 			} else {
 				r.eventually("the Secret to be deleted", func() bool { return r.target("orders") == nil })
-				r.eventually("the event", func() bool { return r.countEvents("SecretDeleted") == 1 })
+				r.eventually("the event", func() bool { return r.countEvents(v1alpha1.ReasonSecretDeleted) == 1 })
 			}
 			r.must(r.proxy.Accept())
 			after := r.untilReady("orders")

@@ -20,8 +20,6 @@ const (
 	CauseRenewalRefused = "RenewalRefused"
 	// CauseMaxTTLOutsideWindow: the lease would have expired before the next of spec.rotation.windows.
 	CauseMaxTTLOutsideWindow = "MaxTTLReachedOutsideWindow"
-	// CauseRefresh: a static or scheduled source has a new value. Nothing was issued.
-	CauseRefresh = "Refresh"
 )
 
 // issue requests credentials if there is a cause to.

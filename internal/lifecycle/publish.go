@@ -37,7 +37,7 @@ func (l *Lifecycle) publish(ctx context.Context, o *observation) error {
 	o.mem.held, o.mem.rolloutCheckAt = nil, time.Time{}
 	// The conditions report the first credential; an event would be another request.
 	if h.cause != "" && h.cause != lease.CauseFirst || existed && h.cause == lease.CauseFirst {
-		l.announce.Event(o.d, corev1.EventTypeNormal, "Replaced", replacedMessage(o.d, h.cause))
+		l.announce.Event(o.d, corev1.EventTypeNormal, v1alpha1.ReasonReplaced, replacedMessage(o.d, h.cause))
 	}
 	return nil
 }
@@ -274,7 +274,7 @@ func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.St
 		return err
 	}
 	if s.Reason == v1alpha1.ReasonExpired {
-		l.announce.Event(o.d, corev1.EventTypeWarning, "SecretDeleted",
+		l.announce.Event(o.d, corev1.EventTypeWarning, v1alpha1.ReasonSecretDeleted,
 			"Secret "+name+" was deleted: its credential has expired and no new one could be issued.")
 	}
 	return nil
@@ -361,7 +361,7 @@ func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) e
 	}
 	o.mem.rolloutCheckAt = time.Time{}
 	delete(o.mem.reads, rec.Source)
-	l.announce.Event(o.d, corev1.EventTypeNormal, "Refreshed",
+	l.announce.Event(o.d, corev1.EventTypeNormal, v1alpha1.ReasonRefreshed,
 		"Secret "+o.d.TargetName()+" contains the new value of "+rec.Location()+".")
 	return nil
 }

@@ -31,7 +31,8 @@ func refusedIf(refused bool, err error) error {
 
 // LoadSealKey reads the key that seals ledger records, and creates it if it does not exist. The key decrypts nothing.
 // Somebody who has it and can write a status can make leasekeeper accept a forged record. Without the old key
-// leasekeeper cannot decide between two objects that name the same lease; nothing else depends on it.
+// leasekeeper cannot decide between two objects that name the same lease, and it abandons the certificates without a
+// lease that it issued before: nothing else proves whose they are.
 func LoadSealKey(ctx context.Context, reader client.Reader, writer client.Writer, namespace string) ([]byte, error) {
 	at := types.NamespacedName{Namespace: namespace, Name: sealKeySecret}
 	for range 2 {

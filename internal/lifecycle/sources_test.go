@@ -732,6 +732,39 @@ func TestDisputedWithSeals(t *testing.T) {
 	}
 }
 
+// Nothing in the backend says whose certificate it is, so a lost key abandons the certificates issued before.
+func TestCertificateWithoutASealIsNotRevoked(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		sealed, keys bool
+		refused      bool
+	}{
+		{"a record with a seal", true, true, false},
+		{"a record without one, or with one of another key", false, true, true},
+		{"leasekeeper runs without a key", false, false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := sourcesOn(t, &stubDriver{})
+			rec := vaultRecord("", "")
+			rec.Vault.Path, rec.Vault.SerialNumber = "pki/issue/web", "17:67"
+			if c.sealed {
+				rec.Seal = lease.Seal(s.sealKey, "uid-1", &rec)
+			} else {
+				rec.Seal = lease.Seal([]byte("the key before"), "uid-1", &rec)
+			}
+			if !c.keys {
+				s.sealKey = nil
+			}
+			d := requesting(func(d *v1alpha1.DynamicSecret) { d.Status.Leases = []v1alpha1.LeaseRecord{rec} })
+			s.cache = indexed(t, d).Build()
+			err := s.Disputed(t.Context(), d, &rec)
+			if refused := err != nil && backend.KindOf(err) == backend.Mismatch; refused != c.refused {
+				t.Errorf("got %v, want a refusal: %t", err, c.refused)
+			}
+		})
+	}
+}
+
 func TestIndexes(t *testing.T) {
 	of := func(kind, name string) func(*v1alpha1.LeaseRecord) {
 		return func(r *v1alpha1.LeaseRecord) { r.Provider.Kind, r.Provider.Name = kind, name }
