@@ -35,6 +35,9 @@ const (
 //     probe, until one gets another response.
 //
 // A request above a limit is not sent. The caller returns its worker and tries again.
+//
+// All of it is in memory. Losing it costs one more request without a response on each path that hangs, and each of them
+// keeps a worker until its time-out.
 type Limits struct {
 	clock   clock.PassiveClock
 	workers int
