@@ -46,6 +46,9 @@ const (
 //     last probe failed, leaves places to those for which this is not so.
 //
 // A request above a limit is not sent. The caller returns its worker and tries again.
+//
+// All of it is in memory. Losing it costs one more request without a response on each path that hangs, and each of them
+// keeps a worker until its time-out.
 type Limits struct {
 	clock   clock.PassiveClock
 	workers int

@@ -17,8 +17,10 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
-// memory is all in-memory state of the lifecycles. Losing it costs a few repeated requests: everything that must
-// outlive the process is in the ledger.
+// memory is all in-memory state of the lifecycles. Most of it costs only repeated requests when it is lost, because the
+// ledger has everything that leads to a live lease. Two parts cost more: without held, an issuance that is not published
+// yet is revoked and made again; without removed, nothing revokes the leases of an object that disappeared with a live
+// ledger, and they live until they expire.
 type memory struct {
 	mu      sync.Mutex
 	objects map[types.NamespacedName]*remembered
@@ -29,7 +31,7 @@ type memory struct {
 	released map[types.NamespacedName]types.UID
 	// latest are the objects as this process wrote or read them last, until the cache has caught up.
 	latest map[types.NamespacedName]*v1alpha1.DynamicSecret
-	// removed are objects that disappeared with a live ledger, until that is revoked.
+	// removed are objects that disappeared with a live ledger, until that is revoked. Nothing else knows their leases.
 	removed map[types.NamespacedName]map[types.UID]*remains
 }
 
@@ -45,7 +47,7 @@ type remembered struct {
 	absent types.UID
 	// searched is the generation for which this process has found no Secret of ours with another name; 0: none.
 	searched int64
-	// held is an issuance of this process.
+	// held is an issuance of this process. Losing it costs a credential.
 	held *held
 	// tries, lost, done, reads and handled are inputs of the plan.
 	tries   lease.Tries

@@ -48,7 +48,8 @@ type Verifier struct {
 	mu sync.Mutex
 	// began is true after the first look at the cache.
 	began bool
-	// checks by provider.
+	// checks by provider. Losing them starts the look-ups at the first lease again, and late checks are
+	// reported later.
 	checks map[string]*checks
 }
 

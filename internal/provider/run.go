@@ -62,7 +62,7 @@ const maxRetries = 8
 type Runner struct {
 	Config
 	mu sync.Mutex
-	// failures are the consecutive inspections without success.
+	// failures are the consecutive inspections without success. Losing them costs a few inspections after short pauses.
 	failures map[types.UID]failures
 }
 

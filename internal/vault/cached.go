@@ -13,7 +13,8 @@ import (
 // each try.
 const failureMemory = time.Second
 
-// cached is a value that one caller at a time creates and all share until it expires.
+// cached is a value that one caller at a time creates and all share until it expires. Losing it costs a login or a
+// TokenRequest; the token of a lost session expires by itself, and owns no lease.
 type cached[T comparable] struct {
 	clock clock.PassiveClock
 	// keep is called if the value expired and creating another failed. It may extend the value. nil: nothing can.

@@ -84,7 +84,8 @@ const maxReadSessions = 256
 // sessionKey is the identity of a session.
 type sessionKey struct{ namespace, serviceAccount string }
 
-// sessionCache has the sessions that read responses without a lease again. It drops the least recently used.
+// sessionCache has the sessions that read responses without a lease again. It drops the least recently used. Losing it
+// costs a login for each of them; the tokens before stay valid until they expire.
 type sessionCache struct {
 	clock clock.PassiveClock
 	max   int
