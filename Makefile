@@ -17,13 +17,18 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GO_TEST := go test -race -p 2
 # Tests mostly wait for servers and clocks, so run more tests than there are processors.
 INTEGRATION := $(GO_TEST) -tags integration -count=1 -parallel 6 -timeout 40m
-GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml charts/leasekeeper/crds charts/leasekeeper/files
+GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml \
+  charts/leasekeeper/crds charts/leasekeeper/files
+CHART_RULES := $(addprefix config/rbac/,role.yaml viewer_role.yaml editor_role.yaml revoker_role.yaml) \
+  config/rollout/rollout_role.yaml
 
 ##@ Everyday
 
 .PHONY: help
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "}
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)}
+	  /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build servers postgres-if-any ## Show the life of a lease on real servers; exits 0 only if every step was observed
@@ -71,7 +76,8 @@ LEASES ?= 2000
 .PHONY: chaos
 chaos: servers postgres build ## Inject all faults at once for FOR=10m, by SEED; then failovers, outages, many leases
 	go build -race -o $(BIN)/manager-race .
-	go run ./hack/chaos -scenario storm,failover,isolation -seed $(SEED) -for $(FOR) -objects $(OBJECTS) -manager $(BIN)/manager-race
+	go run ./hack/chaos -scenario storm,failover,isolation -seed $(SEED) -for $(FOR) -objects $(OBJECTS) \
+	  -manager $(BIN)/manager-race
 	go run ./hack/chaos -scenario scale -leases $(LEASES) -manager $(BIN)/manager
 	LEASEKEEPER_OBJECTS=$(OBJECTS) $(INTEGRATION) -v -run '^TestShortOutageChangesNothing$$' ./internal/e2e
 
@@ -93,7 +99,7 @@ manifests: $(CONTROLLER_GEN) ## Generate CRDs and RBAC for config/ and the chart
 	mkdir -p charts/leasekeeper/crds
 	cp config/crd/bases/*.yaml charts/leasekeeper/crds/
 	mkdir -p charts/leasekeeper/files
-	cp config/rbac/role.yaml config/rbac/viewer_role.yaml config/rbac/editor_role.yaml config/rbac/revoker_role.yaml config/rollout/rollout_role.yaml charts/leasekeeper/files/
+	cp $(CHART_RULES) charts/leasekeeper/files/
 
 .PHONY: fmt
 fmt: ## Format the Go code
@@ -109,17 +115,22 @@ lint: $(GOLANGCI_LINT) $(HELM) ## Lint the Go code and the chart
 	cd hack/image && $(GOLANGCI_LINT) run --config ../../.golangci.yml && cd ../..
 	if [ -f charts/leasekeeper/Chart.yaml ]; then $(HELM) lint --quiet charts/leasekeeper; fi
 
+# Files with lines of any length: generated, binary or not ours. golangci-lint checks Go files.
+UNLIMITED := \.(go|sum|svg)$$|^(LICENSE|PROJECT|bin)$$|/testdata/|/crds/|^config/crd/bases/|^config/rbac/role\.yaml$$
+
 .PHONY: verify
-verify: ## Fail if generated files, go.mod or formatting are out of date
+verify: ## Fail if generated files, go.mod or formatting are out of date, or a line is too long
 	@snapshot() { (find $(GENERATED) -type f 2>/dev/null || true) | sort | xargs -r sha256sum; }
 	before=$$(snapshot)
 	$(MAKE) --no-print-directory generate manifests
-	diff <(echo "$$before") <(snapshot) || { echo "These files were out of date and have been regenerated. Commit them."; exit 1; }
+	diff <(echo "$$before") <(snapshot) || \
+	  { echo "These files were out of date and have been regenerated. Commit them."; exit 1; }
 	go mod tidy -diff
 	go -C hack/image mod tidy -diff
 	files=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))
 	[ -z "$$files" ] || { echo "Not formatted; run make fmt: $$files"; exit 1; }
-	echo "Generated files, go.mod and formatting are up to date."
+	git ls-files -co --exclude-standard | grep -vE '$(UNLIMITED)' | xargs -d '\n' env LC_ALL=C awk -f hack/width.awk
+	echo "Generated files, go.mod and formatting are up to date, and no line is too long."
 
 ##@ The manager
 

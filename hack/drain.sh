@@ -14,12 +14,17 @@ kubectl() { command "${KUBECTL:-kubectl}" "$@" ${flags[@]+"${flags[@]}"}; }
 
 # One line per object: namespace/name, uid, deletionTimestamp, and the message of its Ready condition.
 objects() {
-  kubectl get dynamicsecrets.leasekeeper.io --all-namespaces -o jsonpath='{range .items[*]}{.metadata.namespace}/{.metadata.name}{"\t"}{.metadata.uid}{"\t"}{.metadata.deletionTimestamp}{"\t"}{.status.conditions[?(@.type=="Ready")].message}{"\n"}{end}'
+  local line='{.metadata.namespace}/{.metadata.name}{"\t"}{.metadata.uid}{"\t"}{.metadata.deletionTimestamp}'
+  line+='{"\t"}{.status.conditions[?(@.type=="Ready")].message}{"\n"}'
+  kubectl get dynamicsecrets.leasekeeper.io --all-namespaces -o jsonpath="{range .items[*]}$line{end}"
 }
 
 # Collect events during the drain, because they expire after an hour.
 abandoned() {
-  kubectl get events --all-namespaces --field-selector reason=LeaseAbandoned -o jsonpath='{range .items[*]}{.metadata.uid}{"\t"}{.involvedObject.kind} {.involvedObject.namespace}/{.involvedObject.name}: {.message}{"\n"}{end}'
+  local line='{.metadata.uid}{"\t"}{.involvedObject.kind} {.involvedObject.namespace}/{.involvedObject.name}'
+  line+=': {.message}{"\n"}'
+  kubectl get events --all-namespaces --field-selector reason=LeaseAbandoned \
+    -o jsonpath="{range .items[*]}$line{end}"
 }
 
 log() { echo "$(date +%T) $*"; }
@@ -32,7 +37,9 @@ while true; do
   if current=$(objects) && new_events=$(abandoned); then
     left=$current events+=$new_events$'\n'
     [ -n "$left" ] || break
-    for name in $(awk -F'\t' 'NR == FNR {uid[$1] = $2; next} $1 in uid && uid[$1] != $2 {print $1}' <(echo "$seen") <(echo "$left")); do
+    again=$(awk -F'\t' 'NR == FNR {uid[$1] = $2; next} $1 in uid && uid[$1] != $2 {print $1}' \
+      <(echo "$seen") <(echo "$left"))
+    for name in $again; do
       log "$name was created again: suspend the GitOps tool that applies it"
     done
     seen+=$left$'\n'
@@ -60,7 +67,8 @@ done
 # The API server may store the last events after the last object is gone.
 sleep 3
 events+=$(abandoned)
-new=$(awk -F'\t' 'NR == FNR {old[$1]; next} $1 != "" && !($1 in old) && !($1 in new) {new[$1]; print "         " $2}' <(echo "$before") <(echo "$events"))
+new=$(awk -F'\t' 'NR == FNR {old[$1]; next}
+  $1 != "" && !($1 in old) && !($1 in new) {new[$1]; print "         " $2}' <(echo "$before") <(echo "$events"))
 if [ -n "$new" ]; then
   log "no DynamicSecret is left, but these leases were abandoned; they expire, or you can revoke them:"
   echo "$new"

@@ -11,7 +11,7 @@ import (
 const managerUser = "system:serviceaccount:" + testbed.ManagerNamespace + ":" + testbed.ManagerAccount
 
 // requests are counted in the API server's audit log, which records only what manifests/audit-policy.yaml names. The
-// API server's metrics would be cheaper, but they do not tell users apart.
+// API server's metrics would be cheaper, but they do not distinguish users.
 type requests struct {
 	// byKind counts the manager's requests, by kindOf.
 	byKind map[string]int

@@ -26,9 +26,9 @@ var isolated = map[string]int{
 	"healthy": 300,
 	// slowlist objects too, on a provider that takes listDelay to list them.
 	"slowlist": 50,
-	// hangdb objects use a database that accepts connections and answers nothing.
+	// hangdb objects use a database that accepts connections and never responds.
 	"hangdb": 100,
-	// hangvault objects use a Vault that answers nothing.
+	// hangvault objects use a Vault that never responds.
 	"hangvault": 50,
 }
 

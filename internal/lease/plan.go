@@ -227,7 +227,7 @@ func settleAttempt(v *view) *Step {
 }
 
 // dropEnded retires the leases when one of them was lost or has expired, or when the Secret of a grant is gone. A lease
-// that has expired by the operator's clock is renewed once more, because the backend's clock may differ.
+// that has expired by the operator's clock is renewed again, because the backend's clock may differ.
 func dropEnded(v *view) *Step {
 	for i := range v.leases {
 		rec := &v.leases[i]

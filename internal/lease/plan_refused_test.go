@@ -8,7 +8,7 @@ import (
 )
 
 // A credential whose lease or session is not extended any more is replaced while it is alive, but no sooner than
-// necessary: whoever can put an end to the refusals has time until then.
+// necessary: the person who can end the refusals has time until then.
 func TestPlanReplacesWhatIsRefused(t *testing.T) {
 	const (
 		minute = time.Minute
@@ -32,7 +32,7 @@ func TestPlanReplacesWhatIsRefused(t *testing.T) {
 			given: []given{kept(), renewal(half-2*time.Second, 9), after(half - 2*time.Second)},
 			want:  retry(half - 2*time.Second),
 		}, {
-			it: "tries once more before it replaces", because: "the last refusal may be obsolete",
+			it: "tries again before it replaces", because: "the last refusal may be obsolete",
 			given: []given{kept(), renewal(half-2*time.Second, 9), after(half)},
 			want:  renewLease,
 		}, {
@@ -76,7 +76,7 @@ func TestPlanReplacesWhatIsRefused(t *testing.T) {
 			given: []given{kept(short, maxTTL), extension(sessionHalf, 3), after(sessionHalf)},
 			want:  replace,
 		}, {
-			it: "tries the session once more before it replaces", because: "the last refusal may be obsolete",
+			it: "tries the session again before it replaces", because: "the last refusal may be obsolete",
 			given: []given{kept(short), extension(sessionHalf-2*time.Second, 3), after(sessionHalf)},
 			want:  extend,
 		}, {

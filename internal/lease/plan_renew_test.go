@@ -136,7 +136,7 @@ func TestPlanRequestedRenewals(t *testing.T) {
 			given: []given{set, requested, renewed("db", "broker")},
 			want:  read.of(2),
 		}, {
-			it: "acknowledges when every source was renewed", because: "whoever requested it waits for that",
+			it: "acknowledges when every source was renewed", because: "the user who requested it waits for that",
 			given: []given{set, requested, renewed("db", "broker", "settings")},
 			want:  acknowledge,
 		}, {

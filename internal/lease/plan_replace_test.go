@@ -16,7 +16,7 @@ func TestPlanTheEndOfALease(t *testing.T) {
 	issueFailed := tries(func(t *Tries) { t.Issue = failed(0) })
 	checkPlan(t, []planCase{
 		{
-			it: "renews a lease once more when it expires", because: "the backend's clock may be behind",
+			it: "renews a lease again when it expires", because: "the backend's clock may be behind",
 			given: []given{kept(), after(time.Hour), renewFailed(failedAt(59*time.Minute), record())},
 			want:  renewLease,
 		}, {
@@ -44,7 +44,7 @@ func TestPlanTheEndOfALease(t *testing.T) {
 			given: []given{kept(session(30*time.Minute, false)), after(30 * time.Minute)},
 			want:  dropLeases(v1alpha1.ReasonExpired),
 		}, {
-			it: "extends a session once more when it ends", because: "the backend's clock may be behind",
+			it: "extends a session again when it ends", because: "the backend's clock may be behind",
 			given: []given{kept(session(30*time.Minute, true), maxTTL), after(30 * time.Minute)},
 			want:  step(ExtendSession, v1alpha1.ReasonRenewing),
 		}, {

@@ -326,7 +326,7 @@ func (r *remembered) refresh(tried string, recoveries int64, leases []v1alpha1.L
 }
 
 // boundRevocations notes the retiring records that would have to wait for longer than the request limit, and until when
-// they do. Whoever may edit a status can set any time. A request that is still in progress is over by then.
+// they do. A user who may edit a status can set any time. A request that is still in progress is over by then.
 func (r *remembered) boundRevocations(st *v1alpha1.DynamicSecretStatus, limit time.Duration, now time.Time) {
 	for i := range st.Retiring {
 		rec, by := &st.Retiring[i], now.Add(limit)

@@ -161,7 +161,8 @@ func TestARefusedRequestIsRetried(t *testing.T) {
 	}
 }
 
-// Whoever may edit the status can postpone a revocation to any time, but the deletion waits for the request limit only.
+// A user who may edit the status can postpone a revocation to any time, but the deletion waits for the request limit
+// only.
 func TestATamperedStatusDoesNotDelayDeletion(t *testing.T) {
 	w := newWorld(1)
 	w.live(t, time.Minute, func() {})
