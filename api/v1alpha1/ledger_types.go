@@ -243,7 +243,7 @@ type LeaseRecord struct {
 	// +optional
 	Digest string `json:"digest,omitempty"`
 
-	// UserDigest identifies the user (username or access_key) of a leased response, salted like status.secret.digest.
+	// UserDigest identifies the user (username or access_key) of a leased response, salted with the UID of the object.
 	// While two leases have the same user, neither is revoked, because that drops the user of both.
 	// +optional
 	UserDigest string `json:"userDigest,omitempty"`

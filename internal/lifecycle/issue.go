@@ -182,7 +182,7 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 		part := secret.Select(src.Spec.Fields, o.d.Spec.Target.Fields, src.Spec.Name, response.Data, response.Volatile)
 		respond(&rec.Record, response, part.Digest(salt))
 		if lease.Leased(&rec.Record) {
-			rec.Record.UserDigest = secret.UserDigest(response.Data, salt)
+			rec.Record.UserDigest = secret.UserDigest(response.Data, userSalt(o.d))
 		}
 		h.content = append(h.content, part)
 	}
@@ -197,6 +197,12 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 	l.announce.Count("issue", "success")
 	return nil
 }
+
+// userSalt makes the same user have the same digest in all leases of an object, and another one in other objects. It
+// depends on nothing that can be lost between two leases: not on the Secret, whose salt others can remove, and not on
+// the seal key, which may be deleted or refused. If the digests of a user differed, the old lease would be revoked and
+// the user in use dropped. Whoever can read the status can check a guess of the user's name, which is no secret.
+func userSalt(d *v1alpha1.DynamicSecret) string { return string(d.UID) }
 
 // note says whether the error is a response that cannot become the Secret.
 func (h *held) note(err error) {
