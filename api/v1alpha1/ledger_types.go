@@ -100,8 +100,9 @@ type IssuanceAttempt struct {
 }
 
 // UnplannedIssuances counts issuances that no schedule and no user requested: the Secret was changed or lost, a lease
-// was lost, or a response could not become the Secret. The pause before the next one doubles up to an hour. A change of
-// the spec, or a requested rotation, ends the pause.
+// was lost, or a credential could not be used: the response could not become the Secret, or another source of the set
+// was refused. The pause before the next one doubles up to an hour. A change of the spec, or a requested rotation, ends
+// the pause.
 type UnplannedIssuances struct {
 	// Count since the last change of the spec, the last requested rotation, or the last quiet hour.
 	Count int64 `json:"count"`
@@ -117,7 +118,7 @@ type UnplannedIssuances struct {
 	// +optional
 	Request string `json:"request,omitempty"`
 
-	// Reason why the last response could not be used. Absent: it was used.
+	// Reason why the last credential could not be used. Absent: it was used.
 	// +optional
 	Reason string `json:"reason,omitempty"`
 }

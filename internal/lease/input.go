@@ -167,6 +167,8 @@ type Failure struct {
 	// Refusals counts how often in a row the backend has definitely refused to extend a lease or a session. A failure
 	// of another kind, such as an outage, starts again at 0.
 	Refusals int
+	// Unanswered counts the requests for credentials without a response since the last success. Each may have minted.
+	Unanswered int
 	// NotBefore is when to try again.
 	NotBefore time.Time
 	// Reason and Message for the conditions.

@@ -154,8 +154,9 @@ func (l *Lifecycle) closeUnused(ctx context.Context, o *observation, h *held) {
 	}
 }
 
-// request sends the requests of all sources, until one fails, and returns its error. A shutdown waits for the
-// responses: without them the sessions could only be revoked after the request limit.
+// request sends the requests of all sources, until one fails, and returns its error. The source that failed last goes
+// first, so that nothing is minted while it still fails. A shutdown waits for the responses: without them the sessions
+// could only be revoked after the request limit.
 func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error {
 	salt := secret.NewSalt()
 	if m := o.carrier(); m != nil && secret.Salt(m) != "" {
@@ -163,7 +164,8 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 	}
 	h.salt = salt
 	known := &lastResponse{fields: map[string][]string{}, generation: o.d.Generation, at: l.clock.Now()}
-	for i := range o.sources.Sources {
+	content := make(secret.Content, len(h.Records))
+	for _, i := range o.requestOrder() {
 		src, rec := &o.sources.Sources[i], &h.Records[i]
 		rec.Settled = false
 		response, err := src.Backend.Issue(context.WithoutCancel(ctx), h.sessions[i], src.Spec)
@@ -174,8 +176,9 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 		}
 		rec.Settled = err == nil || backend.KindOf(err) != backend.NoResponse
 		if err != nil {
+			o.mem.failedSource = src.Spec.Name
 			h.note(err)
-			l.issueFailed(o, err)
+			l.requestFailed(o, err)
 			return err
 		}
 		known.fields[responseKey(src)] = slices.Sorted(maps.Keys(response.Data))
@@ -184,9 +187,10 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 		if lease.Leased(&rec.Record) {
 			rec.Record.UserDigest = secret.UserDigest(response.Data, userSalt(o.d))
 		}
-		h.content = append(h.content, part)
+		content[i] = part
 	}
-	o.mem.response = known
+	h.content = content
+	o.mem.response, o.mem.failedSource = known, ""
 	if err := usable(o.d, h.content); err != nil {
 		h.note(err)
 		l.issueFailed(o, err)
@@ -204,10 +208,30 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 // the user in use dropped. Whoever can read the status can check a guess of the user's name, which is no secret.
 func userSalt(d *v1alpha1.DynamicSecret) string { return string(d.UID) }
 
-// note says whether the error is a response that cannot become the Secret.
+// requestOrder has the indexes of the sources in the order of their requests.
+func (o *observation) requestOrder() []int {
+	first := slices.IndexFunc(o.sources.Sources, func(s source) bool { return s.Spec.Name == o.mem.failedSource })
+	var order []int
+	if first >= 0 {
+		order = append(order, first)
+	}
+	for i := range o.sources.Sources {
+		if i != first {
+			order = append(order, i)
+		}
+	}
+	return order
+}
+
+// note says whether the error makes the attempt one that minted without use: a response cannot become the Secret, or
+// one source has minted and another one fails until a person changes something. An outage is not counted.
 func (h *held) note(err error) {
-	if backend.KindOf(err) == backend.InvalidResponse {
-		h.unusable = backend.BlockFor(err).Reason
+	b := backend.BlockFor(err)
+	minted := slices.ContainsFunc(h.Records, func(r lease.HeldRecord) bool {
+		return lease.Leased(&r.Record) || r.Record.Kind == v1alpha1.ResponseExpiring
+	})
+	if backend.KindOf(err) == backend.InvalidResponse || b.Stalled && minted {
+		h.unusable = b.Reason
 	}
 }
 
@@ -243,6 +267,24 @@ func locations(d *v1alpha1.DynamicSecret) string {
 func (l *Lifecycle) issueFailed(o *observation, err error) {
 	fail(&o.mem.tries.Issue, backend.BlockFor(err), l.clock.Now(), o.backoff)
 	l.announce.Count("issue", string(backend.KindOf(err)))
+}
+
+// requestFailed is issueFailed for a request that may have minted. Without a response nobody knows, so the pause before
+// the next one grows beyond a minute, up to an hour, but not over the end of the credential that is to be replaced.
+func (l *Lifecycle) requestFailed(o *observation, err error) {
+	l.issueFailed(o, err)
+	if backend.KindOf(err) != backend.NoResponse {
+		return
+	}
+	f, now := &o.mem.tries.Issue, l.clock.Now()
+	f.Unanswered++
+	pause := lease.LoopPause(f.Unanswered, o.d.UID)
+	if end, dies := lease.SetEnd(o.d.Status.Leases); dies {
+		pause = min(pause, end.Sub(now)/4)
+	}
+	if at := now.Add(pause); at.After(f.NotBefore) {
+		f.NotBefore = at
+	}
 }
 
 // targetRejected tells an API server that rejects the Secret from one that cannot be reached.
