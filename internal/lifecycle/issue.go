@@ -46,8 +46,8 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 		src := &o.sources.Sources[i]
 		session, err := src.Backend.Login(ctx, src.Identity)
 		if err != nil {
-			if backend.KindOf(err) == backend.NoResponse {
-				result = err
+			if kind := backend.KindOf(err); kind == backend.NoResponse || kind == backend.QuotaExceeded {
+				result = err // the others of the path need not try meanwhile
 			}
 			l.closeUnused(ctx, o, h)
 			l.issueFailed(o, err)

@@ -46,7 +46,7 @@ type world struct {
 	admission func(sec *corev1.Secret, dryRun bool) error
 	// refuses are the operations that the backend refuses.
 	refuses map[string]bool
-	// failing are the errors of the backend for issuances, by path.
+	// failing are the errors of the backend for issuances, by path, and for "login".
 	failing map[string]error
 	// unanswered: issuances mint, and get no response.
 	unanswered bool
@@ -620,7 +620,13 @@ func (l worldBackend) seen(t lease.Term) lease.Term {
 }
 
 func (l worldBackend) Login(ctx context.Context, who backend.Identity) (s backend.Session, err error) {
-	err = l.call(ctx, "login", func() (err error) { s, err = l.p.w.backend.Login(ctx, who); return err })
+	err = l.call(ctx, "login", func() (err error) {
+		if err := l.p.w.failing["login"]; err != nil {
+			return err
+		}
+		s, err = l.p.w.backend.Login(ctx, who)
+		return err
+	})
 	s.Term = l.seen(s.Term)
 	return s, err
 }
