@@ -86,9 +86,9 @@ const (
 
 // Reasons of the condition Rotated: the progress of a hand-over. The old lease is kept until the hand-over is complete.
 const (
-	// ReasonRotated: the consumers use the new credential, and the old lease is revoked.
+	// ReasonRotated: the hand-over to the new credential is complete, and no old lease is kept.
 	ReasonRotated = "Rotated"
-	// ReasonRollingOut: the Secret contains the new credential, and workloads are moving to it.
+	// ReasonRollingOut: the Secret contains the new credential, and not all workloads use it.
 	ReasonRollingOut = "RollingOut"
 	// ReasonRolloutPaused: a workload is paused, or it replaces pods only when somebody deletes them.
 	ReasonRolloutPaused = "RolloutPaused"

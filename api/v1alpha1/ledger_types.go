@@ -100,8 +100,9 @@ type IssuanceAttempt struct {
 }
 
 // UnplannedIssuances counts issuances that no schedule and no user requested: the Secret was changed or lost, a lease
-// was lost, or a response could not become the Secret. The pause before the next one doubles up to an hour. A change of
-// the spec, or a requested rotation, ends the pause.
+// was lost, or a credential could not be used: the response could not become the Secret, or another source of the set
+// was refused. The pause before the next one doubles up to an hour. A change of the spec, or a requested rotation, ends
+// the pause.
 type UnplannedIssuances struct {
 	// Count since the last change of the spec, the last requested rotation, or the last time that the pause and another
 	// hour passed without such an issuance.
@@ -118,7 +119,7 @@ type UnplannedIssuances struct {
 	// +optional
 	Request string `json:"request,omitempty"`
 
-	// Reason why the last response could not be used. Absent: it was used.
+	// Reason why the last credential could not be used. Absent: it was used.
 	// +optional
 	Reason string `json:"reason,omitempty"`
 }
@@ -244,7 +245,7 @@ type LeaseRecord struct {
 	// +optional
 	Digest string `json:"digest,omitempty"`
 
-	// UserDigest identifies the user (username or access_key) of a leased response, salted like status.secret.digest.
+	// UserDigest identifies the user (username or access_key) of a leased response, salted with the UID of the object.
 	// While two leases have the same user, neither is revoked, because that drops the user of both.
 	// +optional
 	UserDigest string `json:"userDigest,omitempty"`

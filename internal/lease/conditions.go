@@ -283,7 +283,7 @@ func (v *view) complaint() *Block {
 				"chart, or remove spec.rollout."}
 	case v.rolling() &&
 		(h.Reason == v1alpha1.ReasonRolloutTargetNotFound || h.Reason == v1alpha1.ReasonRolloutForbidden):
-		return &Block{Reason: h.Reason, Stalled: true, Message: rollingMessage(h)}
+		return &Block{Reason: h.Reason, Stalled: true, Message: v.rollingMessage()}
 	}
 	if rec := v.shared(); rec != nil {
 		return &Block{Reason: v1alpha1.ReasonSharedUser, Stalled: true,
@@ -300,8 +300,10 @@ func (v *view) complaint() *Block {
 }
 
 // rollingMessage says how far the roll-out is, and what to do if it does not continue.
-func rollingMessage(h *v1alpha1.HandoverStatus) string {
-	state, fix := "Workloads are moving to the new credential.", ""
+func (v *view) rollingMessage() string {
+	h := v.st.Handover
+	state, fix := "Waiting for the workloads to use the new credential.", ""
+	settled := h.PublishedAt.Add(settle(v.Object))
 	switch h.Reason {
 	case v1alpha1.ReasonRolloutForbidden:
 		return forbiddenMessage(h.Waiting)
@@ -314,6 +316,12 @@ func rollingMessage(h *v1alpha1.HandoverStatus) string {
 		state, fix = "Not all workloads use the new credential.", " Resume the roll-out, or delete the old pods."
 	case v1alpha1.ReasonRolloutStuck:
 		state, fix = "Not all workloads use the new credential.", " Check the pods that do not become available."
+	default:
+		if h.StampedAt != nil {
+			state = "Workloads are moving to the new credential."
+		} else if v.Now.Before(settled) {
+			state = fmt.Sprintf("The roll-out of the workloads starts at %s.", utc(settled))
+		}
 	}
 	if len(h.Waiting) == 0 {
 		return state + fix
@@ -354,14 +362,14 @@ func rotatedCondition(v *view) *metav1.Condition {
 		if reason == "" {
 			reason = v1alpha1.ReasonRollingOut
 		}
-		return condition(kind, false, reason, "%s%s", rollingMessage(h), held)
+		return condition(kind, false, reason, "%s%s", v.rollingMessage(), held)
 	case h.CutShortAt != nil:
 		return condition(kind, false, v1alpha1.ReasonHandoverCutShort,
 			"The old lease ended at %s, before the hand-over was complete: the backend refused to extend it, or "+
 				"somebody revoked it. Reduce spec.rotation.overlap, or raise the maximum TTL.", utc(h.CutShortAt.Time))
 	case v.shared() != nil:
-		return condition(kind, false, v1alpha1.ReasonSharedUser, "The consumers have the new credential. "+
-			"The old lease is kept, because both leases have the same user.")
+		return condition(kind, false, v1alpha1.ReasonSharedUser,
+			"%s. The old lease is kept, because both leases have the same user.", v.movedMessage())
 	case held != "":
 		reason := v1alpha1.ReasonOverlap
 		if short {
@@ -369,16 +377,21 @@ func rotatedCondition(v *view) *metav1.Condition {
 		}
 		return condition(kind, false, reason, "%s.%s", v.movedMessage(), held)
 	}
-	return condition(kind, true, v1alpha1.ReasonRotated, "%s, and the old lease is revoked.", v.movedMessage())
+	// What became of the old credential is no longer known: it was revoked, abandoned, or has expired, or there was no
+	// lease.
+	return condition(kind, true, v1alpha1.ReasonRotated, "%s. No old lease is kept.", v.movedMessage())
 }
 
 // movedMessage says who has the new credential, as far as leasekeeper knows.
 func (v *view) movedMessage() string {
+	h, why := v.st.Handover, "workloads are not followed without spec.rollout"
 	if RollsOut(v.Object) {
-		return "All workloads of spec.rollout use the new credential"
+		if h.RolledOutAt != nil && h.RolledOutAt.After(h.PublishedAt.Time) {
+			return "All workloads of spec.rollout use the new credential"
+		}
+		why = "its publication did not start a roll-out"
 	}
-	return fmt.Sprintf("Secret %s contains the new credential (workloads are not followed without spec.rollout)",
-		v.Object.TargetName())
+	return fmt.Sprintf("Secret %s contains the new credential (%s)", v.Object.TargetName(), why)
 }
 
 // heldMessage says what happens to the old leases, and whether one of them ends before the overlap is over; empty:

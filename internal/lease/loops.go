@@ -10,9 +10,9 @@ import (
 )
 
 // Others can cause issuances in a loop: a controller that keeps changing the Secret, an admission policy, a response
-// that cannot become the Secret. These issuances are counted in the status, and the pause before the next one doubles
-// from two seconds to an hour: with the first issuance, at most 12 fit into an hour. A count starts again if no
-// issuance was necessary for an hour after its pause.
+// that cannot become the Secret, a set of which one source is denied. These issuances are counted in the status, and the
+// pause before the next one doubles from two seconds to an hour: with the first issuance, at most 12 fit into an hour.
+// A count starts again if no issuance was necessary for an hour after its pause.
 
 const (
 	maxLoopPause = time.Hour
@@ -62,7 +62,8 @@ func countIssuance(d *v1alpha1.DynamicSecret, cause string, now time.Time) {
 	}
 }
 
-// CountUnusable counts an issuance whose response could not become the Secret.
+// CountUnusable counts an issuance that minted without use: its response could not become the Secret, or the request of
+// another source failed for a reason that a person must remove.
 func CountUnusable(d *v1alpha1.DynamicSecret, reason string, now time.Time) {
 	if counted(d, now) == nil {
 		d.Status.Unplanned = nil
@@ -95,10 +96,10 @@ func (v *view) loopPause(cause string) (time.Time, *Block) {
 	return at, v.contested()
 }
 
-// unusable is what the last response lacked. After a restart only the conditions still know that.
+// unusable is why the last issuance was of no use. After a restart only the conditions still know that.
 func (v *view) unusable(reason string) *Block {
-	b := &Block{Reason: reason, Stalled: true,
-		Message: "The last response could not become the Secret. Correct spec.target, the path or the role."}
+	b := &Block{Reason: reason, Stalled: true, Message: "What was issued last could not be used. " +
+		"Correct spec.target, the sources, or the roles and policies in the backend."}
 	if f := v.Tries.Issue; f.Count > 0 {
 		return &Block{Reason: f.Reason, Message: f.Message, Stalled: f.Stalled}
 	}

@@ -27,6 +27,7 @@ func TestRotated(t *testing.T) {
 			Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonOverlap})
 	})
 	off := func(in *Input) { in.RolloutOff = true }
+	stamped := func(h *v1alpha1.HandoverStatus) { h.StampedAt = stampPtr(0) }
 	minutes, hours, rolls := overlapping(5*time.Minute), overlapping(5*time.Hour), spec(rollingOut)
 	for _, c := range []struct {
 		it           string
@@ -62,10 +63,24 @@ func TestRotated(t *testing.T) {
 			v1alpha1.ReasonHandoverCutShort, "ended at 2026-03-01T12:00:00Z", false},
 		{"is True after the hand-over", []given{handover(rolledOut(0)), before}, "True",
 			v1alpha1.ReasonRotated, "Secret orders contains the new credential (workloads are not followed without " +
-				"spec.rollout), and the old lease is revoked.", false},
-		{"is True after the roll-out", []given{handover(rolledOut(0)), before, rolls}, "True",
-			v1alpha1.ReasonRotated, "All workloads of spec.rollout use the new credential, and the old lease is " +
-				"revoked.", false},
+				"spec.rollout). No old lease is kept.", false},
+		{"is True after the roll-out", []given{handover(rolledOut(time.Second)), before, rolls}, "True",
+			v1alpha1.ReasonRotated, "All workloads of spec.rollout use the new credential. No old lease is kept.", false},
+		{"does not claim a roll-out that was requested later", []given{handover(rolledOut(0)), before, rolls}, "True",
+			v1alpha1.ReasonRotated, "Secret orders contains the new credential (its publication did not start a " +
+				"roll-out). No old lease is kept.", false},
+		{"claims no revocation of what has no lease", []given{kept(static), handover(rolledOut(0)), before}, "True",
+			v1alpha1.ReasonRotated, "without spec.rollout). No old lease is kept.", false},
+		{"says when the roll-out starts", []given{handover(), old(), rolls, settling(time.Minute)}, "False",
+			v1alpha1.ReasonRollingOut, "The roll-out of the workloads starts at 2026-03-01T12:01:02Z. The old lease",
+			false},
+		{"does not claim that workloads move before a stamp is recorded", []given{handover(), old(), rolls,
+			after(propagation)}, "False", v1alpha1.ReasonRollingOut, "Waiting for the workloads to use the new", false},
+		{"says that workloads move after a stamp", []given{handover(stamped), old(), rolls}, "False",
+			v1alpha1.ReasonRollingOut, "Workloads are moving to the new credential. The old lease is kept.", false},
+		{"says who has the new credential of a shared user", []given{kept(numbered(2), user("one")), handover(),
+			old(user("one"))}, "False", v1alpha1.ReasonSharedUser, "Secret orders contains the new credential " +
+			"(workloads are not followed without spec.rollout). The old lease is kept, because both", true},
 	} {
 		t.Run(c.it, func(t *testing.T) {
 			st := statusOf(input(append([]given{kept(), checkAt(time.Minute)}, c.given...)...))

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // hostility is what something else does to the Secret, again and again.
@@ -73,11 +74,38 @@ var hostilities = map[string]hostility{
 	"the type does not fit": {always: func(w *world) {
 		w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Type = string(corev1.SecretTypeTLS) })
 	}},
+	"a source is denied": {always: func(w *world) {
+		w.useSeveralSources()
+		w.failing[brokerPath] = errDenied
+	}},
+	"one source is denied, then another one": {
+		always: (*world).useSeveralSources,
+		often: func(w *world) {
+			path := brokerPath
+			if w.failing[path] != nil {
+				path = leasedPath
+			}
+			clear(w.failing)
+			w.failing[path] = errDenied
+		},
+	},
 	"the selection selects nothing": {always: func(w *world) {
 		w.person(func(d *v1alpha1.DynamicSecret) {
 			d.Spec.Target.Fields = &v1alpha1.FieldSelection{Include: []string{"nothing"}}
 		})
 	}},
+}
+
+var errDenied = backend.Errorf(backend.Denied, "the policy lacks a line")
+
+// useSeveralSources lets somebody edit the object so that it requests several sources: none whose value changes by
+// itself, because such a change is written at most a minute after it was rejected.
+func (w *world) useSeveralSources() {
+	w.severalSources()
+	w.object.Spec.Sources = slices.DeleteFunc(w.object.Spec.Sources, func(s v1alpha1.SecretSource) bool {
+		return s.Vault.Path == scheduledPath
+	})
+	w.object.Generation++
 }
 
 func hostileNames() []string {
@@ -89,14 +117,17 @@ func hostileNames() []string {
 	return names
 }
 
-// No object mints more than 12 credentials in any hour without a user's request, whatever happens to its Secret. A
-// credential that is lost because the manager was killed before it could publish it is replaced in addition. Writes are
-// few as well.
+// No object mints more than 12 credentials of a source in any hour without a user's request, whatever happens to its
+// Secret and to its other sources. A credential that is lost because the manager was killed before it could publish it
+// is replaced in addition. Writes are few as well.
 func TestHostileWritersMintAtMostTwelveAnHour(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(1)
 		w.backend.TTL, w.backend.MaxTTL = 100*time.Hour, 1000*time.Hour
 		w.object.Spec.Target.Labels = map[string]string{"team": "ours"}
+		if rapid.Bool().Draw(t, "several sources") {
+			w.useSeveralSources()
+		}
 		if rapid.Bool().Draw(t, "it was in order") {
 			for range 3 {
 				_, _ = w.procs[0].run(nil)
@@ -112,42 +143,98 @@ func TestHostileWritersMintAtMostTwelveAnHour(t *testing.T) {
 			}
 			chosen = append(chosen, h)
 		}
-		var minted []time.Time
-		restarts, lost := 0, 0
+		minted, lost := map[string][]time.Time{}, map[string]int{}
+		restarts := 0
+		clear(w.minted)
 		for range 250 {
 			for _, h := range chosen {
 				if h.often != nil && rapid.IntRange(0, 3).Draw(t, "now") > 0 {
 					h.often(w)
 				}
 			}
-			before := w.backend.Issued()
 			if rapid.IntRange(0, 40).Draw(t, "restart if 40") == 40 {
 				if w.procs[0].holds() {
-					lost++
+					lost[leasedPath]++
+					lost[brokerPath]++
 				}
 				w.procs[0].restart()
 				restarts++
 			}
 			_, _ = w.procs[0].run(nil)
-			for range w.backend.Issued() - before {
-				if lost > 0 {
-					lost--
-					continue
-				}
-				minted = append(minted, w.clock.Now())
+			for path, times := range w.minted {
+				replaced := min(lost[path], len(times))
+				lost[path] -= replaced
+				minted[path] = append(minted[path], times[replaced:]...)
 			}
+			clear(w.minted)
 			w.clock.Step(rapid.SampledFrom([]time.Duration{1, 1, 5, 30, 200}).Draw(t, "seconds") * time.Second)
 		}
-		for i := range minted {
-			if i+12 < len(minted) && minted[i+12].Sub(minted[i]) < time.Hour {
-				t.Fatalf("13 credentials between %s and %s\nstatus %+v\neffects: %v",
-					minted[i], minted[i+12], w.object.Status, tail(w.effects))
+		for path, times := range minted {
+			if from, to := thirteen(times); !from.IsZero() {
+				t.Fatalf("13 credentials of %s between %s and %s, with %q\nstatus %+v\neffects: %v",
+					path, from, to, names, w.object.Status, tail(w.effects))
 			}
 		}
 		if writes := w.secretWrites(); writes > 100+15*restarts {
 			t.Fatalf("%d writes of the Secret, with %q: %v", writes, names, tail(w.effects))
 		}
 	})
+}
+
+// thirteen finds an hour with 13 of the times; zero: there is none.
+func thirteen(times []time.Time) (from, to time.Time) {
+	for i := range times {
+		if i+12 < len(times) && times[i+12].Sub(times[i]) < time.Hour {
+			return times[i], times[i+12]
+		}
+	}
+	return time.Time{}, time.Time{}
+}
+
+// The first source of a set mints, and another one fails.
+func TestOneFailingSourceMintsFewCredentials(t *testing.T) {
+	for _, c := range []struct {
+		it, because string
+		err         error
+		restarts    bool
+		most        int
+		unplanned   bool
+		// recovers is when it must be in order, after the failure is over.
+		recovers time.Duration
+	}{
+		{"mints once while a source is denied", "the denied source is requested first the next time",
+			errDenied, false, 1, true, 2 * time.Minute},
+		{"pauses if restarts forget the order", "each start mints again",
+			errDenied, true, 13, true, time.Hour},
+		{"mints once during an outage", "the unavailable source is requested first the next time",
+			backend.Errorf(backend.Failed, "the database is down"), false, 1, false, 2 * time.Minute},
+		{"mints once while a source hangs", "the hanging source is requested first the next time",
+			backend.Errorf(backend.NoResponse, "no response"), false, 1, false, time.Hour},
+	} {
+		t.Run(c.it, func(t *testing.T) {
+			w := newWorld(1)
+			w.backend.TTL, w.backend.MaxTTL = 100*time.Hour, 1000*time.Hour
+			w.severalSources()
+			w.failing[brokerPath] = c.err
+			for end := w.clock.Now().Add(2 * time.Hour); w.clock.Now().Before(end); w.clock.Step(5 * time.Second) {
+				if c.restarts {
+					w.procs[0].restart()
+				}
+				_, _ = w.procs[0].run(nil)
+			}
+			if n := len(w.minted[leasedPath]); n == 0 || n > c.most || n < c.most/2 {
+				t.Errorf("%d credentials were minted, want about %d: %s", n, c.most, c.because)
+			}
+			if u := w.object.Status.Unplanned; (u != nil) != c.unplanned {
+				t.Errorf("counted: %+v", u)
+			}
+			clear(w.failing)
+			w.pass(c.recovers)
+			if len(w.secrets) != 1 {
+				t.Errorf("it is not in order: %+v", w.object.Status)
+			}
+		})
+	}
 }
 
 func (w *world) secretWrites() int {
@@ -171,6 +258,7 @@ func TestLoopsAreReported(t *testing.T) {
 		"admission rejects what is stored": v1alpha1.ReasonTargetRejected,
 		"the type does not fit":            v1alpha1.ReasonInvalidResponse,
 		"the selection selects nothing":    v1alpha1.ReasonInvalidResponse,
+		"a source is denied":               v1alpha1.ReasonAccessDenied,
 		"a controller adds a key":          "",
 		"a controller makes it immutable":  "",
 	} {

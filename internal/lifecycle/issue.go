@@ -46,8 +46,8 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 		src := &o.sources.Sources[i]
 		session, err := src.Backend.Login(ctx, src.Identity)
 		if err != nil {
-			if backend.KindOf(err) == backend.NoResponse {
-				result = err
+			if kind := backend.KindOf(err); kind == backend.NoResponse || kind == backend.QuotaExceeded {
+				result = err // the others of the path need not try meanwhile
 			}
 			l.closeUnused(ctx, o, h)
 			l.issueFailed(o, err)
@@ -154,8 +154,9 @@ func (l *Lifecycle) closeUnused(ctx context.Context, o *observation, h *held) {
 	}
 }
 
-// request sends the requests of all sources, until one fails, and returns its error. A shutdown waits for the
-// responses: without them the sessions could only be revoked after the request limit.
+// request sends the requests of all sources, until one fails, and returns its error. The source that failed last goes
+// first, so that nothing is minted while it still fails. A shutdown waits for the responses: without them the sessions
+// could only be revoked after the request limit.
 func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error {
 	salt := secret.NewSalt()
 	if m := o.carrier(); m != nil && secret.Salt(m) != "" {
@@ -163,7 +164,8 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 	}
 	h.salt = salt
 	known := &lastResponse{fields: map[string][]string{}, generation: o.d.Generation, at: l.clock.Now()}
-	for i := range o.sources.Sources {
+	content := make(secret.Content, len(h.Records))
+	for _, i := range o.requestOrder() {
 		src, rec := &o.sources.Sources[i], &h.Records[i]
 		rec.Settled = false
 		response, err := src.Backend.Issue(context.WithoutCancel(ctx), h.sessions[i], src.Spec)
@@ -174,6 +176,7 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 		}
 		rec.Settled = err == nil || backend.KindOf(err) != backend.NoResponse
 		if err != nil {
+			o.mem.failedSource = src.Spec.Name
 			h.note(err)
 			l.issueFailed(o, err)
 			return err
@@ -182,11 +185,12 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 		part := secret.Select(src.Spec.Fields, o.d.Spec.Target.Fields, src.Spec.Name, response.Data, response.Volatile)
 		respond(&rec.Record, response, part.Digest(salt))
 		if lease.Leased(&rec.Record) {
-			rec.Record.UserDigest = secret.UserDigest(response.Data, salt)
+			rec.Record.UserDigest = secret.UserDigest(response.Data, userSalt(o.d))
 		}
-		h.content = append(h.content, part)
+		content[i] = part
 	}
-	o.mem.response = known
+	h.content = content
+	o.mem.response, o.mem.failedSource = known, ""
 	if err := usable(o.d, h.content); err != nil {
 		h.note(err)
 		l.issueFailed(o, err)
@@ -198,10 +202,36 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 	return nil
 }
 
-// note says whether the error is a response that cannot become the Secret.
+// userSalt makes the same user have the same digest in all leases of an object, and another one in other objects. It
+// depends on nothing that can be lost between two leases: not on the Secret, whose salt others can remove, and not on
+// the seal key, which may be deleted or refused. If the digests of a user differed, the old lease would be revoked and
+// the user in use dropped. Whoever can read the status can check a guess of the user's name, which is no secret.
+func userSalt(d *v1alpha1.DynamicSecret) string { return string(d.UID) }
+
+// requestOrder has the indexes of the sources in the order of their requests.
+func (o *observation) requestOrder() []int {
+	first := slices.IndexFunc(o.sources.Sources, func(s source) bool { return s.Spec.Name == o.mem.failedSource })
+	var order []int
+	if first >= 0 {
+		order = append(order, first)
+	}
+	for i := range o.sources.Sources {
+		if i != first {
+			order = append(order, i)
+		}
+	}
+	return order
+}
+
+// note says whether the error makes the attempt one that minted without use: a response cannot become the Secret, or
+// one source has minted and another one fails until a person changes something. An outage is not counted.
 func (h *held) note(err error) {
-	if backend.KindOf(err) == backend.InvalidResponse {
-		h.unusable = backend.BlockFor(err).Reason
+	b := backend.BlockFor(err)
+	minted := slices.ContainsFunc(h.Records, func(r lease.HeldRecord) bool {
+		return lease.Leased(&r.Record) || r.Record.Kind == v1alpha1.ResponseExpiring
+	})
+	if backend.KindOf(err) == backend.InvalidResponse || b.Stalled && minted {
+		h.unusable = b.Reason
 	}
 }
 

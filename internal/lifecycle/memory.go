@@ -49,6 +49,8 @@ type remembered struct {
 	searched int64
 	// held is an issuance of this process. Losing it costs a credential.
 	held *held
+	// failedSource is the name of the source whose request failed last; empty: none, or the only one.
+	failedSource string
 	// tries, lost, done, reads and handled are inputs of the plan.
 	tries   lease.Tries
 	lost    map[string]bool
@@ -88,7 +90,7 @@ type held struct {
 	content  secret.Content
 	salt     string
 	cause    string
-	// unusable is why the response cannot become the Secret; empty: it can.
+	// unusable is why what was minted is of no use; empty: it is, nothing was minted, or a backend was unavailable.
 	unusable string
 	// untested: an admission policy rejected invented data, so only the credential shows whether it accepts the Secret.
 	untested bool

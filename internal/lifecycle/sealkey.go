@@ -40,8 +40,8 @@ func LoadSealKey(ctx context.Context, reader client.Reader, writer client.Writer
 		err := reader.Get(ctx, at, s)
 		if err == nil {
 			if len(s.Data[sealKeyName]) < 16 {
-				return nil, fmt.Errorf("secret %s has no usable %q: delete it, "+
-					"and leasekeeper creates a new one when it starts", at, sealKeyName)
+				return nil, refusedIf(true, fmt.Errorf("secret %s has no usable %q: exempt it from policies that "+
+					"change it, and delete it; leasekeeper creates a new one when it starts", at, sealKeyName))
 			}
 			return s.Data[sealKeyName], nil
 		}

@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 )
 
-// A policy or a quota that rejects the key's Secret does not stop the manager; an unavailable API server does.
+// A policy or a quota that rejects the key's Secret, or strips it of its data, does not stop the manager; an unavailable API server does.
 func TestRefusedSealKey(t *testing.T) {
 	denied := apierrors.NewForbidden(corev1.Resource("secrets"), sealKeySecret, errors.New("exceeded quota"))
 	unavailable := apierrors.NewServiceUnavailable("starting")
@@ -20,13 +20,16 @@ func TestRefusedSealKey(t *testing.T) {
 		name          string
 		read, created error
 		refused       bool
+		change        func(*corev1.Secret)
 	}{
-		{"it is stored", nil, nil, false},
-		{"a policy or a quota", nil, denied, true},
-		{"a webhook that fails", nil, apierrors.NewInternalError(errors.New("failed calling webhook")), true},
-		{"no permission to read it", denied, nil, true},
-		{"the API server starts", nil, unavailable, false},
-		{"the API server starts, at the read", unavailable, nil, false},
+		{"it is stored", nil, nil, false, nil},
+		{"a policy or a quota", nil, denied, true, nil},
+		{"a webhook that fails", nil, apierrors.NewInternalError(errors.New("failed calling webhook")), true, nil},
+		{"a policy that strips the data", nil, nil, true, func(s *corev1.Secret) { s.Data = nil }},
+		{"a policy that changes the key", nil, nil, true, func(s *corev1.Secret) { s.Data["key"] = []byte("short") }},
+		{"no permission to read it", denied, nil, true, nil},
+		{"the API server starts", nil, unavailable, false, nil},
+		{"the API server starts, at the read", unavailable, nil, false, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			api := interceptor.NewClient(clientfake.NewClientBuilder().Build(), interceptor.Funcs{
@@ -42,11 +45,14 @@ func TestRefusedSealKey(t *testing.T) {
 					if c.created != nil {
 						return c.created
 					}
+					if c.change != nil {
+						c.change(o.(*corev1.Secret))
+					}
 					return w.Create(ctx, o, opts...)
 				},
 			})
 			key, err := LoadSealKey(t.Context(), api, api, "leasekeeper-system")
-			failed := c.read != nil || c.created != nil
+			failed := c.read != nil || c.created != nil || c.change != nil
 			if errors.Is(err, ErrSealRefused) != c.refused || (err != nil) != failed || (len(key) > 0) == failed {
 				t.Errorf("a key of %d bytes, %v", len(key), err)
 			}

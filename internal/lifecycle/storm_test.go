@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -490,5 +491,49 @@ func (w *world) checkConsumers(t *rapid.T) {
 	}
 	if h != nil && h.CutShortAt != nil && !w.refuses["renew"] {
 		t.Fatalf("the hand-over was cut short at %s: %+v", w.clock.Now(), h)
+	}
+}
+
+// The user in the Secret is never dropped, although the backend gives every lease of the object the same user: not when
+// the Secret is deleted, changed or stripped of its annotations, nor by rotations, failed writes and kills.
+func TestTheUserOfAllLeasesIsNeverDropped(t *testing.T) {
+	shared := 0
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(2)
+		w.backend.TTL, w.backend.MaxTTL, w.backend.OneUser = 100*time.Hour, 1000*time.Hour, "orders"
+		overlaps := rapid.SampledFrom([]time.Duration{0, time.Minute})
+		w.object.Spec.Rotation.Overlap = &metav1.Duration{Duration: overlaps.Draw(t, "overlap")}
+		all, writable := w.actions(t), true
+		w.admission = func(_ *corev1.Secret, dryRun bool) error {
+			if !writable && !dryRun {
+				return apierrors.NewInternalError(errors.New("failed calling webhook"))
+			}
+			return nil
+		}
+		some := map[string]func(*rapid.T){
+			"clear the annotations of the Secret": func(*rapid.T) {
+				for _, s := range w.secrets {
+					clear(s.Annotations)
+					w.put(s)
+				}
+			},
+			"let no Secret be written": func(*rapid.T) { writable = !writable },
+			"": func(t *rapid.T) {
+				for _, s := range w.secrets {
+					if string(s.Data["username"]) == w.backend.OneUser && w.backend.Dropped() {
+						t.Fatalf("the user was dropped: %+v\neffects: %v", w.object.Status, tail(w.effects))
+					}
+				}
+				shared = max(shared, len(w.backend.Live()))
+			},
+		}
+		for _, name := range []string{"run", "kill", "let time pass", "outage", "tamper with the Secret",
+			"delete the Secret", "rename the target", "request a rotation", "change the request", "suspend"} {
+			some[name] = all[name]
+		}
+		t.Repeat(some)
+	})
+	if shared < 2 {
+		t.Error("no two leases had the user, so nothing was tested")
 	}
 }

@@ -46,6 +46,12 @@ type world struct {
 	admission func(sec *corev1.Secret, dryRun bool) error
 	// refuses are the operations that the backend refuses.
 	refuses map[string]bool
+	// failing are the errors of the backend for issuances, by path, and for "login".
+	failing map[string]error
+	// minted are the times of the issuances that minted, by path.
+	minted map[string][]time.Time
+	// recoveries counts how often the backend became available again.
+	recoveries int64
 	// abandoned are the records that were reported as given up.
 	abandoned map[string]bool
 	effects   []string
@@ -104,6 +110,7 @@ const testRequestLimit = 150 * time.Second
 // Paths of the fake backend, by kind of response.
 const (
 	leasedPath    = "database/creds/orders"
+	brokerPath    = "rabbitmq/creds/orders"
 	scheduledPath = "static/app"
 	staticPath    = "kv/settings"
 )
@@ -115,6 +122,8 @@ func newWorld(processes int) *world {
 		fault:     fault{after: -1},
 		abandoned: map[string]bool{},
 		refuses:   map[string]bool{},
+		failing:   map[string]error{},
+		minted:    map[string][]time.Time{},
 	}
 	w.backend = fake.New(w.clock)
 	w.backend.Delay = 90 * time.Second
@@ -148,7 +157,7 @@ func (w *world) severalSources() {
 	}
 	w.object.Spec.Vault = nil
 	w.object.Spec.Sources = []v1alpha1.SecretSource{
-		from("db", leasedPath, ""), from("broker", "rabbitmq/creds/orders", "BROKER_"),
+		from("db", leasedPath, ""), from("broker", brokerPath, "BROKER_"),
 		from("role", scheduledPath, "ROLE_"), from("settings", staticPath, "SETTINGS_"),
 	}
 }
@@ -539,7 +548,7 @@ func (w *world) locked(sec *metav1.ObjectMeta) error {
 type worldSources struct{ p *process }
 
 func (s worldSources) Resolve(_ context.Context, d *v1alpha1.DynamicSecret) (*resolved, error) {
-	r := &resolved{Revision: "provider-1"}
+	r := &resolved{Revision: "provider-1", Recoveries: s.p.w.recoveries}
 	for _, spec := range d.AllSources() {
 		text, _ := json.Marshal(spec)
 		sum := sha256.Sum256(text)
@@ -609,7 +618,13 @@ func (l worldBackend) seen(t lease.Term) lease.Term {
 }
 
 func (l worldBackend) Login(ctx context.Context, who backend.Identity) (s backend.Session, err error) {
-	err = l.call(ctx, "login", func() (err error) { s, err = l.p.w.backend.Login(ctx, who); return err })
+	err = l.call(ctx, "login", func() (err error) {
+		if err := l.p.w.failing["login"]; err != nil {
+			return err
+		}
+		s, err = l.p.w.backend.Login(ctx, who)
+		return err
+	})
 	s.Term = l.seen(s.Term)
 	return s, err
 }
@@ -617,7 +632,16 @@ func (l worldBackend) Login(ctx context.Context, who backend.Identity) (s backen
 func (l worldBackend) Issue(
 	ctx context.Context, s backend.Session, src v1alpha1.SecretSource,
 ) (r backend.Response, err error) {
-	err = l.call(ctx, "issue", func() (err error) { r, err = l.p.w.backend.Issue(ctx, s, src); return err })
+	w, path := l.p.w, src.Vault.Path
+	err = l.call(ctx, "issue", func() (err error) {
+		if err := w.failing[path]; err != nil {
+			return err
+		}
+		if r, err = w.backend.Issue(ctx, s, src); err == nil && r.LeaseID != "" {
+			w.minted[path] = append(w.minted[path], w.clock.Now())
+		}
+		return err
+	})
 	r.Term = l.seen(r.Term)
 	return r, err
 }
@@ -758,6 +782,7 @@ func (w *world) pass(d time.Duration) {
 func (w *world) settle() error {
 	w.fault, w.down, w.refusal, w.admission = fault{after: -1}, false, nil, nil
 	clear(w.refuses)
+	clear(w.failing)
 	for _, p := range w.procs {
 		p.skew = 0
 	}

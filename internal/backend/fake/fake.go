@@ -52,6 +52,9 @@ type Backend struct {
 	Revocable bool
 	// Unleased makes the responses of all paths static.
 	Unleased bool
+	// OneUser is the user of every lease, as with a role whose username template is constant: the end of any lease
+	// drops it. Empty: each lease has a user of its own.
+	OneUser string
 	// Delay of a late issuance: at most what the backend permits a request to take.
 	Delay time.Duration
 	// Next chooses the fault of a call; nil: none.
@@ -67,6 +70,8 @@ type Backend struct {
 	minted map[string]*credential
 	values map[string]string
 	late   []lateIssuance
+	// dropped: the end of a lease has dropped OneUser.
+	dropped bool
 	// issued counts the credentials that were minted.
 	issued int
 	calls  map[string]int
@@ -138,6 +143,7 @@ func (b *Backend) mint(accessor, path string, at time.Time) *credential {
 		leased: b.kindOf(path) == v1alpha1.ResponseLeased,
 	}
 	b.minted[c.id] = c
+	b.dropped = b.dropped && !c.leased
 	return c
 }
 
@@ -313,7 +319,7 @@ func (b *Backend) Revoke(_ context.Context, rec v1alpha1.LeaseRecord, owner back
 		b.revokeToken(t)
 	}
 	if c := b.lease(rec.ID); c != nil {
-		c.revoked = true
+		b.end(c)
 	}
 	if rec.Vault != nil && b.minted[rec.Vault.SerialNumber] != nil {
 		b.minted[rec.Vault.SerialNumber].revoked = true
@@ -328,9 +334,15 @@ func (b *Backend) revokeToken(t *token) {
 	t.revoked = true
 	for _, c := range b.minted {
 		if c.leased && c.accessor == t.accessor {
-			c.revoked = true
+			b.end(c)
 		}
 	}
+}
+
+// end revokes a lease and drops its user.
+func (b *Backend) end(c *credential) {
+	b.dropped = b.dropped || !c.revoked
+	c.revoked = true
 }
 
 // Lookup checks whether a lease is alive.

@@ -50,7 +50,11 @@ func (b *Backend) respond(accessor, path string, now time.Time) backend.Response
 	switch r.Kind {
 	case v1alpha1.ResponseLeased:
 		c := b.mint(accessor, path, now)
-		r.LeaseID, r.Data = c.id, map[string][]byte{"username": []byte(c.id)}
+		user := c.id
+		if b.OneUser != "" {
+			user = b.OneUser
+		}
+		r.LeaseID, r.Data = c.id, map[string][]byte{"username": []byte(user)}
 		r.Term.Duration, r.Term.Renewable = b.TTL, b.Renewable
 	case v1alpha1.ResponseExpiring:
 		serial := b.mint(accessor, path, now).id

@@ -42,6 +42,14 @@ func (b *Backend) RevokeBehind(id string) {
 	}
 }
 
+// Dropped says that the revocation of a lease has dropped OneUser, and that no later lease has created it again.
+func (b *Backend) Dropped() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.settle(b.clock.Now())
+	return b.dropped
+}
+
 // Issued counts the credentials that were minted.
 func (b *Backend) Issued() int {
 	b.mu.Lock()
