@@ -157,6 +157,9 @@ func (d *Driver) replace(key backendKey, old, created *Backend) *Backend {
 		return current
 	}
 	d.backends[key] = created
+	if current != nil && current.spec.Address == created.spec.Address {
+		created.withoutNamespaces.Store(current.withoutNamespaces.Load())
+	}
 	d.mu.Unlock()
 	if current != nil {
 		current.retire()
