@@ -122,6 +122,14 @@ type SecretSource struct {
 	Fields *FieldSelection `json:"fields,omitempty"`
 }
 
+// Location is where the source is requested, for messages: a path of Vault.
+func (s *SecretSource) Location() string {
+	if s.Vault != nil {
+		return s.Vault.Path
+	}
+	return ""
+}
+
 // FieldSelection selects the fields of a response that become keys of the Secret. A change of the selection replaces
 // the credential.
 type FieldSelection struct {

@@ -1,6 +1,8 @@
 package v1alpha1
 
 import (
+	"strings"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -346,6 +348,47 @@ func (r *LeaseRecord) Location() string {
 		return r.Vault.Path
 	}
 	return ""
+}
+
+// Certificate is the serial number of a credential without a lease that is revoked by it; empty: there is none.
+func (r *LeaseRecord) Certificate() string {
+	if r.Vault != nil {
+		return r.Vault.SerialNumber
+	}
+	return ""
+}
+
+// Keys identify the session, the lease and the certificate of the record, each with its server. Records with a common
+// key name the same thing, whatever their paths are: a serial number is unique among all certificate authorities.
+func (r *LeaseRecord) Keys() []string {
+	var keys []string
+	for _, part := range []struct{ kind, name string }{
+		{"handle", r.Handle()}, {"lease", r.ID}, {"serial", r.Certificate()},
+	} {
+		if part.name != "" {
+			keys = append(keys, r.server()+"|"+part.kind+"|"+part.name)
+		}
+	}
+	return keys
+}
+
+// server identifies the server of the record. Several providers may use one, and its address may have a slash at its
+// end.
+func (r *LeaseRecord) server() string {
+	if r.Vault != nil {
+		return strings.TrimRight(r.Vault.Address, "/")
+	}
+	return r.Provider.Kind + "|" + r.Provider.Name
+}
+
+// Identity is all that says which credential the record names. It is the same for two records only if nothing tells
+// them apart. Seals depend on it, so a change makes those of existing records invalid.
+func (r *LeaseRecord) Identity() string {
+	parts := []string{r.ID}
+	if v := r.Vault; v != nil {
+		parts = append(parts, "vault", v.Address, v.Namespace, v.Path, v.TokenAccessor, v.SerialNumber)
+	}
+	return strings.Join(parts, "\x00")
 }
 
 // ProviderIdentity identifies the provider of a record.

@@ -283,6 +283,8 @@ var rejections = []rejection{
 		cluster, "spec.vault.tls", "{caBundle: bm90aGluZw==, caRef: {name: ca, namespace: default}}",
 		"set caBundle or caRef, not both",
 	},
+	// The API server checks that it is base64.
+	{cluster, "spec.vault.tls", "{caBundle: '-----BEGIN CERTIFICATE-----'}", "must be of type byte"},
 	{
 		cluster, "spec.vault.tls", "{caRef: {kind: Pod, name: ca, namespace: default}}",
 		`supported values: "Secret", "ConfigMap"`,

@@ -270,7 +270,6 @@ func TestLeased(t *testing.T) {
 	})
 	last := func(reason string) given { return retiring(record(retired(0, reason))) }
 	const lostText = "The backend no longer knows the lease: it, or the token that issued it, was revoked."
-	unknown := func(rec *v1alpha1.LeaseRecord) { rec.ExpiryUnknown = true }
 	notLeased := func(how string) says {
 		return no(v1alpha1.ReasonNotLeased, "The response of database/creds/orders has no lease: "+how+".")
 	}
@@ -293,7 +292,7 @@ func TestLeased(t *testing.T) {
 			notLeased("it is replaced before it expires and can be revoked")},
 		{"says that a certificate cannot be revoked", []given{kept(expiring)},
 			notLeased("it is replaced before it expires and cannot be revoked")},
-		{"says that an expiry is unknown", []given{kept(static, unknown)},
+		{"says that an expiry is unknown", []given{kept(static, unknownExpiry)},
 			notLeased("leasekeeper cannot know when it expires, " +
 				"and requests it again every spec.refreshInterval (1h0m0s)")},
 		{"describes each response of a set", []given{keptSet(settings(), db(expiring, web))},

@@ -268,7 +268,8 @@ func verify(v *view) *Step {
 }
 
 // renewRequested renews every lease that can be renewed, and reads every static source again. A credential that expires
-// and cannot be renewed is left alone: a requested renewal never mints.
+// and cannot be renewed is left alone, and so is one that may expire without saying when: to read it could mint another,
+// and a requested renewal never mints.
 func renewRequested(v *view) *Step {
 	if len(v.leases) == 0 || !v.renewalRequested() {
 		return nil
@@ -286,7 +287,7 @@ func renewRequested(v *view) *Step {
 	}
 	for i := range v.leases {
 		rec := &v.leases[i]
-		if !readAgain(rec) || v.renewedFor(rec) {
+		if !readAgain(rec) || rec.ExpiryUnknown || v.renewedFor(rec) {
 			continue
 		}
 		pending = true

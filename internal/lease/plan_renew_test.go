@@ -152,6 +152,22 @@ func TestPlanRequestedRenewals(t *testing.T) {
 			given: []given{kept(revocable), forced},
 			want:  acknowledge,
 		}, {
+			it: "does not request a response of unknown expiry", because: "the request may mint another credential",
+			given: []given{kept(static, unknownExpiry), requested, forced},
+			want:  acknowledge,
+		}, {
+			it: "reads the others of a set", because: "reading them mints nothing",
+			given: []given{keptSet(db(static, unknownExpiry), broker(static)), requested},
+			want:  read.of(1),
+		}, {
+			it: "acknowledges when the others of a set were read", because: "the rest is left alone",
+			given: []given{keptSet(db(static, unknownExpiry), broker(static)), requested, renewed("broker")},
+			want:  acknowledge,
+		}, {
+			it: "still polls a response of unknown expiry", because: "its Secret would contain an expired credential",
+			given: []given{kept(static, unknownExpiry), after(time.Hour)},
+			want:  step(RefreshSource, v1alpha1.ReasonSynced),
+		}, {
 			it: "reads a scheduled source if requested", because: "reading mints nothing",
 			given: []given{kept(scheduled(time.Hour)), forced},
 			want:  read,

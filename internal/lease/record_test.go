@@ -77,6 +77,9 @@ func static(rec *v1alpha1.LeaseRecord) {
 	rec.ExpiresAt, rec.DurationSeconds = nil, 0
 }
 
+// unknownExpiry is of a response that may expire without saying when.
+func unknownExpiry(rec *v1alpha1.LeaseRecord) { rec.ExpiryUnknown = true }
+
 // scheduled responses change after d.
 func scheduled(d time.Duration) change {
 	return func(rec *v1alpha1.LeaseRecord) {

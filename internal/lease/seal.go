@@ -4,7 +4,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -20,7 +19,7 @@ func Seal(key []byte, uid types.UID, rec *v1alpha1.LeaseRecord) string {
 		return ""
 	}
 	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(string(uid) + "\x00" + identity(rec)))
+	mac.Write([]byte(string(uid) + "\x00" + rec.Identity()))
 	return base64.RawStdEncoding.EncodeToString(mac.Sum(nil))
 }
 
@@ -34,24 +33,15 @@ func Sealed(key []byte, uid types.UID, rec *v1alpha1.LeaseRecord) bool {
 func SealNew(key []byte, before, after *v1alpha1.DynamicSecret) {
 	seals := map[string]string{}
 	for _, rec := range pointers(&before.Status) {
-		seals[identity(rec)] = rec.Seal
+		seals[rec.Identity()] = rec.Seal
 	}
 	for _, rec := range pointers(&after.Status) {
-		if seal, known := seals[identity(rec)]; known {
+		if seal, known := seals[rec.Identity()]; known {
 			rec.Seal = seal
 		} else {
 			rec.Seal = Seal(key, after.UID, rec)
 		}
 	}
-}
-
-// identity is what a record names.
-func identity(rec *v1alpha1.LeaseRecord) string {
-	parts := []string{rec.ID}
-	if v := rec.Vault; v != nil {
-		parts = append(parts, "vault", v.Address, v.Namespace, v.Path, v.TokenAccessor, v.SerialNumber)
-	}
-	return strings.Join(parts, "\x00")
 }
 
 func pointers(st *v1alpha1.DynamicSecretStatus) []*v1alpha1.LeaseRecord {

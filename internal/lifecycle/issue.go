@@ -258,8 +258,8 @@ func usable(d *v1alpha1.DynamicSecret, c secret.Content) error {
 // locations names what the spec requests.
 func locations(d *v1alpha1.DynamicSecret) string {
 	all := d.AllSources()
-	if len(all) == 1 && all[0].Vault != nil {
-		return all[0].Vault.Path
+	if len(all) == 1 && all[0].Location() != "" {
+		return all[0].Location()
 	}
 	return fmt.Sprintf("%d sources", len(all))
 }

@@ -102,8 +102,8 @@ func (a *Recorder) Abandoned(ctx context.Context, d *v1alpha1.DynamicSecret, rec
 	what := "lease " + rec.ID
 	switch {
 	case rec.ID != "":
-	case rec.Vault != nil && rec.Vault.SerialNumber != "":
-		what = "certificate " + rec.Vault.SerialNumber
+	case rec.Certificate() != "":
+		what = "certificate " + rec.Certificate()
 	default:
 		what = "the session " + rec.Handle()
 	}

@@ -290,17 +290,17 @@ func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecre
 	if lease.Sealed(s.sealKey, d.UID, rec) {
 		return nil
 	}
-	if rec.Vault != nil && rec.Vault.SerialNumber != "" && len(s.sealKey) > 0 {
+	if rec.Certificate() != "" && len(s.sealKey) > 0 {
 		// Nothing in the backend says whose certificate it is.
 		return backend.Errorf(backend.Mismatch,
 			"the record of certificate %s has no valid seal: leasekeeper did not write it, "+
-				"and does not revoke the certificate", rec.Vault.SerialNumber)
+				"and does not revoke the certificate", rec.Certificate())
 	}
 	var list v1alpha1.DynamicSecretList
 	if err := s.cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		return backend.Errorf(backend.Unavailable, "the cache cannot be read: %v", err)
 	}
-	keys := ledgerKeys(rec)
+	keys := rec.Keys()
 	for i := range list.Items {
 		other := &list.Items[i]
 		if other.UID != d.UID && names(&other.Status, keys) {
@@ -315,32 +315,11 @@ func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecre
 // names says that a record of the ledger has one of the keys.
 func names(st *v1alpha1.DynamicSecretStatus, keys []string) bool {
 	for _, rec := range lease.Records(st) {
-		if slices.ContainsFunc(ledgerKeys(&rec), func(key string) bool { return slices.Contains(keys, key) }) {
+		if slices.ContainsFunc(rec.Keys(), func(key string) bool { return slices.Contains(keys, key) }) {
 			return true
 		}
 	}
 	return false
-}
-
-// ledgerKeys identify the session and the lease of a record, and their server. An address with a slash at its end is
-// the same server as one without.
-func ledgerKeys(rec *v1alpha1.LeaseRecord) []string {
-	var keys []string
-	where := rec.Provider.Kind + "|" + rec.Provider.Name
-	if rec.Vault != nil {
-		where = strings.TrimRight(rec.Vault.Address, "/") // two providers may use the same server
-	}
-	if handle := rec.Handle(); handle != "" {
-		keys = append(keys, where+"|handle|"+handle)
-	}
-	if rec.ID != "" {
-		keys = append(keys, where+"|lease|"+rec.ID)
-	}
-	if rec.Vault != nil && rec.Vault.SerialNumber != "" {
-		mount, _, _ := strings.Cut(rec.Vault.Path, "/issue/")
-		keys = append(keys, where+"|"+mount+"|serial|"+rec.Vault.SerialNumber)
-	}
-	return keys
 }
 
 // GetProvider reads a provider of either kind. The namespace is that of the object that refers to it.

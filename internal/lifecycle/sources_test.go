@@ -695,6 +695,40 @@ func TestDisputed(t *testing.T) {
 	}
 }
 
+// Without a key there are no seals, so only the ledgers say whose a certificate is.
+func TestDisputedCertificates(t *testing.T) {
+	certificate := func(path, serial string) v1alpha1.LeaseRecord {
+		return vaultRecord("", "", func(r *v1alpha1.LeaseRecord) {
+			r.Kind, r.Revocable = v1alpha1.ResponseExpiring, true
+			r.Vault.Path, r.Vault.SerialNumber = path, serial
+		})
+	}
+	for _, c := range []struct {
+		name, why    string
+		mine, theirs v1alpha1.LeaseRecord
+		disputed     bool
+	}{
+		{"of one path", "one of the records is forged",
+			certificate("pki/issue/a", "11:22"), certificate("pki/issue/a", "11:22"), true},
+		{"of two roles", "they are of one engine",
+			certificate("pki/issue/a", "11:22"), certificate("pki/sign/b", "11:22"), true},
+		{"of an issuer", "it is one of the engine",
+			certificate("pki/issuer/old/issue/a", "11:22"), certificate("pki/sign-verbatim", "11:22"), true},
+		{"with another number", "this is the usual case",
+			certificate("pki/issue/a", "11:22"), certificate("pki/issue/a", "11:33"), false},
+	} {
+		other := ledgerOf("other", v1alpha1.DynamicSecretStatus{Retiring: []v1alpha1.LeaseRecord{c.theirs}})
+		other.Namespace, other.UID = "bank", "uid-2"
+		d := requesting()
+		s := sourcesOn(t, &stubDriver{}, d, other)
+		s.sealKey = nil
+		err := s.Disputed(t.Context(), d, &c.mine)
+		if c.disputed != (err != nil && backend.KindOf(err) == backend.Disputed) {
+			t.Errorf("%s, because %s: got %v, want a dispute: %t", c.name, c.why, err, c.disputed)
+		}
+	}
+}
+
 // A seal shows which of two records leasekeeper wrote.
 func TestDisputedWithSeals(t *testing.T) {
 	for _, c := range []struct {

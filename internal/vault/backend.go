@@ -45,8 +45,8 @@ type Backend struct {
 	keeperToken atomic.Pointer[auth.Token]
 	// readers are the sessions that read static responses again.
 	readers *sessionCache
-	// ignoresNamespaces: the server has no namespaces, and the spec names one.
-	ignoresNamespaces atomic.Bool
+	// withoutNamespaces: the last inspection found a server that has no namespaces.
+	withoutNamespaces atomic.Bool
 	// checkingHealth is true while a time-out is being investigated.
 	checkingHealth atomic.Bool
 	// redirects is true once a standby has redirected a request that mints.

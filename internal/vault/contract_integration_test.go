@@ -19,6 +19,7 @@ func TestVaultKeepsTheContract(t *testing.T) {
 	contract.Run(t, func(t *testing.T, shape contract.Shape) contract.Subject {
 		s := subjectOf(t, shape)
 		s.Backend, s.Who, s.Stranger, s.Revoke = connect(t, "app"), who, stranger, revoke
+		s.Record.Vault = &v1alpha1.VaultRecord{Namespace: s.Source.Vault.Namespace, Path: s.Source.Vault.Path}
 		s.Wait = func(_ *testing.T, d time.Duration) { time.Sleep(d) }
 		return s
 	})

@@ -15,7 +15,8 @@ import (
 // then it changes no digest of a request that does not use it.
 const digestVersion = "1:"
 
-// Describe implements backend.Driver. With NoServiceAccount the record is complete except for the ServiceAccount.
+// Describe implements backend.Driver. With NoServiceAccount the record is complete except for the ServiceAccount, and
+// with a namespace that the server ignores it is complete.
 func (d *Driver) Describe(
 	p v1alpha1.Provider, who backend.Identity, src v1alpha1.SecretSource,
 ) (v1alpha1.LeaseRecord, error) {
@@ -36,7 +37,24 @@ func (d *Driver) Describe(
 	}
 	account, err := issuer.ServiceAccount(who)
 	rec.RequestDigest = requestDigest(p, rec.Vault, req, account)
+	if err == nil {
+		err = d.checkNamespace(p, src)
+	}
 	return rec, err
+}
+
+// checkNamespace rejects a namespace that the server would ignore: the path would be one of the root namespace. That
+// is known once the provider has been inspected. The provider's own namespace is reported in its status.
+func (d *Driver) checkNamespace(p v1alpha1.Provider, src v1alpha1.SecretSource) error {
+	b := d.lookup(keyOf(p))
+	if b == nil || !b.ignores(src.Vault.Namespace) {
+		return nil
+	}
+	field := "spec.vault.namespace"
+	if src.Name != "" {
+		field = "spec.sources[" + src.Name + "].vault.namespace"
+	}
+	return backend.Errorf(backend.Misconfigured, "%s is set, but %s: remove it", field, noNamespaces)
 }
 
 // requestOf is the vault block of the source.

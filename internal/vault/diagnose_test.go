@@ -81,11 +81,14 @@ func TestCommunityVaultIgnoresNamespaces(t *testing.T) {
 		namespace, health string
 		reported          bool
 	}{
-		"community":                  {"team", `{"initialized":true,"enterprise":false,"version":"1.21.0"}`, true},
-		"community, root":            {"root", `{"initialized":true,"enterprise":false,"version":"1.21.0"}`, false},
-		"community, without":         {"", `{"initialized":true,"enterprise":false,"version":"1.21.0"}`, false},
-		"enterprise":                 {"team", `{"initialized":true,"enterprise":true,"version":"1.21.0+ent"}`, false},
-		"OpenBao, which has its own": {"team", `{"initialized":true,"version":"2.4.0"}`, false},
+		"community":             {"team", `{"initialized":true,"enterprise":false,"version":"1.21.0"}`, true},
+		"community, root":       {"root", `{"initialized":true,"enterprise":false,"version":"1.21.0"}`, false},
+		"community, without":    {"", `{"initialized":true,"enterprise":false,"version":"1.21.0"}`, false},
+		"enterprise":            {"team", `{"initialized":true,"enterprise":true,"version":"1.21.0+ent"}`, false},
+		"OpenBao":               {"team", `{"initialized":true,"version":"2.3.1"}`, false},
+		"OpenBao of no version": {"team", `{"initialized":true}`, false},
+		"OpenBao before 2.3":    {"team", `{"initialized":true,"version":"2.2.2"}`, true},
+		"a late OpenBao":        {"team", `{"initialized":true,"version":"2.20.0"}`, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
@@ -104,6 +107,55 @@ func TestCommunityVaultIgnoresNamespaces(t *testing.T) {
 			if got := strings.Contains(err.Error(), "no namespaces"); got != test.reported {
 				t.Errorf("the error is %q", err)
 			}
+		})
+	}
+}
+
+func TestANamespaceThatTheServerIgnoresIsRejectedBeforeItIsRequested(t *testing.T) {
+	const community, enterprise = `{"initialized":true,"enterprise":false,"version":"1.21.0"}`,
+		`{"initialized":true,"enterprise":true,"version":"1.21.0+ent"}`
+	in := func(namespace, name string) v1alpha1.SecretSource {
+		src := source(readPath, func(req *v1alpha1.VaultRequest) { req.Namespace = namespace })
+		src.Name = name
+		return src
+	}
+	for name, test := range map[string]struct {
+		health string
+		src    v1alpha1.SecretSource
+		field  string // empty: accepted
+	}{
+		"community":                {community, in("team", ""), "spec.vault.namespace"},
+		"community, of a source":   {community, in("team", "db"), "spec.sources[db].vault.namespace"},
+		"community, root":          {community, in("root", ""), ""},
+		"community, without":       {community, in("", ""), ""},
+		"enterprise":               {enterprise, in("team", ""), ""},
+		"OpenBao":                  {`{"initialized":true,"version":"2.3.0"}`, in("team", ""), ""},
+		"OpenBao, too old":         {`{"initialized":true,"version":"2.1.0"}`, in("team", ""), "spec.vault.namespace"},
+		"a server that is unknown": {`<html>`, in("team", ""), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			before := f.describe(t, who, test.src)
+			f.server.always("sys/health", ok(test.health))
+			_, _ = f.Inspect(t.Context())
+			check := func() {
+				t.Helper()
+				rec, err := f.driver.Describe(f.provider, who, test.src)
+				if test.field == "" {
+					wantNil(t, err)
+				} else {
+					wantKind(t, err, backend.Misconfigured)
+					wantText(t, err, test.field+" is set", "no namespaces")
+				}
+				if rec.RequestDigest != before.RequestDigest {
+					t.Error("what the server has changes the digest")
+				}
+			}
+			check()
+			f.provider.Generation++ // a new backend for the same server
+			_, err := f.driver.Backend(t.Context(), f.provider)
+			wantNil(t, err)
+			check()
 		})
 	}
 }

@@ -157,6 +157,9 @@ func (d *Driver) replace(key backendKey, old, created *Backend) *Backend {
 		return current
 	}
 	d.backends[key] = created
+	if current != nil && current.spec.Address == created.spec.Address {
+		created.withoutNamespaces.Store(current.withoutNamespaces.Load())
+	}
 	d.mu.Unlock()
 	if current != nil {
 		current.retire()
@@ -195,7 +198,7 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 		keeper:          newCached[session](d.opts.Clock),
 		readers:         newSessionCache(d.opts.Clock),
 	}
-	b.keeper.keep, b.readers.keep = b.keepSession, b.keepSession
+	b.keeper.keep, b.readers.keep, b.readers.renew = b.keepSession, b.keepSession, b.renewSession
 	return b, nil
 }
 

@@ -3,6 +3,7 @@ package vault
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"io"
 	"log"
@@ -178,6 +179,7 @@ func TestAClientCertificateIsPresented(t *testing.T) {
 }
 
 func TestMissingTLSMaterialIsNamed(t *testing.T) {
+	ca := certificate(newTLSServer(t))
 	for name, test := range map[string]struct {
 		tls  v1alpha1.TLSConfig
 		kind backend.ErrorKind
@@ -192,6 +194,10 @@ func TestMissingTLSMaterialIsNamed(t *testing.T) {
 			backend.Misconfigured, `no key "bundle"`,
 		},
 		"no certificate": {v1alpha1.TLSConfig{CABundle: []byte("x")}, backend.TLS, "tls.caBundle"},
+		"a certificate that was encoded twice": {
+			v1alpha1.TLSConfig{CABundle: []byte(base64.StdEncoding.EncodeToString(ca))}, backend.TLS,
+			"tls.caBundle (a PEM file, encoded with base64 once) contains no certificate in PEM format",
+		},
 		"no client key": {
 			v1alpha1.TLSConfig{ClientCertRef: &v1alpha1.SecretReference{Name: "root", Namespace: "system"}},
 			backend.Misconfigured, `no key "tls.crt"`,

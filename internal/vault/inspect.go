@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -32,9 +33,8 @@ var keeperPaths = []string{
 // standby and a performance standby are accepted; they forward.
 func (b *Backend) Inspect(ctx context.Context) (backend.Report, error) {
 	report, err := b.inspect(ctx)
-	if b.ignoresNamespaces.Load() {
-		note := "spec.vault.namespace is set, but this is the community edition of Vault, which has no namespaces " +
-			"and ignores it: create a provider without it."
+	if b.ignores(b.spec.Namespace) {
+		note := "spec.vault.namespace is set, but " + noNamespaces + ": create a provider without it."
 		report.Notes = append(report.Notes, strings.ToUpper(note[:1])+note[1:])
 		var fault *backend.Error
 		if errors.As(err, &fault) {
@@ -93,8 +93,7 @@ func (b *Backend) health(ctx context.Context) (backend.Report, error) {
 		return backend.Report{}, b.gatewayFault(r, what)
 	}
 	report := backend.Report{ServerKind: serverKind(h), Version: scrub(h.Version)}
-	community := h.Enterprise != nil && !*h.Enterprise
-	b.ignoresNamespaces.Store(community && b.spec.Namespace != "" && b.spec.Namespace != "root")
+	b.withoutNamespaces.Store(withoutNamespaces(h))
 	problem := ""
 	switch {
 	case !*h.Initialized || r.status == http.StatusNotImplemented:
@@ -125,6 +124,26 @@ func serverKind(h health) string {
 		return KindVault
 	}
 	return KindOpenBao
+}
+
+// noNamespaces is what a message says about a server that ignores the namespace of a request.
+const noNamespaces = "the server is a Vault of the community edition, or an OpenBao before 2.3: " +
+	"it has no namespaces and ignores them"
+
+// earlyOpenBao matches the versions of OpenBao without namespaces, which it has since 2.3.
+var earlyOpenBao = regexp.MustCompile(`^v?2\.[0-2]\.`)
+
+// withoutNamespaces is true if the server certainly ignores the namespace of a request.
+func withoutNamespaces(h health) bool {
+	if h.Enterprise != nil {
+		return !*h.Enterprise
+	}
+	return serverKind(h) == KindOpenBao && earlyOpenBao.MatchString(h.Version)
+}
+
+// ignores is true if the server is known to ignore this namespace.
+func (b *Backend) ignores(namespace string) bool {
+	return namespace != "" && namespace != "root" && b.withoutNamespaces.Load()
 }
 
 // missing returns the policy lines that the keeper lacks: those of these paths on which it has no `update`.

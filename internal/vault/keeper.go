@@ -35,7 +35,7 @@ func (b *Backend) asKeeper(ctx context.Context, c call) (rawResponse, error) {
 
 // asSession sends the request with the token of a shared session. A refusal leads to one new login.
 func (b *Backend) asSession(
-	ctx context.Context, c call, shared *cached[session], login func(context.Context) (session, time.Time, error),
+	ctx context.Context, c call, shared *cached[session], login func(context.Context) (session, life, error),
 ) (rawResponse, error) {
 	used, err := b.openSession(ctx, shared, login)
 	if err != nil {
@@ -60,9 +60,9 @@ func (b *Backend) asSession(
 	return b.do(ctx, c)
 }
 
-// openSession returns the shared session, and closes the one that it replaces.
+// openSession returns the shared session, and closes the one that it replaces, unless that has expired.
 func (b *Backend) openSession(
-	ctx context.Context, shared *cached[session], login func(context.Context) (session, time.Time, error),
+	ctx context.Context, shared *cached[session], login func(context.Context) (session, life, error),
 ) (session, error) {
 	current, old, err := shared.get(ctx, login)
 	if err == nil && old.token != "" && old.token != current.token {
@@ -82,47 +82,60 @@ func (b *Backend) keeperLoginAgain(ctx context.Context) bool {
 }
 
 // keeperLogin logs in with keeperAuth, or with auth if a SecretProvider has no keeperAuth.
-func (b *Backend) keeperLogin(ctx context.Context) (session, time.Time, error) {
+func (b *Backend) keeperLogin(ctx context.Context) (session, life, error) {
 	method, err := auth.Keeper(b.spec, b.namespace)
 	if err != nil {
-		return session{}, time.Time{}, err
+		return session{}, life{}, err
 	}
 	sent := b.clock.Now()
 	token, err := method.Login(ctx, requester{b}, backend.Identity{})
 	if err != nil {
-		return session{}, time.Time{}, err
+		return session{}, life{}, err
 	}
 	known := token
 	known.Value = ""
 	b.keeperToken.Store(&known)
 	if token.Shared {
 		// Read again once a minute, so that a token that was replaced is not used for long.
-		return session{token: token.Value}, sent.Add(time.Minute), nil
+		return session{token: token.Value}, life{until: sent.Add(time.Minute)}, nil
 	}
 	// A batch token has no accessor and cannot be revoked.
-	return session{token: token.Value, owned: token.Accessor != ""}, usableUntil(sent, token.TTL), nil
+	return session{token: token.Value, owned: token.Accessor != ""}, lifeOf(sent, token.TTL, token.Renewable), nil
 }
 
 // keepSession extends a session that cannot be replaced because Vault grants no more logins now. A quota that stops new
 // credentials must not stop the renewal of old ones.
-func (b *Backend) keepSession(ctx context.Context, s session, failed error) (time.Time, error) {
+func (b *Backend) keepSession(ctx context.Context, s session, failed error) (life, error) {
 	kind := backend.KindOf(failed)
 	if !s.owned || kind != backend.QuotaExceeded && kind != backend.Throttled {
-		return time.Time{}, failed
+		return life{}, failed
 	}
-	term, ok := b.renewSelf(ctx, s.token, maxIncrement)
-	if !ok || term.Duration == 0 {
-		return time.Time{}, failed
+	l, ok := b.renewSession(ctx, s, maxIncrement)
+	if !ok {
+		return life{}, failed
 	}
-	return usableUntil(term.At, term.Duration), nil
+	return l, nil
 }
 
-// usableUntil is when a session must be replaced; zero: never. The last tenth is left for requests in progress.
-func usableUntil(sent time.Time, ttl time.Duration) time.Time {
-	if ttl <= 0 {
-		return time.Time{}
+// renewSession extends a session. It needs neither a token of the ServiceAccount nor a login.
+func (b *Backend) renewSession(ctx context.Context, s session, increment time.Duration) (l life, ok bool) {
+	term, ok := b.renewSelf(ctx, s.token, increment)
+	if !ok || term.Duration == 0 {
+		return life{}, false
 	}
-	return sent.Add(ttl - max(ttl/10, min(ttl/2, 2*time.Second)))
+	return lifeOf(term.At, term.Duration, term.Renewable), true
+}
+
+// lifeOf is the life of a session. It is replaced in the last tenth, which is left for requests in progress. Without a
+// ttl it does not expire.
+func lifeOf(sent time.Time, ttl time.Duration, renewable bool) life {
+	if ttl <= 0 {
+		return life{}
+	}
+	return life{
+		until: sent.Add(ttl - max(ttl/10, min(ttl/2, 2*time.Second))), expires: sent.Add(ttl), granted: ttl,
+		renewable: renewable,
+	}
 }
 
 // checkKeeperToken checks the kind of token that the keeper got last. With limited uses it ends in the midst of work.

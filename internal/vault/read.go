@@ -12,7 +12,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/vault/auth"
 )
 
-// Read implements backend.Reader. It costs one request to Vault, and a login if there is no session of the identity.
+// Read implements backend.Reader. It costs one request to Vault, a second one if the session of the identity must be
+// extended, and a login if there is none that can be.
 func (b *Backend) Read(ctx context.Context, who backend.Identity, src v1alpha1.SecretSource) (backend.Response, error) {
 	req, err := requestOf(src)
 	if err != nil {
@@ -34,10 +35,10 @@ func (b *Backend) Read(ctx context.Context, who backend.Identity, src v1alpha1.S
 	if evicted != nil {
 		b.closeShared(ctx, evicted)
 	}
-	r, err := b.asSession(ctx, c, shared, func(ctx context.Context) (session, time.Time, error) {
+	r, err := b.asSession(ctx, c, shared, func(ctx context.Context) (session, life, error) {
 		who.MinTTL = 0 // the session owns nothing, so it may expire
 		s, err := b.Login(ctx, who)
-		return session{token: s.Token, owned: true}, usableUntil(s.Term.At, s.Term.Duration), err
+		return session{token: s.Token, owned: true}, lifeOf(s.Term.At, s.Term.Duration, s.Term.Renewable), err
 	})
 	if err != nil {
 		return backend.Response{}, err
@@ -90,7 +91,9 @@ type sessionCache struct {
 	clock clock.PassiveClock
 	max   int
 	// keep extends a session that cannot be replaced; see cached.
-	keep func(ctx context.Context, s session, failed error) (until time.Time, err error)
+	keep func(ctx context.Context, s session, failed error) (life, error)
+	// renew extends a session; see cached.
+	renew func(ctx context.Context, s session, increment time.Duration) (l life, ok bool)
 
 	mu      sync.Mutex
 	entries map[sessionKey]*sessionEntry
@@ -120,7 +123,7 @@ func (c *sessionCache) session(key sessionKey) (shared, evicted *cached[session]
 		evicted = c.evict()
 	}
 	entry := &sessionEntry{cached: newCached[session](c.clock), lastUse: c.uses}
-	entry.keep = c.keep
+	entry.keep, entry.renew = c.keep, c.renew
 	c.entries[key] = entry
 	return entry.cached, evicted
 }
@@ -137,7 +140,7 @@ func (c *sessionCache) evict() *cached[session] {
 	return found.cached
 }
 
-// takeAll empties the cache and returns the sessions that were open.
+// takeAll empties the cache and returns the sessions that are open.
 func (c *sessionCache) takeAll(ctx context.Context) []session {
 	c.mu.Lock()
 	all := c.entries

@@ -164,3 +164,101 @@ func TestARecordWithoutAVaultBlockIsAnError(t *testing.T) {
 		t.Errorf("folder %q, requests %s", f.Folder(&rec), f.server.paths())
 	}
 }
+
+// tokenRole is the role of a Vault whose tokens expire.
+type tokenRole struct {
+	ttl, max time.Duration
+	// period of its tokens; 0: they are not periodic.
+	period time.Duration
+	// fixed tokens cannot be renewed. denied: the policy does not permit it.
+	fixed, denied bool
+}
+
+// serve makes the server issue, renew and check the tokens of the role.
+func (r tokenRole) serve(f *fixture) {
+	type token struct{ issued, expires time.Time }
+	tokens := map[string]token{}
+	f.server.on("auth/kubernetes/login", func(request) says {
+		f.server.logins++
+		name, now := fmt.Sprintf("hvs.app%d", f.server.logins), f.clock.Now()
+		tokens[name] = token{now, now.Add(r.ttl)}
+		return ok(fmt.Sprintf(`{"request_id":"1","auth":{"client_token":"%s","accessor":"acc%d","lease_duration":%d,`+
+			`"renewable":%t,"num_uses":0}}`, name, f.server.logins, int(r.ttl.Seconds()), !r.fixed))
+	})
+	f.server.on("auth/token/renew-self", func(req request) says {
+		held, now := tokens[req.token], f.clock.Now()
+		if r.denied || !now.Before(held.expires) {
+			return errs(403, denied)
+		}
+		increment, _ := req.body["increment"].(float64)
+		granted := min(time.Duration(increment)*time.Second, held.issued.Add(r.max).Sub(now))
+		if r.period > 0 {
+			granted = r.period
+		}
+		tokens[req.token] = token{held.issued, now.Add(granted)}
+		return ok(fmt.Sprintf(`{"request_id":"1","auth":{"client_token":"%s","accessor":"acc1","lease_duration":%d,`+
+			`"renewable":true}}`, req.token, int(granted.Seconds())))
+	})
+	f.server.on("kv/orders", func(req request) says {
+		if !f.clock.Now().Before(tokens[req.token].expires) {
+			return errs(403, denied)
+		}
+		return ok(kvValue)
+	})
+}
+
+func TestReadingAgainExtendsTheSession(t *testing.T) {
+	const day = 24 * time.Hour
+	for name, test := range map[string]struct {
+		role  tokenRole
+		every time.Duration
+		// after so many reads, each costs at most two requests and no login.
+		after int
+		// logins and closed sessions of 20 reads.
+		logins, closed int
+	}{
+		"the defaults": {tokenRole{ttl: time.Hour, max: 30 * day}, 57 * time.Minute, 1, 1, 0},
+		"the longest pause between two reads": {
+			tokenRole{ttl: time.Hour, max: 30 * day}, time.Hour, 2, 2, 0,
+		},
+		"a TTL below the interval": {tokenRole{ttl: 20 * time.Minute, max: 30 * day}, 57 * time.Minute, 2, 2, 0},
+		"a periodic token":         {tokenRole{ttl: time.Hour, period: time.Hour}, 57 * time.Minute, 1, 1, 0},
+		"a maximum":                {tokenRole{ttl: time.Hour, max: 8 * time.Hour}, 57 * time.Minute, 20, 3, 0},
+		"frequent reads":           {tokenRole{ttl: time.Hour, max: 30 * day}, time.Minute, 1, 1, 0},
+		"tokens that cannot be renewed, read while they live": {
+			tokenRole{ttl: time.Hour, fixed: true}, 57 * time.Minute, 20, 20, 19,
+		},
+		"tokens that cannot be renewed, read later": {
+			tokenRole{ttl: 20 * time.Minute, fixed: true}, 57 * time.Minute, 20, 20, 0,
+		},
+		"a policy without renew-self":   {tokenRole{ttl: time.Hour, denied: true}, 57 * time.Minute, 20, 20, 19},
+		"a login once a day":            {tokenRole{ttl: time.Hour, max: 30 * day}, 5 * time.Hour, 20, 5, 0},
+		"an interval longer than a day": {tokenRole{ttl: time.Hour, max: 30 * day}, 25 * time.Hour, 20, 20, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			test.role.serve(f)
+			all := func() int { return len(strings.Fields(f.server.paths())) }
+			for i := range 20 {
+				before, logins, tokens := all(), f.logins(), f.kube.tokensRequested()
+				wantKind(t, f.read(t, who), "")
+				cost, login := all()-before, f.logins() > logins || f.kube.tokensRequested() > tokens
+				if i >= test.after && (cost > 2 || login) {
+					t.Errorf("read %d cost %d requests to Vault, with a login: %t", i, cost, login)
+				}
+				if cost > 4 {
+					t.Errorf("read %d cost %d requests to Vault", i, cost)
+				}
+				f.clock.SetTime(f.clock.Now().Add(test.every))
+			}
+			closed := len(f.server.requests("auth/token/revoke-self"))
+			if f.logins() != test.logins || closed != test.closed {
+				t.Errorf("%d logins, want %d; %d sessions were closed, want %d",
+					f.logins(), test.logins, closed, test.closed)
+			}
+			if refused := len(f.server.requests("auth/token/renew-self")); test.role.denied && refused != 1 {
+				t.Errorf("an extension that the policy does not permit was tried %d times", refused)
+			}
+		})
+	}
+}

@@ -14,6 +14,19 @@ const (
 	maxScrubBytes = 16 << 10
 )
 
+// secretName matches the name of a variable, a field or a header whose value is secret, and what separates both:
+// DB_PASSWORD=, "secret_key": and X-Vault-Token: do. Words after "token" name a setting: token_type.
+const secretName = `(?i)\b([a-z0-9_.-]*` +
+	`(?:(?:password|passwd|passphrase|pwd|secret)(?:[0-9]+|[_-][a-z0-9_-]*|(?-i:[A-Z])[a-z0-9_-]*)?|` +
+	`token|jwt|api_?key|access_?key|private_?key)\\?["']?\s*[=:]\s*)`
+
+// quotedRest is what a shell appends to a quoted value: PASSWORD='a b'c.
+const quotedRest = `[^\s"',;:)}\]\\]*`
+
+// statementWord matches the words before a quoted value in a statement.
+const statementWord = `(?i)\b((?:password|passwd|identified\s+by(?:\s+password)?|` +
+	`identified\s+with\s+\S+\s+(?:by|as))\b`
+
 // secretPatterns find secrets in an error text: an engine may quote the statement or the connection string that failed.
 var secretPatterns = []struct {
 	find    *regexp.Regexp
@@ -23,15 +36,20 @@ var secretPatterns = []struct {
 	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{4,}(\.[A-Za-z0-9_-]*){0,4}`), "[token]"},
 	{regexp.MustCompile(`\bhv[sbr]\.[A-Za-z0-9._-]+`), "[token]"},
 	{regexp.MustCompile(`\b[sbr]\.[A-Za-z0-9_-]{16,}(\.[A-Za-z0-9]+)?`), "[token]"},
-	{regexp.MustCompile(`(?i)\b(password|passwd|identified\s+by(?:\s+password)?|` +
-		`identified\s+with\s+\S+\s+(?:by|as))\b(\s*[=:]?\s*)` +
-		`(?:[a-z]{0,2}'(?:[^'\\]|''|\\.)*(?:'|$)|"(?:[^"\\]|""|\\.)*(?:"|$)|\$\$.*?(?:\$\$|$))`), "$1$2[secret]"},
 	{regexp.MustCompile(`(?i)\b(authorization["']?\s*[=:]\s*["']?(?:(?:bearer|basic|digest|negotiate)\s+)?)[^\s"',;]+`),
 		"$1[secret]"},
 	{regexp.MustCompile(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}`), "$1[token]"},
-	// Names of variables and headers end with these words: DB_PASSWORD, X-Vault-Token.
-	{regexp.MustCompile(`(?i)\b([a-z0-9_.-]*(?:password|passwd|pwd|secret|secret_?key|secret_?id|token|jwt|api_?key))` +
-		`(["']?\s*[=:]\s*["']?)([^\s"',;&)\]}]+)`), "$1$2[secret]"},
+	{regexp.MustCompile(secretName + `"(?:[^"\\]|""|\\.)*(?:"|$)` + quotedRest), `${1}"[secret]"`},
+	// The same inside a quoted text: \"password\":\"x\".
+	{regexp.MustCompile(secretName + `\\"(?:[^"\\]|\\\\(?:\\.|[^\\]))*(?:\\"|$)`), `${1}\"[secret]\"`},
+	{regexp.MustCompile(secretName + `(?:[a-z]{0,2}|\$)'(?:[^'\\]|''|'\\''|\\.)*(?:'|$)` + quotedRest),
+		"${1}'[secret]'"},
+	{regexp.MustCompile(secretName + `\$\$.*?(?:\$\$|$)`), "${1}[secret]"},
+	{regexp.MustCompile(secretName + `(?:[^\s"'\\]|\\[^"])(?:[^\s\\]|\\.?)*`), "${1}[secret]"},
+	{regexp.MustCompile(statementWord + `\s*)(?:[a-z]{0,2}'(?:[^'\\]|''|\\.)*(?:'|$)|\$\$.*?(?:\$\$|$))`),
+		"$1[secret]"},
+	// A quote right behind the word ends a quoted name.
+	{regexp.MustCompile(statementWord + `\s+)"(?:[^"\\]|""|\\.)*(?:"|$)`), "$1[secret]"},
 	// A password may contain slashes and @.
 	{regexp.MustCompile(`://([^\s/@:]*):\S*@`), "://$1:[secret]@"},
 }

@@ -43,15 +43,15 @@ func (t *serviceAccountTokens) token(
 	ctx context.Context, sa auth.ServiceAccount,
 ) (token string, fromCache bool, err error) {
 	fromCache = true
-	token, _, err = t.entry(sa).get(ctx, func(ctx context.Context) (string, time.Time, error) {
+	token, _, err = t.entry(sa).get(ctx, func(ctx context.Context) (string, life, error) {
 		fromCache = false
 		sent := t.clock.Now()
 		token, lifetime, err := t.kube.RequestToken(ctx, sa.Namespace, sa.Name, sa.Audiences, accountTokenSeconds)
 		if err != nil {
-			return "", time.Time{}, tokenError(err, sa.Namespace, sa.Name)
+			return "", life{}, tokenError(err, sa.Namespace, sa.Name)
 		}
 		// Vault presents the token to the API server: leave a fifth of its life for that.
-		return token, sent.Add(lifetime - lifetime/5), nil
+		return token, life{until: sent.Add(lifetime - lifetime/5)}, nil
 	})
 	return token, fromCache, err
 }

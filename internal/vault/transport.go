@@ -55,7 +55,7 @@ func readMaterial(ctx context.Context, k Kube, spec *v1alpha1.TLSConfig, namespa
 	}
 	m.config.ServerName = spec.ServerName
 	if len(spec.CABundle) > 0 {
-		if err := m.trust(spec.CABundle, "tls.caBundle"); err != nil {
+		if err := m.trust(spec.CABundle, "tls.caBundle (a PEM file, encoded with base64 once)"); err != nil {
 			return m, err
 		}
 	}

@@ -33,6 +33,8 @@ type Subject struct {
 	// Stranger owns objects in another namespace.
 	Stranger backend.Owner
 	Source   v1alpha1.SecretSource
+	// Record of the source before anything is issued: the backend's block.
+	Record v1alpha1.LeaseRecord
 	// Revoke revokes a lease without the Backend.
 	Revoke func(t *testing.T, id string)
 	// Live counts the leases of the source, or its expiring credentials that are not revoked.
@@ -84,11 +86,9 @@ func issue(t *testing.T, s Subject, want v1alpha1.ResponseKind) (v1alpha1.LeaseR
 	response, err := s.Backend.Issue(t.Context(), session, s.Source)
 	noError(t, "issuance", err)
 	checkResponse(t, response, want)
-	rec := v1alpha1.LeaseRecord{
-		ID: response.LeaseID, Kind: response.Kind, StartedAt: metav1.NewTime(session.Term.At),
-		Renewable: response.Term.Renewable, Revocable: response.Revocable,
-		Vault: &v1alpha1.VaultRecord{Namespace: s.Source.Vault.Namespace, Path: s.Source.Vault.Path},
-	}
+	rec := *s.Record.DeepCopy()
+	rec.ID, rec.Kind, rec.StartedAt = response.LeaseID, response.Kind, metav1.NewTime(session.Term.At)
+	rec.Renewable, rec.Revocable = response.Term.Renewable, response.Revocable
 	rec.SetHandle(session.Handle)
 	if response.Identify != nil {
 		response.Identify(&rec)

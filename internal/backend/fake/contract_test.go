@@ -50,6 +50,7 @@ func harness(decorate func(backend.Backend, clock.PassiveClock) backend.Backend)
 			},
 			Stranger: backend.Owner{Namespace: "bank", Name: "orders", UID: "2"},
 			Source:   v1alpha1.SecretSource{Vault: &v1alpha1.VaultRequest{Path: path}},
+			Record:   v1alpha1.LeaseRecord{Vault: &v1alpha1.VaultRecord{Path: path}},
 			Revoke:   func(_ *testing.T, id string) { b.RevokeBehind(id) },
 			Live:     func(*testing.T) int { return len(b.Live()) + len(b.LiveCertificates()) },
 			Change: func(*testing.T) {
