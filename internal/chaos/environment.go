@@ -162,6 +162,9 @@ func (e *environment) writeRole(ctx context.Context, name string, delay time.Dur
 	return e.bed.Vault.WriteDatabaseRole(ctx, runName, name, role)
 }
 
+// teamLabel is the label of all Secrets that the storm changes.
+const teamLabel = "team"
+
 // object returns a DynamicSecret that does not exist yet.
 func object(name, role string, renewAtPercent int32) *v1alpha1.DynamicSecret {
 	return &v1alpha1.DynamicSecret{
@@ -172,6 +175,7 @@ func object(name, role string, renewAtPercent int32) *v1alpha1.DynamicSecret {
 			Lease: v1alpha1.LeaseSpec{
 				RenewAtPercent: renewAtPercent, RevocationDeadline: &metav1.Duration{Duration: time.Hour},
 			},
+			Target:          v1alpha1.TargetSpec{Labels: map[string]string{teamLabel: runName}},
 			Rotation:        v1alpha1.RotationSpec{Overlap: &metav1.Duration{Duration: time.Second}},
 			RefreshInterval: &metav1.Duration{Duration: time.Hour},
 		},
@@ -192,12 +196,13 @@ func (e *environment) objects(ctx context.Context) (map[string]*v1alpha1.Dynamic
 	return found, err
 }
 
+// secrets returns the Secrets by the names of their objects: a renamed target has another name.
 func (e *environment) secrets(ctx context.Context) (map[string]*corev1.Secret, error) {
 	var list corev1.SecretList
 	err := e.kube.List(ctx, &list, client.InNamespace(runName))
 	found := map[string]*corev1.Secret{}
 	for i := range list.Items {
-		found[list.Items[i].Name] = &list.Items[i]
+		found[ownerOf(&list.Items[i])] = &list.Items[i]
 	}
 	return found, err
 }

@@ -30,7 +30,9 @@ const (
 // history records, for each object, the causes for a new credential and the credentials that reached its Secret.
 //
 // A credential is one PostgreSQL user. Its name contains its creation time. A new credential needs a cause: the object
-// was created, a rotation was requested, the Secret was deleted or edited, or the lease was revoked out of band.
+// was created, a rotation was requested, the Secret was deleted or edited, or the lease was revoked out of band. A key
+// that others add, a changed label, an immutable Secret, a renamed target, a removed finalizer and denied writes are no
+// causes.
 //
 // Causes that arrive together cost one replacement: a new credential consumes every cause triggered before its
 // creation. A later cause remains open for the next credential. Only credentials that reach the Secret count.
@@ -57,6 +59,8 @@ type objectHistory struct {
 	// user in the Secret, and its creation time.
 	user    string
 	created time.Time
+	// seen has all users so far. During a rename the Secret with the old name may still contain an earlier one.
+	seen map[string]bool
 
 	expires    *metav1.Time
 	renewals   int64
@@ -76,7 +80,7 @@ func newHistory() *history { return &history{objects: map[string]*objectHistory{
 func (h *history) addObject(name string, kind kind, spec *v1alpha1.DynamicSecret) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.objects[name] = &objectHistory{kind: kind, spec: spec}
+	h.objects[name] = &objectHistory{kind: kind, spec: spec, seen: map[string]bool{}}
 }
 
 // newObject returns the object to create under this name.
@@ -136,10 +140,11 @@ func (h *history) observeSecret(obj client.Object) {
 	user := string(s.Data["username"])
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	o := h.objects[s.Name]
-	if o == nil || user == "" || user == o.user {
+	o := h.objects[ownerOf(s)]
+	if o == nil || user == "" || o.seen[user] {
 		return
 	}
+	o.seen[user] = true
 	created := creationTime(user)
 	o.credentialCount++
 	expired := o.kind == expiring && created.Sub(o.created) >= expiringMinLife
@@ -148,6 +153,14 @@ func (h *history) observeSecret(obj client.Object) {
 			time.Now().Format("15:04:05.000"), user, o.user))
 	}
 	o.user, o.created = user, created
+}
+
+// ownerOf is the name of the object whose Secret it is.
+func ownerOf(s *corev1.Secret) string {
+	if owner := metav1.GetControllerOf(s); owner != nil {
+		return owner.Name
+	}
+	return s.Name
 }
 
 // creationTime is the Unix time at the end of a user's name.

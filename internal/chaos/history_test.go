@@ -26,6 +26,7 @@ func TestHistoryRequiresACauseForEachCredential(t *testing.T) {
 		{"one credential for two causes at once", mutated, "+1 a2 +3 +4 b5", 0},
 		{"two credentials for two causes at once", mutated, "+1 a2 +3 +4 b5 c6", 1},
 		{"a cause triggered in the second of the last credential", mutated, "+1 +2 a2 b3", 0},
+		{"an earlier credential in the Secret with the old name", mutated, "+1 a2 +3 b4 a2", 0},
 		{"no cause", mutated, "+1 a2 b3", 1},
 		{"a cause triggered after the credential", mutated, "+1 a2 b3 +4", 1},
 		{"a withdrawn cause", mutated, "+1 a2 ~ b3", 1},

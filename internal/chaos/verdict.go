@@ -110,7 +110,10 @@ func settled(d *v1alpha1.DynamicSecret) bool {
 	requestsHandled := d.Status.ObservedGeneration == d.Generation &&
 		d.Status.LastHandledRotateAt == d.Annotations[v1alpha1.RotateRequestedAtAnnotation] &&
 		d.Status.LastHandledRenewAt == d.Annotations[v1alpha1.RenewRequestedAtAnnotation]
-	return onlyLease && requestsHandled && meta.IsStatusConditionTrue(d.Status.Conditions, v1alpha1.ReadyCondition)
+	// A finalizer that was removed must be back, and a renamed Secret moved.
+	inOrder := len(d.Finalizers) > 0 && d.Status.Secret != nil && d.Status.Secret.Name == d.TargetName()
+	return onlyLease && requestsHandled && inOrder &&
+		meta.IsStatusConditionTrue(d.Status.Conditions, v1alpha1.ReadyCondition)
 }
 
 func (s *storm) awaitSettled(ctx context.Context) error {

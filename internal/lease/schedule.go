@@ -35,10 +35,11 @@ const (
 	maxLatePause = 30 * time.Second
 )
 
-// Expired says whether a response without a lease has expired, so that there is nothing left to revoke.
+// Expired says whether a response without a lease has expired, so that there is nothing left to revoke. It may live a
+// little longer than its record: the process that recorded it may have had another clock.
 func Expired(rec *v1alpha1.LeaseRecord, now time.Time) bool {
 	end, dies := LifeEnd(rec)
-	return !Leased(rec) && dies && !now.Before(end)
+	return !Leased(rec) && dies && !now.Before(end.Add(abandonGrace))
 }
 
 // Leased says whether the record has a lease.

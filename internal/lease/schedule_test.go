@@ -28,6 +28,25 @@ func checkEnds(t *testing.T, cases []endCase, end func(*v1alpha1.LeaseRecord) (t
 	}
 }
 
+func TestExpired(t *testing.T) {
+	for _, c := range []struct {
+		it   string
+		rec  *v1alpha1.LeaseRecord
+		at   time.Duration
+		want bool
+	}{
+		{"a certificate lives until its expiry", record(revocable), time.Hour - time.Second, false},
+		{"another replica's clock may have been half a minute behind", record(revocable), time.Hour + 30*time.Second, false},
+		{"a minute later nothing is left to revoke", record(revocable), time.Hour + time.Minute, true},
+		{"a lease is left to the backend, which may fail to revoke it", record(), 2 * time.Hour, false},
+		{"a value without an expiry never expires", record(static), 1000 * time.Hour, false},
+	} {
+		if got := Expired(c.rec, t0.Add(c.at)); got != c.want {
+			t.Errorf("%s: got %v", c.it, got)
+		}
+	}
+}
+
 func TestLifeEnd(t *testing.T) {
 	checkEnds(t, []endCase{
 		{"no record has no end", nil, nil},

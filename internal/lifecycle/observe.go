@@ -307,8 +307,12 @@ func union(sets ...map[string]bool) map[string]bool {
 // targetState classifies the Secret. Metadata from the cache that passed seeCached belong to an unchanged Secret.
 func (o *observation) targetState() (state lease.TargetState, outOfSync bool) {
 	d, known := o.d, o.d.Status.Secret
+	leftBehind := o.previous != nil && secret.Ours(o.previous, d) || len(o.strays) > 0
 	switch {
 	case o.secret != nil && !secret.Ours(o.secret, d):
+		if leftBehind && !d.DeletionTimestamp.IsZero() {
+			return lease.TargetChanged, false // ours is still to be deleted
+		}
 		return lease.TargetForeign, false
 	case o.current(o.secret):
 		noted := lease.Published(&d.Status) && known.UID == o.secret.UID && known.Name == o.secret.Name
@@ -316,7 +320,7 @@ func (o *observation) targetState() (state lease.TargetState, outOfSync bool) {
 		return lease.TargetCurrent, outOfSync
 	case o.current(o.previous):
 		return lease.TargetCurrent, true
-	case o.secret != nil || o.previous != nil && secret.Ours(o.previous, d) || len(o.strays) > 0:
+	case o.secret != nil || leftBehind:
 		return lease.TargetChanged, false
 	case o.unread != nil && known != nil:
 		return lease.TargetChanged, false

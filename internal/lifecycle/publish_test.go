@@ -47,3 +47,22 @@ func TestShutdownMintsNothingTwice(t *testing.T) {
 		}
 	}
 }
+
+// A deletion deletes the Secret of the old name although something else has taken the new one: with
+// --cascade=orphan the garbage collector would not.
+func TestADeletionDuringARenameDeletesTheSecret(t *testing.T) {
+	w := newWorld(1)
+	if err := w.settle(); err != nil {
+		t.Fatal(err)
+	}
+	w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Name = "new" })
+	w.foreign()
+	w.delete()
+	for range 5 {
+		_, _ = w.procs[0].run(nil)
+	}
+	if w.object != nil || w.secrets["orders"] != nil || w.secrets["new"] == nil {
+		t.Errorf("the object is gone: %t, its Secret: %t, the foreign one is there: %t\neffects: %v",
+			w.object == nil, w.secrets["orders"] == nil, w.secrets["new"] != nil, tail(w.effects))
+	}
+}
