@@ -71,8 +71,12 @@ func (r *DynamicSecretReconciler) Reconcile(ctx context.Context, req reconcile.R
 	case err != nil || at.IsZero():
 		return reconcile.Result{}, err
 	}
-	now := r.Clock.Now()
-	return reconcile.Result{RequeueAfter: max(at.Sub(now), 50*time.Millisecond), Priority: new(urgency(d, at))}, nil
+	return requeue(d, at, r.Clock.Now()), nil
+}
+
+// requeue continues with the object when something is due. Its priority is that of the time when it is due.
+func requeue(d *v1alpha1.DynamicSecret, due, now time.Time) reconcile.Result {
+	return reconcile.Result{RequeueAfter: max(due.Sub(now), 50*time.Millisecond), Priority: new(urgency(d, due))}
 }
 
 // SetupWithManager wires the reconciler to a manager. The indexes are those of lifecycle.AddIndexes.

@@ -26,15 +26,21 @@ const (
 // urgencyEpoch keeps urgencies small enough for an int of 32 bits.
 var urgencyEpoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// urgency is the priority in the work queue of an object that is due at a time: the sooner a lease expires, the higher.
-// After an outage or a restart thousands of objects are due at once. Leases that are about to expire then do not wait
-// behind the others.
+// urgency is the priority in the work queue of an object that is due at a time: the sooner a credential in use expires,
+// the higher. After an outage or a restart thousands of objects are due at once. Leases that are about to expire do not
+// wait behind the others. During a handover, and until a successor is published, an old lease is in use too.
 func urgency(d *v1alpha1.DynamicSecret, due time.Time) int {
 	by := due.Add(unleasedDeadline)
-	if end, ok := lease.SetEnd(d.Status.Leases); ok && d.DeletionTimestamp.IsZero() {
-		by = end
-		if !end.After(due) {
-			by = due.Add(expiredDeadline)
+	if d.DeletionTimestamp.IsZero() {
+		end, expires := lease.SetEnd(d.Status.Leases)
+		if expires && !end.After(due) {
+			end = due.Add(expiredDeadline)
+		}
+		if kept, ok := lease.KeptEnd(d, due); ok && (!expires || kept.Before(end)) {
+			end, expires = kept, true
+		}
+		if expires {
+			by = end
 		}
 	}
 	return int(urgencyEpoch.Sub(by) / time.Second)

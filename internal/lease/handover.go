@@ -178,7 +178,7 @@ func (v *view) stampAt() time.Time {
 func keepRetiring(v *view) *Step {
 	for i := range v.st.Retiring {
 		rec := &v.st.Retiring[i]
-		if !Leased(rec) || (!awaited(v.Object, rec) && !v.inSecret(rec) && !v.sharesUser(rec)) {
+		if !Leased(rec) || !v.kept(rec) {
 			continue
 		}
 		if s := v.keep(i, rec); s != nil {
@@ -186,6 +186,25 @@ func keepRetiring(v *view) *Step {
 		}
 	}
 	return nil
+}
+
+// kept says that somebody may still use the credential of a retiring record.
+func (v *view) kept(rec *v1alpha1.LeaseRecord) bool {
+	return awaited(v.Object, rec) || v.inSecret(rec) || v.sharesUser(rec)
+}
+
+// KeptEnd is when the first retiring credential expires that somebody may still use: the Secret contains it, a handover
+// awaits its consumers, or the credential in use has the same user. False: none expires after now.
+func KeptEnd(d *v1alpha1.DynamicSecret, now time.Time) (first time.Time, ok bool) {
+	v := newView(Input{Object: d, Now: now})
+	for i := range v.st.Retiring {
+		rec := &v.st.Retiring[i]
+		end, dies := LifeEnd(rec)
+		if dies && end.After(now) && v.kept(rec) && (!ok || end.Before(first)) {
+			first, ok = end, true
+		}
+	}
+	return first, ok
 }
 
 func (v *view) keep(i int, rec *v1alpha1.LeaseRecord) *Step {

@@ -192,6 +192,37 @@ func TestAHeldLeaseIsKeptAlive(t *testing.T) {
 	}
 }
 
+func TestTheEndOfAKeptCredential(t *testing.T) {
+	current := kept(numbered(2), granted(100*time.Hour), user("one"))
+	for _, c := range []struct {
+		it, because string
+		given       []given
+		want        time.Duration
+	}{
+		{"without an old credential", "there is none", []given{current}, 0},
+		{"awaited by a handover", "consumers use it", []given{current, handover(), old()}, time.Hour},
+		{"of a session", "the lease ends with it", []given{current, handover(), old(session(time.Minute, true))},
+			time.Minute},
+		{"of the first of several", "it is the most urgent",
+			[]given{current, handover(), old(), old(granted(time.Minute))}, time.Minute},
+		{"still in the Secret", "the successor is not published", []given{succeeded()}, time.Hour},
+		{"with the user in use", "its end drops the user",
+			[]given{current, old(retired(0, v1alpha1.ReasonLeaseRevoked), user("one"))}, time.Hour},
+		{"never published", "nobody uses it",
+			[]given{current, retiring(record(retired(0, CauseUnpublished)))}, 0},
+		{"of a revoked object", "nobody may use it", []given{current, handover(), old(), spec(revoking)}, 0},
+		{"that is over", "nothing can save it", []given{current, handover(), old(), after(time.Hour)}, 0},
+	} {
+		t.Run(c.it, func(t *testing.T) {
+			in := input(c.given...)
+			end, ok := KeptEnd(in.Object, in.Now)
+			if ok != (c.want > 0) || ok && !end.Equal(t0.Add(c.want)) {
+				t.Errorf("because %s: %s, %t, want %s", c.because, end, ok, c.want)
+			}
+		})
+	}
+}
+
 func TestPlanFollowsARollOut(t *testing.T) {
 	quick := func(in *Input) { in.RolloutWindow = 30 * time.Second }
 	base := all(kept(), handover(), spec(rollingOut), quick, after(propagation))
