@@ -30,11 +30,12 @@ func (f *flags) validate() error {
 		errs = append(errs, fmt.Errorf("--concurrency is %d, --kube-api-qps %v and --kube-api-burst %d: "+
 			"set positive numbers", f.concurrency, f.qps, f.burst))
 	}
-	if f.requestLimit <= f.issueTimeout {
-		errs = append(errs, fmt.Errorf("--request-limit is %s, which does not exceed --issue-timeout, %s: "+
-			"a credential could be issued after its token was revoked; increase --request-limit or "+
-			"reduce --issue-timeout",
-			f.requestLimit, f.issueTimeout))
+	if least := f.issueTimeout + f.issueTimeout/2; f.requestLimit < least {
+		errs = append(errs, fmt.Errorf("--request-limit is %s: with --issue-timeout=%s set at least %s, or reduce "+
+			"--issue-timeout. A request is sent up to an eighth of the limit after it is recorded, and the clocks of "+
+			"replicas may differ by a fifth of the limit, so with less a credential could be issued after its token "+
+			"was revoked",
+			f.requestLimit, f.issueTimeout, least))
 	}
 	if f.leaseDuration <= f.renewDeadline || f.renewDeadline <= f.retryPeriod {
 		errs = append(errs, fmt.Errorf("--leader-election-lease-duration, --leader-election-renew-deadline and "+

@@ -21,8 +21,11 @@ func usable(modifiers ...func(*flags)) *flags {
 }
 
 func TestUsableFlagsAreAccepted(t *testing.T) {
-	if err := usable().validate(); err != nil {
-		t.Error(err)
+	least := func(f *flags) { f.requestLimit = 90 * time.Second }
+	for _, f := range []*flags{usable(), usable(least)} {
+		if err := f.validate(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -32,9 +35,12 @@ func TestUnusableFlagsAreRejected(t *testing.T) {
 		want   []string
 	}{
 		"a request limit below the issue time-out": {func(f *flags) { f.requestLimit = 30 * time.Second },
-			[]string{"--request-limit is 30s", "--issue-timeout, 1m0s", "increase --request-limit"}},
-		"a request limit equal to it": {func(f *flags) { f.requestLimit = time.Minute }, []string{"--request-limit"}},
-		"no time-out":                 {func(f *flags) { f.backendTimeout = 0 }, []string{"--backend-timeout is 0s"}},
+			[]string{"--request-limit is 30s", "--issue-timeout=1m0s", "at least 1m30s", "reduce --issue-timeout"}},
+		// The request may be sent 11 s after its journal, and the clocks may differ by 18 s.
+		"a request limit with too little margin": {
+			func(f *flags) { f.requestLimit = 89 * time.Second },
+			[]string{"--request-limit is 1m29s", "an eighth", "a fifth"}},
+		"no time-out": {func(f *flags) { f.backendTimeout = 0 }, []string{"--backend-timeout is 0s"}},
 		"a negative interval": {func(f *flags) { f.verifyInterval = -1 },
 			[]string{"--verify-interval", "positive"}},
 		"a negative window": {func(f *flags) { f.rolloutWindow = -1 }, []string{"--rollout-window"}},

@@ -98,7 +98,8 @@ func parse() flags {
 			"of it.")
 	flag.DurationVar(&f.backendTimeout, "backend-timeout", 10*time.Second,
 		"Time-out of a request to a backend, except issuances.")
-	flag.DurationVar(&f.issueTimeout, "issue-timeout", time.Minute, "Time-out of an issuance.")
+	flag.DurationVar(&f.issueTimeout, "issue-timeout", time.Minute,
+		"Time-out of an issuance. At most two thirds of --request-limit.")
 	flag.DurationVar(&f.providerInterval, "provider-interval", time.Minute,
 		"Pause between inspections of a provider that is ready.")
 	flag.DurationVar(&f.providerRetry, "provider-retry-interval", 2*time.Second,

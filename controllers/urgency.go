@@ -27,8 +27,8 @@ const (
 var urgencyEpoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // urgency is the priority in the work queue of an object that is due at a time: the sooner a credential in use expires,
-// the higher. After an outage or a restart thousands of objects are due at once. Leases that are about to expire then do
-// not wait behind the others. During a handover, and until a successor is published, an old lease is in use too.
+// the higher. After an outage or a restart thousands of objects are due at once. Leases that are about to expire do not
+// wait behind the others. During a handover, and until a successor is published, an old lease is in use too.
 func urgency(d *v1alpha1.DynamicSecret, due time.Time) int {
 	by := due.Add(unleasedDeadline)
 	if d.DeletionTimestamp.IsZero() {

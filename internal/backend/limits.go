@@ -21,7 +21,7 @@ const (
 	probePause = time.Second
 	// retryWaiting is when to try again behind a probe.
 	retryWaiting = 2 * time.Second
-	// retrySoon is when to try again while the requests in flight are not slow.
+	// retrySoon is when to try again on a path that seems to be well.
 	retrySoon = 500 * time.Millisecond
 	// retryCrowded is for how long a line that has requests in flight waits for those that have none.
 	retryCrowded = retryWaiting + retryWaiting/4
@@ -212,8 +212,9 @@ func (l *Limits) crowded(key lineKey, in *line, now time.Time) bool {
 
 func (in *line) busy(key lineKey, now time.Time) error {
 	e := Errorf(Busy, "%s: waiting for requests in progress", key.path)
-	if e.RetryAfter = retrySoon; in.suspect(key, now) {
-		e.RetryAfter = retryWaiting
+	e.RetryAfter = retryWaiting
+	if in.limit == 0 && !in.suspect(key, now) {
+		e.RetryAfter = retrySoon
 	}
 	return e
 }

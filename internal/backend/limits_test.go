@@ -225,6 +225,34 @@ func TestALineIsLimitedUntilItResponds(t *testing.T) {
 	l.refused("renew", "a", Busy)
 }
 
+// Thousands of objects that try again often would cost more than the requests.
+func TestWhenABusyLineIsTriedAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		fails        bool
+		passes, want time.Duration
+	}{
+		"one that has not responded yet": {want: retrySoon},
+		"one with a slow request":        {passes: 2 * slow, want: retryWaiting},
+		"one that reopens":               {fails: true, want: retryWaiting},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLineTest(t)
+			if c.fails {
+				l.fill("renew", "a", 1)[0](noResponse)
+				l.clock.Step(2 * probePause)
+				l.fill("renew", "a", 1)[0](nil)
+				l.fill("renew", "a", 2)
+			} else {
+				l.fill("renew", "a", 8)
+			}
+			l.clock.Step(c.passes)
+			if _, err := l.admitTo("renew", "a"); KindOf(err) != Busy || BlockFor(err).RetryAfter != c.want {
+				t.Errorf("%v is tried again after %s, want %s", err, BlockFor(err).RetryAfter, c.want)
+			}
+		})
+	}
+}
+
 // hang makes the last request of each of so many lines one without a response, and lets the pause after it pass. A
 // chronic line got none to the probe either.
 func (l *lineTest) hang(operation string, n int, chronic bool) {

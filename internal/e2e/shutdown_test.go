@@ -14,7 +14,7 @@ import (
 // next leader issues nothing. Whatever the backend does, the next leader leads within 15 s.
 func TestShutdownDuringAnIssuance(t *testing.T) {
 	t.Parallel()
-	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, "--issue-timeout=16s",
+	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, "--issue-timeout=16s", "--request-limit=24s",
 		"--leader-election-lease-duration=60s", "--leader-election-renew-deadline=45s")
 	first := b.Manager
 	second, err := b.addReplica(t.Context())
