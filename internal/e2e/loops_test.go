@@ -281,3 +281,86 @@ func TestTypeThatDoesNotFitKeepsTheSecret(t *testing.T) {
 	r.until("orders", "replaced", func(d *v1alpha1.DynamicSecret) bool { return hasNewLease(before, d) && atRest(d) })
 	r.must(r.login(r.target("orders")))
 }
+
+// withSettings makes an object request a database credential, and then a KV secret.
+func (r *rig) withSettings(data map[string]any) func(*v1alpha1.DynamicSecret) {
+	r.t.Helper()
+	stored := r.storeKV(1, "orders", data)
+	return func(d *v1alpha1.DynamicSecret) {
+		d.Spec.Vault = nil
+		d.Spec.Sources = []v1alpha1.SecretSource{
+			{Name: "db", Vault: &v1alpha1.VaultRequest{Path: r.name + "/creds/orders"}},
+			{Name: "settings", Vault: stored},
+		}
+	}
+}
+
+// A new object whose credential is of no use costs few credentials, and the condition says what to change.
+func TestIssuancesWithoutUseMintFewCredentials(t *testing.T) {
+	t.Parallel()
+	firstSource := func(d *v1alpha1.DynamicSecret) { d.Spec.Sources = d.Spec.Sources[:1] }
+	for name, c := range map[string]struct {
+		options     []option
+		spec        func(*rig) func(*v1alpha1.DynamicSecret)
+		reason      string
+		message     []string
+		least, most int
+		fix         func(*v1alpha1.DynamicSecret)
+	}{
+		"the type requires other keys": {
+			spec: func(*rig) func(*v1alpha1.DynamicSecret) {
+				return func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Type = string(corev1.SecretTypeTLS) }
+			},
+			reason: v1alpha1.ReasonInvalidResponse, message: []string{"/creds/orders", `"tls.crt"`},
+			least: 4, most: 6, // at 0, 2, 6, 14, 30 and 62 s, less a jitter
+			fix: func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Type = "" },
+		},
+		"another source has a key that a Secret cannot have": {
+			options: []option{leaselessPolicy},
+			spec: func(r *rig) func(*v1alpha1.DynamicSecret) {
+				return r.withSettings(map[string]any{"the color": "red"})
+			},
+			reason: v1alpha1.ReasonInvalidResponse, message: []string{"cannot be a key of a Secret", `"the color"`},
+			least: 4, most: 6,
+			fix: firstSource,
+		},
+		"another source is denied": {
+			spec: func(r *rig) func(*v1alpha1.DynamicSecret) {
+				return r.withSettings(map[string]any{"color": "red"})
+			},
+			reason: v1alpha1.ReasonAccessDenied, message: []string{`"read"`, "-kv/orders"},
+			least: 1, most: 1,
+			fix: firstSource,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, shared, c.options...)
+			spec, mark, began := c.spec(r), r.vaultMark(), time.Now()
+			r.apply("orders", spec)
+			message := r.untilReason("orders", v1alpha1.StalledCondition, c.reason)
+			for _, part := range c.message {
+				if !strings.Contains(message, part) {
+					t.Errorf("the message is %q, want %q in it", message, part)
+				}
+			}
+			time.Sleep(time.Until(began.Add(time.Minute)))
+			minted := r.minted(mark)
+			if minted < c.least || minted > c.most {
+				t.Errorf("%d credentials were requested in %s, want %d to %d",
+					minted, time.Since(began), c.least, c.most)
+			}
+			r.until("orders", "counted", func(d *v1alpha1.DynamicSecret) bool {
+				u := d.Status.Unplanned
+				return u != nil && u.Reason == c.reason && u.Count >= int64(c.least)
+			})
+			r.untilReason("orders", v1alpha1.StalledCondition, c.reason)
+			if r.target("orders") != nil {
+				t.Error("the Secret exists")
+			}
+			r.edit("orders", c.fix)
+			r.untilReady("orders")
+			r.untilAlive(1)
+		})
+	}
+}

@@ -155,10 +155,10 @@ func (v *view) readySummary() *Summary {
 		}
 		return &ready
 	}
-	// Nobody has edited the Secret since it was Ready, or Ready would be False.
+	// Once an edit was seen, Ready is False until the successor is written.
 	before := meta.FindStatusCondition(v.st.Conditions, v1alpha1.ReadyCondition)
 	_, alive := v.contentAlive()
-	if !alive || !v.secretExists() || before == nil || before.Status != metav1.ConditionTrue {
+	if !alive || !v.secretExists() || v.Edited || before == nil || before.Status != metav1.ConditionTrue {
 		return nil
 	}
 	return &Summary{Ready: true, Reason: before.Reason, Message: before.Message}

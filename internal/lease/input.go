@@ -23,6 +23,8 @@ type Input struct {
 	// OutOfSync: the Secret contains the right data, but its name, type, labels or annotations are not those of the
 	// spec, or the status does not describe it.
 	OutOfSync bool
+	// Edited: the Secret was read, and contains neither what the status says nor the responses that the leases replace.
+	Edited bool
 	// Writer is who else writes the Secret, as a sentence without its full stop; empty: unknown.
 	Writer string
 	// Held is what this process knows of its own issuance.

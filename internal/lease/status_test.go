@@ -65,7 +65,8 @@ func TestRotated(t *testing.T) {
 			v1alpha1.ReasonRotated, "Secret orders contains the new credential (workloads are not followed without " +
 				"spec.rollout). No old lease is kept.", false},
 		{"is True after the roll-out", []given{handover(rolledOut(time.Second)), before, rolls}, "True",
-			v1alpha1.ReasonRotated, "All workloads of spec.rollout use the new credential. No old lease is kept.", false},
+			v1alpha1.ReasonRotated, "All workloads of spec.rollout use the new credential. No old lease is kept.",
+			false},
 		{"does not claim a roll-out that was requested later", []given{handover(rolledOut(0)), before, rolls}, "True",
 			v1alpha1.ReasonRotated, "Secret orders contains the new credential (its publication did not start a " +
 				"roll-out). No old lease is kept.", false},

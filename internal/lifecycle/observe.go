@@ -268,6 +268,7 @@ func (l *Lifecycle) refreshInput(o *observation) {
 		Block:          o.sources.Block,
 		Target:         state,
 		OutOfSync:      outOfSync,
+		Edited:         o.edited(),
 		Writer:         o.mem.writer,
 		Held:           o.mem.heldForPlan(),
 		Lost:           union(o.mem.lost, l.memory.lostOf(o.key())),
@@ -346,6 +347,27 @@ func (o *observation) current(s *seen) bool {
 		o.mem.verified = s.ResourceVersion
 	}
 	return true
+}
+
+// edited says that the Secret was read, and contains neither what the status says nor the responses that the leases
+// replace.
+func (o *observation) edited() bool {
+	var replaced []secret.PartDigest
+	for _, rec := range o.d.Status.Retiring {
+		if rec.Reason == v1alpha1.ReasonReplacing {
+			replaced = append(replaced, secret.PartDigest{Source: rec.Source, Digest: rec.Digest})
+		}
+	}
+	read := false
+	for _, s := range []*seen{o.secret, o.previous} {
+		if s == nil || s.full == nil {
+			continue
+		}
+		if read = true; o.current(s) || secret.DigestOf(s.full) == secret.Combine(replaced) {
+			return false
+		}
+	}
+	return read
 }
 
 // mayAct says whether the step may be executed on this observation. A step that overwrites or deletes a Secret needs

@@ -1,9 +1,14 @@
 package lifecycle
 
 import (
+	"errors"
 	"testing"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -59,5 +64,51 @@ func TestReadyStaysTrueWhileTheContentLives(t *testing.T) {
 	})
 	if rotations == 0 {
 		t.Error("nothing was issued, so nothing was tested")
+	}
+}
+
+// An edit of the Secret while its successor cannot be written makes Ready False; keys of others do not.
+func TestReadyEndsWithAnEdit(t *testing.T) {
+	for _, several := range []bool{false, true} {
+		for name, c := range map[string]struct {
+			edit  func(*world)
+			ready bool
+		}{
+			"none":            {func(*world) {}, true},
+			"a key of others": {(*world).touch, true},
+			"a key of ours":   {(*world).tamper, false},
+		} {
+			w := newWorld(1)
+			if several {
+				w.severalSources()
+			}
+			w.pass(10 * time.Second)
+			w.person(func(d *v1alpha1.DynamicSecret) {
+				metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.RotateRequestedAtAnnotation, "now")
+			})
+			w.admission = func(_ *corev1.Secret, dryRun bool) error {
+				if dryRun {
+					return nil
+				}
+				return apierrors.NewInternalError(errors.New("failed calling webhook"))
+			}
+			for _, restart := range []bool{false, true} {
+				w.pass(3 * time.Second)
+				c.edit(w)
+				if restart {
+					w.procs[0].restart()
+				}
+				w.pass(3 * time.Second)
+				ready := meta.FindStatusCondition(w.object.Status.Conditions, v1alpha1.ReadyCondition)
+				if (ready.Status == metav1.ConditionTrue) != c.ready {
+					t.Errorf("edit: %s, several sources %v, restart %v: %+v", name, several, restart, ready)
+				}
+			}
+			w.admission = nil
+			w.pass(2 * time.Minute)
+			if !meta.IsStatusConditionTrue(w.object.Status.Conditions, v1alpha1.ReadyCondition) {
+				t.Errorf("edit: %s, several sources %v: it is not ready at the end", name, several)
+			}
+		}
 	}
 }
