@@ -707,7 +707,10 @@ func (l worldBackend) Renew(
 func (l worldBackend) ExtendSession(
 	ctx context.Context, rec v1alpha1.LeaseRecord, who backend.Owner,
 ) (t lease.Term, err error) {
-	err = l.call(ctx, "extend", "", func() (err error) { t, err = l.p.w.backend.ExtendSession(ctx, rec, who); return err })
+	err = l.call(ctx, "extend", "", func() (err error) {
+		t, err = l.p.w.backend.ExtendSession(ctx, rec, who)
+		return err
+	})
 	return l.seen(t), err
 }
 
