@@ -67,6 +67,23 @@ fuzz: ## Run every fuzz target for FUZZTIME (10m)
 	  done
 	done
 
+# A round of a property is a thousand runs with a new seed.
+STORMTIME ?= 10m
+.PHONY: storms
+storms: ## Run every property of internal/lifecycle for STORMTIME (10m), and print the runs
+	@dir=$$(mktemp -d); timer=; trap 'kill $$timer 2>/dev/null || true; rm -rf $$dir' EXIT
+	go test -c -o $$dir/storms ./internal/lifecycle
+	cd internal/lifecycle
+	for property in $$(awk -F'[ (]' '/^func Test/ {name = $$2} /rapid\.Check\(/ {print name}' *_test.go); do
+	  sleep $(STORMTIME) & timer=$$!
+	  runs=0
+	  while kill -0 $$timer 2>/dev/null; do
+	    $$dir/storms -test.run="^$$property\$$" -rapid.checks=1000 >$$dir/log 2>&1 || { cat $$dir/log; exit 1; }
+	    runs=$$((runs + 1000))
+	  done
+	  echo "$$property: $$runs runs"
+	done
+
 # SEED determines the events of a storm. 0: use the current time.
 SEED ?= 0
 FOR ?= 10m

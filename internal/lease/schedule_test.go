@@ -36,7 +36,8 @@ func TestExpired(t *testing.T) {
 		want bool
 	}{
 		{"a certificate lives until its expiry", record(revocable), time.Hour - time.Second, false},
-		{"another replica's clock may have been half a minute behind", record(revocable), time.Hour + 30*time.Second, false},
+		{"another replica's clock may have been half a minute behind", record(revocable),
+			time.Hour + 30*time.Second, false},
 		{"a minute later nothing is left to revoke", record(revocable), time.Hour + time.Minute, true},
 		{"a lease is left to the backend, which may fail to revoke it", record(), 2 * time.Hour, false},
 		{"a value without an expiry never expires", record(static), 1000 * time.Hour, false},

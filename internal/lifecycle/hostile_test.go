@@ -76,12 +76,12 @@ var hostilities = map[string]hostility{
 	}},
 	"a source is denied": {always: func(w *world) {
 		w.useSeveralSources()
-		w.failing[brokerPath] = errDenied
+		w.failing[otherPath] = errDenied
 	}},
 	"one source is denied, then another one": {
 		always: (*world).useSeveralSources,
 		often: func(w *world) {
-			path := brokerPath
+			path := otherPath
 			if w.failing[path] != nil {
 				path = leasedPath
 			}
@@ -155,7 +155,7 @@ func TestHostileWritersMintAtMostTwelveAnHour(t *testing.T) {
 			if rapid.IntRange(0, 40).Draw(t, "restart if 40") == 40 {
 				if w.procs[0].holds() {
 					lost[leasedPath]++
-					lost[brokerPath]++
+					lost[otherPath]++
 				}
 				w.procs[0].restart()
 				restarts++
@@ -215,7 +215,7 @@ func TestOneFailingSourceMintsFewCredentials(t *testing.T) {
 			w := newWorld(1)
 			w.backend.TTL, w.backend.MaxTTL = 100*time.Hour, 1000*time.Hour
 			w.severalSources()
-			w.failing[brokerPath] = c.err
+			w.failing[otherPath] = c.err
 			for end := w.clock.Now().Add(2 * time.Hour); w.clock.Now().Before(end); w.clock.Step(5 * time.Second) {
 				if c.restarts {
 					w.procs[0].restart()

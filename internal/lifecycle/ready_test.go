@@ -14,10 +14,10 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// contentLives says whether every lease in the Secret of the target is alive.
+// contentLives says whether every lease in the Secret of the target is alive, and no certificate has expired.
 func (w *world) contentLives() bool {
 	s := w.secrets[w.object.TargetName()]
-	if s == nil {
+	if s == nil || w.expired() != "" {
 		return false
 	}
 	live := w.backend.Live()

@@ -31,6 +31,11 @@ func draw(t *rapid.T) *world {
 	if !w.backend.Unleased && rapid.Bool().Draw(t, "several sources") {
 		w.severalSources()
 	}
+	w.backend.Revocable = rapid.Bool().Draw(t, "certificates can be revoked")
+	if rapid.IntRange(0, 2).Draw(t, "certificate if 0") == 0 {
+		w.certificate()
+	}
+	w.object.Spec.Target.Labels = map[string]string{"team": "ours"}
 	delays := []time.Duration{0, 5 * time.Second, 90 * time.Second}
 	w.backend.Delay = rapid.SampledFrom(delays).Draw(t, "delay of a late issuance")
 	spec := &w.object.Spec.Lease
@@ -99,6 +104,10 @@ func (w *world) actions(t *rapid.T) map[string]func(*rapid.T) {
 			w.clock.Step(seconds * time.Second)
 		},
 		"outage": func(*rapid.T) { w.down = !w.down },
+		"break a path": func(t *rapid.T) {
+			path := rapid.SampledFrom([]string{leasedPath, otherPath, staticPath, certificatePath}).Draw(t, "path")
+			w.broken[path] = rapid.SampledFrom([]breakage{fails, hangs, ""}).Draw(t, "how")
+		},
 		"refuse extensions": func(*rapid.T) {
 			refuse := !w.refuses["renew"]
 			w.refuses["renew"], w.refuses["extend"] = refuse, refuse
@@ -115,6 +124,22 @@ func (w *world) actions(t *rapid.T) map[string]func(*rapid.T) {
 			w.backend.SetValue(staticPath, fmt.Sprint(n))
 		},
 		"delete the Secret": func(*rapid.T) { clear(w.secrets) },
+		"a foreign Secret appears": func(*rapid.T) {
+			if w.object != nil {
+				w.foreign()
+			}
+		},
+		"the foreign Secrets disappear": func(*rapid.T) { w.removeForeign() },
+		"admission changes Secrets": func(t *rapid.T) {
+			w.admitWith(t, "admission changes a label", "admission changes a key")
+		},
+		"admission strips Secrets": func(t *rapid.T) {
+			w.admitWith(t, "admission removes the salt", "")
+		},
+		"admission rejects Secrets": func(t *rapid.T) {
+			w.admitWith(t, "admission requires odd keys", "admission rejects what is stored")
+		},
+		"admission ends": func(*rapid.T) { w.admission = nil },
 		"change the request": func(t *rapid.T) {
 			n++
 			raw, _ := apiextensionsJSON(n)
@@ -159,6 +184,20 @@ func (w *world) actions(t *rapid.T) map[string]func(*rapid.T) {
 	}
 }
 
+// admitWith lets one of the hostile policies decide on each Secret; an empty name: one that removes all metadata.
+func (w *world) admitWith(t *rapid.T, names ...string) {
+	name := rapid.SampledFrom(names).Draw(t, "policy")
+	if name != "" {
+		hostilities[name].always(w)
+		return
+	}
+	w.admission = func(sec *corev1.Secret, _ bool) error {
+		clear(sec.Labels)
+		clear(sec.Annotations)
+		return nil
+	}
+}
+
 func apiextensionsJSON(n int) (apiextensionsv1.JSON, error) {
 	return apiextensionsv1.JSON{Raw: []byte{'"', byte('a' + n%26), '"'}}, nil
 }
@@ -181,7 +220,7 @@ func TestEveryLiveLeaseIsOnRecord(t *testing.T) {
 }
 
 func (w *world) verifySettled(t *rapid.T) {
-	live := w.backend.Live()
+	live := w.alive()
 	if w.object == nil {
 		maps.DeleteFunc(live, func(_, handle string) bool { return w.abandoned[handle] })
 	} else if len(w.object.Finalizers) == 0 {
@@ -200,23 +239,33 @@ func (w *world) verifySettled(t *rapid.T) {
 	}
 	recorded := map[string]string{}
 	for i := range w.object.Status.Leases {
-		if rec := &w.object.Status.Leases[i]; lease.Leased(rec) {
+		rec := &w.object.Status.Leases[i]
+		switch serial := serialOf(rec); {
+		case lease.Leased(rec):
 			recorded[rec.ID] = rec.Handle()
+		case serial != "":
+			recorded[serial] = rec.Handle()
 		}
 	}
 	if !maps.Equal(live, recorded) {
-		t.Fatalf("live leases %v, recorded %v\neffects: %v", live, recorded, tail(w.effects))
+		t.Fatalf("live %v, recorded %v\neffects: %v", live, recorded, tail(w.effects))
 	}
 	for id := range recorded {
-		if string(s.Data["username"]) != id && string(s.Data["BROKER_username"]) != id {
-			t.Fatalf("the Secret lacks lease %s: %v\neffects: %v",
+		if !contains(s, id) {
+			t.Fatalf("the Secret lacks %s: %v\neffects: %v",
 				id, slices.Collect(maps.Keys(s.Data)), tail(w.effects))
 		}
 	}
 }
 
+func contains(s *corev1.Secret, value string) bool {
+	return slices.ContainsFunc(slices.Collect(maps.Values(s.Data)), func(v []byte) bool { return string(v) == value })
+}
+
 // Restarts, failovers, outages, API errors, keys that others add, new values of static sources and edits that change no
-// request mint nothing.
+// request mint nothing. Nor does an admission policy that changes a label or rejects every Secret. One that changes the
+// data or the digest, or rejects only what is stored when the type changes, makes a new credential necessary: the old
+// one is in no Secret any more.
 func TestNothingIsMintedWithoutACause(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(2)
@@ -226,6 +275,10 @@ func TestNothingIsMintedWithoutACause(t *testing.T) {
 		if rapid.Bool().Draw(t, "several sources") {
 			w.severalSources()
 			wanted = 2
+			if rapid.Bool().Draw(t, "certificate") {
+				w.certificate()
+				wanted = 3
+			}
 		}
 		w.skew(t)
 		if err := w.settle(); err != nil {
@@ -249,6 +302,9 @@ func TestNothingIsMintedWithoutACause(t *testing.T) {
 				})
 			},
 			"let a minute pass": func(*rapid.T) { w.clock.Step(time.Minute) },
+			"admission interferes": func(t *rapid.T) {
+				w.admitWith(t, "admission changes a label", "admission requires odd keys")
+			},
 			"": func(t *rapid.T) {
 				if n := w.backend.Issued(); n != wanted {
 					t.Fatalf("%d credentials were minted instead of %d\neffects: %v", n, wanted, tail(w.effects))
@@ -256,7 +312,7 @@ func TestNothingIsMintedWithoutACause(t *testing.T) {
 			},
 		}
 		for _, name := range []string{
-			"run", "run from a stale read", "read", "kill", "outage", "suspend",
+			"run", "run from a stale read", "read", "kill", "outage", "break a path", "suspend", "admission ends",
 			"add a key to the Secret", "change the KV secret",
 		} {
 			harmless[name] = all[name]
@@ -279,6 +335,74 @@ func TestNothingIsMintedWithoutACause(t *testing.T) {
 	})
 }
 
+// The leases of a path are renewed in time while the database of another path of the same set fails or hangs, and that
+// ends before its own leases do. Nothing leaks, and nothing is minted: no lease has ended.
+func TestABrokenPathHoldsUpNoOther(t *testing.T) {
+	renewals := int64(0)
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld(1)
+		w.backend.TTL = rapid.SampledFrom([]time.Duration{4 * time.Minute, time.Hour}).Draw(t, "TTL")
+		w.backend.MaxTTL = 10_000 * w.backend.TTL
+		w.backend.TokenTTL = rapid.SampledFrom([]time.Duration{0, w.backend.TTL}).Draw(t, "token TTL")
+		w.severalSources()
+		if rapid.Bool().Draw(t, "two sources on each path") {
+			w.object.Spec.Sources = append(w.object.Spec.Sources,
+				from("db-2", leasedPath, "DB2_"), from("broker-2", otherPath, "BROKER2_"))
+		}
+		if err := w.settle(); err != nil {
+			t.Fatal(err)
+		}
+		wanted := w.backend.Issued()
+		all := w.actions(t)
+		some := map[string]func(*rapid.T){
+			"break a path for a while": func(t *rapid.T) {
+				path := rapid.SampledFrom([]string{leasedPath, otherPath, staticPath}).Draw(t, "path")
+				w.broken[path] = rapid.SampledFrom([]breakage{fails, hangs}).Draw(t, "how")
+				part := w.backend.TTL / 50
+				end := w.clock.Now().Add(part * time.Duration(rapid.IntRange(1, 11).Draw(t, "fiftieths of the TTL")))
+				for w.clock.Now().Before(end) {
+					w.pass(part)
+					w.checkRenewed(t)
+				}
+				delete(w.broken, path)
+				w.pass(w.backend.TTL / 10) // a retry waits for a quarter of the remaining time at most
+			},
+			"let time pass": func(t *rapid.T) {
+				w.pass(w.backend.TTL / 10 * time.Duration(rapid.IntRange(1, 5).Draw(t, "tenths of the TTL")))
+			},
+			"": func(t *rapid.T) {
+				w.checkRenewed(t)
+				all[""](t)
+				if n := w.backend.Issued(); n != wanted {
+					t.Fatalf("%d credentials were minted instead of %d\neffects: %v", n, wanted, tail(w.effects))
+				}
+			},
+		}
+		for _, name := range []string{"run", "read", "run from a stale read", "kill", "change the KV secret"} {
+			some[name] = all[name]
+		}
+		t.Repeat(some)
+		renewals += w.object.Status.Leases[0].Renewals
+	})
+	if renewals == 0 {
+		t.Error("nothing was renewed, so nothing was tested")
+	}
+}
+
+// checkRenewed fails if a recorded lease was not renewed although its path works.
+func (w *world) checkRenewed(t *rapid.T) {
+	for i := range w.object.Status.Leases {
+		rec := &w.object.Status.Leases[i]
+		if !lease.Leased(rec) || w.broken[rec.Vault.Path] != "" {
+			continue
+		}
+		end, _ := w.backend.Expiry(rec.ID)
+		if left := end.Sub(w.clock.Now()); left < w.backend.TTL/5 {
+			t.Fatalf("lease %s has %s left\neffects: %v", rec.ID, left, tail(w.effects))
+		}
+	}
+}
+
 // A Secret whose lease has expired is gone, or contains another credential, after the next reconciliations.
 func TestASecretNeverOutlivesItsLease(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -292,33 +416,26 @@ func TestASecretNeverOutlivesItsLease(t *testing.T) {
 		some := map[string]func(*rapid.T){}
 		for _, name := range []string{
 			"run", "run with a fault", "kill", "let time pass", "outage", "suspend", "change the request", "",
+			"break a path", "a foreign Secret appears", "the foreign Secrets disappear", "admission changes Secrets",
+			"admission strips Secrets", "admission rejects Secrets", "admission ends",
 		} {
 			some[name] = all[name]
 		}
 		some["reconcile"] = func(t *rapid.T) {
-			expired := func() string {
-				for _, s := range w.secrets {
-					end, known := w.backend.Expiry(string(s.Data["username"]))
-					if now := w.clock.Now(); known && !now.Before(end) {
-						return fmt.Sprintf("expired at %s, now %s", end, now)
-					}
-				}
-				return ""
-			}
 			// The first runs may meet a failure that they must note, and after which they pause.
 			var next time.Time
 			for range 5 {
 				for range 3 {
 					next, _ = w.procs[0].run(nil)
 				}
-				if expired() == "" {
+				if w.expired() == "" {
 					return
 				}
 				if next.After(w.clock.Now()) {
 					w.clock.SetTime(next)
 				}
 			}
-			t.Fatalf("the Secret contains a lease that %s\neffects: %v", expired(), tail(w.effects))
+			t.Fatalf("the Secret contains a credential: %s\neffects: %v", w.expired(), tail(w.effects))
 		}
 		t.Repeat(some)
 	})
@@ -372,6 +489,7 @@ func TestRevocationWaitsOnlyForTheBackend(t *testing.T) {
 			return
 		}
 		w.down = false
+		clear(w.broken)
 		w.refusal = rapid.SampledFrom(refusals()).Draw(t, "refusal")
 		w.unread = rapid.Bool().Draw(t, "unread")
 		if rapid.Bool().Draw(t, "delete") {
@@ -386,10 +504,10 @@ func TestRevocationWaitsOnlyForTheBackend(t *testing.T) {
 			}
 			w.clock.Step(5 * time.Second)
 		}
-		live := w.backend.Live()
+		live := w.alive()
 		maps.DeleteFunc(live, func(_, handle string) bool { return w.abandoned[handle] })
 		if len(live) > 0 {
-			t.Fatalf("live leases %v: %v\neffects: %v", live, w.object.Status.Conditions, tail(w.effects))
+			t.Fatalf("live: %v: %v\neffects: %v", live, w.object.Status.Conditions, tail(w.effects))
 		}
 		for range 60 {
 			_, _ = w.procs[0].run(nil)
@@ -402,7 +520,9 @@ func TestRevocationWaitsOnlyForTheBackend(t *testing.T) {
 }
 
 // Consumers that read the Secret only when they start are never cut off: not by a rotation, whatever its cause, nor by
-// kills and failures during one.
+// kills and failures during one. If an admission policy rejects the Secret of a successor, their credential may expire
+// at its maximum TTL, but it is not revoked. A policy that changes what is stored is excluded: the Secret can contain a
+// credential that leasekeeper could not record, and that is revoked if the manager is killed then.
 func TestConsumersAreNeverCutOff(t *testing.T) {
 	rotations := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -416,8 +536,9 @@ func TestConsumersAreNeverCutOff(t *testing.T) {
 		reconcile := func() {
 			// The first run may meet a failure that it must note; a retry waits for a second.
 			for range 4 {
-				_, _ = w.procs[0].run(nil)
-				_, _ = w.procs[1].run(nil)
+				for _, p := range w.procs {
+					_, _ = p.run(nil)
+				}
 				w.clock.Step(time.Second)
 			}
 		}
@@ -431,12 +552,20 @@ func TestConsumersAreNeverCutOff(t *testing.T) {
 		for _, name := range []string{"run", "run with a fault", "kill", "change the request", "request a rotation"} {
 			some[name] = all[name]
 		}
+		interferes := rapid.Bool().Draw(t, "admission interferes")
+		if interferes {
+			some["admission rejects Secrets"] = all["admission rejects Secrets"]
+			some["admission ends"] = all["admission ends"]
+			w.procs = w.procs[:1] // two leaders would replace each other's unpublished credentials at every step
+		}
 		some["let time pass"] = func(t *rapid.T) {
 			w.pass(time.Duration(rapid.IntRange(4, 240).Draw(t, "seconds")) * time.Second)
 		}
 		some[""] = func(t *rapid.T) {
 			w.move()
-			if w.backend.Live()[w.using] == "" {
+			end, _ := w.backend.Expiry(w.using)
+			expired := !w.clock.Now().Before(end)
+			if w.backend.Live()[w.using] == "" && !(interferes && expired) {
 				t.Fatalf("the consumers use %s, which is dead at %s\nhand-over: %+v\nretiring: %+v\neffects: %v",
 					w.using, w.clock.Now(), w.object.Status.Handover, w.object.Status.Retiring, tail(w.effects))
 			}

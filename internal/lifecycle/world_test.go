@@ -39,6 +39,8 @@ type world struct {
 	procs   []*process
 	fault   fault
 	down    bool
+	// broken are the paths whose database is, while the backend itself works.
+	broken map[string]breakage
 	// refusal is the error of the API server for each deletion, and with unread also for each read, of a Secret.
 	refusal error
 	unread  bool
@@ -54,8 +56,11 @@ type world struct {
 	recoveries int64
 	// abandoned are the records that were reported as given up.
 	abandoned map[string]bool
-	effects   []string
-	events    []string
+	// serials are the certificates that leasekeeper can revoke, and which process received them; nil: the ledger has
+	// listed them. A certificate whose response was lost lives until it expires: nothing has its serial number.
+	serials map[string]*process
+	effects []string
+	events  []string
 	// stored is called after each write of a status; nil: nothing is.
 	stored func(before, after *v1alpha1.DynamicSecret)
 	// takes is how long the consumers take to roll out; using is the credential that they use, stamp the one in their
@@ -102,6 +107,19 @@ const (
 	shutdown    faultKind = "shutdown"
 )
 
+// breakage is how the requests for one path go wrong.
+type breakage string
+
+const (
+	// fails: the backend reports an error of the database.
+	fails breakage = "fails"
+	// hangs: no response arrives within hangTime; an issuance may still mint after that.
+	hangs breakage = "hangs"
+)
+
+// hangTime is how long a process waits for a response.
+const hangTime = 5 * time.Second
+
 // crash is the panic that stands for SIGKILL.
 type crash struct{}
 
@@ -109,10 +127,11 @@ const testRequestLimit = 150 * time.Second
 
 // Paths of the fake backend, by kind of response.
 const (
-	leasedPath    = "database/creds/orders"
-	brokerPath    = "rabbitmq/creds/orders"
-	scheduledPath = "static/app"
-	staticPath    = "kv/settings"
+	leasedPath      = "database/creds/orders"
+	otherPath       = "rabbitmq/creds/orders"
+	scheduledPath   = "static/app"
+	staticPath      = "kv/settings"
+	certificatePath = "pki/issue/orders"
 )
 
 func newWorld(processes int) *world {
@@ -124,6 +143,8 @@ func newWorld(processes int) *world {
 		refuses:   map[string]bool{},
 		failing:   map[string]error{},
 		minted:    map[string][]time.Time{},
+		broken:    map[string]breakage{},
+		serials:   map[string]*process{},
 	}
 	w.backend = fake.New(w.clock)
 	w.backend.Delay = 90 * time.Second
@@ -151,20 +172,31 @@ func newWorld(processes int) *world {
 // severalSources makes the object request two leases, a static role and a KV secret.
 func (w *world) severalSources() {
 	w.backend.SetValue(staticPath, "one")
-	from := func(name, path, prefix string) v1alpha1.SecretSource {
-		return v1alpha1.SecretSource{Name: name, Vault: &v1alpha1.VaultRequest{Path: path},
-			Fields: &v1alpha1.FieldSelection{Prefix: prefix}}
-	}
 	w.object.Spec.Vault = nil
 	w.object.Spec.Sources = []v1alpha1.SecretSource{
-		from("db", leasedPath, ""), from("broker", brokerPath, "BROKER_"),
+		from("db", leasedPath, ""), from("broker", otherPath, "BROKER_"),
 		from("role", scheduledPath, "ROLE_"), from("settings", staticPath, "SETTINGS_"),
+	}
+}
+
+func from(name, path, prefix string) v1alpha1.SecretSource {
+	return v1alpha1.SecretSource{Name: name, Vault: &v1alpha1.VaultRequest{Path: path},
+		Fields: &v1alpha1.FieldSelection{Prefix: prefix}}
+}
+
+// certificate makes the object request a certificate: besides its other sources, or instead of its only one.
+func (w *world) certificate() {
+	if spec := &w.object.Spec; spec.Vault == nil {
+		spec.Sources = append(spec.Sources, from("certificate", certificatePath, "CERT_"))
+	} else {
+		spec.Vault.Path = certificatePath
 	}
 }
 
 // restart forgets everything that was only in memory.
 func (p *process) restart() {
 	p.forgetRemains()
+	maps.DeleteFunc(p.w.serials, func(_ string, by *process) bool { return by == p })
 	p.life = &Lifecycle{
 		clock: skewedClock{p}, objects: worldObjects{p}, secrets: worldSecrets{p}, sources: worldSources{p},
 		announce: worldAnnouncer{p.w}, memory: newMemory(), requestLimit: testRequestLimit,
@@ -294,6 +326,13 @@ func (o worldObjects) UpdateStatus(ctx context.Context, d *v1alpha1.DynamicSecre
 	return o.p.do(ctx, "status", func() error {
 		w, before := o.p.w, o.p.w.object
 		err := w.store(d, func(stored *v1alpha1.DynamicSecret) { stored.Status = d.Status })
+		if err == nil {
+			for _, rec := range lease.Records(&d.Status) {
+				if serial := serialOf(&rec); serial != "" {
+					w.serials[serial] = nil
+				}
+			}
+		}
 		if err == nil && w.stored != nil && w.object != nil {
 			w.stored(before, w.object)
 		}
@@ -587,22 +626,35 @@ func (s worldSources) Disputed(context.Context, *v1alpha1.DynamicSecret, *v1alph
 // worldBackend is the backend as the process sees it, through faults.
 type worldBackend struct{ p *process }
 
-// call makes one request. A fault after it loses the response; a late one lets the backend act when nobody waits.
-func (l worldBackend) call(ctx context.Context, op string, act func() error) error {
+// call makes one request about a path; empty: about none. A fault after it loses the response; a late one lets the
+// backend act when nobody waits.
+func (l worldBackend) call(ctx context.Context, op, path string, act func() error) error {
 	w := l.p.w
+	hung := w.broken[path] == hangs && !w.down
+	isLate := op == "issue" && (hung || w.fault.after == 0 && w.fault.kind == late)
 	w.backend.Next = func(op string) fake.Fault {
 		switch {
 		case w.down:
 			return fake.Down
+		case isLate:
+			return fake.Late
 		case w.refuses[op]:
 			return fake.Refused
+		case w.broken[path] == fails:
+			return fake.Error
 		}
 		return fake.None
 	}
-	if w.fault.after == 0 && w.fault.kind == late && op == "issue" && !w.down {
-		w.backend.Next = func(string) fake.Fault { return fake.Late }
-	}
-	err := l.p.do(ctx, op, act)
+	err := l.p.do(ctx, op, func() error {
+		if !hung {
+			return act()
+		}
+		defer w.clock.Step(hangTime)
+		if op == "issue" {
+			return act()
+		}
+		return errUnreachable
+	})
 	if errors.Is(err, errUnreachable) {
 		return backend.Errorf(backend.NoResponse, "%s got no response", op)
 	}
@@ -618,7 +670,7 @@ func (l worldBackend) seen(t lease.Term) lease.Term {
 }
 
 func (l worldBackend) Login(ctx context.Context, who backend.Identity) (s backend.Session, err error) {
-	err = l.call(ctx, "login", func() (err error) {
+	err = l.call(ctx, "login", "", func() (err error) {
 		if err := l.p.w.failing["login"]; err != nil {
 			return err
 		}
@@ -633,7 +685,7 @@ func (l worldBackend) Issue(
 	ctx context.Context, s backend.Session, src v1alpha1.SecretSource,
 ) (r backend.Response, err error) {
 	w, path := l.p.w, src.Vault.Path
-	err = l.call(ctx, "issue", func() (err error) {
+	err = l.call(ctx, "issue", path, func() (err error) {
 		if err := w.failing[path]; err != nil {
 			return err
 		}
@@ -643,13 +695,21 @@ func (l worldBackend) Issue(
 		return err
 	})
 	r.Term = l.seen(r.Term)
+	if err == nil && r.Identify != nil {
+		rec := v1alpha1.LeaseRecord{Vault: &v1alpha1.VaultRecord{}}
+		r.Identify(&rec)
+		l.p.w.serials[serialOf(&rec)] = l.p
+	}
 	return r, err
 }
 
 func (l worldBackend) Read(
 	ctx context.Context, who backend.Identity, src v1alpha1.SecretSource,
 ) (r backend.Response, err error) {
-	err = l.call(ctx, "read", func() (err error) { r, err = l.p.w.backend.Read(ctx, who, src); return err })
+	err = l.call(ctx, "read", src.Vault.Path, func() (err error) {
+		r, err = l.p.w.backend.Read(ctx, who, src)
+		return err
+	})
 	r.Term = l.seen(r.Term)
 	return r, err
 }
@@ -657,23 +717,29 @@ func (l worldBackend) Read(
 func (l worldBackend) Renew(
 	ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration,
 ) (t lease.Term, err error) {
-	err = l.call(ctx, "renew", func() (err error) { t, err = l.p.w.backend.Renew(ctx, rec, increment); return err })
+	err = l.call(ctx, "renew", rec.Vault.Path, func() (err error) {
+		t, err = l.p.w.backend.Renew(ctx, rec, increment)
+		return err
+	})
 	return l.seen(t), err
 }
 
 func (l worldBackend) ExtendSession(
 	ctx context.Context, rec v1alpha1.LeaseRecord, who backend.Owner,
 ) (t lease.Term, err error) {
-	err = l.call(ctx, "extend", func() (err error) { t, err = l.p.w.backend.ExtendSession(ctx, rec, who); return err })
+	err = l.call(ctx, "extend", "", func() (err error) {
+		t, err = l.p.w.backend.ExtendSession(ctx, rec, who)
+		return err
+	})
 	return l.seen(t), err
 }
 
 func (l worldBackend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner backend.Owner) error {
-	return l.call(ctx, "revoke", func() error { return l.p.w.backend.Revoke(ctx, rec, owner) })
+	return l.call(ctx, "revoke", rec.Vault.Path, func() error { return l.p.w.backend.Revoke(ctx, rec, owner) })
 }
 
 func (l worldBackend) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
-	return l.call(ctx, "lookup", func() error { return l.p.w.backend.Lookup(ctx, rec) })
+	return l.call(ctx, "lookup", rec.Vault.Path, func() error { return l.p.w.backend.Lookup(ctx, rec) })
 }
 
 // worldRollouts are the consumers: one workload that reads the Secret when it starts.
@@ -725,31 +791,62 @@ func (a worldAnnouncer) Abandoned(_ context.Context, _ *v1alpha1.DynamicSecret, 
 	a.w.abandoned[rec.Handle()] = true
 }
 
-// known are the lease ids and handles that the ledger or the memory of a living process can still revoke.
+// serialOf a certificate; empty: the record has none.
+func serialOf(rec *v1alpha1.LeaseRecord) string {
+	if rec.Vault == nil {
+		return ""
+	}
+	return rec.Vault.SerialNumber
+}
+
+// known are the lease ids, serial numbers and handles that the ledger or the memory of a living process can still
+// revoke.
 func (w *world) known() map[string]bool {
 	known := maps.Clone(w.abandoned)
-	if w.object != nil {
-		for _, rec := range lease.Records(&w.object.Status) {
-			known[rec.ID], known[rec.Handle()] = true, true
+	note := func(records ...v1alpha1.LeaseRecord) {
+		for i := range records {
+			rec := &records[i]
+			known[rec.ID], known[rec.Handle()], known[serialOf(rec)] = true, true, true
 		}
 	}
+	if w.object != nil {
+		note(lease.Records(&w.object.Status)...)
+	}
 	for _, p := range w.procs {
-		for _, rec := range p.remains() {
-			known[rec.ID], known[rec.Handle()] = true, true
-		}
+		note(p.remains()...)
 		for _, mem := range p.life.memory.objects {
 			if mem.held == nil {
 				continue
 			}
 			for i := range mem.held.Records {
-				known[mem.held.Records[i].Record.Handle()] = true
+				note(mem.held.Records[i].Record)
 			}
 		}
 	}
 	return known
 }
 
-// leaked lists live leases that nothing knows of.
+// alive maps the ids of the live leases, and the serial numbers of the live certificates that leasekeeper can revoke,
+// to their handles.
+func (w *world) alive() map[string]string {
+	live := w.backend.Live()
+	for serial, handle := range w.certificates() {
+		live[serial] = handle
+	}
+	return live
+}
+
+// certificates are those of alive.
+func (w *world) certificates() map[string]string {
+	live := w.backend.LiveCertificates()
+	maps.DeleteFunc(live, func(serial, _ string) bool {
+		_, known := w.serials[serial]
+		return !known
+	})
+	return live
+}
+
+// leaked lists live leases and certificates that nothing knows of. A handle does not revoke a certificate.
 func (w *world) leaked() []string {
 	known := w.known()
 	var out []string
@@ -758,8 +855,26 @@ func (w *world) leaked() []string {
 			out = append(out, id+" of "+handle)
 		}
 	}
+	for serial, handle := range w.certificates() {
+		if !known[serial] && !w.abandoned[handle] {
+			out = append(out, serial+" of "+handle)
+		}
+	}
 	slices.Sort(out)
 	return out
+}
+
+// expired says which credential in a Secret has expired in the backend; empty: none.
+func (w *world) expired() string {
+	for _, s := range w.secrets {
+		for _, value := range s.Data {
+			end, known := w.backend.Expiry(string(value))
+			if now := w.clock.Now(); known && !now.Before(end) {
+				return fmt.Sprintf("%s expired at %s, now %s", value, end, now)
+			}
+		}
+	}
+	return ""
 }
 
 // pass lets time pass, in which each process runs whenever something is due.
@@ -783,6 +898,8 @@ func (w *world) settle() error {
 	w.fault, w.down, w.refusal, w.admission = fault{after: -1}, false, nil, nil
 	clear(w.refuses)
 	clear(w.failing)
+	clear(w.broken)
+	w.removeForeign()
 	for _, p := range w.procs {
 		p.skew = 0
 	}
@@ -848,10 +965,14 @@ func (p *process) holds() bool {
 	return false
 }
 
-// unnoticed says that a recorded lease does not live.
+// unnoticed says that a recorded lease does not live, or that the Secret contains something that has expired: the clock
+// of the process that recorded it was wrong.
 func (w *world) unnoticed() bool {
 	if w.object == nil {
 		return false
+	}
+	if w.expired() != "" {
+		return true
 	}
 	live := w.backend.Live()
 	return slices.ContainsFunc(w.object.Status.Leases, func(rec v1alpha1.LeaseRecord) bool {
@@ -866,7 +987,9 @@ func (w *world) pending() bool {
 	}
 	st := w.object.Status
 	none := len(st.Leases) == 0
-	if !none && (w.secrets[w.object.TargetName()] == nil || !lease.Published(&st)) {
+	s := w.secrets[w.object.TargetName()]
+	written := s != nil && lease.Published(&st) && secret.InSync(s, w.object)
+	if !none && !written {
 		return true
 	}
 	wanted := st.GrantEndedAt == nil && !w.object.Spec.Revoked && !w.object.Spec.Suspend
@@ -901,4 +1024,9 @@ func (w *world) touch() {
 		changed.Annotations["others.example/at"] = w.clock.Now().String()
 		w.put(changed)
 	}
+}
+
+// removeForeign deletes the Secrets of something else.
+func (w *world) removeForeign() {
+	maps.DeleteFunc(w.secrets, func(_ string, s *corev1.Secret) bool { return s.Data["mine"] != nil })
 }
