@@ -26,7 +26,7 @@ func SetStatus(d *v1alpha1.DynamicSecret, in Input, s Step) {
 		at := floor(end)
 		st.ExpiresAt = &at
 	}
-	SetSummary(&st.Conditions, d.Generation, v.Now, v.summary(s))
+	SetSummary(&st.Conditions, d.Generation, v.Now, v.summarize(s))
 	for _, c := range []*metav1.Condition{leasedCondition(v), rotatedCondition(v)} {
 		if c != nil {
 			c.ObservedGeneration, c.LastTransitionTime = d.Generation, metav1.NewTime(v.Now)
@@ -113,8 +113,8 @@ func (v *view) contentEnd() (time.Time, bool) {
 	return SetEnd(v.leases)
 }
 
-// summary is what Ready, Reconciling and Stalled say.
-func (v *view) summary(s Step) Summary {
+// summarize returns what Ready, Reconciling and Stalled say.
+func (v *view) summarize(s Step) Summary {
 	left := len(Records(v.st)) - len(v.Done)
 	switch {
 	case !v.Object.DeletionTimestamp.IsZero():
@@ -171,10 +171,10 @@ func (v *view) progress() Block {
 	case v.holds(v.leases):
 		return Block{Reason: v1alpha1.ReasonPublishing,
 			Message: fmt.Sprintf("The credential is issued; writing Secret %s.", target)}
-	case v.published() && v.Target == TargetAbsent:
+	case v.setPublished() && v.Target == TargetAbsent:
 		return Block{Reason: v1alpha1.ReasonReplacing,
 			Message: fmt.Sprintf("Secret %s was deleted; requesting a new credential.", target)}
-	case v.published() && v.Target == TargetChanged:
+	case v.setPublished() && v.Target == TargetChanged:
 		return Block{Reason: v1alpha1.ReasonReplacing,
 			Message: fmt.Sprintf("Secret %s was changed; requesting a new credential.", target)}
 	}
@@ -281,7 +281,7 @@ func (v *view) complaint() *Block {
 		return &Block{Reason: v1alpha1.ReasonRolloutDisabled, Stalled: true,
 			Message: "spec.rollout requires permission to patch workloads: set rollout.enabled in leasekeeper's " +
 				"chart, or remove spec.rollout."}
-	case v.rolling() &&
+	case v.isRolling() &&
 		(h.Reason == v1alpha1.ReasonRolloutTargetNotFound || h.Reason == v1alpha1.ReasonRolloutForbidden):
 		return &Block{Reason: h.Reason, Stalled: true, Message: v.rollingMessage()}
 	}
@@ -354,10 +354,10 @@ func rotatedCondition(v *view) *metav1.Condition {
 	}
 	held, short := v.heldMessage()
 	switch {
-	case v.rolling() && v.RolloutOff:
+	case v.isRolling() && v.RolloutOff:
 		return condition(kind, false, v1alpha1.ReasonRolloutDisabled, "The workloads of spec.rollout are not "+
 			"rolled out: set rollout.enabled in leasekeeper's chart, or remove spec.rollout.%s", held)
-	case v.rolling():
+	case v.isRolling():
 		reason := h.Reason
 		if reason == "" {
 			reason = v1alpha1.ReasonRollingOut
@@ -439,16 +439,16 @@ func (v *view) removalMessage(left int) string {
 			failure = " The last attempt failed: " + f.Message
 		}
 		if at, bounded := v.abandonedAt(rec); bounded {
-			bound = later(bound, at)
+			bound = laterOf(bound, at)
 		}
 		if from := v.revokeFrom(rec); rec.Kind == "" && v.Now.Before(from) {
-			unanswered = later(unanswered, from)
+			unanswered = laterOf(unanswered, from)
 		}
 	}
 	if f := v.Tries.DeleteSecret; failure == "" && f.Count > 0 {
 		failure = " " + f.Message
 		if !v.Object.DeletionTimestamp.IsZero() {
-			bound = later(bound, v.deletionDeadline())
+			bound = laterOf(bound, v.deletionDeadline())
 		}
 	}
 	if !bound.IsZero() {

@@ -85,7 +85,7 @@ func probeTime(d *v1alpha1.DynamicSecret) time.Duration { return 2 * handoverTim
 // than after a third of that life: otherwise an overlap that is longer than the life would replace each credential at
 // once.
 func handoverAt(d *v1alpha1.DynamicSecret, from, end time.Time) time.Time {
-	return later(thirdOf(from, end), end.Add(-handoverTime(d)))
+	return laterOf(thirdOf(from, end), end.Add(-handoverTime(d)))
 }
 
 func thirdOf(from, end time.Time) time.Time { return from.Add(end.Sub(from) / 3) }
@@ -130,18 +130,18 @@ func (v *view) handingOver() bool {
 			return true
 		}
 	}
-	return v.rolling()
+	return v.isRolling()
 }
 
-// rolling says that not all consumers use what the Secret contains.
-func (v *view) rolling() bool {
+// isRolling says that not all consumers use what the Secret contains.
+func (v *view) isRolling() bool {
 	h := v.st.Handover
 	return h != nil && h.RolledOutAt == nil && RollsOut(v.Object) && v.current()
 }
 
 // followRollout checks the progress of the consumers, and stamps those that are not stamped.
 func followRollout(v *view) *Step {
-	if !v.rolling() {
+	if !v.isRolling() {
 		return nil
 	}
 	if settled := v.st.Handover.PublishedAt.Add(settle(v.Object)); v.Now.Before(settled) {

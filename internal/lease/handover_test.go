@@ -155,7 +155,7 @@ func TestAllOldLeasesOfASetAreHeld(t *testing.T) {
 		if s.Action != RevokeRecord || in.Object.Status.Retiring[s.Record].ID != id {
 			t.Fatalf("%s is to be revoked: %+v", id, s)
 		}
-		Revoked(in.Object, s.Record, in.Now)
+		RemoveRetired(in.Object, s.Record, in.Now)
 	}
 	if h := in.Object.Status.Handover; h.CutShortAt != nil {
 		t.Errorf("the hand-over was complete: %+v", h)
@@ -266,7 +266,7 @@ func TestPublishStartsAHandover(t *testing.T) {
 	d := input(kept(), spec(rollingOut)).Object
 	st := &d.Status
 	publish := func(n string, existed bool, at time.Duration) *v1alpha1.HandoverStatus {
-		Publish(d, *writtenSecret("digest-" + n), existed, t0.Add(at))
+		RecordPublished(d, *writtenSecret("digest-" + n), existed, t0.Add(at))
 		return st.Handover
 	}
 	if h := publish("1", false, 0); h.Stamp != Stamp("digest-1") || h.RolledOutAt == nil {
@@ -275,7 +275,7 @@ func TestPublishStartsAHandover(t *testing.T) {
 	if h := publish("2", false, time.Hour); h.RolledOutAt != nil || !h.PublishedAt.Equal(stampPtr(time.Hour)) {
 		t.Errorf("the consumers of the last credential have to move: %+v", h)
 	}
-	Rolling(st, "", nil, true, t0.Add(time.Hour+time.Second))
+	RecordRollout(st, "", nil, true, t0.Add(time.Hour+time.Second))
 	RolledOut(st, t0.Add(time.Hour+9*time.Second))
 	if h := publish("2", true, 2*time.Hour); h.RolledOutAt == nil || h.RolloutSeconds != 8 {
 		t.Errorf("the same data start no hand-over: %+v", h)
@@ -288,7 +288,7 @@ func TestPublishStartsAHandover(t *testing.T) {
 		t.Errorf("there are no consumers to roll out: %+v", h)
 	}
 	restored := input(kept(), spec(rollingOut)).Object
-	if Publish(restored, *writtenSecret("digest-1"), true, t0); restored.Status.Handover.RolledOutAt != nil {
+	if RecordPublished(restored, *writtenSecret("digest-1"), true, t0); restored.Status.Handover.RolledOutAt != nil {
 		t.Error("the Secret existed, so consumers may use its former content")
 	}
 }
@@ -296,13 +296,13 @@ func TestPublishStartsAHandover(t *testing.T) {
 func TestRollingRecordsTheProgress(t *testing.T) {
 	st := &input(kept(), handover(), spec(rollingOut)).Object.Status
 	waiting := []string{"Deployment/orders: 1 of 3 pods updated"}
-	Rolling(st, v1alpha1.ReasonRolloutStuck, waiting, false, t0.Add(time.Second))
+	RecordRollout(st, v1alpha1.ReasonRolloutStuck, waiting, false, t0.Add(time.Second))
 	want := v1alpha1.HandoverStatus{Stamp: Stamp("digest-1"), PublishedAt: stamp(0),
 		Reason: v1alpha1.ReasonRolloutStuck, Waiting: waiting, HaltedAt: stampPtr(time.Second)}
 	same(t, "before the first stamp", *st.Handover, want)
 
-	Rolling(st, "", nil, true, t0.Add(2*time.Second))
-	Rolling(st, "", nil, true, t0.Add(3*time.Second))
+	RecordRollout(st, "", nil, true, t0.Add(2*time.Second))
+	RecordRollout(st, "", nil, true, t0.Add(3*time.Second))
 	want.Reason, want.Waiting, want.StampedAt, want.HaltedAt = "", nil, stampPtr(2*time.Second), nil
 	same(t, "after it", *st.Handover, want)
 
@@ -346,7 +346,7 @@ func TestTheDurationOfARollOut(t *testing.T) {
 		t.Run(c.it, func(t *testing.T) {
 			st := &input(kept(), handover(took(2*time.Hour)), spec(rollingOut)).Object.Status
 			for _, e := range c.events {
-				Rolling(st, e.reason, nil, e.stamped, t0.Add(e.at))
+				RecordRollout(st, e.reason, nil, e.stamped, t0.Add(e.at))
 			}
 			RolledOut(st, t0.Add(c.done))
 			if got := duration(st.Handover.RolloutSeconds); got != c.want {
@@ -368,15 +368,15 @@ func TestAHandoverIsCutShort(t *testing.T) {
 		short bool
 	}{
 		{"not by a revocation in time", minutes, func(d *v1alpha1.DynamicSecret) {
-			Revoked(d, 0,
+			RemoveRetired(d, 0,
 				t0.Add(5*time.Minute))
 		}, false},
 		{"by a revocation during the overlap", minutes, func(d *v1alpha1.DynamicSecret) {
-			Revoked(d, 0,
+			RemoveRetired(d, 0,
 				t0.Add(time.Minute))
 		}, true},
 		{"by a revocation during the roll-out", spec(rollingOut), func(d *v1alpha1.DynamicSecret) {
-			Revoked(d, 0,
+			RemoveRetired(d, 0,
 				t0.Add(time.Hour))
 		}, true},
 		{"by the loss of the old lease", minutes, func(d *v1alpha1.DynamicSecret) {
@@ -384,11 +384,11 @@ func TestAHandoverIsCutShort(t *testing.T) {
 				t0.Add(time.Minute))
 		}, true},
 		{"not if the object is deleted", all(minutes, deleted(0)), func(d *v1alpha1.DynamicSecret) {
-			Revoked(d, 0,
+			RemoveRetired(d, 0,
 				t0.Add(time.Minute))
 		}, false},
 		{"not if spec.revoked is true", all(minutes, spec(revoking)), func(d *v1alpha1.DynamicSecret) {
-			Revoked(d, 0,
+			RemoveRetired(d, 0,
 				t0.Add(time.Minute))
 		}, false},
 	} {

@@ -40,7 +40,7 @@ func issue(v *view) *Step {
 		// The cause of the block may not be watched, such as a Secret of something else.
 		return v.later(v.Now.Add(blockedRecheck), "")
 	}
-	if at, b := v.loopPause(cause); b != nil {
+	if at, b := v.pausedByLoop(cause); b != nil {
 		v.blocked = b
 		return v.later(at, what)
 	}
@@ -69,7 +69,7 @@ func (v *view) cause() (string, time.Time) {
 		return CauseSecretLost, v.Now
 	case v.holds(v.leases) && !v.current():
 		return "", time.Time{}
-	case v.Target != TargetCurrent && !v.published():
+	case v.Target != TargetCurrent && !v.setPublished():
 		return CauseUnpublished, v.Now
 	case v.Target == TargetAbsent:
 		return CauseSecretLost, v.Now
@@ -174,7 +174,7 @@ func (v *view) beforeExpiry(rec *v1alpha1.LeaseRecord) (string, time.Time) {
 	latest := handoverAt(v.Object, issuedAt(rec), end)
 	at := latest
 	if share := replaceAt(rec, end, v.spec.RenewAtPercent, v.uid); last && share.Before(at) {
-		at = later(thirdOf(issuedAt(rec), end), share)
+		at = laterOf(thirdOf(issuedAt(rec), end), share)
 	}
 	if opens := v.Windows.Next(at); !opens.IsZero() && !opens.After(latest) {
 		return CauseMaxTTL, opens
@@ -218,14 +218,14 @@ func probed(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) bool {
 	return known && Leased(rec) && !at.After(lastGrant(rec))
 }
 
-func earlier(a, b time.Time) time.Time {
+func earlierOf(a, b time.Time) time.Time {
 	if a.Before(b) {
 		return a
 	}
 	return b
 }
 
-func later(a, b time.Time) time.Time {
+func laterOf(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
 	}

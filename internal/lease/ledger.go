@@ -35,7 +35,7 @@ func Journal(st *v1alpha1.DynamicSecretStatus, records []v1alpha1.LeaseRecord, n
 // SetSession records the session of an issuance.
 func SetSession(rec *v1alpha1.LeaseRecord, handle string, term Term) {
 	rec.SetHandle(handle)
-	setSession(rec, term)
+	grantSession(rec, term)
 }
 
 // Respond records the response to the request of a record.
@@ -69,7 +69,7 @@ func Record(d *v1alpha1.DynamicSecret, records []v1alpha1.LeaseRecord, cause, di
 	if !contained(st) {
 		why = CauseUnpublished
 	}
-	retireLeases(st, why, now)
+	moveToRetiring(st, why, now)
 	st.Leases = make([]v1alpha1.LeaseRecord, len(records))
 	for i := range records {
 		records[i].DeepCopyInto(&st.Leases[i])
@@ -170,7 +170,7 @@ func RetireLeases(d *v1alpha1.DynamicSecret, reason string, ended int, now time.
 	}
 }
 
-func retireLeases(st *v1alpha1.DynamicSecretStatus, reason string, now time.Time) {
+func moveToRetiring(st *v1alpha1.DynamicSecretStatus, reason string, now time.Time) {
 	records := st.Leases
 	st.Leases = nil
 	for i := range records {
@@ -225,8 +225,8 @@ func noteHeld(d *v1alpha1.DynamicSecret) {
 	}
 }
 
-// Revoked removes the i-th retiring record: the backend confirmed that it is gone, or it was given up.
-func Revoked(d *v1alpha1.DynamicSecret, i int, now time.Time) {
+// RemoveRetired removes the i-th retiring record: the backend confirmed that it is gone, or it was given up.
+func RemoveRetired(d *v1alpha1.DynamicSecret, i int, now time.Time) {
 	cutShort(d, i, now)
 	st := &d.Status
 	incomplete(st, i)
@@ -268,7 +268,7 @@ func SessionExtended(rec *v1alpha1.LeaseRecord, t Term) {
 	if t.Capped {
 		t.Renewable = false
 	}
-	setSession(rec, t)
+	grantSession(rec, t)
 }
 
 // BeginRefresh records that the data of a static source are about to change to those with the digest.
@@ -284,9 +284,9 @@ func Refreshed(rec *v1alpha1.LeaseRecord, kind v1alpha1.ResponseKind, digest str
 	setNext(rec, t)
 }
 
-// Publish records the Secret that was written. What it contained before is replaced. New data start a hand-over, except
+// RecordPublished records the Secret that was written. What it contained before is replaced. New data start a hand-over, except
 // for the first data of a Secret that nobody can have used (existed: somebody can).
-func Publish(d *v1alpha1.DynamicSecret, written v1alpha1.SecretStatus, existed bool, now time.Time) {
+func RecordPublished(d *v1alpha1.DynamicSecret, written v1alpha1.SecretStatus, existed bool, now time.Time) {
 	st := &d.Status
 	st.Secret = &written
 	st.Retiring = slices.DeleteFunc(st.Retiring, func(rec v1alpha1.LeaseRecord) bool { return Irrevocable(&rec) })
@@ -311,8 +311,8 @@ func Publish(d *v1alpha1.DynamicSecret, written v1alpha1.SecretStatus, existed b
 	}
 }
 
-// Rolling records the progress of the consumers, and when the first of them was stamped.
-func Rolling(st *v1alpha1.DynamicSecretStatus, reason string, waiting []string, stamped bool, now time.Time) {
+// RecordRollout records the progress of the consumers, and when the first of them was stamped.
+func RecordRollout(st *v1alpha1.DynamicSecretStatus, reason string, waiting []string, stamped bool, now time.Time) {
 	h, at := st.Handover, floor(now)
 	h.Reason, h.Waiting = reason, waiting
 	resume(h, at)
@@ -395,7 +395,7 @@ func setTerm(rec *v1alpha1.LeaseRecord, t Term) {
 	rec.Renewable = t.Renewable
 }
 
-func setSession(rec *v1alpha1.LeaseRecord, t Term) {
+func grantSession(rec *v1alpha1.LeaseRecord, t Term) {
 	rec.Session = nil
 	if t.Duration > 0 {
 		rec.Session = &v1alpha1.SessionTerm{

@@ -124,11 +124,11 @@ func TestRevokedRemovesARecord(t *testing.T) {
 	d := input(retiring(record(numbered(1)), record(numbered(2)), record(numbered(3)))).Object
 	copied := d.Status // a shallow copy
 	want := d.Status.DeepCopy().Retiring
-	Revoked(d, 1, t0)
+	RemoveRetired(d, 1, t0)
 	same(t, "what is left", d.Status.Retiring, []v1alpha1.LeaseRecord{want[0], want[2]})
 	same(t, "the shallow copy", copied.Retiring, want)
-	Revoked(d, 1, t0)
-	Revoked(d, 0, t0)
+	RemoveRetired(d, 1, t0)
+	RemoveRetired(d, 0, t0)
 	if d.Status.Retiring != nil {
 		t.Error("an empty list differs from none, and would cause a write")
 	}
@@ -147,7 +147,7 @@ func TestAReplacedSetBecomesIncomplete(t *testing.T) {
 		[]v1alpha1.LeaseRecord{*want, incompleteSet, *db(retired(0, v1alpha1.ReasonLeaseLost))})
 
 	d = input(retiring(append(others, db(replacing))...)).Object
-	Revoked(d, 2, t0)
+	RemoveRetired(d, 2, t0)
 	same(t, "after a revocation", d.Status.Retiring, []v1alpha1.LeaseRecord{*want, incompleteSet})
 
 	d = input(retiring(append(others, db(replacing))...)).Object

@@ -166,7 +166,7 @@ func TestPublishedAndDeletedSecrets(t *testing.T) {
 	if Published(st) {
 		t.Error("published before it was written")
 	}
-	Publish(d, *writtenSecret("digest-1"), true, t0)
+	RecordPublished(d, *writtenSecret("digest-1"), true, t0)
 	if !Published(st) {
 		t.Error("not published after it was written")
 	}
@@ -178,7 +178,7 @@ func TestPublishedAndDeletedSecrets(t *testing.T) {
 	}
 }
 
-// Publish replaces what the Secret contained before; other records are not affected.
+// RecordPublished replaces what the Secret contained before; other records are not affected.
 func TestPublishReplacesTheSetBefore(t *testing.T) {
 	reasons := []string{v1alpha1.ReasonReplacing, reasonIncomplete, CauseUnpublished, v1alpha1.ReasonLeaseLost,
 		reasonReplaced}
@@ -187,7 +187,7 @@ func TestPublishReplacesTheSetBefore(t *testing.T) {
 	for i, reason := range reasons {
 		retiring(record(numbered(i), retired(0, reason)))(&in)
 	}
-	Publish(in.Object, *writtenSecret("digest-1"), true, t0)
+	RecordPublished(in.Object, *writtenSecret("digest-1"), true, t0)
 	for i := range want {
 		if got := in.Object.Status.Retiring[i].Reason; got != want[i] {
 			t.Errorf("%s became %s, want %s", reasons[i], got, want[i])
@@ -211,7 +211,7 @@ func TestARefreshIsJournaled(t *testing.T) {
 	same(t, "during another refresh", *st.Secret, *want)
 
 	Refreshed(&st.Leases[1], v1alpha1.ResponseStatic, "part-2", Term{At: t0.Add(time.Hour + half)})
-	Publish(d, *writtenSecret("digest-3"), true, t0.Add(time.Hour))
+	RecordPublished(d, *writtenSecret("digest-3"), true, t0.Add(time.Hour))
 	value := settings(func(rec *v1alpha1.LeaseRecord) { rec.IssuedAt, rec.Digest = stampPtr(time.Hour), "part-2" })
 	same(t, "the source", st.Leases[1], *value)
 	same(t, "the other source", st.Leases[0], *db())
@@ -266,8 +266,8 @@ func TestTransitionsWriteWholeSeconds(t *testing.T) {
 	Renewed(&st.Leases[0], Term{At: odd.Add(time.Minute), Duration: 90 * time.Minute}, time.Hour)
 	SessionExtended(&st.Leases[0], Term{At: odd, Duration: time.Hour})
 	Refreshed(&st.Leases[1], v1alpha1.ResponseScheduled, "part-2", Term{At: odd, Duration: time.Minute + half})
-	Publish(d, *writtenSecret("digest-2"), true, odd)
-	Rolling(st, "", nil, true, odd)
+	RecordPublished(d, *writtenSecret("digest-2"), true, odd)
+	RecordRollout(st, "", nil, true, odd)
 	RolledOut(st, odd)
 	RetiringLost(d, 0, odd)
 	Journal(st, values([]*v1alpha1.LeaseRecord{broker(noResponse)}), odd)

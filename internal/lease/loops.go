@@ -80,8 +80,8 @@ func count(d *v1alpha1.DynamicSecret, reason string, now time.Time) {
 		Generation: d.Generation, Request: d.Annotations[v1alpha1.RotateRequestedAtAnnotation], Reason: reason}
 }
 
-// loopPause is when a loop permits the next issuance, and what it says until then; nil: at once.
-func (v *view) loopPause(cause string) (time.Time, *Block) {
+// pausedByLoop is when a loop permits the next issuance, and what it says until then; nil: at once.
+func (v *view) pausedByLoop(cause string) (time.Time, *Block) {
 	u := counted(v.Object, v.Now)
 	if u == nil || u.Reason == "" && !unplanned(cause) {
 		return time.Time{}, nil

@@ -16,14 +16,14 @@ var rules = []func(*view) *Step{
 	deleting,
 	addFinalizer,
 	settleAttempt,
-	revoked,
+	revokeAll,
 	dropEnded,
 	verify,
 	renewRequested,
 	renew,
 	extendSession,
 	keepRetiring,
-	publish,
+	publishHeld,
 	deleteDeadSecret,
 	syncSecret,
 	followRollout,
@@ -145,8 +145,8 @@ func (v *view) renewalRequested() bool {
 		v.requested(v1alpha1.ForceSyncAnnotation, v.st.LastHandledForceSync)
 }
 
-// published says that the credentials of the leases were written to the Secret, and that the status records it.
-func (v *view) published() bool { return len(v.leases) > 0 && Published(v.st) }
+// setPublished says that the credentials of the leases were written to the Secret, and that the status records it.
+func (v *view) setPublished() bool { return len(v.leases) > 0 && Published(v.st) }
 
 // contains says that the Secret contains the responses of the leases, published or while one is refreshed.
 func (v *view) contains() bool {
@@ -154,7 +154,7 @@ func (v *view) contains() bool {
 }
 
 // current says that they are still there.
-func (v *view) current() bool { return v.Target == TargetCurrent && v.published() }
+func (v *view) current() bool { return v.Target == TargetCurrent && v.setPublished() }
 
 // publishable says that the credentials of the leases are in memory and the API server is likely to accept them.
 func (v *view) publishable() bool {
@@ -169,7 +169,7 @@ func (v *view) secretExists() bool { return v.Target == TargetCurrent || v.Targe
 func (v *view) unreplaced(rec *v1alpha1.LeaseRecord) bool {
 	replaced := rec.Reason == v1alpha1.ReasonReplacing || rec.Reason == reasonIncomplete
 	written := v.st.Secret != nil && v.st.Secret.UID != ""
-	return replaced && written && !v.published() && !v.Object.Spec.Revoked
+	return replaced && written && !v.setPublished() && !v.Object.Spec.Revoked
 }
 
 // inSecret says that the Secret still contains the credential of a retiring record, and that the credential is alive.
@@ -247,7 +247,7 @@ func dropEnded(v *view) *Step {
 			v.later(end, v1alpha1.NextExpire)
 		}
 	}
-	grant := v.spec.Reissue == v1alpha1.ReissueNever && v.published()
+	grant := v.spec.Reissue == v1alpha1.ReissueNever && v.setPublished()
 	if grant && v.Target != TargetCurrent && v.Target != TargetForeign && !v.holds(v.leases) {
 		temporary := func(rec v1alpha1.LeaseRecord) bool { return Revocable(&rec) || expires(&rec) }
 		if slices.ContainsFunc(v.leases, temporary) {
@@ -294,7 +294,7 @@ func renewRequested(v *view) *Step {
 		if !v.current() {
 			continue // it is read or issued again first
 		}
-		if s := v.read(i, v.Now, v1alpha1.ReasonRenewing); s != nil {
+		if s := v.readSource(i, v.Now, v1alpha1.ReasonRenewing); s != nil {
 			return s
 		}
 	}
@@ -314,7 +314,7 @@ func RequestedRenewal(d *v1alpha1.DynamicSecret) string {
 	return d.Annotations[v1alpha1.RenewRequestedAtAnnotation] + "|" + d.Annotations[v1alpha1.ForceSyncAnnotation]
 }
 
-func publish(v *view) *Step {
+func publishHeld(v *view) *Step {
 	if len(v.leases) == 0 || v.Target == TargetCurrent || v.Target == TargetForeign || !v.holds(v.leases) {
 		return nil
 	}
@@ -333,15 +333,15 @@ func refresh(v *view) *Step {
 			continue
 		}
 		at := refreshAt(rec, v.Reads[rec.Source], RefreshInterval(v.Object), v.uid)
-		if s := v.read(i, at, v1alpha1.ReasonSynced); s != nil {
+		if s := v.readSource(i, at, v1alpha1.ReasonSynced); s != nil {
 			return s
 		}
 	}
 	return nil
 }
 
-// read reads the source of the i-th lease again, unless something blocks that.
-func (v *view) read(i int, at time.Time, reason string) *Step {
+// readSource reads the source of the i-th lease again, unless something blocks that.
+func (v *view) readSource(i int, at time.Time, reason string) *Step {
 	step := Step{Action: RefreshSource, Reason: reason, Record: i}
 	s := v.due(at, v.Tries.Refresh[v.leases[i].Source], v1alpha1.NextRefresh, step)
 	if s == nil {

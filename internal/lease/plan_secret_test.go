@@ -143,7 +143,7 @@ func TestPlanProtectsOnlyWhatTheSecretContains(t *testing.T) {
 	in := input(kept())
 	d := in.Object
 	Record(d, values([]*v1alpha1.LeaseRecord{record(numbered(2))}), CauseRequested, "digest-2", t0)
-	Publish(d, *writtenSecret("digest-2"), true, t0)
+	RecordPublished(d, *writtenSecret("digest-2"), true, t0)
 	Record(d, values([]*v1alpha1.LeaseRecord{record(numbered(3), long)}), CauseRequested, "digest-3", t0)
 	issued(record(numbered(3)))(&in)
 	in.Target = TargetChanged // the Secret contains lease-2

@@ -184,7 +184,7 @@ func TestPlanAReplacedSet(t *testing.T) {
 	})
 }
 
-// Revoked removes the expired record of a replaced set. The Secret is still incomplete after that.
+// RemoveRetired removes the expired record of a replaced set. The Secret is still incomplete after that.
 func TestPlanRemembersThatAReplacedSetIsIncomplete(t *testing.T) {
 	replacing, long := retired(0, v1alpha1.ReasonReplacing), granted(9*time.Hour)
 	in := input(succeeding([]*v1alpha1.LeaseRecord{db(numbered(4), long), broker(numbered(5), long)},
@@ -192,7 +192,7 @@ func TestPlanRemembersThatAReplacedSetIsIncomplete(t *testing.T) {
 	if s := Plan(in); s.Action != RevokeRecord || s.Record != 1 {
 		t.Fatalf("the expired record is to be revoked: %+v", s)
 	}
-	Revoked(in.Object, 1, in.Now)
+	RemoveRetired(in.Object, 1, in.Now)
 	in.Block = &notReadyBlock
 	if s := Plan(in); s.Action != DeleteSecret {
 		t.Errorf("the Secret contains a dead credential: %+v", s)

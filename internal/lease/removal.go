@@ -56,8 +56,8 @@ func (v *view) deletionDeadline() time.Time {
 	return v.Object.DeletionTimestamp.Add(revocationDeadline(v.spec))
 }
 
-// revoked does what spec.revoked says. Records are revoked whether or not the Secret can be deleted.
-func revoked(v *view) *Step {
+// revokeAll does what spec.revoked says. Records are revoked whether or not the Secret can be deleted.
+func revokeAll(v *view) *Step {
 	if !v.Object.Spec.Revoked {
 		return nil
 	}
@@ -83,7 +83,7 @@ func deleteSecret(v *view, reason string) *Step {
 // deleteDeadSecret deletes a Secret whose credential is dead, unless a replacement can be issued now.
 func deleteDeadSecret(v *view) *Step {
 	written := v.st.Secret != nil && (v.st.Secret.UID != "" || v.secretExists())
-	valid := len(v.leases) > 0 && (v.published() || v.publishable() || v.Target == TargetCurrent)
+	valid := len(v.leases) > 0 && (v.setPublished() || v.publishable() || v.Target == TargetCurrent)
 	if !written || valid {
 		return nil
 	}
@@ -161,7 +161,7 @@ func (v *view) revokeFrom(rec *v1alpha1.LeaseRecord) time.Time {
 		return v.Now
 	}
 	if by, bounded := v.RevokeBy[Key(rec)]; bounded {
-		return earlier(by, rec.RevokeAfter.Time)
+		return earlierOf(by, rec.RevokeAfter.Time)
 	}
 	return rec.RevokeAfter.Time
 }

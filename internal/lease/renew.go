@@ -19,7 +19,7 @@ func renew(v *view) *Step {
 		if !Leased(rec) || exhausted(rec) {
 			continue
 		}
-		at := v.renewAt(rec)
+		at := v.renewalDue(rec)
 		step := Step{Action: RenewLease, Reason: v1alpha1.ReasonRenewing, Record: i}
 		if s := v.extend(rec, at, v.Tries.Renew[Key(rec)], step); s != nil {
 			return s
@@ -31,7 +31,7 @@ func renew(v *view) *Step {
 func extendSession(v *view) *Step {
 	for i := range v.leases {
 		rec := &v.leases[i]
-		at, ok := v.extendSessionAt(rec)
+		at, ok := v.extensionDue(rec)
 		if !ok {
 			continue
 		}
@@ -64,9 +64,9 @@ func (v *view) replaceRefusedAt(rec *v1alpha1.LeaseRecord) (at time.Time, ok boo
 		return time.Time{}, false
 	}
 	if !exhausted(rec) && v.Tries.Renew[Key(rec)].Refusals >= refusalsBelieved {
-		at, ok = v.giveUpAt(rec, v.renewAt(rec), rec.ExpiresAt.Time), true
+		at, ok = v.giveUpAt(rec, v.renewalDue(rec), rec.ExpiresAt.Time), true
 	}
-	due, extendable := v.extendSessionAt(rec)
+	due, extendable := v.extensionDue(rec)
 	if extendable && v.Tries.ExtendSession[Key(rec)].Refusals >= refusalsBelieved {
 		if t := v.giveUpAt(rec, due, rec.Session.ExpiresAt.Time); !ok || t.Before(at) {
 			at, ok = t, true
@@ -78,7 +78,7 @@ func (v *view) replaceRefusedAt(rec *v1alpha1.LeaseRecord) (at time.Time, ok boo
 // giveUpAt is when a credential is replaced whose extension has been due for a while: as long as the hand-over still
 // fits before the end, and the second half of the time until then remains for failed issuances.
 func (v *view) giveUpAt(rec *v1alpha1.LeaseRecord, due, end time.Time) time.Time {
-	return earlier(due.Add(end.Sub(due)/2), handoverAt(v.Object, issuedAt(rec), end))
+	return earlierOf(due.Add(end.Sub(due)/2), handoverAt(v.Object, issuedAt(rec), end))
 }
 
 // lastRenewal extends again what has expired at the end. nil: nothing can be extended, or it failed since then.
@@ -104,22 +104,22 @@ func (v *view) extension(i int, rec *v1alpha1.LeaseRecord) (*Step, Failure) {
 	return &Step{Action: RenewLease, Reason: reason, Record: i}, v.Tries.Renew[key]
 }
 
-// renewAt is when the lease is due for renewal: early enough for a hand-over if the response shows that the lease is at
+// renewalDue is when the lease is due for renewal: early enough for a hand-over if the response shows that the lease is at
 // its maximum.
-func (v *view) renewAt(rec *v1alpha1.LeaseRecord) time.Time {
+func (v *view) renewalDue(rec *v1alpha1.LeaseRecord) time.Time {
 	at := renewAt(rec, v.spec.RenewAtPercent, v.uid)
 	if handoverTime(v.Object) > 0 && rec.ExpiresAt != nil {
-		at = earlier(at, handoverAt(v.Object, lastGrant(rec), rec.ExpiresAt.Time))
+		at = earlierOf(at, handoverAt(v.Object, lastGrant(rec), rec.ExpiresAt.Time))
 	}
 	if probe, known := probeAt(v.Object, rec); known && probe.After(lastGrant(rec)) {
-		at = earlier(at, probe)
+		at = earlierOf(at, probe)
 	}
 	return at
 }
 
-// extendSessionAt is when the session of the lease is due for extension. False: never. It is extended for the sake of
+// extensionDue is when the session of the lease is due for extension. False: never. It is extended for the sake of
 // the lease that expires after it, and to learn its maximum while a hand-over still fits.
-func (v *view) extendSessionAt(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
+func (v *view) extensionDue(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
 	if !Leased(rec) || rec.ExpiresAt == nil || rec.Session == nil || !rec.Session.Renewable {
 		return time.Time{}, false
 	}
@@ -132,5 +132,5 @@ func (v *view) extendSessionAt(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
 	if !first {
 		return probe, true
 	}
-	return earlier(at, probe), true
+	return earlierOf(at, probe), true
 }

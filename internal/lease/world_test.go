@@ -86,7 +86,7 @@ func (w *world) take(s Step) bool {
 			RolledOut(st, in.Now)
 		} else {
 			in.RolloutCheckAt = in.Now.Add(time.Second)
-			Rolling(st, v1alpha1.ReasonRollingOut, nil, maybe(w.T, "stamped"), in.Now)
+			RecordRollout(st, v1alpha1.ReasonRollingOut, nil, maybe(w.T, "stamped"), in.Now)
 		}
 	case RevokeRecord, AbandonRecord:
 		w.revoke(s)
@@ -151,7 +151,7 @@ func (w *world) revoke(s Step) {
 	case !in.Object.DeletionTimestamp.IsZero():
 		in.Done[key] = true
 	default:
-		Revoked(in.Object, s.Record, in.Now)
+		RemoveRetired(in.Object, s.Record, in.Now)
 	}
 }
 
@@ -203,7 +203,7 @@ func (w *world) publish(existed bool) {
 	if st.Secret != nil {
 		digest = st.Secret.Digest
 	}
-	Publish(in.Object, *writtenSecret(digest), existed, in.Now)
+	RecordPublished(in.Object, *writtenSecret(digest), existed, in.Now)
 	in.Target, in.OutOfSync, w.content = TargetCurrent, false, map[string]bool{}
 	for i := range st.Leases {
 		w.content[st.Leases[i].Handle()] = true

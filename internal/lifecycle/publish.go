@@ -136,7 +136,7 @@ func (l *Lifecycle) recordPublished(
 		for _, change := range also {
 			change(d)
 		}
-		lease.Publish(d, written, existed, l.clock.Now())
+		lease.RecordPublished(d, written, existed, l.clock.Now())
 	})
 }
 

@@ -103,7 +103,7 @@ func (l *Lifecycle) removed(ctx context.Context, o *observation, s lease.Step, k
 		put(&o.mem.done, key, true)
 		return nil
 	}
-	return l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.Revoked(d, s.Record, l.clock.Now()) })
+	return l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.RemoveRetired(d, s.Record, l.clock.Now()) })
 }
 
 // abandon gives a record up, and reports that.

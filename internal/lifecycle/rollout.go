@@ -78,7 +78,7 @@ func (l *Lifecycle) recordRollout(ctx context.Context, o *observation, progress 
 		return nil
 	}
 	return l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
-		lease.Rolling(&d.Status, progress.Reason, progress.Waiting, progress.Stamped > 0, l.clock.Now())
+		lease.RecordRollout(&d.Status, progress.Reason, progress.Waiting, progress.Stamped > 0, l.clock.Now())
 	})
 }
 
