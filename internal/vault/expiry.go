@@ -18,24 +18,43 @@ type validity struct {
 	until time.Time
 }
 
-// expiryFields contain the expiry in Unix seconds: of the pki engine, and of access tokens of the gcp engine.
+// expiryFields contain the expiry: in Unix seconds in responses of the pki engine and in access tokens of the gcp
+// engine, as RFC 3339 in the formats of cloud providers.
 var expiryFields = []string{"expiration", "expires_at_seconds"}
 
-// findValidity looks for an expiry in the fields: as a number, else in a certificate or a JWT.
+// jwtFields may contain a JWT: that of identity/oidc/token, and the names of OAuth 2.0 and OpenID Connect.
+var jwtFields = []string{"token", "access_token", "id_token"}
+
+// findValidity looks for an expiry in the fields: as a time, else in a certificate or in JWTs.
 func findValidity(fields map[string]json.RawMessage) (validity, bool) {
 	inside, found := certificateValidity(fields["certificate"])
 	if !found {
 		inside, found = sshValidity(fields["signed_key"])
 	}
 	if !found {
-		inside, found = jwtValidity(fields["token"])
+		inside, found = firstJWTValidity(fields)
 	}
 	for _, field := range expiryFields {
-		if until, ok := unixTime(fields[field]); ok {
+		until, ok := unixTime(fields[field])
+		if !ok {
+			until, ok = textTime(fields[field])
+		}
+		if ok {
 			return validity{from: inside.from, until: until}, true
 		}
 	}
 	return inside, found
+}
+
+// firstJWTValidity is that of the JWT that expires first: the response is replaced as a whole.
+func firstJWTValidity(fields map[string]json.RawMessage) (first validity, found bool) {
+	for _, field := range jwtFields {
+		v, ok := jwtValidity(fields[field])
+		if ok && (!found || v.until.Before(first.until)) {
+			first, found = v, true
+		}
+	}
+	return first, found
 }
 
 // maxUnix is the last second that a certificate or a timestamp in RFC 3339 can express: the end of the year 9999.
@@ -48,6 +67,16 @@ func unixTime(raw json.RawMessage) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return time.Unix(int64(s), 0), true
+}
+
+// textTime reads a time in RFC 3339. One before 1970 is no expiry: some servers send the year 1 for "never".
+func textTime(raw json.RawMessage) (time.Time, bool) {
+	var text string
+	if readString(raw, &text) != nil {
+		return time.Time{}, false
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	return at, err == nil && at.Unix() > 0
 }
 
 // certificateValidity reads the first certificate of a PEM bundle.

@@ -102,6 +102,29 @@ func TestKindsOfResponses(t *testing.T) {
 				"token": jwt(fmt.Sprintf(`{"iat":%d,"exp":%d}`, unix(0), unix(time.Minute))), "ttl": 60,
 			}), v1alpha1.ResponseExpiring, time.Minute, false,
 		},
+		"an access token": {
+			"oauth/creds/x", responseOf(t, map[string]any{
+				"access_token": jwt(fmt.Sprintf(`{"iat":%d,"exp":%d}`, unix(0), unix(time.Minute))),
+			}), v1alpha1.ResponseExpiring, time.Minute, false,
+		},
+		"two JWTs: the first expiry counts": {
+			"oauth/creds/x", responseOf(t, map[string]any{
+				"access_token": jwt(fmt.Sprintf(`{"iat":%d,"exp":%d}`, unix(0), unix(time.Hour))),
+				"id_token":     jwt(fmt.Sprintf(`{"iat":%d,"exp":%d}`, unix(0), unix(time.Minute))),
+			}), v1alpha1.ResponseExpiring, time.Minute, false,
+		},
+		"an opaque access token with an expiration": {
+			"oauth/creds/x", responseOf(t, map[string]any{"access_token": "x", "expiration": unix(time.Minute)}),
+			v1alpha1.ResponseExpiring, time.Minute, false,
+		},
+		"an expiration in RFC 3339": {
+			"cloud/creds/x", responseOf(t, map[string]any{"expiration": "2026-01-02T04:34:05.5+01:00"}),
+			v1alpha1.ResponseExpiring, 30*time.Minute + time.Second/2, false,
+		},
+		"the expiration of the year 1": {
+			"cloud/creds/x", responseOf(t, map[string]any{"expiration": "0001-01-01T00:00:00Z"}),
+			v1alpha1.ResponseStatic, 0, true,
+		},
 		"an access token of gcp": {
 			"gcp/token/x", responseOf(t, map[string]any{"token": "ya29.x", "expires_at_seconds": unix(time.Minute)}),
 			v1alpha1.ResponseExpiring, time.Minute, false,
