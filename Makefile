@@ -13,10 +13,12 @@ HELM := $(BIN)/helm-v3.22.0
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-# -p 2: tests with real servers share the machine with those servers.
 GO_TEST := go test -race -p 2
-# Tests mostly wait for servers and clocks, so run more tests than there are processors.
-INTEGRATION := $(GO_TEST) -tags integration -count=1 -parallel 6 -timeout 40m
+# Tests mostly wait for servers and clocks, so run more tests than there are processors. -p 1: packages with real servers
+# share the machine with those servers.
+INTEGRATION := go test -race -p 1 -tags integration -count=1 -parallel 4 -timeout 40m
+# The managers that these tests start have the race detector. The tests themselves only wait.
+E2E := $(subst -race ,,$(INTEGRATION)) ./internal/e2e
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml \
   charts/leasekeeper/crds charts/leasekeeper/files
 CHART_RULES := $(addprefix config/rbac/,role.yaml viewer_role.yaml editor_role.yaml revoker_role.yaml) \
@@ -44,7 +46,7 @@ test-unit: ## Run the tests that need no servers
 
 .PHONY: test-api
 test-api: servers postgres ## Test the manager on a real API server, Vault and PostgreSQL
-	$(INTEGRATION) ./internal/e2e/...
+	$(E2E)
 
 .PHONY: test-vault
 test-vault: servers postgres ## Test the Vault backend and the testbed on real servers
@@ -52,7 +54,8 @@ test-vault: servers postgres ## Test the Vault backend and the testbed on real s
 
 .PHONY: test
 test: servers postgres ## Run all tests, and set up everything they need
-	$(INTEGRATION) ./...
+	$(INTEGRATION) $$(go list ./... | grep -v /internal/e2e$$)
+	$(E2E)
 
 # Go minimizes each new input for up to a minute by default. That would use most of the time.
 FUZZTIME ?= 10m
@@ -96,7 +99,7 @@ chaos: servers postgres build ## Inject all faults at once for FOR=10m, by SEED;
 	go run ./hack/chaos -scenario storm,failover,isolation -seed $(SEED) -for $(FOR) -objects $(OBJECTS) \
 	  -manager $(BIN)/manager-race
 	go run ./hack/chaos -scenario scale -leases $(LEASES) -manager $(BIN)/manager
-	LEASEKEEPER_OBJECTS=$(OBJECTS) $(INTEGRATION) -v -run '^TestShortOutageChangesNothing$$' ./internal/e2e
+	LEASEKEEPER_OBJECTS=$(OBJECTS) $(E2E) -v -run '^TestShortOutageChangesNothing$$'
 
 .PHONY: bench
 bench: OBJECTS = 300 2000

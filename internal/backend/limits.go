@@ -133,6 +133,8 @@ func (l *Limits) admit(key lineKey, issues bool, who Waiter) (done func(error), 
 		in = &line{inFlight: map[int]time.Time{}}
 	}
 	l.restart(key, in, now)
+	// Another path of an object that has a place: the object uses one worker, and would never get all of its places.
+	another := key.operation == opIssue && !issues
 	switch {
 	case !in.probeAt.IsZero() && (len(in.inFlight) > 0 || now.Before(in.probeAt)):
 		return nil, in.fault
@@ -144,7 +146,7 @@ func (l *Limits) admit(key lineKey, issues bool, who Waiter) (done func(error), 
 	case issues && l.issuing >= l.part(2):
 		l.waiting.add(who)
 		return nil, in.busy(key, now)
-	case in.suspect(key, now) && l.crowded(key, in, now):
+	case !another && in.suspect(key, now) && l.crowded(key, in, now):
 		if key.operation == opIssue {
 			return nil, in.fault
 		}

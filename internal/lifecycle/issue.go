@@ -23,7 +23,7 @@ import (
 // issue checks what can be checked, logs in once for each source, journals, and requests the credentials. It keeps the
 // responses in memory for the next step to record; the journal covers a response that never arrives.
 func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) error {
-	done, err := l.admit(o)
+	places, err := l.admit(o)
 	if backend.KindOf(err) == backend.Busy {
 		return errBusy
 	}
@@ -31,8 +31,7 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 		l.issueFailed(o, err)
 		return nil
 	}
-	result := backend.ErrNotSent
-	defer func() { done(result) }()
+	defer places.leave()
 	if err := o.checkKnownKeys(l.clock.Now()); err != nil {
 		l.issueFailed(o, err)
 		return nil
@@ -47,7 +46,7 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 		session, err := src.Backend.Login(ctx, src.Identity)
 		if err != nil {
 			if kind := backend.KindOf(err); kind == backend.NoResponse || kind == backend.QuotaExceeded {
-				result = err // the others of the path need not try meanwhile
+				places.note(src, err) // the others of the path need not try meanwhile
 			}
 			l.closeUnused(ctx, o, h)
 			l.issueFailed(o, err)
@@ -72,36 +71,51 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 	if paused || ctx.Err() != nil {
 		return nil // nothing is sent late, or during a shutdown
 	}
-	result = l.request(ctx, o, h)
+	l.request(ctx, o, h, places)
 	return nil
 }
 
-// admit reserves a place for the requests of all sources.
-func (l *Lifecycle) admit(o *observation) (done func(error), err error) {
-	var places []func(error)
-	done = func(result error) {
-		for _, place := range places {
-			place(result)
-		}
+// places are reserved for the requests of an object, one for each path.
+type places map[string]*place
+
+type place struct {
+	done   func(error)
+	result error
+}
+
+// note the result of a request. A path of which nothing was requested has none.
+func (p places) note(src *source, result error) { p[pathOf(src)].result = result }
+
+// leave returns the places, each with the result of its own path: a path that hangs says nothing about the others.
+func (p places) leave() {
+	for _, place := range p {
+		place.done(place.result)
 	}
-	admitted := map[string]bool{}
+}
+
+// pathOf identifies the path of a source among all providers.
+func pathOf(src *source) string {
+	return src.Record.Provider.Kind + "/" + src.Record.Provider.Name + "|" + src.Record.Location()
+}
+
+// admit reserves a place for the requests of all sources.
+func (l *Lifecycle) admit(o *observation) (places, error) {
+	all := places{}
 	key := o.key()
 	who := backend.Waiter{Key: key.String(), Wake: func() { l.wake(key) }}
 	for i := range o.sources.Sources {
 		src := &o.sources.Sources[i]
-		path := src.Record.Provider.Kind + "/" + src.Record.Provider.Name + "|" + src.Record.Location()
-		if admitted[path] {
+		if all[pathOf(src)] != nil {
 			continue
 		}
-		place, err := backend.Admit(src.Backend, src.Record.Location(), len(places) == 0, who)
+		done, err := backend.Admit(src.Backend, src.Record.Location(), len(all) == 0, who)
 		if err != nil {
-			done(backend.ErrNotSent)
+			all.leave()
 			return nil, err
 		}
-		admitted[path] = true
-		places = append(places, place)
+		all[pathOf(src)] = &place{done, backend.ErrNotSent}
 	}
-	return done, nil
+	return all, nil
 }
 
 // wake continues with an object that waits for a place. If nobody listens, it continues after recheckBusy.
@@ -154,10 +168,10 @@ func (l *Lifecycle) closeUnused(ctx context.Context, o *observation, h *held) {
 	}
 }
 
-// request sends the requests of all sources, until one fails, and returns its error. The source that failed last goes
-// first, so that nothing is minted while it still fails. A shutdown waits for the responses: without them the sessions
-// could only be revoked after the request limit.
-func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error {
+// request sends the requests of all sources, until one fails. The source that failed last goes first, so that nothing is
+// minted while it still fails. A shutdown waits for the responses: without them the sessions could only be revoked after
+// the request limit.
+func (l *Lifecycle) request(ctx context.Context, o *observation, h *held, places places) {
 	salt := secret.NewSalt()
 	if m := o.carrier(); m != nil && secret.Salt(m) != "" {
 		salt = secret.Salt(m)
@@ -167,6 +181,11 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 	content := make(secret.Content, len(h.Records))
 	for _, i := range o.requestOrder() {
 		src, rec := &o.sources.Sources[i], &h.Records[i]
+		if err := l.journalAgain(ctx, o, h); err != nil {
+			l.issueFailed(o, backend.Errorf(backend.Failed, "the other responses took long, and the ledger could not be "+
+				"written: %v", err))
+			return
+		}
 		rec.Settled = false
 		response, err := src.Backend.Issue(context.WithoutCancel(ctx), h.sessions[i], src.Spec)
 		if err == nil && response.LeaseID != "" && response.Term.Duration <= 0 {
@@ -175,11 +194,12 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 			rec.Record.ID, rec.Record.Kind = response.LeaseID, response.Kind
 		}
 		rec.Settled = err == nil || backend.KindOf(err) != backend.NoResponse
+		places.note(src, err)
 		if err != nil {
 			o.mem.failedSource = src.Spec.Name
 			h.note(err)
 			l.issueFailed(o, err)
-			return err
+			return
 		}
 		known.fields[responseKey(src)] = slices.Sorted(maps.Keys(response.Data))
 		part := secret.Select(src.Spec.Fields, o.d.Spec.Target.Fields, src.Spec.Name, response.Data, response.Volatile)
@@ -194,12 +214,20 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held) error 
 	if err := usable(o.d, h.content); err != nil {
 		h.note(err)
 		l.issueFailed(o, err)
-		return err
+		return
 	}
 	h.Outcome = lease.OutcomeIssued
 	o.mem.tries.Issue = lease.Failure{}
 	l.announce.Count("issue", "success")
-	return nil
+}
+
+// journalAgain postpones the revocation of an attempt whose first responses took long: the request limit of the next
+// request starts now.
+func (l *Lifecycle) journalAgain(ctx context.Context, o *observation, h *held) error {
+	if l.clock.Now().Sub(o.d.Status.Attempt.Records[0].StartedAt.Time) <= l.sendWithin {
+		return nil
+	}
+	return l.journal(ctx, o, h)
 }
 
 // userSalt makes the same user have the same digest in all leases of an object, and another one in other objects. It
