@@ -99,7 +99,7 @@ var hostilities = map[string]hostility{
 var errDenied = backend.Errorf(backend.Denied, "the policy lacks a line")
 
 // useSeveralSources lets somebody edit the object so that it requests several sources: none whose value changes by
-// itself, because such a change is written at most a minute after it was rejected.
+// itself, because each new value is written.
 func (w *world) useSeveralSources() {
 	w.severalSources()
 	w.object.Spec.Sources = slices.DeleteFunc(w.object.Spec.Sources, func(s v1alpha1.SecretSource) bool {

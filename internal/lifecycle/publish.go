@@ -341,7 +341,7 @@ func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) e
 	}
 	if err := l.writePart(ctx, o, part); err != nil {
 		if rejected(err) {
-			failKey(&o.mem.tries.Refresh, rec.Source, l.rejectedBlock(o, err, false), now, o.backoff)
+			failKey(&o.mem.tries.Refresh, rec.Source, l.rejectedBlock(o, err, false), now, o.rejectedPause)
 			return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), err)
 		}
 		return err
@@ -364,6 +364,12 @@ func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) e
 	l.announce.Event(o.d, corev1.EventTypeNormal, v1alpha1.ReasonRefreshed,
 		"Secret "+o.d.TargetName()+" contains the new value of "+rec.Location()+".")
 	return nil
+}
+
+// rejectedPause is the pause before a value is read again that the API server rejected: a try costs a request to the
+// backend and three to the API server.
+func (o *observation) rejectedPause(count int) time.Duration {
+	return min(lease.LoopPause(count, o.d.UID), 10*time.Minute)
 }
 
 // writePart writes the part of a source. A Secret that somebody made immutable is created again.
