@@ -20,8 +20,8 @@ const (
 	// RenewRequestedAtAnnotation requests a renewal. Every value that was not handled before counts.
 	RenewRequestedAtAnnotation = "leasekeeper.io/renew-requested-at"
 	// ForceSyncAnnotation requests the same. External Secrets Operator uses the same annotation. A response without a
-	// lease is read again if it is static or scheduled. It never issues a credential, so a response of unknown expiry is
-	// left alone.
+	// lease is read again if it is static or scheduled. It never issues a credential, so a response of unknown expiry
+	// is left alone.
 	ForceSyncAnnotation = "force-sync"
 	// RotateRequestedAtAnnotation requests a new credential. Every value that was not handled before counts.
 	RotateRequestedAtAnnotation = "leasekeeper.io/rotate-requested-at"

@@ -124,8 +124,8 @@ const (
 	sourceBackend = "name a backend on each source: set vault"
 	sourcePath    = "a path is like database/creds/orders: no leading, trailing or double slash, " +
 		"no leading v1/, sys/ or auth/, no dot segments; letters, digits and _.@:~+=,- are allowed"
-	sourceKeys = "two sources include the same field and have the same prefix, so they produce the same key: " +
-		"set different prefixes"
+	sourceKeys = "two sources produce the same key, which is the prefix and a field that is included and not " +
+		"excluded: set different prefixes"
 
 	badSchedule = "schedule has five fields (minute, hour, day of month, month, day of week), or is one of @hourly, " +
 		"@daily, @weekly, @monthly and @yearly"
@@ -186,6 +186,10 @@ var rejections = []rejection{
 	{dynamic, "spec", severalSources("{name: kv, vault: {path: secret/data/a, namespace: /team}}"), badSlash},
 	{dynamic, "spec", sourcesWithFields("{include: [user, password]}", "{include: [password]}"), sourceKeys},
 	{dynamic, "spec", sourcesWithFields("{include: [x], prefix: A_}", "{include: [x], prefix: A_}"), sourceKeys},
+	{dynamic, "spec", sourcesWithFields("{include: [x]}", `{include: [x], prefix: ""}`), sourceKeys},
+	{dynamic, "spec", sourcesWithFields("{include: [DB_user]}", "{include: [user], prefix: DB_}"), sourceKeys},
+	{dynamic, "spec", sourcesWithFields("{include: [B_x], prefix: A_}", "{include: [x], prefix: A_B_}"), sourceKeys},
+	{dynamic, "spec", sourcesWithFields("{include: [x, y], exclude: [y]}", "{include: [x]}"), sourceKeys},
 	{dynamic, "spec", sourcesWithFields("{include: [x], prefix: A/}", "{}"), "should match"},
 	{dynamic, "spec", sourcesWithFields(`{include: [""]}`, "{}"), "at least 1 chars"},
 	{dynamic, "spec", sourcesWithFields("{exclude: [x, x]}", "{}"), "Duplicate value"},
@@ -382,6 +386,9 @@ func TestValidSourcesAreAccepted(t *testing.T) {
 		sourcesWithFields("{include: [x], prefix: A_}", "{include: [x], prefix: B_}"),
 		sourcesWithFields("{include: [x], prefix: A_}", "{include: [x]}"),
 		sourcesWithFields("{include: [x]}", "{include: [z]}"),
+		sourcesWithFields("{include: [x, y], exclude: [x]}", "{include: [x]}"),
+		sourcesWithFields("{include: [x]}", "{include: [x, y], exclude: [x]}"),
+		sourcesWithFields("{include: [DB_user], prefix: A_}", "{include: [user], prefix: DB_}"),
 		sourcesWithFields("{}", "{}"),
 	} {
 		o := manifest(t, dynamic, "several")

@@ -268,8 +268,8 @@ func verify(v *view) *Step {
 }
 
 // renewRequested renews every lease that can be renewed, and reads every static source again. A credential that expires
-// and cannot be renewed is left alone, and so is one that may expire without saying when: to read it could mint another,
-// and a requested renewal never mints.
+// and cannot be renewed is left alone, and so is one that may expire without saying when: to read it could mint
+// another, and a requested renewal never mints.
 func renewRequested(v *view) *Step {
 	if len(v.leases) == 0 || !v.renewalRequested() {
 		return nil
