@@ -299,7 +299,7 @@ func (v *view) complaint() *Block {
 	return nil
 }
 
-// rollingMessage says how far the roll-out is, and what to do if it does not continue.
+// rollingMessage says how far the rollout is, and what to do if it does not continue.
 func rollingMessage(h *v1alpha1.HandoverStatus) string {
 	state, fix := "Workloads are moving to the new credential.", ""
 	switch h.Reason {
@@ -311,7 +311,7 @@ func rollingMessage(h *v1alpha1.HandoverStatus) string {
 		state, fix = "spec.rollout.targets selects a workload that leasekeeper cannot find.",
 			" Create it, or correct spec.rollout.targets."
 	case v1alpha1.ReasonRolloutPaused:
-		state, fix = "Not all workloads use the new credential.", " Resume the roll-out, or delete the old pods."
+		state, fix = "Not all workloads use the new credential.", " Resume the rollout, or delete the old pods."
 	case v1alpha1.ReasonRolloutStuck:
 		state, fix = "Not all workloads use the new credential.", " Check the pods that do not become available."
 	}
@@ -325,7 +325,7 @@ func rollingMessage(h *v1alpha1.HandoverStatus) string {
 func forbiddenMessage(waiting []string) string {
 	what := strings.Join(waiting, "; ")
 	if strings.Contains(what, " cannot be stamped: ") {
-		return "The API server does not accept the roll-out of a workload. " + what +
+		return "The API server does not accept the rollout of a workload. " + what +
 			". Let the admission policy accept annotations with the prefix " + v1alpha1.StampAnnotationPrefix +
 			" on pod templates."
 	}
@@ -357,7 +357,7 @@ func rotatedCondition(v *view) *metav1.Condition {
 		return condition(kind, false, reason, "%s%s", rollingMessage(h), held)
 	case h.CutShortAt != nil:
 		return condition(kind, false, v1alpha1.ReasonHandoverCutShort,
-			"The old lease ended at %s, before the hand-over was complete: the backend refused to extend it, or "+
+			"The old lease ended at %s, before the handover was complete: the backend refused to extend it, or "+
 				"somebody revoked it. Reduce spec.rotation.overlap, or raise the maximum TTL.", utc(h.CutShortAt.Time))
 	case v.shared() != nil:
 		return condition(kind, false, v1alpha1.ReasonSharedUser, "The consumers have the new credential. "+
