@@ -14,7 +14,7 @@ const (
 	// LeasedCondition is True while a credential in the Secret has a live lease. It is False with reason NotLeased if
 	// no response has a lease. It is present after the first issuance.
 	LeasedCondition = "Leased"
-	// RotatedCondition is True once the last hand-over is complete: the consumers use the new credential, and the old
+	// RotatedCondition is True once the last handover is complete: the consumers use the new credential, and the old
 	// lease was revoked only after that. It is present after the first replacement.
 	RotatedCondition = "Rotated"
 	// VerifyingCondition of a provider is True while leasekeeper lists the leases regularly, so that it notices those
@@ -72,7 +72,7 @@ const (
 	// ReasonSecretNotDeleted is the reason of an event: the API server did not delete the Secret of an object that is
 	// deleted or revoked, or of a lease that has expired. The leases are revoked all the same.
 	ReasonSecretNotDeleted = "SecretNotDeleted"
-	// ReasonOldLeaseRevoked is the reason of an event: a hand-over is complete, and its old lease is revoked.
+	// ReasonOldLeaseRevoked is the reason of an event: a handover is complete, and its old lease is revoked.
 	ReasonOldLeaseRevoked = "OldLeaseRevoked"
 	// ReasonSecretLost is the reason of an event: the Secret was deleted or changed, and spec.suspend prevents a new
 	// credential.
@@ -84,15 +84,15 @@ const (
 	ReasonAbandoned = "LeaseAbandoned"
 )
 
-// Reasons of the condition Rotated: the progress of a hand-over. The old lease is kept until the hand-over is complete.
+// Reasons of the condition Rotated: the progress of a handover. The old lease is kept until the handover is complete.
 const (
-	// ReasonRotated: the hand-over to the new credential is complete, and no old lease is kept.
+	// ReasonRotated: the handover to the new credential is complete, and no old lease is kept.
 	ReasonRotated = "Rotated"
 	// ReasonRollingOut: the Secret contains the new credential, and not all workloads use it.
 	ReasonRollingOut = "RollingOut"
 	// ReasonRolloutPaused: a workload is paused, or it replaces pods only when somebody deletes them.
 	ReasonRolloutPaused = "RolloutPaused"
-	// ReasonRolloutStuck: a workload does not complete its roll-out.
+	// ReasonRolloutStuck: a workload does not complete its rollout.
 	ReasonRolloutStuck = "RolloutStuck"
 	// ReasonRolloutCheckFailed: a consumer cannot be inspected or stamped at present, because a request failed or a
 	// workload cannot be parsed. leasekeeper tries again after a growing pause; nothing else waits for it.
@@ -105,7 +105,7 @@ const (
 	ReasonRolloutDisabled = "RolloutDisabled"
 	// ReasonOverlap: the consumers use the new credential; the old one remains valid for spec.rotation.overlap.
 	ReasonOverlap = "Overlap"
-	// ReasonHandoverCutShort: the old lease ended, or will end, before the hand-over is complete, because the backend
+	// ReasonHandoverCutShort: the old lease ended, or will end, before the handover is complete, because the backend
 	// refuses to extend it or somebody revoked it.
 	ReasonHandoverCutShort = "HandoverCutShort"
 )

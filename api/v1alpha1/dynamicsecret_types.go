@@ -241,8 +241,8 @@ const (
 // LeaseSpec configures renewal, expiry and revocation.
 type LeaseSpec struct {
 	// Increment is the duration requested at each renewal. The backend may grant less. It never shortens a lease.
-	// Defaults to the duration that the lease was issued with. A hand-over that takes longer than half of it (overlap,
-	// roll-out) needs more: then twice the time of the hand-over is requested. At least 1s.
+	// Defaults to the duration that the lease was issued with. A handover that takes longer than half of it (overlap,
+	// rollout) needs more: then twice the time of the handover is requested. At least 1s.
 	// +optional
 	Increment *metav1.Duration `json:"increment,omitempty"`
 

@@ -153,11 +153,11 @@ type HandoverStatus struct {
 	// +listType=atomic
 	Waiting []string `json:"waiting,omitempty"`
 
-	// CutShortAt is when an old lease ended before the hand-over was complete. Absent: none did.
+	// CutShortAt is when an old lease ended before the handover was complete. Absent: none did.
 	// +optional
 	CutShortAt *metav1.Time `json:"cutShortAt,omitempty"`
 
-	// HaltedAt is since when the roll-out has waited for a person: a workload is paused, stuck or missing, or a
+	// HaltedAt is since when the rollout has waited for a person: a workload is paused, stuck or missing, or a
 	// permission is. Absent: it does not.
 	// +optional
 	HaltedAt *metav1.Time `json:"haltedAt,omitempty"`
@@ -166,8 +166,8 @@ type HandoverStatus struct {
 	// +optional
 	HaltedSeconds int64 `json:"haltedSeconds,omitempty"`
 
-	// RolloutSeconds is the duration of the last roll-out, at most 1h, without the time for which it waited for people.
-	// The next hand-over starts early enough for twice that.
+	// RolloutSeconds is the duration of the last rollout, at most 1h, without the time for which it waited for people.
+	// The next handover starts early enough for twice that.
 	// +optional
 	RolloutSeconds int64 `json:"rolloutSeconds,omitempty"`
 }
@@ -269,7 +269,7 @@ type LeaseRecord struct {
 	// +optional
 	Session *SessionTerm `json:"session,omitempty"`
 
-	// RevokeAfter is the earliest time to revoke a retiring record; for one that a hand-over holds, when the hand-over
+	// RevokeAfter is the earliest time to revoke a retiring record; for one that a handover holds, when the handover
 	// is complete. Absent: it is not known yet when the consumers have moved.
 	// +optional
 	RevokeAfter *metav1.Time `json:"revokeAfter,omitempty"`

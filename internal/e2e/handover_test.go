@@ -18,7 +18,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// rollsOut sets Deployments as roll-out targets.
+// rollsOut sets Deployments as rollout targets.
 func rollsOut(names ...string) func(*v1alpha1.DynamicSecret) {
 	return func(d *v1alpha1.DynamicSecret) {
 		d.Spec.Rollout = &v1alpha1.RolloutSpec{}
@@ -153,7 +153,7 @@ func (r *rig) atRestOnOneLease(name string) {
 	})
 }
 
-// rolledOut counts the roll-outs of the Deployment: each new pod template creates a revision.
+// rolledOut counts the rollouts of the Deployment: each new pod template creates a revision.
 func (r *rig) rolledOut(name string) int {
 	r.t.Helper()
 	d := &appsv1.Deployment{}

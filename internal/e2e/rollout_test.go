@@ -51,7 +51,7 @@ func (r *rig) stampOf(name, secretName string) string {
 	return d.Spec.Template.Annotations[rollout.StampKey(secretName)]
 }
 
-// holdsOldLease waits until the hand-over reports why it is waiting, and expects the old credential to be valid.
+// holdsOldLease waits until the handover reports why it is waiting, and expects the old credential to be valid.
 func (r *rig) holdsOldLease(name, reason, message string, old *corev1.Secret) {
 	r.t.Helper()
 	r.eventually("the old lease to be held: "+reason+", "+message, func() bool {
@@ -62,7 +62,7 @@ func (r *rig) holdsOldLease(name, reason, message string, old *corev1.Secret) {
 	r.must(r.login(old))
 }
 
-// handoverCompletes waits until the hand-over is complete, and expects only the new credential to be valid.
+// handoverCompletes waits until the handover is complete, and expects only the new credential to be valid.
 func (r *rig) handoverCompletes(name string, old *corev1.Secret) {
 	r.t.Helper()
 	r.untilRotated(name)

@@ -33,7 +33,7 @@ func (r *rig) untilReplaced(before *v1alpha1.DynamicSecret) *v1alpha1.DynamicSec
 	})
 }
 
-// untilRotated waits until the hand-over is complete and the old lease is revoked.
+// untilRotated waits until the handover is complete and the old lease is revoked.
 func (r *rig) untilRotated(name string) *v1alpha1.DynamicSecret {
 	r.t.Helper()
 	return r.until(name, "rotated", func(d *v1alpha1.DynamicSecret) bool {
@@ -153,7 +153,7 @@ func TestOverlapLongerThanTheTTLIsKept(t *testing.T) {
 			return !retires(d, leaseID(before))
 		})
 		if d.Status.Handover.CutShortAt != nil {
-			t.Errorf("the hand-over was cut short at %s", d.Status.Handover.CutShortAt)
+			t.Errorf("the handover was cut short at %s", d.Status.Handover.CutShortAt)
 		}
 		if r.login(old) == nil {
 			t.Error("the old credential is still valid")

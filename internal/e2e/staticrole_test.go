@@ -54,13 +54,13 @@ func TestStaticRoleIsReadOnceAfterEachRotation(t *testing.T) {
 		}
 	}
 
-	r.eventually("the second roll-out", func() bool { return len(r.rollouts(mark)) >= 2 })
+	r.eventually("the second rollout", func() bool { return len(r.rollouts(mark)) >= 2 })
 	r.eventually("the events of two rotations", func() bool { return r.eventsFor(v1alpha1.ReasonRefreshed) >= 2 })
 	// A third rotation may have begun.
 	rotations := len(versions.all()) - 1
 	rollouts, events := len(r.rollouts(mark)), r.eventsFor(v1alpha1.ReasonRefreshed)
 	if rollouts > rotations || events > rotations {
-		t.Errorf("%d rotations cost %d roll-outs and %d events", rotations, rollouts, events)
+		t.Errorf("%d rotations cost %d rollouts and %d events", rotations, rollouts, events)
 	}
 	r.remove("orders")
 }

@@ -299,7 +299,7 @@ func (v *view) complaint() *Block {
 	return nil
 }
 
-// rollingMessage says how far the roll-out is, and what to do if it does not continue.
+// rollingMessage says how far the rollout is, and what to do if it does not continue.
 func (v *view) rollingMessage() string {
 	h := v.st.Handover
 	state, fix := "Waiting for the workloads to use the new credential.", ""
@@ -313,14 +313,14 @@ func (v *view) rollingMessage() string {
 		state, fix = "spec.rollout.targets selects a workload that leasekeeper cannot find.",
 			" Create it, or correct spec.rollout.targets."
 	case v1alpha1.ReasonRolloutPaused:
-		state, fix = "Not all workloads use the new credential.", " Resume the roll-out, or delete the old pods."
+		state, fix = "Not all workloads use the new credential.", " Resume the rollout, or delete the old pods."
 	case v1alpha1.ReasonRolloutStuck:
 		state, fix = "Not all workloads use the new credential.", " Check the pods that do not become available."
 	default:
 		if h.StampedAt != nil {
 			state = "Workloads are moving to the new credential."
 		} else if v.Now.Before(settled) {
-			state = fmt.Sprintf("The roll-out of the workloads starts at %s.", utc(settled))
+			state = fmt.Sprintf("The rollout of the workloads starts at %s.", utc(settled))
 		}
 	}
 	if len(h.Waiting) == 0 {
@@ -333,7 +333,7 @@ func (v *view) rollingMessage() string {
 func forbiddenMessage(waiting []string) string {
 	what := strings.Join(waiting, "; ")
 	if strings.Contains(what, " cannot be stamped: ") {
-		return "The API server does not accept the roll-out of a workload. " + what +
+		return "The API server does not accept the rollout of a workload. " + what +
 			". Let the admission policy accept annotations with the prefix " + v1alpha1.StampAnnotationPrefix +
 			" on pod templates."
 	}
@@ -365,7 +365,7 @@ func rotatedCondition(v *view) *metav1.Condition {
 		return condition(kind, false, reason, "%s%s", v.rollingMessage(), held)
 	case h.CutShortAt != nil:
 		return condition(kind, false, v1alpha1.ReasonHandoverCutShort,
-			"The old lease ended at %s, before the hand-over was complete: the backend refused to extend it, or "+
+			"The old lease ended at %s, before the handover was complete: the backend refused to extend it, or "+
 				"somebody revoked it. Reduce spec.rotation.overlap, or raise the maximum TTL.", utc(h.CutShortAt.Time))
 	case v.shared() != nil:
 		return condition(kind, false, v1alpha1.ReasonSharedUser,
@@ -389,7 +389,7 @@ func (v *view) movedMessage() string {
 		if h.RolledOutAt != nil && h.RolledOutAt.After(h.PublishedAt.Time) {
 			return "All workloads of spec.rollout use the new credential"
 		}
-		why = "its publication did not start a roll-out"
+		why = "its publication did not start a rollout"
 	}
 	return fmt.Sprintf("Secret %s contains the new credential (%s)", v.Object.TargetName(), why)
 }

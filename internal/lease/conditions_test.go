@@ -203,7 +203,7 @@ func TestStalled(t *testing.T) {
 		{"exists if the spec is invalid", []given{invalid}, yes(v1alpha1.ReasonInvalidWindow, windowBlock.Message)},
 		{"exists for a live credential of an invalid spec", []given{kept(), invalid},
 			yes(v1alpha1.ReasonInvalidWindow, windowBlock.Message)},
-		{"exists if roll-outs are not permitted", []given{kept(), spec(rollingOut), off},
+		{"exists if rollouts are not permitted", []given{kept(), spec(rollingOut), off},
 			yes(v1alpha1.ReasonRolloutDisabled, "spec.rollout requires permission to patch workloads: "+
 				"set rollout.enabled in leasekeeper's chart, or remove spec.rollout.")},
 		{"exists after a grant", []given{grantDone}, yes(v1alpha1.ReasonGrantEnded, grantText)},

@@ -140,11 +140,11 @@ func drawSpec(t *rapid.T, s *v1alpha1.DynamicSecretSpec) {
 }
 
 func drawStatus(t *rapid.T, st *v1alpha1.DynamicSecretStatus) {
-	if maybe(t, "has a hand-over") {
+	if maybe(t, "has a handover") {
 		st.Handover = &v1alpha1.HandoverStatus{Stamp: "stamp", PublishedAt: drawTime(t, "publishedAt"),
 			StampedAt: drawTimePtr(t, "stampedAt"), RolledOutAt: drawTimePtr(t, "rolledOutAt"),
-			CutShortAt: drawTimePtr(t, "cutShortAt"), RolloutSeconds: drawSeconds(t, "roll-out"),
-			Reason: oneOf(t, "roll-out", "", v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutTargetNotFound)}
+			CutShortAt: drawTimePtr(t, "cutShortAt"), RolloutSeconds: drawSeconds(t, "rollout"),
+			Reason: oneOf(t, "rollout", "", v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutTargetNotFound)}
 	}
 	if rarely(t, "attempt") {
 		st.Attempt = &v1alpha1.IssuanceAttempt{Records: drawRecords(t, "attempt", oneOf(t, "attempts", 1, 2, 0, 20))}
@@ -184,8 +184,8 @@ func drawInput(t *rapid.T) Input {
 		Held:           drawHeld(t, d),
 		Windows:        oneOf(t, "windows", nil, nil, nightly),
 		RolloutCheckAt: drawTime(t, "check").Time,
-		RolloutWindow:  oneOf(t, "roll-out window", 0, 30*time.Second),
-		RolloutOff:     rarely(t, "roll-outs off"),
+		RolloutWindow:  oneOf(t, "rollout window", 0, 30*time.Second),
+		RolloutOff:     rarely(t, "rollouts off"),
 		RequestLimit:   oneOf(t, "request limit", limit, 0),
 		Done:           map[string]bool{}, Reads: map[string]Read{}, Handled: map[string]string{},
 	}

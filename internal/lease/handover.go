@@ -8,18 +8,18 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// A hand-over moves the consumers from one credential to the next: the new one is published, spec.rotation.settle
+// A handover moves the consumers from one credential to the next: the new one is published, spec.rotation.settle
 // passes, the consumers roll out, spec.rotation.overlap passes, the old leases are revoked. Until then the old leases
 // are renewed as far as the backend permits.
 
 const (
-	// unknownRollout is the expected duration of the first roll-out.
+	// unknownRollout is the expected duration of the first rollout.
 	unknownRollout = 5 * time.Minute
-	// maxRollout bounds the recorded duration of a roll-out: what takes longer waited for something unusual.
+	// maxRollout bounds the recorded duration of a rollout: what takes longer waited for something unusual.
 	maxRollout = time.Hour
 	// maxOverlap keeps sums and products of durations within their type.
 	maxOverlap = 10 * 365 * 24 * time.Hour
-	// rolloutMargin is added to twice the duration of the last roll-out.
+	// rolloutMargin is added to twice the duration of the last rollout.
 	rolloutMargin = 2 * time.Second
 	// propagation is the least time between a write of the Secret and the restart of a workload: a kubelet whose watch
 	// lags would start the new pods with the old data. Publication times are whole seconds, rounded down.
@@ -47,7 +47,7 @@ func overlap(d *v1alpha1.DynamicSecret) time.Duration {
 	return max(0, d.Spec.Rotation.Overlap.Duration)
 }
 
-// settle is how long a roll-out waits after the publication.
+// settle is how long a rollout waits after the publication.
 func settle(d *v1alpha1.DynamicSecret) time.Duration {
 	if d.Spec.Rotation.Settle == nil {
 		return propagation
@@ -55,7 +55,7 @@ func settle(d *v1alpha1.DynamicSecret) time.Duration {
 	return propagation + min(max(0, d.Spec.Rotation.Settle.Duration), maxOverlap)
 }
 
-// rolloutTime is the expected time from the publication to the end of the roll-out.
+// rolloutTime is the expected time from the publication to the end of the rollout.
 func rolloutTime(d *v1alpha1.DynamicSecret) time.Duration {
 	switch h := d.Status.Handover; {
 	case !RollsOut(d):
@@ -67,7 +67,7 @@ func rolloutTime(d *v1alpha1.DynamicSecret) time.Duration {
 	}
 }
 
-// handoverTime is the expected duration of a hand-over, from the decision to the revocation of the old credential. 0:
+// handoverTime is the expected duration of a handover, from the decision to the revocation of the old credential. 0:
 // no consumer needs the old credential once the successor is in the Secret, or there will be no successor.
 func handoverTime(d *v1alpha1.DynamicSecret) time.Duration {
 	held := rolloutTime(d) + min(overlap(d), maxOverlap)
@@ -78,10 +78,10 @@ func handoverTime(d *v1alpha1.DynamicSecret) time.Duration {
 }
 
 // probeTime is the least duration to request at a renewal. A lease that gets it is renewed again when half of it is
-// left, so a response that is capped by the maximum TTL arrives while the hand-over still fits.
+// left, so a response that is capped by the maximum TTL arrives while the handover still fits.
 func probeTime(d *v1alpha1.DynamicSecret) time.Duration { return 2 * handoverTime(d) }
 
-// handoverAt is when the hand-over of a credential must start that lives from one time to another. It is no earlier
+// handoverAt is when the handover of a credential must start that lives from one time to another. It is no earlier
 // than after a third of that life: otherwise an overlap that is longer than the life would replace each credential at
 // once.
 func handoverAt(d *v1alpha1.DynamicSecret, from, end time.Time) time.Time {
@@ -95,7 +95,7 @@ func awaited(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) bool {
 	return rec.Reason == reasonReplaced && d.Status.Handover != nil && d.DeletionTimestamp.IsZero() && !d.Spec.Revoked
 }
 
-// handedOverAt is when the last hand-over is complete. False: some consumers do not use the credential yet.
+// handedOverAt is when the last handover is complete. False: some consumers do not use the credential yet.
 func handedOverAt(d *v1alpha1.DynamicSecret) (time.Time, bool) {
 	h := d.Status.Handover
 	switch {
@@ -107,7 +107,7 @@ func handedOverAt(d *v1alpha1.DynamicSecret) (time.Time, bool) {
 	return h.PublishedAt.Add(overlap(d)), true
 }
 
-// heldUntil is when the old lease may be revoked: the hand-over is complete, or the credential is dead. False: unknown.
+// heldUntil is when the old lease may be revoked: the handover is complete, or the credential is dead. False: unknown.
 func heldUntil(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (time.Time, bool) {
 	until, known := handedOverAt(d)
 	if !expires(rec) {
@@ -123,7 +123,7 @@ func heldUntil(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (time.Time,
 	return until, known
 }
 
-// handingOver says that a hand-over is in progress.
+// handingOver says that a handover is in progress.
 func (v *view) handingOver() bool {
 	for i := range v.st.Retiring {
 		if awaited(v.Object, &v.st.Retiring[i]) {
@@ -153,7 +153,7 @@ func followRollout(v *view) *Step {
 	return &Step{Action: FollowRollout, Reason: v1alpha1.ReasonRollingOut, Hold: v.Now.Before(v.stampAt())}
 }
 
-// stampAt is when a roll-out stops waiting for the other Secrets of its workloads: after RolloutWindow, or earlier if
+// stampAt is when a rollout stops waiting for the other Secrets of its workloads: after RolloutWindow, or earlier if
 // an old lease ends. Without a live old lease it does not wait.
 func (v *view) stampAt() time.Time {
 	published := v.st.Handover.PublishedAt.Time

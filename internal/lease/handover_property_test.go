@@ -11,7 +11,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// limits are what a backend grants, in the test of hand-overs. Nobody knows the maxima in advance.
+// limits are what a backend grants, in the test of handovers. Nobody knows the maxima in advance.
 type limits struct {
 	ttl, maximum           time.Duration
 	tokenTTL, tokenMaximum time.Duration
@@ -36,7 +36,7 @@ func (l limits) end(start time.Time) time.Time {
 	return start.Add(min(l.maximum, l.tokenMaximum))
 }
 
-// Whatever the maxima of leases and tokens are: the successor of a lease is issued while a whole hand-over still fits,
+// Whatever the maxima of leases and tokens are: the successor of a lease is issued while a whole handover still fits,
 // unless that takes more than two thirds of the lease's life. It is not issued much earlier either.
 func TestASuccessorIsIssuedInTimeForTheHandover(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

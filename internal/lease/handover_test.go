@@ -38,19 +38,19 @@ func TestWhenALiveCredentialIsReplaced(t *testing.T) {
 	}{
 		{"never, if it can be renewed", []given{kept()}, "", 0},
 		{"at its maximum age", []given{kept(), maxAge(10 * hour)}, CauseMaxAge, 10 * hour},
-		{"not for its age during a hand-over", []given{kept(), maxAge(10 * hour), handingOver}, "", 0},
-		{"before it expires, even during a hand-over", []given{kept(maxTTL), maxAge(hour / 2), handingOver},
+		{"not for its age during a handover", []given{kept(), maxAge(10 * hour), handingOver}, "", 0},
+		{"before it expires, even during a handover", []given{kept(maxTTL), maxAge(hour / 2), handingOver},
 			CauseMaxTTL, renewDue},
 		{"after renewAtPercent of what is left", []given{kept(maxTTL)}, CauseMaxTTL, renewDue},
 		{"earlier for a long overlap",
 			[]given{kept(maxTTL), overlapping(30 * time.Minute)}, CauseMaxTTL, 30*time.Minute - issueTime},
-		{"earlier for a roll-out of unknown duration",
+		{"earlier for a rollout of unknown duration",
 			[]given{kept(maxTTL), spec(rollingOut), overlapping(20 * time.Minute)},
 			CauseMaxTTL, 35*time.Minute - issueTime - propagation},
 		{"earlier for a credential that needs time to work", []given{kept(maxTTL), spec(rollingOut), settling(minute),
 			handover(rolledOut(0), took(10*minute)), overlapping(10 * minute)},
 			CauseMaxTTL, 29*minute - rolloutMargin - issueTime - propagation},
-		{"early enough for twice the last roll-out", []given{kept(maxTTL), spec(rollingOut),
+		{"early enough for twice the last rollout", []given{kept(maxTTL), spec(rollingOut),
 			handover(rolledOut(0), took(10*time.Minute)), overlapping(10 * time.Minute)},
 			CauseMaxTTL, 30*time.Minute - rolloutMargin - issueTime - propagation},
 		{"not before a third of its life", []given{kept(maxTTL), overlapping(5 * hour)}, CauseMaxTTL, 20 * time.Minute},
@@ -78,7 +78,7 @@ func TestWhenALiveCredentialIsReplaced(t *testing.T) {
 	}
 }
 
-// A lease whose maximum is known is renewed again while the hand-over still fits, to learn whether that maximum still
+// A lease whose maximum is known is renewed again while the handover still fits, to learn whether that maximum still
 // applies.
 func TestPlanProbesTheMaximumTTL(t *testing.T) {
 	const overlap, due = 1000 * time.Second, 4000*time.Second - issueTime
@@ -122,11 +122,11 @@ func TestAnOldLeaseIsHeldForItsConsumers(t *testing.T) {
 		given []given
 		until time.Duration
 	}{
-		{"not at all without roll-out and overlap", []given{handover(), old()}, 0},
+		{"not at all without rollout and overlap", []given{handover(), old()}, 0},
 		{"for the overlap", []given{handover(), old(), minutes}, 5 * minute},
-		{"for the overlap after the roll-out", []given{handover(rolledOut(10 * minute)), old(), spec(rollingOut),
+		{"for the overlap after the rollout", []given{handover(rolledOut(10 * minute)), old(), spec(rollingOut),
 			minutes}, 15 * minute},
-		{"until it is dead, if the roll-out never ends", []given{handover(), old(), spec(rollingOut), minutes},
+		{"until it is dead, if the rollout never ends", []given{handover(), old(), spec(rollingOut), minutes},
 			2 * time.Hour},
 		{"not longer than it lives", []given{handover(), old(maxTTL), spec(rollingOut)}, time.Hour},
 		{"a certificate as well", []given{handover(), old(revocable), minutes}, 5 * minute},
@@ -158,7 +158,7 @@ func TestAllOldLeasesOfASetAreHeld(t *testing.T) {
 		RemoveRetired(in.Object, s.Record, in.Now)
 	}
 	if h := in.Object.Status.Handover; h.CutShortAt != nil {
-		t.Errorf("the hand-over was complete: %+v", h)
+		t.Errorf("the handover was complete: %+v", h)
 	}
 }
 
@@ -238,11 +238,11 @@ func TestPlanFollowsARollOut(t *testing.T) {
 		want  Step
 	}{
 		{"waits for other Secrets of the workloads", []given{old()}, hold},
-		{"stops waiting after the roll-out window", []given{old(), window}, follow},
+		{"stops waiting after the rollout window", []given{old(), window}, follow},
 		{"does not wait without a live old lease", nil, follow},
 		{"does not wait if the old lease has no time for it", []given{dying, minutes}, follow},
 		{"does not wait if one of two old leases has no time", []given{old(), dying, minutes}, follow},
-		{"does not wait without a roll-out window", []given{old(), func(in *Input) { in.RolloutWindow = 0 }}, follow},
+		{"does not wait without a rollout window", []given{old(), func(in *Input) { in.RolloutWindow = 0 }}, follow},
 		{"gives the kubelets a moment to see the Secret", []given{old(), after(propagation - time.Second)},
 			waitFor(v1alpha1.NextRollout, propagation)},
 		{"does not stamp before the credential has settled", []given{dying, minutes, settling(time.Minute),
@@ -278,10 +278,10 @@ func TestPublishStartsAHandover(t *testing.T) {
 	RecordRollout(st, "", nil, true, t0.Add(time.Hour+time.Second))
 	RolledOut(st, t0.Add(time.Hour+9*time.Second))
 	if h := publish("2", true, 2*time.Hour); h.RolledOutAt == nil || h.RolloutSeconds != 8 {
-		t.Errorf("the same data start no hand-over: %+v", h)
+		t.Errorf("the same data start no handover: %+v", h)
 	}
 	if h := publish("3", true, 3*time.Hour); h.RolledOutAt != nil || h.StampedAt != nil || h.RolloutSeconds != 8 {
-		t.Errorf("a new hand-over remembers how long the last roll-out took: %+v", h)
+		t.Errorf("a new handover remembers how long the last rollout took: %+v", h)
 	}
 	d.Spec.Rollout = nil
 	if h := publish("4", true, 4*time.Hour); h.RolledOutAt == nil {
@@ -311,8 +311,8 @@ func TestRollingRecordsTheProgress(t *testing.T) {
 	same(t, "at the end", *st.Handover, want)
 }
 
-// The duration of a roll-out decides how early the next hand-over starts, so it is what the workloads need, not people.
-func TestTheDurationOfARollOut(t *testing.T) {
+// The duration of a rollout decides how early the next handover starts, so it is what the workloads need, not people.
+func TestTheDurationOfARollout(t *testing.T) {
 	const minute, paused = time.Minute, v1alpha1.ReasonRolloutPaused
 	type event struct {
 		at      time.Duration
@@ -375,7 +375,7 @@ func TestAHandoverIsCutShort(t *testing.T) {
 			RemoveRetired(d, 0,
 				t0.Add(time.Minute))
 		}, true},
-		{"by a revocation during the roll-out", spec(rollingOut), func(d *v1alpha1.DynamicSecret) {
+		{"by a revocation during the rollout", spec(rollingOut), func(d *v1alpha1.DynamicSecret) {
 			RemoveRetired(d, 0,
 				t0.Add(time.Hour))
 		}, true},

@@ -50,7 +50,7 @@ type Input struct {
 	Windows Windows
 	// RolloutCheckAt is when to check the consumers again; zero: now.
 	RolloutCheckAt time.Time
-	// RolloutWindow is how long a roll-out may wait for the other Secrets of its workloads.
+	// RolloutWindow is how long a rollout may wait for the other Secrets of its workloads.
 	RolloutWindow time.Duration
 	// RolloutOff: leasekeeper was installed without the permission to roll anything out.
 	RolloutOff bool

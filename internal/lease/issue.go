@@ -147,7 +147,7 @@ func (v *view) planned() (string, time.Time) {
 		if t, ok := v.replaceRefusedAt(rec); ok && (cause == "" || t.Before(at)) {
 			cause, at = CauseRenewalRefused, t
 		}
-		// One hand-over at a time, unless a lease would expire.
+		// One handover at a time, unless a lease would expire.
 		age := v.Object.Spec.Rotation.MaxAge
 		if age == nil || readAgain(rec) || v.handingOver() {
 			continue
@@ -160,8 +160,8 @@ func (v *view) planned() (string, time.Time) {
 	return cause, at
 }
 
-// beforeExpiry replaces a credential that nothing can extend while the hand-over still fits into what is left of its
-// life. It waits for a window as long as the hand-over still fits.
+// beforeExpiry replaces a credential that nothing can extend while the handover still fits into what is left of its
+// life. It waits for a window as long as the handover still fits.
 func (v *view) beforeExpiry(rec *v1alpha1.LeaseRecord) (string, time.Time) {
 	end, last, certain := certainEnd(rec)
 	if known := maximumEnd(rec); probed(v.Object, rec) && (!certain || known.Before(end)) {
@@ -203,7 +203,7 @@ func maximumEnd(rec *v1alpha1.LeaseRecord) time.Time {
 }
 
 // probeAt is when a lease whose maximum is known is renewed to learn whether that maximum still applies, while the
-// hand-over still fits. False: the maximum is unknown, or nothing follows from it.
+// handover still fits. False: the maximum is unknown, or nothing follows from it.
 func probeAt(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (time.Time, bool) {
 	if rec.MaxTTLSeconds <= 0 || d.Spec.Lease.Reissue == v1alpha1.ReissueNever {
 		return time.Time{}, false

@@ -206,7 +206,7 @@ func Resolve(st *v1alpha1.DynamicSecretStatus, response *v1alpha1.LeaseRecord, n
 // Replaced says that the Secret contains the successor of a retiring record.
 func Replaced(rec *v1alpha1.LeaseRecord) bool { return rec.Reason == reasonReplaced }
 
-// noteHeld records until when the hand-over holds the old leases; no time: until the consumers have rolled out. That is
+// noteHeld records until when the handover holds the old leases; no time: until the consumers have rolled out. That is
 // for readers: the plan derives it again, because the spec may have changed.
 func noteHeld(d *v1alpha1.DynamicSecret) {
 	for i := range d.Status.Retiring {
@@ -284,8 +284,8 @@ func Refreshed(rec *v1alpha1.LeaseRecord, kind v1alpha1.ResponseKind, digest str
 	setNext(rec, t)
 }
 
-// RecordPublished records the Secret that was written. What it contained before is replaced. New data start a hand-over, except
-// for the first data of a Secret that nobody can have used (existed: somebody can).
+// RecordPublished records the Secret that was written. What it contained before is replaced. New data start a handover,
+// except for the first data of a Secret that nobody can have used (existed: somebody can).
 func RecordPublished(d *v1alpha1.DynamicSecret, written v1alpha1.SecretStatus, existed bool, now time.Time) {
 	st := &d.Status
 	st.Secret = &written
@@ -324,7 +324,7 @@ func RecordRollout(st *v1alpha1.DynamicSecretStatus, reason string, waiting []st
 	}
 }
 
-// resume adds the time for which the roll-out waited for a person.
+// resume adds the time for which the rollout waited for a person.
 func resume(h *v1alpha1.HandoverStatus, at metav1.Time) {
 	if h.HaltedAt != nil {
 		h.HaltedSeconds += max(0, int64(at.Sub(h.HaltedAt.Time)/time.Second))
@@ -367,7 +367,7 @@ func incomplete(st *v1alpha1.DynamicSecretStatus, i int) {
 	}
 }
 
-// cutShort records that the i-th retiring record ends before its hand-over is complete.
+// cutShort records that the i-th retiring record ends before its handover is complete.
 func cutShort(d *v1alpha1.DynamicSecret, i int, now time.Time) {
 	if !awaited(d, &d.Status.Retiring[i]) {
 		return

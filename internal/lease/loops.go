@@ -10,9 +10,9 @@ import (
 )
 
 // Others can cause issuances in a loop: a controller that keeps changing the Secret, an admission policy, a response
-// that cannot become the Secret, a set of which one source is denied. These issuances are counted in the status, and the
-// pause before the next one doubles from two seconds to an hour: with the first issuance, at most 12 fit into an hour.
-// A count starts again if no issuance was necessary for an hour after its pause.
+// that cannot become the Secret, a set of which one source is denied. These issuances are counted in the status, and
+// the pause before the next one doubles from two seconds to an hour: with the first issuance, at most 12 fit into an
+// hour. A count starts again if no issuance was necessary for an hour after its pause.
 
 const (
 	maxLoopPause = time.Hour

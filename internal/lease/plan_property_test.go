@@ -154,7 +154,7 @@ func checkRevocation(must func(bool, string), in Input, rec *v1alpha1.LeaseRecor
 	must(Replaced(rec) || rec.RevokeAfter == nil || !in.Now.Before(rec.RevokeAfter.Time), "its time")
 	if s.Retiring && awaited(d, rec) {
 		until, known := heldUntil(d, rec)
-		must(known && !in.Now.Before(until), "the end of its hand-over")
+		must(known && !in.Now.Before(until), "the end of its handover")
 	}
 }
 

@@ -57,7 +57,7 @@ func TestPlanADeletion(t *testing.T) {
 			given: []given{gone, keptSet(db(), broker()), noSecret, revokeFailed(failed(time.Minute), db())},
 			want:  revoke.of(1),
 		}, {
-			it: "does not wait for the hand-over", because: "nothing uses the credential any more",
+			it: "does not wait for the handover", because: "nothing uses the credential any more",
 			given: []given{gone, overlapping(time.Hour), handover(), retiring(record(retired(0, reasonReplaced)))},
 			want:  step(RevokeRecord, reasonReplaced).ofRetiring(0),
 		}, {
@@ -171,7 +171,7 @@ func TestPlanARevocation(t *testing.T) {
 			given: []given{secretFailed, retiring(record(retired(0, v1alpha1.ReasonReplacing))), revoked},
 			want:  step(RevokeRecord, v1alpha1.ReasonReplacing).ofRetiring(0),
 		}, {
-			it: "does not wait for the hand-over", because: "nothing should use the credential",
+			it: "does not wait for the handover", because: "nothing should use the credential",
 			given: []given{overlapping(time.Hour), handover(), retiring(record(retired(0, reasonReplaced))), revoked},
 			want:  step(RevokeRecord, reasonReplaced).ofRetiring(0),
 		}, {

@@ -75,7 +75,7 @@ func (v *view) replaceRefusedAt(rec *v1alpha1.LeaseRecord) (at time.Time, ok boo
 	return at, ok
 }
 
-// giveUpAt is when a credential is replaced whose extension has been due for a while: as long as the hand-over still
+// giveUpAt is when a credential is replaced whose extension has been due for a while: as long as the handover still
 // fits before the end, and the second half of the time until then remains for failed issuances.
 func (v *view) giveUpAt(rec *v1alpha1.LeaseRecord, due, end time.Time) time.Time {
 	return earlierOf(due.Add(end.Sub(due)/2), handoverAt(v.Object, issuedAt(rec), end))
@@ -104,8 +104,8 @@ func (v *view) extension(i int, rec *v1alpha1.LeaseRecord) (*Step, Failure) {
 	return &Step{Action: RenewLease, Reason: reason, Record: i}, v.Tries.Renew[key]
 }
 
-// renewalDue is when the lease is due for renewal: early enough for a hand-over if the response shows that the lease is at
-// its maximum.
+// renewalDue is when the lease is due for renewal: early enough for a handover if the response shows that the lease is
+// at its maximum.
 func (v *view) renewalDue(rec *v1alpha1.LeaseRecord) time.Time {
 	at := renewAt(rec, v.spec.RenewAtPercent, v.uid)
 	if handoverTime(v.Object) > 0 && rec.ExpiresAt != nil {
@@ -118,7 +118,7 @@ func (v *view) renewalDue(rec *v1alpha1.LeaseRecord) time.Time {
 }
 
 // extensionDue is when the session of the lease is due for extension. False: never. It is extended for the sake of
-// the lease that expires after it, and to learn its maximum while a hand-over still fits.
+// the lease that expires after it, and to learn its maximum while a handover still fits.
 func (v *view) extensionDue(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
 	if !Leased(rec) || rec.ExpiresAt == nil || rec.Session == nil || !rec.Session.Renewable {
 		return time.Time{}, false

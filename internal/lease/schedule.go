@@ -219,7 +219,7 @@ func finalEnd(rec *v1alpha1.LeaseRecord, increment time.Duration) (time.Time, bo
 
 // Increment is the duration to request at a renewal: the configured increment, or else the last granted duration. It is
 // never less than the remaining time, because the increment replaces that, nor less than what shows the maximum TTL
-// while a hand-over still fits. Once the known maximum is so near that the hand-over must start, it is more than the
+// while a handover still fits. Once the known maximum is so near that the handover must start, it is more than the
 // maximum permits: the response shows whether that still applies.
 func Increment(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord, now time.Time) time.Duration {
 	want := max(duration(rec.DurationSeconds), probeTime(d))

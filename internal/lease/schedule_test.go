@@ -250,7 +250,7 @@ func TestIncrementNeverShortens(t *testing.T) {
 		{"not a last grant below what is left", aMinute, plain, 0, time.Hour + 2*time.Second},
 		{"the last grant of a dead lease", record(), plain, 5 * time.Hour, time.Hour},
 		{"the last grant of a lease without an expiry", record(endless), plain, 0, time.Hour},
-		{"twice the time of a hand-over", record(), held, renewDue, 6*time.Hour + 2*issueTime},
+		{"twice the time of a handover", record(), held, renewDue, 6*time.Hour + 2*issueTime},
 		{"not more, while the known maximum is far", known, held, probing - time.Second, 6*time.Hour + 2*issueTime},
 		{"more than the known maximum when it is near", known, held, probing, 9*time.Hour + 3*issueTime},
 	} {

@@ -31,7 +31,7 @@ func (v *view) sameUser(a, b *v1alpha1.LeaseRecord) bool {
 	return a.UserDigest == b.UserDigest && a.Provider == b.Provider && Key(a) != Key(b)
 }
 
-// inUse says that the hand-over from a retiring record is not complete.
+// inUse says that the handover from a retiring record is not complete.
 func (v *view) inUse(rec *v1alpha1.LeaseRecord) bool {
 	if !awaited(v.Object, rec) {
 		return false

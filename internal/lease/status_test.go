@@ -37,9 +37,9 @@ func TestRotated(t *testing.T) {
 		stalled      bool
 	}{
 		{"does not exist before the first replacement", []given{handover(rolledOut(0))}, "", "", "", false},
-		{"is False during a roll-out", []given{handover(), old(), rolls}, "False",
+		{"is False during a rollout", []given{handover(), old(), rolls}, "False",
 			v1alpha1.ReasonRollingOut, "The old lease is kept.", false},
-		{"says that a roll-out is stuck", []given{stuck, old(maxTTL), rolls}, "False", v1alpha1.ReasonRolloutStuck,
+		{"says that a rollout is stuck", []given{stuck, old(maxTTL), rolls}, "False", v1alpha1.ReasonRolloutStuck,
 			"1 of 3 pods updated. Check the pods that do not become available. The old lease is kept; it cannot be " +
 				"extended and ends at 2026-03-01T13:00:00Z.",
 			false},
@@ -53,7 +53,7 @@ func TestRotated(t *testing.T) {
 		{"says that the consumers cannot be checked", []given{failing, old(), rolls}, "False",
 			v1alpha1.ReasonRolloutCheckFailed, "and tries again. Rollout/web cannot be parsed: replicas. " +
 				"The old lease is kept.", false},
-		{"says that roll-outs are disabled", []given{handover(), old(), rolls, off}, "False",
+		{"says that rollouts are disabled", []given{handover(), old(), rolls, off}, "False",
 			v1alpha1.ReasonRolloutDisabled, "kept", true},
 		{"is False during the overlap", []given{handover(), old(), minutes}, "False",
 			v1alpha1.ReasonOverlap, "until 2026-03-01T12:05:00Z", false},
@@ -61,19 +61,19 @@ func TestRotated(t *testing.T) {
 			v1alpha1.ReasonHandoverCutShort, "ends at 2026-03-01T13:00:00Z, before", false},
 		{"says that the old lease ended early", []given{short, hours}, "False",
 			v1alpha1.ReasonHandoverCutShort, "ended at 2026-03-01T12:00:00Z", false},
-		{"is True after the hand-over", []given{handover(rolledOut(0)), before}, "True",
+		{"is True after the handover", []given{handover(rolledOut(0)), before}, "True",
 			v1alpha1.ReasonRotated, "Secret orders contains the new credential (workloads are not followed without " +
 				"spec.rollout). No old lease is kept.", false},
-		{"is True after the roll-out", []given{handover(rolledOut(time.Second)), before, rolls}, "True",
+		{"is True after the rollout", []given{handover(rolledOut(time.Second)), before, rolls}, "True",
 			v1alpha1.ReasonRotated, "All workloads of spec.rollout use the new credential. No old lease is kept.",
 			false},
-		{"does not claim a roll-out that was requested later", []given{handover(rolledOut(0)), before, rolls}, "True",
+		{"does not claim a rollout that was requested later", []given{handover(rolledOut(0)), before, rolls}, "True",
 			v1alpha1.ReasonRotated, "Secret orders contains the new credential (its publication did not start a " +
-				"roll-out). No old lease is kept.", false},
+				"rollout). No old lease is kept.", false},
 		{"claims no revocation of what has no lease", []given{kept(static), handover(rolledOut(0)), before}, "True",
 			v1alpha1.ReasonRotated, "without spec.rollout). No old lease is kept.", false},
-		{"says when the roll-out starts", []given{handover(), old(), rolls, settling(time.Minute)}, "False",
-			v1alpha1.ReasonRollingOut, "The roll-out of the workloads starts at 2026-03-01T12:01:02Z. The old lease",
+		{"says when the rollout starts", []given{handover(), old(), rolls, settling(time.Minute)}, "False",
+			v1alpha1.ReasonRollingOut, "The rollout of the workloads starts at 2026-03-01T12:01:02Z. The old lease",
 			false},
 		{"does not claim that workloads move before a stamp is recorded", []given{handover(), old(), rolls,
 			after(propagation)}, "False", v1alpha1.ReasonRollingOut, "Waiting for the workloads to use the new", false},
@@ -113,8 +113,8 @@ func TestNextActionAndExpiry(t *testing.T) {
 		{"a wait says what for and until when", []given{kept()}, v1alpha1.NextRenew, stampPtr(renewDue), oneHour},
 		{"the API stores whole seconds", []given{kept(), oddPause}, v1alpha1.NextRenew, stampPtr(renewDue), oneHour},
 		{"a short pause after a failure would be written each time",
-			[]given{kept(), renewFailed(failed(renewDue+time.Minute), record()), after(renewDue)}, v1alpha1.NextRenew, nil,
-			oneHour},
+			[]given{kept(), renewFailed(failed(renewDue+time.Minute), record()), after(renewDue)},
+			v1alpha1.NextRenew, nil, oneHour},
 		{"a wait for nothing says nothing", []given{spec(revoking)}, "", nil, nil},
 		{"an issuance", nil, v1alpha1.NextIssue, nil, nil},
 		{"an attempt", []given{attempt()}, v1alpha1.NextIssue, nil, nil},
@@ -122,7 +122,7 @@ func TestNextActionAndExpiry(t *testing.T) {
 		{"a read", []given{kept(static), after(time.Hour)}, v1alpha1.NextRefresh, nil, nil},
 		{"a removal", []given{kept(), deleted(0)}, v1alpha1.NextRevoke, nil, oneHour},
 		{"a renewal", []given{kept(), after(renewDue)}, v1alpha1.NextRenew, nil, oneHour},
-		{"a roll-out", []given{kept(), handover(), spec(rollingOut), after(propagation)}, v1alpha1.NextRollout, nil,
+		{"a rollout", []given{kept(), handover(), spec(rollingOut), after(propagation)}, v1alpha1.NextRollout, nil,
 			oneHour},
 		{"the wait before it", []given{kept(), handover(), spec(rollingOut)}, v1alpha1.NextRollout,
 			stampPtr(propagation), oneHour},
@@ -139,7 +139,7 @@ func TestNextActionAndExpiry(t *testing.T) {
 }
 
 // status.retiring and the condition Rotated name the same time, also after a change of spec.rotation.overlap.
-func TestRevokeAfterIsTheEndOfTheHandOver(t *testing.T) {
+func TestRevokeAfterIsTheEndOfTheHandover(t *testing.T) {
 	in := input(kept(), handover(rolledOut(0)), old(), overlapping(5*time.Minute))
 	for _, overlap := range []time.Duration{5 * time.Minute, 30 * time.Minute, time.Minute} {
 		overlapping(overlap)(&in)
@@ -153,7 +153,7 @@ func TestRevokeAfterIsTheEndOfTheHandOver(t *testing.T) {
 	}
 	rolling := input(kept(), handover(), old(), spec(rollingOut), checkAt(time.Minute))
 	if at := statusOf(rolling).Retiring[0].RevokeAfter; at != nil {
-		t.Errorf("revokeAfter is %s during a roll-out", at)
+		t.Errorf("revokeAfter is %s during a rollout", at)
 	}
 }
 
@@ -171,8 +171,8 @@ func TestSummary(t *testing.T) {
 		{"not ready, and a person must act", []given{denied}, "AccessDenied", ownText},
 		{"ready, but a person must act", []given{kept(), rotate, denied}, "AccessDenied", ownText},
 		{"ready, but a renewal fails", []given{kept(), renewFails}, "Renewing", "The lease is due for renewal."},
-		{"a hand-over that does not end", []given{kept(), stuck}, "RolloutStuck", ""},
-		{"a hand-over in progress", []given{kept(), handover(), old(), overlapping(time.Minute)}, "Leased", hasLease},
+		{"a handover that does not end", []given{kept(), stuck}, "RolloutStuck", ""},
+		{"a handover in progress", []given{kept(), handover(), old(), overlapping(time.Minute)}, "Leased", hasLease},
 		{"suspended", []given{spec(suspended)}, "Suspended", suspendedMessage},
 		{"ready, and suspended", []given{kept(), spec(suspended)}, "Leased,Suspended", hasLease + suspendText},
 		{"suspended with a failing renewal", []given{kept(), spec(suspended), renewFails}, "Renewing,Suspended", ""},

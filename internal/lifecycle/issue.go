@@ -168,9 +168,9 @@ func (l *Lifecycle) closeUnused(ctx context.Context, o *observation, h *held) {
 	}
 }
 
-// request sends the requests of all sources, until one fails. The source that failed last goes first, so that nothing is
-// minted while it still fails. A shutdown waits for the responses: without them the sessions could only be revoked after
-// the request limit.
+// request sends the requests of all sources, until one fails. The source that failed last goes first, so that nothing
+// is minted while it still fails. A shutdown waits for the responses: without them the sessions could only be revoked
+// after the request limit.
 func (l *Lifecycle) request(ctx context.Context, o *observation, h *held, places places) {
 	salt := secret.NewSalt()
 	if m := o.carrier(); m != nil && secret.Salt(m) != "" {
@@ -182,8 +182,8 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held, places
 	for _, i := range o.requestOrder() {
 		src, rec := &o.sources.Sources[i], &h.Records[i]
 		if err := l.journalAgain(ctx, o, h); err != nil {
-			l.issueFailed(o, backend.Errorf(backend.Failed, "the other responses took long, and the ledger could not be "+
-				"written: %v", err))
+			l.issueFailed(o, backend.Errorf(backend.Failed,
+				"the other responses took long, and the ledger could not be written: %v", err))
 			return
 		}
 		rec.Settled = false

@@ -51,7 +51,7 @@ type Lifecycle struct {
 	sendWithin time.Duration
 	// rollouts moves the consumers; nil: leasekeeper was installed without the permission to.
 	rollouts rollouts
-	// rolloutWindow is how long a roll-out may wait for the other Secrets of its workloads.
+	// rolloutWindow is how long a rollout may wait for the other Secrets of its workloads.
 	rolloutWindow time.Duration
 	// sealKey seals records; empty: none is sealed.
 	sealKey []byte

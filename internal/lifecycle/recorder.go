@@ -132,7 +132,7 @@ var (
 	descRecords = prometheus.NewDesc("leasekeeper_lease_records",
 		"Records in the ledgers of what can be revoked, by state: attempt, live, retiring.", []string{"state"}, nil)
 	descHandover = prometheus.NewDesc("leasekeeper_handover_start_timestamp_seconds",
-		"When the current hand-over of a DynamicSecret started, in seconds since 1970. Absent: it is complete.",
+		"When the current handover of a DynamicSecret started, in seconds since 1970. Absent: it is complete.",
 		[]string{"namespace", "name"}, nil)
 	descReady = prometheus.NewDesc("leasekeeper_provider_ready",
 		"Whether a provider is ready (1) or not (0).", []string{"provider_kind", "provider"}, nil)

@@ -107,7 +107,7 @@ func TestARefusalIsNotFinal(t *testing.T) {
 	}
 }
 
-// A refusal that ends just before the hand-over: the lease is renewed, not replaced.
+// A refusal that ends just before the handover: the lease is renewed, not replaced.
 func TestARenewalIsTriedBeforeAReplacement(t *testing.T) {
 	w := newWorld(1)
 	w.live(t, time.Minute, func() {})

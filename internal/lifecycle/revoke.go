@@ -79,7 +79,7 @@ func (l *Lifecycle) revoke(ctx context.Context, o *observation, s lease.Step) er
 	return nil
 }
 
-// reportRevoked emits one event when the last old lease of a hand-over is revoked.
+// reportRevoked emits one event when the last old lease of a handover is revoked.
 func (l *Lifecycle) reportRevoked(o *observation, rec *v1alpha1.LeaseRecord) {
 	replaced := func(rec v1alpha1.LeaseRecord) bool { return lease.Replaced(&rec) }
 	others := slices.ContainsFunc(o.d.Status.Retiring, replaced)
@@ -90,9 +90,9 @@ func (l *Lifecycle) reportRevoked(o *observation, rec *v1alpha1.LeaseRecord) {
 	if lease.Leased(rec) {
 		what = "lease " + rec.ID
 	}
-	message := "The old " + what + " is revoked: the hand-over is complete."
+	message := "The old " + what + " is revoked: the handover is complete."
 	if len(o.d.Status.Leases) > 1 {
-		message = "The old credentials are revoked: the hand-over is complete."
+		message = "The old credentials are revoked: the handover is complete."
 	}
 	l.announce.Event(o.d, corev1.EventTypeNormal, v1alpha1.ReasonOldLeaseRevoked, message)
 }

@@ -17,10 +17,10 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/rollout"
 )
 
-// maxRolloutPause is the longest pause between two checks of a roll-out.
+// maxRolloutPause is the longest pause between two checks of a rollout.
 const maxRolloutPause = 15 * time.Second
 
-// rolloutPause is the pause until the next check of a roll-out that has taken so long: a tenth of it.
+// rolloutPause is the pause until the next check of a rollout that has taken so long: a tenth of it.
 func rolloutPause(taken time.Duration) time.Duration {
 	return max(time.Second, min(taken/10, maxRolloutPause))
 }
@@ -63,7 +63,7 @@ func (o *observation) checkRolloutAgain(reason string, now time.Time) {
 	o.mem.rolloutCheckAt = now.Add(rolloutPause(now.Sub(o.d.Status.Handover.PublishedAt.Time)))
 }
 
-// troubled are the reasons of a roll-out that an event reports.
+// troubled are the reasons of a rollout that an event reports.
 var troubled = []string{v1alpha1.ReasonRolloutPaused, v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutCheckFailed}
 
 // recordRollout writes the progress to the status if it has changed.
@@ -119,7 +119,7 @@ func (a apiRollouts) Follow(ctx context.Context, d *v1alpha1.DynamicSecret, hold
 	return a.Rollouts.Follow(ctx, consumer(d), written, others, hold)
 }
 
-// consumer describes the Secret of the object; with a stamp only during a roll-out.
+// consumer describes the Secret of the object; with a stamp only during a rollout.
 func consumer(d *v1alpha1.DynamicSecret) rollout.Consumer {
 	c := rollout.Consumer{Namespace: d.Namespace, Secret: d.TargetName(), Spec: *d.Spec.Rollout}
 	if h := d.Status.Handover; h != nil && h.RolledOutAt == nil {

@@ -12,7 +12,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 )
 
-// A policy or a quota that rejects the key's Secret, or strips it of its data, does not stop the manager; an unavailable API server does.
+// A policy or a quota that rejects the key's Secret, or strips it of its data, does not stop the manager; an
+// unavailable API server does.
 func TestRefusedSealKey(t *testing.T) {
 	denied := apierrors.NewForbidden(corev1.Resource("secrets"), sealKeySecret, errors.New("exceeded quota"))
 	unavailable := apierrors.NewServiceUnavailable("starting")

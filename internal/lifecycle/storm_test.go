@@ -59,7 +59,7 @@ func (w *world) rotation(t *rapid.T) {
 	if rapid.Bool().Draw(t, "rolls out") {
 		spec.Rollout = &v1alpha1.RolloutSpec{Discover: true}
 	}
-	w.takes = w.backend.TTL / parts.Draw(t, "roll-out, as a part of TTL")
+	w.takes = w.backend.TTL / parts.Draw(t, "rollout, as a part of TTL")
 }
 
 // skew sets the clocks: the first differs by up to 30 s from the backend's, the second by as much from the first.
@@ -566,7 +566,7 @@ func TestConsumersAreNeverCutOff(t *testing.T) {
 			end, _ := w.backend.Expiry(w.using)
 			expired := !w.clock.Now().Before(end)
 			if w.backend.Live()[w.using] == "" && !(interferes && expired) {
-				t.Fatalf("the consumers use %s, which is dead at %s\nhand-over: %+v\nretiring: %+v\neffects: %v",
+				t.Fatalf("the consumers use %s, which is dead at %s\nhandover: %+v\nretiring: %+v\neffects: %v",
 					w.using, w.clock.Now(), w.object.Status.Handover, w.object.Status.Retiring, tail(w.effects))
 			}
 		}
@@ -578,7 +578,7 @@ func TestConsumersAreNeverCutOff(t *testing.T) {
 	}
 }
 
-// A planned hand-over starts in time: the old credential lives until its consumers have moved, and for the overlap
+// A planned handover starts in time: the old credential lives until its consumers have moved, and for the overlap
 // after that. If the backend refuses every extension from some time on, the consumers are not cut off either, but the
 // overlap may be.
 func TestPlannedHandoversStartInTime(t *testing.T) {
@@ -595,7 +595,7 @@ func TestPlannedHandoversStartInTime(t *testing.T) {
 		w.object.Spec.Rotation.Overlap = &metav1.Duration{Duration: w.backend.MaxTTL / 50 * tenths}
 		w.object.Spec.Rotation.Settle = &metav1.Duration{Duration: 10 * time.Second}
 		w.object.Spec.Rollout = &v1alpha1.RolloutSpec{Discover: true}
-		w.takes = time.Duration(rapid.IntRange(1, 30).Draw(t, "roll-out in seconds")) * time.Second
+		w.takes = time.Duration(rapid.IntRange(1, 30).Draw(t, "rollout in seconds")) * time.Second
 		if rapid.Bool().Draw(t, "refuse") {
 			w.live(t, w.backend.TTL/10, func() {})
 			w.refuses["renew"], w.refuses["extend"] = true, true
@@ -610,7 +610,7 @@ func TestPlannedHandoversStartInTime(t *testing.T) {
 	}
 }
 
-// checkConsumers fails if the consumers use a dead credential, or a hand-over was cut short without a refusal.
+// checkConsumers fails if the consumers use a dead credential, or a handover was cut short without a refusal.
 func (w *world) checkConsumers(t *rapid.T) {
 	w.move()
 	h := w.object.Status.Handover
@@ -619,7 +619,7 @@ func (w *world) checkConsumers(t *rapid.T) {
 			w.using, w.clock.Now(), h, tail(w.effects))
 	}
 	if h != nil && h.CutShortAt != nil && !w.refuses["renew"] {
-		t.Fatalf("the hand-over was cut short at %s: %+v", w.clock.Now(), h)
+		t.Fatalf("the handover was cut short at %s: %+v", w.clock.Now(), h)
 	}
 }
 

@@ -770,7 +770,7 @@ func (r worldRollouts) Follow(ctx context.Context, d *v1alpha1.DynamicSecret, ho
 	return rollout.Progress{Done: true}, nil
 }
 
-// move lets the consumers start that were not there yet, or that have come to the end of their roll-out.
+// move lets the consumers start that were not there yet, or that have come to the end of their rollout.
 func (w *world) move() {
 	s := w.secrets[w.object.TargetName()]
 	if s == nil {

@@ -26,7 +26,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// bed has real controllers but no nodes. Roll-outs begin, but pods never run.
+// bed has real controllers but no nodes. Rollouts begin, but pods never run.
 var bed struct {
 	plane *testbed.ControlPlane
 	// admin is an administrator. keeper has the permissions of config/rollout.
@@ -315,7 +315,7 @@ func TestReportsRealControllerStatus(t *testing.T) {
 // awaitProgress waits until Follow reports the reason, or is done if the reason is empty.
 func (s shop) awaitProgress(c Consumer, reason string, waiting ...string) {
 	s.Helper()
-	s.eventually(fmt.Sprintf("roll-out %q %q", reason, waiting), func() error {
+	s.eventually(fmt.Sprintf("rollout %q %q", reason, waiting), func() error {
 		p := s.follow(c, false)
 		all := strings.Join(p.Waiting, "\n")
 		for _, w := range waiting {

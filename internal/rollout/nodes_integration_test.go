@@ -19,15 +19,15 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// handOver is a hand-over on a cluster with nodes.
-type handOver struct {
+// handover is a handover on a cluster with nodes.
+type handover struct {
 	*testing.T
 	client.Client
 	consumer  Consumer
 	published time.Time
 }
 
-func newHandOver(t *testing.T) *handOver {
+func newHandover(t *testing.T) *handover {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	plane, err := testbed.StartControlPlane(ctx, testbed.ControlPlaneOptions{})
@@ -35,7 +35,7 @@ func newHandOver(t *testing.T) *handOver {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = plane.Close() })
-	h := &handOver{T: t}
+	h := &handover{T: t}
 	h.check(plane.StartNodes(ctx, testbed.NodesOptions{}))
 	h.Client, err = client.New(plane.Config, client.Options{})
 	h.check(err)
@@ -43,7 +43,7 @@ func newHandOver(t *testing.T) *handOver {
 	return h
 }
 
-func (h *handOver) check(err error) {
+func (h *handover) check(err error) {
 	h.Helper()
 	if err != nil {
 		h.Fatal(err)
@@ -51,7 +51,7 @@ func (h *handOver) check(err error) {
 }
 
 // eventually polls Follow for up to two minutes. Follow must not be done while an old pod exists.
-func (h *handOver) eventually(what string, holds func(Progress) bool) {
+func (h *handover) eventually(what string, holds func(Progress) bool) {
 	h.Helper()
 	var last Progress
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
@@ -69,7 +69,7 @@ func (h *handOver) eventually(what string, holds func(Progress) bool) {
 }
 
 // old returns the pods created before the publication.
-func (h *handOver) old() (names []string) {
+func (h *handover) old() (names []string) {
 	h.Helper()
 	list := &corev1.PodList{}
 	h.check(h.List(h.Context(), list, client.InNamespace(namespace)))
@@ -82,7 +82,7 @@ func (h *handOver) old() (names []string) {
 }
 
 // publish waits for the second of publication to end. Pods created in that second count as old.
-func (h *handOver) publish(stamp string) {
+func (h *handover) publish(stamp string) {
 	h.consumer = discoverConsumer("orders-db", stamp)
 	h.published = time.Now().Truncate(time.Second)
 	time.Sleep(time.Until(h.published.Add(1100 * time.Millisecond)))
@@ -92,8 +92,8 @@ func waitsFor(text string) func(Progress) bool {
 	return func(p Progress) bool { return strings.Contains(strings.Join(p.Waiting, "\n"), text) }
 }
 
-func TestHandOverEndsWithTheLastOldPod(t *testing.T) {
-	h := newHandOver(t)
+func TestHandoverEndsWithTheLastOldPod(t *testing.T) {
+	h := newHandover(t)
 	orders, set := deployment("orders", "orders-db"), statefulSet("orders-set", "orders-db")
 	orders.Spec.Replicas, set.Spec.Replicas = ptr.To[int32](3), ptr.To[int32](2)
 	onDelete := statefulSet("orders-on-delete", "orders-db")
@@ -109,7 +109,7 @@ func TestHandOverEndsWithTheLastOldPod(t *testing.T) {
 			waitsFor("StatefulSet/orders-on-delete replaces only pods that are deleted (OnDelete)")(p)
 	})
 	h.deletePod("orders-on-delete-0")
-	h.eventually("the first hand-over", func(p Progress) bool { return p.Done })
+	h.eventually("the first handover", func(p Progress) bool { return p.Done })
 
 	h.publish("o2")
 	h.eventually("all but the OnDelete StatefulSet", func(p Progress) bool {
@@ -117,7 +117,7 @@ func TestHandOverEndsWithTheLastOldPod(t *testing.T) {
 		return p.Reason == v1alpha1.ReasonRolloutPaused && len(p.Waiting) == 1 && waitsFor(text)(p)
 	})
 	h.deletePod("orders-on-delete-0")
-	h.eventually("the second hand-over", func(p Progress) bool { return p.Done })
+	h.eventually("the second handover", func(p Progress) bool { return p.Done })
 	for _, o := range all {
 		h.check(h.Get(t.Context(), client.ObjectKeyFromObject(o), o))
 		if o.GetGeneration() != 3 || annotations(o)[StampKey("orders-db")] != "o2" {
@@ -129,7 +129,7 @@ func TestHandOverEndsWithTheLastOldPod(t *testing.T) {
 }
 
 // finalizerKeepsTheOldLease checks a terminating pod, which no workload status counts.
-func (h *handOver) finalizerKeepsTheOldLease(orders *appsv1.Deployment) {
+func (h *handover) finalizerKeepsTheOldLease(orders *appsv1.Deployment) {
 	h.Helper()
 	list := &corev1.PodList{}
 	h.check(h.List(h.Context(), list, client.InNamespace(namespace),
@@ -148,7 +148,7 @@ func (h *handOver) finalizerKeepsTheOldLease(orders *appsv1.Deployment) {
 	})
 }
 
-func (h *handOver) deletePod(name string) {
+func (h *handover) deletePod(name string) {
 	h.Helper()
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	h.check(client.IgnoreNotFound(h.Delete(h.Context(), p)))

@@ -25,7 +25,7 @@ func (r *Rollouts) findPods(ctx context.Context, c Consumer, found []*workload) 
 	return r.podsOf(ctx, c.Namespace)
 }
 
-// podFindings returns what delays the end of the hand-over: roll-outs in progress, and pods that may hold the old
+// podFindings returns what delays the end of the handover: rollouts in progress, and pods that may hold the old
 // credential.
 func podFindings(c Consumer, publishedAt time.Time, found []*workload, pods []podFacts) (findings []finding) {
 	owned := sets.New[string]()
@@ -63,7 +63,7 @@ func podFindings(c Consumer, publishedAt time.Time, found []*workload, pods []po
 	return findings
 }
 
-// evaluate combines the roll-out state with the names of old pods and the reason that blocks a new pod.
+// evaluate combines the rollout state with the names of old pods and the reason that blocks a new pod.
 func (w *workload) evaluate(old []string, blocked string) finding {
 	state := w.state
 	if w.deleted() {

@@ -1,7 +1,7 @@
 // Package rollout moves the consumers of a Secret to a new credential. It finds the workloads that use the Secret,
 // stamps their pod templates so that they roll out, and reports when no pod can hold the old credential.
 //
-// It keeps no state of a hand-over. It reads its progress from the workloads, so a restarted manager resumes it.
+// It keeps no state of a handover. It reads its progress from the workloads, so a restarted manager resumes it.
 package rollout
 
 import (
@@ -31,15 +31,15 @@ type Consumer struct {
 	Spec v1alpha1.RolloutSpec
 }
 
-// Progress of a hand-over.
+// Progress of a handover.
 type Progress struct {
 	// Done reports that all consumers use the new credential and that no pod may hold the old one.
 	Done bool
-	// Reason why the hand-over is not done; empty when it is. The most serious of v1alpha1.ReasonRolloutForbidden,
+	// Reason why the handover is not done; empty when it is. The most serious of v1alpha1.ReasonRolloutForbidden,
 	// ReasonRolloutTargetNotFound, ReasonRolloutCheckFailed, ReasonRolloutStuck, ReasonRolloutPaused and
 	// ReasonRollingOut, in this order.
 	Reason string
-	// Waiting lists what delays the hand-over, sorted, in at most 16 lines, such as "Deployment/orders: 1 of 3 pods
+	// Waiting lists what delays the handover, sorted, in at most 16 lines, such as "Deployment/orders: 1 of 3 pods
 	// updated". With ReasonRolloutForbidden it names the missing permission, such as "patch deployments.apps".
 	Waiting []string
 	// Stamped counts the pod templates changed by this call.
@@ -48,7 +48,7 @@ type Progress struct {
 
 // Rollouts finds and stamps workloads. It must not be copied.
 type Rollouts struct {
-	// Reader must not be cached. Workloads and pods are read only during a hand-over and never watched.
+	// Reader must not be cached. Workloads and pods are read only during a handover and never watched.
 	Reader client.Reader
 	// Writer applies the stamps.
 	Writer client.Client
@@ -56,16 +56,16 @@ type Rollouts struct {
 	lists podLists
 }
 
-// Follow stamps the workloads that need a stamp and reports the progress of the hand-over. It is safe to repeat: it
+// Follow stamps the workloads that need a stamp and reports the progress of the handover. It is safe to repeat: it
 // does not change a template that already has the stamp.
 //
 // The new credential must have been in the Secret since publishedAt, by the API server's clock.
 //
-// others are the namespace's DynamicSecrets with a roll-out; they may include c. A workload that needs stamps of
+// others are the namespace's DynamicSecrets with a rollout; they may include c. A workload that needs stamps of
 // several consumers gets all of them in one patch. With hold, a workload waits for consumers in others that have no
 // stamp yet, and then rolls out once for all of them.
 //
-// Progress reports everything that delays the hand-over, including what cannot be read or stamped at present: that does
+// Progress reports everything that delays the handover, including what cannot be read or stamped at present: that does
 // not keep other workloads from rolling out. A missing permission ends the call. The only error is that of ctx; Stamped
 // is valid then too.
 func (r *Rollouts) Follow(
@@ -87,7 +87,7 @@ func (r *Rollouts) Follow(
 			stamped++
 		}
 	}
-	// Read pods after workloads. A roll-out that had finished then has no old pods now.
+	// Read pods after workloads. A rollout that had finished then has no old pods now.
 	pods, err := r.findPods(ctx, c, found)
 	switch {
 	case lacksAny(err):
@@ -98,7 +98,7 @@ func (r *Rollouts) Follow(
 	return newProgress(append(findings, podFindings(c, publishedAt, found, pods)...), stamped), ctx.Err()
 }
 
-// finding is one cause that delays the end of a hand-over. The zero value means none.
+// finding is one cause that delays the end of a handover. The zero value means none.
 type finding struct {
 	reason string
 	// text continues the name of a workload: " is paused".

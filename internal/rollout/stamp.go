@@ -75,7 +75,7 @@ func (w *workload) waitsForOthers(c Consumer, others []Consumer) bool {
 }
 
 // desiredStamps returns the existing stamps, the consumer's, and those of other consumers that need one. An apply
-// removes the fields that it omits, so it must repeat the existing stamps; removing one would cause a roll-out too.
+// removes the fields that it omits, so it must repeat the existing stamps; removing one would cause a rollout too.
 func (w *workload) desiredStamps(c Consumer, others []Consumer) map[string]any {
 	all := map[string]any{}
 	for k, v := range w.template.Annotations {

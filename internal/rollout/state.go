@@ -12,7 +12,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// The state of a roll-out, from the workload's own status. A status older than the last spec change says nothing. The
+// The state of a rollout, from the workload's own status. A status older than the last spec change says nothing. The
 // order of checks is: finished, blocked, in progress.
 
 const (
@@ -27,7 +27,7 @@ func checkFailed(text string) finding {
 }
 func stuck(text string) finding { return finding{v1alpha1.ReasonRolloutStuck, text} }
 
-// remaining describes the pods that a roll-out still needs; empty if none.
+// remaining describes the pods that a rollout still needs; empty if none.
 func remaining(want, all, updated, available int32) string {
 	switch {
 	case updated < want:

@@ -64,7 +64,7 @@ type workload struct {
 	template *corev1.PodTemplateSpec
 	// podSelector selects the workload's pods.
 	podSelector labels.Selector
-	// state of the roll-out.
+	// state of the rollout.
 	state finding
 	// unparsed reports that nothing is known of the template and the pods.
 	unparsed bool

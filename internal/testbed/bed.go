@@ -39,7 +39,7 @@ type BedOptions struct {
 	Flags []string
 	// Vault configures the Vault server.
 	Vault VaultOptions
-	// Rollout gives leasekeeper the permissions for roll-outs and starts nodes.
+	// Rollout gives leasekeeper the permissions for rollouts and starts nodes.
 	Rollout bool
 	// APIProxy puts a proxy between the managers and the API server.
 	APIProxy bool

@@ -17,7 +17,7 @@ import (
 )
 
 // UnreadyAnnotation on a pod keeps it from becoming ready, as a failing readiness probe would. On a pod template it
-// blocks the roll-out. A Job's pod does not complete. A pod becomes ready once the annotation is removed; a pod that
+// blocks the rollout. A Job's pod does not complete. A pod becomes ready once the annotation is removed; a pod that
 // is already ready stays ready.
 const UnreadyAnnotation = "testbed.leasekeeper.io/unready"
 
