@@ -14,8 +14,8 @@ HELM := $(BIN)/helm-v3.22.0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 GO_TEST := go test -race -p 2
-# Tests mostly wait for servers and clocks, so run more tests than there are processors. -p 1: packages with real servers
-# share the machine with those servers.
+# Tests mostly wait for servers and clocks, so run more tests than there are processors. -p 1: packages with real
+# servers share the machine with those servers.
 INTEGRATION := go test -race -p 1 -tags integration -count=1 -parallel 4 -timeout 40m
 # The managers that these tests start have the race detector. The tests themselves only wait.
 E2E := $(subst -race ,,$(INTEGRATION)) ./internal/e2e
