@@ -18,9 +18,9 @@ import (
 )
 
 // memory is all in-memory state of the lifecycles. Most of it costs only repeated requests when it is lost, because the
-// ledger has everything that leads to a live lease. Two parts cost more: without held, an issuance that is not published
-// yet is revoked and made again; without removed, nothing revokes the leases of an object that disappeared with a live
-// ledger, and they live until they expire.
+// ledger has everything that leads to a live lease. Two parts cost more: without held, an issuance that is not
+// published yet is revoked and made again; without removed, nothing revokes the leases of an object that disappeared
+// with a live ledger, and they live until they expire.
 type memory struct {
 	mu      sync.Mutex
 	objects map[types.NamespacedName]*remembered

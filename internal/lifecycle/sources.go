@@ -285,7 +285,7 @@ func (s *providerSources) BackendFor(
 }
 
 // Disputed returns an error if another object's ledger names the same session or lease. If this record has a valid
-// seal, somebody else wrote the other one, and there is no dispute. Few records have none, so no index is kept for them.
+// seal, somebody else wrote the other one, and there is no dispute. Few records have none, so they need no index.
 func (s *providerSources) Disputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) error {
 	if lease.Sealed(s.sealKey, d.UID, rec) {
 		return nil
