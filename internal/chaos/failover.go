@@ -112,7 +112,7 @@ func (e *environment) failover(ctx context.Context, report *Report) (err error) 
 	}
 	var broken []error
 	for _, f := range leaderFailures {
-		t, err := e.failOver(ctx, f, leader)
+		t, err := e.fail(ctx, f, leader)
 		report.Takeovers = append(report.Takeovers, t)
 		logf(e.opts, "leader %s: new leader after %.1f s", f.name, t.Elected.Seconds())
 		if err != nil {
@@ -151,8 +151,8 @@ func (e *environment) createFailoverObjects(ctx context.Context) error {
 	})
 }
 
-// failOver makes the leader fail and measures the takeover.
-func (e *environment) failOver(ctx context.Context, f leaderFailure, leader *replica) (Takeover, error) {
+// fail makes the leader fail and measures the takeover.
+func (e *environment) fail(ctx context.Context, f leaderFailure, leader *replica) (Takeover, error) {
 	t := Takeover{Failure: f.name}
 	before, err1 := e.state(ctx)
 	mark, err2 := e.bed.Vault.Mark()

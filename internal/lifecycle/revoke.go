@@ -55,7 +55,7 @@ func (l *Lifecycle) revoke(ctx context.Context, o *observation, s lease.Step) er
 	key := lease.Key(&rec)
 	if lease.Irrevocable(&rec) || lease.Expired(&rec, l.clock.Now()) {
 		delete(o.mem.tries.Revoke, key)
-		return l.removed(ctx, o, s, key)
+		return l.forgetRecord(ctx, o, s, key)
 	}
 	b, err := l.undisputed(ctx, o.d, &rec)
 	if err == nil {
@@ -72,7 +72,7 @@ func (l *Lifecycle) revoke(ctx context.Context, o *observation, s lease.Step) er
 	}
 	l.announce.Count("revoke", "success")
 	delete(o.mem.tries.Revoke, key)
-	if err := l.removed(ctx, o, s, key); err != nil {
+	if err := l.forgetRecord(ctx, o, s, key); err != nil {
 		return err
 	}
 	l.reportRevoked(o, &rec)
@@ -97,8 +97,8 @@ func (l *Lifecycle) reportRevoked(o *observation, rec *v1alpha1.LeaseRecord) {
 	l.announce.Event(o.d, corev1.EventTypeNormal, v1alpha1.ReasonOldLeaseRevoked, message)
 }
 
-// removed takes a record off the ledger; while the object is being deleted, off the list of what is left.
-func (l *Lifecycle) removed(ctx context.Context, o *observation, s lease.Step, key string) error {
+// forgetRecord takes a record off the ledger; while the object is being deleted, off the list of what is left.
+func (l *Lifecycle) forgetRecord(ctx context.Context, o *observation, s lease.Step, key string) error {
 	if !o.d.DeletionTimestamp.IsZero() {
 		put(&o.mem.done, key, true)
 		return nil
@@ -114,7 +114,7 @@ func (l *Lifecycle) abandon(ctx context.Context, o *observation, s lease.Step) e
 	if f := o.mem.tries.Revoke[key]; f.Count > 0 {
 		why = f.Message
 	}
-	if err := l.removed(ctx, o, s, key); err != nil {
+	if err := l.forgetRecord(ctx, o, s, key); err != nil {
 		return err
 	}
 	delete(o.mem.tries.Revoke, key)

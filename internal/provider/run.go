@@ -78,14 +78,14 @@ func New(c Config) *Runner { return &Runner{Config: c, failures: map[types.UID]f
 // Run inspects the provider and stores the result, or lets go of a provider that is being deleted. It returns when to
 // run again; 0: never.
 func (r *Runner) Run(ctx context.Context, p Object) (time.Duration, error) {
-	pause, err := r.run(ctx, p)
+	pause, err := r.inspectOrRelease(ctx, p)
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return r.RetryInterval, nil // the write that came first starts another run
 	}
 	return pause, err
 }
 
-func (r *Runner) run(ctx context.Context, p Object) (time.Duration, error) {
+func (r *Runner) inspectOrRelease(ctx context.Context, p Object) (time.Duration, error) {
 	if !p.GetDeletionTimestamp().IsZero() {
 		return r.release(ctx, p)
 	}

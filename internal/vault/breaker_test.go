@@ -185,7 +185,7 @@ func TestAHangingDatabaseDoesNotTripTheBreaker(t *testing.T) {
 		"a renewal": {"sys/leases/renew", says{hang: true},
 			func(t *testing.T, f *fixture) error { return f.renew(t) }},
 		"a revocation that waits for the result": {"sys/leases/revoke", says{hang: true},
-			func(t *testing.T, f *fixture) error { return f.revoke(t.Context(), record()) }},
+			func(t *testing.T, f *fixture) error { return f.revokeOnce(t.Context(), record()) }},
 		"a list": {list, says{hang: true},
 			func(t *testing.T, f *fixture) error { _, err := f.List(t.Context(), record()); return err }},
 		"a gateway that gives up": {"sys/leases/renew", gateway,

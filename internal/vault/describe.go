@@ -46,7 +46,7 @@ func (d *Driver) Describe(
 // checkNamespace rejects a namespace that the server would ignore: the path would be one of the root namespace. That
 // is known once the provider has been inspected. The provider's own namespace is reported in its status.
 func (d *Driver) checkNamespace(p v1alpha1.Provider, src v1alpha1.SecretSource) error {
-	b := d.lookup(keyOf(p))
+	b := d.find(keyOf(p))
 	if b == nil || !b.ignores(src.Vault.Namespace) {
 		return nil
 	}

@@ -90,5 +90,5 @@ func (b *Backend) mayWrite(ctx context.Context, token, namespace, path string) b
 		return false
 	}
 	has, _, err := b.readCapabilities(r, []string{path})
-	return err == nil && !covers(has[path], "read") && (covers(has[path], "update") || covers(has[path], "create"))
+	return err == nil && !hasAll(has[path], "read") && (hasAll(has[path], "update") || hasAll(has[path], "create"))
 }

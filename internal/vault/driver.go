@@ -98,7 +98,7 @@ func (d *Driver) backendFor(ctx context.Context, p v1alpha1.Provider) (*Backend,
 		return nil, err
 	}
 	key, now := keyOf(p), d.opts.Clock.Now()
-	old := d.lookup(key)
+	old := d.find(key)
 	sameSpec := old != nil && old.generation == p.GetGeneration()
 	if sameSpec && (spec.TLS == nil || old.materialFresh(now)) {
 		return old, nil
@@ -132,7 +132,7 @@ func specOf(p v1alpha1.Provider) (*v1alpha1.VaultProvider, error) {
 
 // Recoveries implements backend.Driver.
 func (d *Driver) Recoveries(p v1alpha1.Provider) int64 {
-	if b := d.lookup(keyOf(p)); b != nil {
+	if b := d.find(keyOf(p)); b != nil {
 		return b.breaker.recovered()
 	}
 	return 0
@@ -142,7 +142,7 @@ func keyOf(p v1alpha1.Provider) backendKey {
 	return backendKey{kind: p.Kind(), uid: p.GetUID(), name: p.GetNamespace() + "/" + p.GetName()}
 }
 
-func (d *Driver) lookup(key backendKey) *Backend {
+func (d *Driver) find(key backendKey) *Backend {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.backends[key]

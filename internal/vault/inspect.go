@@ -32,7 +32,7 @@ var keeperPaths = []string{
 // Inspect implements backend.Inspector: it checks the server's health, logs the keeper in and checks its policy. A
 // standby and a performance standby are accepted; they forward.
 func (b *Backend) Inspect(ctx context.Context) (backend.Report, error) {
-	report, err := b.inspect(ctx)
+	report, err := b.inspectServer(ctx)
 	if b.ignores(b.spec.Namespace) {
 		note := "spec.vault.namespace is set, but " + noNamespaces + ": create a provider without it."
 		report.Notes = append(report.Notes, strings.ToUpper(note[:1])+note[1:])
@@ -46,7 +46,7 @@ func (b *Backend) Inspect(ctx context.Context) (backend.Report, error) {
 	return report, err
 }
 
-func (b *Backend) inspect(ctx context.Context) (backend.Report, error) {
+func (b *Backend) inspectServer(ctx context.Context) (backend.Report, error) {
 	report, err := b.health(ctx)
 	report.Address, report.Identity = b.address(), b.keeperName()
 	if report.Unattended = b.spec.KeeperAuth == nil; report.Unattended {
@@ -157,7 +157,7 @@ func (b *Backend) missing(ctx context.Context, paths []string) ([]string, error)
 	}
 	var missing []string
 	for _, path := range paths {
-		if !covers(has[path], "update") {
+		if !hasAll(has[path], "update") {
 			missing = append(missing, path+": update")
 		}
 	}
@@ -211,8 +211,8 @@ func (b *Backend) readCapabilities(
 	return has, "", nil
 }
 
-// covers reports whether the capabilities include all of the required ones.
-func covers(has []string, required ...string) bool {
+// hasAll reports whether the capabilities include all of the required ones.
+func hasAll(has []string, required ...string) bool {
 	if slices.Contains(has, "root") {
 		return true
 	}

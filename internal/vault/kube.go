@@ -27,27 +27,27 @@ type Kube interface {
 
 // NewKube is a Kube over controller-runtime: an uncached reader and a client for the subresource serviceaccounts/token.
 func NewKube(reader client.Reader, tokens client.SubResourceClientConstructor) Kube {
-	return kube{reader: reader, tokens: tokens}
+	return clusterAPI{reader: reader, tokens: tokens}
 }
 
-type kube struct {
+type clusterAPI struct {
 	reader client.Reader
 	tokens client.SubResourceClientConstructor
 }
 
-func (k kube) GetSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+func (k clusterAPI) GetSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	secret := &corev1.Secret{}
 	err := k.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, secret)
 	return secret, err
 }
 
-func (k kube) GetConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+func (k clusterAPI) GetConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
 	configMap := &corev1.ConfigMap{}
 	err := k.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, configMap)
 	return configMap, err
 }
 
-func (k kube) RequestToken(
+func (k clusterAPI) RequestToken(
 	ctx context.Context, namespace, serviceAccount string, audiences []string, expirationSeconds int64,
 ) (string, time.Duration, error) {
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: serviceAccount}}

@@ -118,7 +118,7 @@ func (b *Backend) expandDenied(ctx context.Context, o order, err error) error {
 	}
 	var missing []string
 	for _, line := range lines {
-		if unknown != "" || !covers(has[line.example], line.capabilities...) {
+		if unknown != "" || !hasAll(has[line.example], line.capabilities...) {
 			missing = append(missing, line.String())
 		}
 	}
@@ -158,7 +158,7 @@ func (b *Backend) Matching(ctx context.Context, spec *v1alpha1.LeaseRevocationSp
 
 // listOne lists the lease if it exists.
 func (b *Backend) listOne(ctx context.Context, o order, id string) ([]string, error) {
-	found, err := b.lookup(ctx, o.record(id))
+	found, err := b.stateOf(ctx, o.record(id))
 	if err != nil || found == leaseUnknown {
 		return nil, b.expandDenied(ctx, o, err)
 	}
@@ -222,7 +222,7 @@ func (b *Backend) RevokeOne(ctx context.Context, spec *v1alpha1.LeaseRevocationS
 	case !ofPath(rec.Vault.Path, id) || !o.selects(id):
 		return foreign(rec.Vault.Path)
 	case !force:
-		return b.revoke(ctx, rec)
+		return b.revokeOnce(ctx, rec)
 	case !o.Force:
 		return backend.Errorf(backend.Misconfigured, "force is not set: a lease of %s is not forgotten", rec.Vault.Path)
 	}
@@ -251,6 +251,6 @@ func (b *Backend) Lives(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec,
 	if !ofPath(rec.Vault.Path, id) {
 		return true, nil
 	}
-	found, err := b.lookup(ctx, rec)
+	found, err := b.stateOf(ctx, rec)
 	return found == leaseAlive, err
 }

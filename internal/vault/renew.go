@@ -99,7 +99,7 @@ func (b *Backend) ExtendSession(
 
 // Lookup implements backend.Backend. A lease that expired and whose revocation fails is still listed; it is dead.
 func (b *Backend) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) error {
-	state, err := b.lookup(ctx, rec)
+	state, err := b.stateOf(ctx, rec)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ const (
 	leaseAlive
 )
 
-func (b *Backend) lookup(ctx context.Context, rec v1alpha1.LeaseRecord) (leaseState, error) {
+func (b *Backend) stateOf(ctx context.Context, rec v1alpha1.LeaseRecord) (leaseState, error) {
 	r, err := b.leaseCall(ctx, "lookup", rec, nil)
 	if err != nil {
 		return 0, err

@@ -60,7 +60,7 @@ func (b *Backend) revokeLease(ctx context.Context, rec v1alpha1.LeaseRecord, tok
 	if gone || err != nil {
 		return err
 	}
-	return b.revoke(ctx, rec)
+	return b.revokeOnce(ctx, rec)
 }
 
 // tokenState is what is known of a record's token.
@@ -126,7 +126,7 @@ func (b *Backend) checkLookupPolicy(ctx context.Context, r rawResponse) error {
 		return err
 	}
 	has, missing, err := b.readCapabilities(own, []string{path})
-	if err != nil || missing != "" || !covers(has[path], "update") {
+	if err != nil || missing != "" || !hasAll(has[path], "update") {
 		return b.keeperFault(r, lookingUpOwner, path)
 	}
 	return nil
@@ -154,7 +154,7 @@ func (b *Backend) checkOwner(raw json.RawMessage, owner backend.Owner) error {
 // leaseGone looks the lease up: once, or several times if its token was just revoked.
 func (b *Backend) leaseGone(ctx context.Context, rec v1alpha1.LeaseRecord, tokenRevoked bool) (bool, error) {
 	if !tokenRevoked {
-		state, err := b.lookup(ctx, rec)
+		state, err := b.stateOf(ctx, rec)
 		return err == nil && state == leaseUnknown, err
 	}
 	for _, pause := range revocationPolls {
@@ -164,7 +164,7 @@ func (b *Backend) leaseGone(ctx context.Context, rec v1alpha1.LeaseRecord, token
 			cancelled.Err = err
 			return false, cancelled
 		}
-		state, err := b.lookup(ctx, rec)
+		state, err := b.stateOf(ctx, rec)
 		if err != nil || state == leaseUnknown {
 			return err == nil, err
 		}
@@ -172,9 +172,9 @@ func (b *Backend) leaseGone(ctx context.Context, rec v1alpha1.LeaseRecord, token
 	return false, nil
 }
 
-// revoke revokes the lease by its id and waits for the result. Only a lookup that does not find the lease proves it:
+// revokeOnce revokes the lease by its id and waits for the result. Only a lookup that does not find the lease proves it:
 // Vault responds 2xx for an unknown lease, and may respond with an error for one that disappeared meanwhile.
-func (b *Backend) revoke(ctx context.Context, rec v1alpha1.LeaseRecord) error {
+func (b *Backend) revokeOnce(ctx context.Context, rec v1alpha1.LeaseRecord) error {
 	at, err := locationOf(&rec)
 	if err != nil {
 		return err
@@ -190,7 +190,7 @@ func (b *Backend) revoke(ctx context.Context, rec v1alpha1.LeaseRecord) error {
 			return failed
 		}
 	}
-	if state, err := b.lookup(ctx, rec); err != nil || state == leaseUnknown {
+	if state, err := b.stateOf(ctx, rec); err != nil || state == leaseUnknown {
 		return err
 	}
 	if failed == nil {

@@ -14,12 +14,12 @@ func (b *Backend) SetValue(path, value string) {
 }
 
 // Live maps the ids of the live leases to the accessors that own them.
-func (b *Backend) Live() map[string]string { return b.live(true) }
+func (b *Backend) Live() map[string]string { return b.liveOf(true) }
 
 // LiveCertificates maps the serial numbers of the live expiring credentials to the accessors that requested them.
-func (b *Backend) LiveCertificates() map[string]string { return b.live(false) }
+func (b *Backend) LiveCertificates() map[string]string { return b.liveOf(false) }
 
-func (b *Backend) live(leased bool) map[string]string {
+func (b *Backend) liveOf(leased bool) map[string]string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.clock.Now()

@@ -14,9 +14,9 @@ const (
 	metaUID       = "leasekeeper_uid"
 )
 
-// token uses a token from a Secret. A keeper uses it directly; an issuer creates a child of it for each issuance, so
+// sharedToken uses a token from a Secret. A keeper uses it directly; an issuer creates a child of it for each issuance, so
 // that the child can be revoked alone.
-type token struct {
+type sharedToken struct {
 	secret v1alpha1.SecretKeyReference
 	use
 }
@@ -27,11 +27,11 @@ func newToken(spec v1alpha1.VaultAuth, u use) (Method, error) {
 	}
 	ref := spec.Token.SecretRef
 	ref.Namespace, ref.Key = or(ref.Namespace, u.namespace), or(ref.Key, "token")
-	return token{secret: ref, use: u}, nil
+	return sharedToken{secret: ref, use: u}, nil
 }
 
 // String implements Method.
-func (t token) String() string {
+func (t sharedToken) String() string {
 	switch {
 	case t.borrowed():
 		return "the token of spec.vault.auth"
@@ -42,10 +42,10 @@ func (t token) String() string {
 }
 
 // ServiceAccount implements Method.
-func (token) ServiceAccount(backend.Identity) (string, error) { return "", nil }
+func (sharedToken) ServiceAccount(backend.Identity) (string, error) { return "", nil }
 
 // Login implements Method.
-func (t token) Login(ctx context.Context, r Requester, who backend.Identity) (Token, error) {
+func (t sharedToken) Login(ctx context.Context, r Requester, who backend.Identity) (Token, error) {
 	value, err := r.SecretToken(ctx, t.secret)
 	if err != nil {
 		return Token{}, err
@@ -73,6 +73,6 @@ func (t token) Login(ctx context.Context, r Requester, who backend.Identity) (To
 }
 
 // Owns implements Method.
-func (token) Owns(t Description, owner backend.Owner) bool {
+func (sharedToken) Owns(t Description, owner backend.Owner) bool {
 	return t.Path == "auth/token/create" && owner.UID != "" && t.Meta[metaUID] == owner.UID
 }
