@@ -157,8 +157,6 @@ func (e *environment) writeRole(ctx context.Context, name string, delay time.Dur
 		fmt.Sprintf(`SELECT pg_sleep(%.3f);`, delay.Seconds()) +
 			` CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';`,
 	}
-	// Vault's default statements check the user's grants in every schema, which is slow with many users.
-	role.RevocationStatements = []string{`DROP ROLE IF EXISTS "{{name}}";`}
 	return e.bed.Vault.WriteDatabaseRole(ctx, runName, name, role)
 }
 

@@ -103,8 +103,7 @@ func (r *isolationRun) prepare(ctx context.Context, _ *Isolation) (err error) {
 			server = &hanging
 		}
 		settings := map[string]any{"username_template": userPrefix + "{{random 20}}-{{unix_time}}"}
-		role := testbed.DatabaseRole{Connection: kind, DefaultTTL: isolationTTL, MaxTTL: 24 * time.Hour,
-			RevocationStatements: []string{`DROP ROLE IF EXISTS "{{name}}";`}}
+		role := testbed.DatabaseRole{Connection: kind, DefaultTTL: isolationTTL, MaxTTL: 24 * time.Hour}
 		proxy, err := testbed.StartProxy(r.bed.Vault.Address, testbed.ProxyOptions{})
 		if err != nil {
 			return err

@@ -108,10 +108,7 @@ func (c *scaleRun) issueAll(ctx context.Context, r *Scale) error {
 		return err
 	}
 	for i := range scaleRoles {
-		role := testbed.DatabaseRole{
-			Connection: "scale", DefaultTTL: c.ttl, MaxTTL: 24 * time.Hour,
-			RevocationStatements: []string{`DROP ROLE IF EXISTS "{{name}}";`},
-		}
+		role := testbed.DatabaseRole{Connection: "scale", DefaultTTL: c.ttl, MaxTTL: 24 * time.Hour}
 		if err := v.WriteDatabaseRole(ctx, runName, fmt.Sprintf("scale-%d", i), role); err != nil {
 			return err
 		}
