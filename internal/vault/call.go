@@ -89,10 +89,11 @@ func (b *Backend) do(ctx context.Context, c call) (rawResponse, error) {
 	sent := b.clock.Now()
 	r, err := b.send(ctx, c)
 	f, fault := conclude(ctx, c, r, err)
-	b.observe(c, probes, sent, f, fault)
-	if c.aboutLeases() && timedOut(r, err) && ctx.Err() == nil && !b.breaker.servedSince(sent) {
-		b.checkHealth(ctx)
+	undecided := c.aboutLeases() && timedOut(r, err) && ctx.Err() == nil && !b.breaker.servedSince(sent)
+	if undecided && !b.healthy(ctx) {
+		f, fault = maybeDown, backend.Errorf(backend.Unavailable, "%s: no response in time", b.address())
 	}
+	b.observe(c, probes, sent, f, fault)
 	return r, err
 }
 
@@ -109,13 +110,15 @@ func timedOut(r rawResponse, err error) bool {
 	return late && backend.KindOf(err) == backend.NoResponse
 }
 
-// checkHealth requests the server's health, which needs no engine, after a time-out that does not show whether the
-// server or only what is behind it hangs. The breaker observes the result. One request at a time is enough.
-func (b *Backend) checkHealth(ctx context.Context) {
-	if b.checkingHealth.CompareAndSwap(false, true) {
-		defer b.checkingHealth.Store(false)
-		_, _ = b.health(ctx)
+// healthy requests the server's health, which needs no engine, after a time-out that does not show whether the server or
+// only what is behind it hangs. One request at a time is enough, and a probe ends after it.
+func (b *Backend) healthy(ctx context.Context) bool {
+	if !b.checkingHealth.CompareAndSwap(false, true) {
+		return true // the other one decides
 	}
+	defer b.checkingHealth.Store(false)
+	_, err := b.health(ctx)
+	return err == nil
 }
 
 // conclude derives what a result shows about the server. The error has the same text for each request.
@@ -124,7 +127,7 @@ func conclude(ctx context.Context, c call, r rawResponse, err error) (finding, *
 	case err != nil && ctx.Err() != nil, err != nil && c.engine && backend.KindOf(err) == backend.NoResponse:
 		return inconclusive, nil
 	case c.aboutLeases() && timedOut(r, err):
-		return inconclusive, nil // see checkHealth
+		return inconclusive, nil // see healthy
 	case err != nil && backend.KindOf(err) == backend.TLS:
 		return maybeDown, backend.Errorf(backend.TLS, "%s", err)
 	case err != nil:
