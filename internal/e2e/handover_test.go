@@ -15,7 +15,6 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
-	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
 // rollsOut sets Deployments as rollout targets.
@@ -26,59 +25,6 @@ func rollsOut(names ...string) func(*v1alpha1.DynamicSecret) {
 			target := v1alpha1.RolloutTarget{Kind: v1alpha1.KindDeployment, Name: name}
 			d.Spec.Rollout.Targets = append(d.Spec.Rollout.Targets, target)
 		}
-	}
-}
-
-// Two leases last 30 s and at most 90 s. One is replaced at its maximum age, the other at its maximum TTL, and a
-// Deployment uses each. The test ends after twenty rotations of the first.
-func TestNoLoginFailsDuringTwentyRotations(t *testing.T) {
-	t.Parallel()
-	brief := testbed.DatabaseRole{DefaultTTL: 30 * time.Second, MaxTTL: 90 * time.Second}
-	for name, kill := range map[string]bool{"manager runs": false, "manager is killed repeatedly": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			awaitSlot(t)
-			flags := []string{"--rollout-window=2s"}
-			if kill {
-				flags = append(flags, "--leader-elect=false")
-			}
-			r := newRig(t, newBed(t, testbed.BedOptions{
-				Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Rollout: true, Flags: flags,
-			}), withRole(brief))
-			r.ready("orders", rotation(time.Second, 8*time.Second), rollsOut("orders"))
-			r.must(r.Vault.WriteDatabaseRole(t.Context(), r.name, "invoices", brief))
-			// The overlap is the time that a busy machine has before consumers are cut off at the maximum.
-			r.ready("invoices", rotation(20*time.Second, 0), rollsOut("invoices"), func(d *v1alpha1.DynamicSecret) {
-				d.Spec.Vault.Path = r.name + "/creds/invoices"
-			})
-			r.create(r.workload("orders", "orders", 3))
-			r.create(r.workload("invoices", "invoices", 2))
-			r.available("orders")
-			r.available("invoices")
-			pods, stop := r.followConsumers(t, 20)
-			stopKilling := func() {}
-			if kill {
-				stopKilling = r.killManager(t)
-			}
-			r.rotations("orders", 20, kill)
-			// A lease that a killed manager did not publish does not count.
-			r.eventually("twenty rotations by age, and one at the maximum TTL", func() bool {
-				return pods.credentials("orders") > 20 && pods.credentials("invoices") > 1
-			})
-			stopKilling()
-			for _, name := range []string{"orders", "invoices"} {
-				r.atRestOnOneLease(name)
-			}
-			stop()
-			for name, least := range map[string]int{"orders": 20, "invoices": 1} {
-				rotations, rolled := pods.credentials(name)-1, r.rolledOut(name)
-				if rotations != rolled || rotations < least {
-					t.Errorf("%s was rotated %d times and rolled out %d times", name, rotations, rolled)
-				}
-				t.Logf("%s: %d rotations", name, rotations)
-			}
-			pods.noLoginFailed()
-		})
 	}
 }
 

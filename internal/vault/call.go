@@ -110,8 +110,8 @@ func timedOut(r rawResponse, err error) bool {
 	return late && backend.KindOf(err) == backend.NoResponse
 }
 
-// healthy requests the server's health, which needs no engine, after a time-out that does not show whether the server or
-// only what is behind it hangs. One request at a time is enough, and a probe ends after it.
+// healthy requests the server's health, which needs no engine, after a time-out that does not show whether the server
+// or only what is behind it hangs. One request at a time is enough, and a probe ends after it.
 func (b *Backend) healthy(ctx context.Context) bool {
 	if !b.checkingHealth.CompareAndSwap(false, true) {
 		return true // the other one decides

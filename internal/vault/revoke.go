@@ -172,8 +172,8 @@ func (b *Backend) leaseGone(ctx context.Context, rec v1alpha1.LeaseRecord, token
 	return false, nil
 }
 
-// revokeOnce revokes the lease by its id and waits for the result. Only a lookup that does not find the lease proves it:
-// Vault responds 2xx for an unknown lease, and may respond with an error for one that disappeared meanwhile.
+// revokeOnce revokes the lease by its id and waits for the result. Only a lookup that does not find the lease proves
+// it: Vault responds 2xx for an unknown lease, and may respond with an error for one that disappeared meanwhile.
 func (b *Backend) revokeOnce(ctx context.Context, rec v1alpha1.LeaseRecord) error {
 	at, err := locationOf(&rec)
 	if err != nil {

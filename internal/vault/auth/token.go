@@ -14,8 +14,8 @@ const (
 	metaUID       = "leasekeeper_uid"
 )
 
-// sharedToken uses a token from a Secret. A keeper uses it directly; an issuer creates a child of it for each issuance, so
-// that the child can be revoked alone.
+// sharedToken uses a token from a Secret. A keeper uses it directly; an issuer creates a child of it for each
+// issuance, so that the child can be revoked alone.
 type sharedToken struct {
 	secret v1alpha1.SecretKeyReference
 	use
