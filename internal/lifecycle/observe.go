@@ -173,7 +173,7 @@ func (l *Lifecycle) seeCached(ctx context.Context, o *observation) (certain bool
 		}
 	}
 	switch {
-	case m == nil && (known == nil || known.UID == ""):
+	case m == nil && (known == nil || known.UID == "" && o.mem.noSecret):
 		return true, nil // there is none, or one of something else, which the dry run finds
 	case m == nil && o.mem.absent == known.UID && !o.d.DeletionTimestamp.IsZero():
 		return true, nil // nothing creates it again, and each try to revoke would read it
@@ -210,6 +210,7 @@ func (l *Lifecycle) readSecrets(ctx context.Context, o *observation) (err error)
 		o.mem.writer = secret.OtherWriter(s, o.d, string(FieldOwner))
 	}
 	known := o.d.Status.Secret
+	o.mem.noSecret = o.secret == nil
 	if known != nil && o.secret == nil {
 		o.mem.absent = known.UID
 	}

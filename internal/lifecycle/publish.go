@@ -112,7 +112,7 @@ func (l *Lifecycle) wrote(o *observation, s *corev1.Secret) {
 	m := *s.ObjectMeta.DeepCopy()
 	m.ManagedFields = nil
 	o.secret = &seen{ObjectMeta: m}
-	o.mem.secret = &ownWrite{meta: m, at: l.clock.Now()}
+	o.mem.secret, o.mem.noSecret = &ownWrite{meta: m, at: l.clock.Now()}, false
 }
 
 // storedDifferently: the API server accepted the write and stored other data. The credential stays in memory and is
