@@ -78,7 +78,7 @@ func TestQueueIsOrderedByExpiry(t *testing.T) {
 	}
 }
 
-// What is due later must not be done first because it was decided first.
+// The priority of a requeue follows its due time, not the time of the decision.
 func TestThePriorityOfARequeueFollowsTheDueTime(t *testing.T) {
 	priority := func(d v1alpha1.DynamicSecret, in time.Duration) int {
 		r := requeue(&d, now.Add(in), now)

@@ -54,7 +54,7 @@ func TestASuccessorIsIssuedInTimeForTheHandover(t *testing.T) {
 			left, life := l.end(start).Sub(in.Now), l.end(start).Sub(start)
 			// Recorded times are whole seconds, and expiries that differ by little count as equal.
 			needed := min(overlap+expiryEpsilon, life*2/3-3*expiryEpsilon)
-			// Only the end itself reveals the maximum of a backend that ignores what is requested.
+			// A backend that ignores the requested duration reveals its maximum only at the end of the lease.
 			if (known || !l.ignores) && left < needed {
 				t.Fatalf("lease %d is replaced after %s, %s before its end, which is less than %s: %+v",
 					n, life-left, left, needed, l)

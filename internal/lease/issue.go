@@ -160,8 +160,8 @@ func (v *view) planned() (string, time.Time) {
 	return cause, at
 }
 
-// beforeExpiry replaces a credential that nothing can extend while the handover still fits into what is left of its
-// life. It waits for a window as long as the handover still fits.
+// beforeExpiry returns why and when to replace a credential that cannot be extended: early enough for a handover. It
+// prefers the next window if a handover still fits after it opens.
 func (v *view) beforeExpiry(rec *v1alpha1.LeaseRecord) (string, time.Time) {
 	end, last, certain := certainEnd(rec)
 	if known := maximumEnd(rec); probed(v.Object, rec) && (!certain || known.Before(end)) {

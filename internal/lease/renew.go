@@ -81,7 +81,7 @@ func (v *view) giveUpAt(rec *v1alpha1.LeaseRecord, due, end time.Time) time.Time
 	return earlierOf(due.Add(end.Sub(due)/2), handoverAt(v.Object, issuedAt(rec), end))
 }
 
-// lastRenewal extends again what has expired at the end. nil: nothing can be extended, or it failed since then.
+// lastRenewal renews an expired lease, or extends its session, once. nil: neither is possible, or this has failed.
 func (v *view) lastRenewal(i int, rec *v1alpha1.LeaseRecord, end time.Time) *Step {
 	s, f := v.extension(i, rec)
 	if s == nil || f.Count > 0 && !f.At.Before(end) {

@@ -46,7 +46,7 @@ func (l *Lifecycle) Removed(d *v1alpha1.DynamicSecret) {
 	m.removed[key][d.UID] = &remains{d: d.DeepCopy()}
 }
 
-// Gone settles what is left of an object that no longer exists, and returns when to try again (zero: never).
+// Gone revokes the leases of an object that no longer exists. It returns the pause before the next try; zero: none.
 func (l *Lifecycle) Gone(ctx context.Context, key types.NamespacedName) (time.Duration, error) {
 	at, err := l.settleRemains(ctx, key)
 	if err != nil {

@@ -62,7 +62,7 @@ type remembered struct {
 	handled map[string]string
 	// writer says who else writes the Secret; see secret.OtherWriter.
 	writer string
-	// response is what is known of the last response; nil: nothing.
+	// response has the field names of the last response; nil: there was none.
 	response *lastResponse
 	// revokeBy bounds the times in the ledger before which a retiring record may not be revoked.
 	revokeBy map[string]time.Time
