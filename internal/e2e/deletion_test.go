@@ -10,7 +10,6 @@ import (
 	"time"
 
 	eventsv1 "k8s.io/api/events/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -35,13 +34,7 @@ func TestAbandonAnnotationUnblocksDeletion(t *testing.T) {
 	r.ready("orders")
 	r.must(r.proxy.RefuseConnections())
 	r.must(r.Kube.Delete(t.Context(), r.get("orders")))
-	r.until("orders", "failing to revoke", func(d *v1alpha1.DynamicSecret) bool {
-		c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReadyCondition)
-		return c.Reason == v1alpha1.ReasonDeleting && strings.Contains(c.Message, "connection refused")
-	})
-	if r.target("orders") != nil {
-		t.Error("the Secret still exists")
-	}
+	r.untilRevocationFails("orders", "connection refused")
 	r.annotate(v1alpha1.AbandonLeaseAnnotation, "true")
 	r.eventually("it to be gone", func() bool { return r.get("orders") == nil })
 	r.reportsAbandoned("connection refused")
@@ -71,10 +64,7 @@ func TestDeletionRevokesOnceBackendIsBack(t *testing.T) {
 	r.ready("orders")
 	r.must(r.proxy.RefuseConnections())
 	r.must(r.Kube.Delete(t.Context(), r.get("orders")))
-	r.until("orders", "failing to revoke", func(d *v1alpha1.DynamicSecret) bool {
-		c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReadyCondition)
-		return strings.Contains(c.Message, "connection refused")
-	})
+	r.untilRevocationFails("orders", "connection refused")
 	r.must(r.proxy.Accept())
 	r.eventually("it to be gone", func() bool { return r.get("orders") == nil })
 	r.untilAlive(0)

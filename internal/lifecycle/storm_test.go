@@ -441,12 +441,19 @@ func TestASecretNeverOutlivesItsLease(t *testing.T) {
 	})
 }
 
+// stormWithDeadline returns a world after a storm. Its object, if there still is one, has a revocation deadline of ten
+// minutes.
+func stormWithDeadline(t *rapid.T) *world {
+	w := draw(t)
+	w.object.Spec.Lease.RevocationDeadline = &metav1.Duration{Duration: 10 * time.Minute}
+	t.Repeat(w.actions(t))
+	return w
+}
+
 // A deletion completes within its deadline although the backend stays unavailable, and reports what it gave up.
 func TestDeletionMeetsItsDeadlineWithoutABackend(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := draw(t)
-		w.object.Spec.Lease.RevocationDeadline = &metav1.Duration{Duration: 10 * time.Minute}
-		t.Repeat(w.actions(t))
+		w := stormWithDeadline(t)
 		if w.object == nil {
 			return
 		}
@@ -482,9 +489,7 @@ func refusals() []error {
 // Leases are revoked, and a deletion completes at its deadline, whatever prevents the deletion of the Secret.
 func TestRevocationWaitsOnlyForTheBackend(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := draw(t)
-		w.object.Spec.Lease.RevocationDeadline = &metav1.Duration{Duration: 10 * time.Minute}
-		t.Repeat(w.actions(t))
+		w := stormWithDeadline(t)
 		if w.object == nil {
 			return
 		}
