@@ -175,7 +175,7 @@ func (l *Lifecycle) seeCached(ctx context.Context, o *observation) (certain bool
 	switch {
 	case m == nil && (known == nil || known.UID == "" && o.mem.noSecret):
 		return true, nil // there is none, or one of something else, which the dry run finds
-	case m == nil && o.mem.absent == known.UID && !o.d.DeletionTimestamp.IsZero():
+	case m == nil && o.mem.noSecret && !o.d.DeletionTimestamp.IsZero():
 		return true, nil // nothing creates it again, and each try to revoke would read it
 	case m == nil || known == nil || known.UID != m.UID:
 		return false, nil
@@ -209,12 +209,8 @@ func (l *Lifecycle) readSecrets(ctx context.Context, o *observation) (err error)
 	if s := o.secret; s != nil && secret.Ours(s, o.d) && !(o.current(s) && secret.InSync(s, o.d)) {
 		o.mem.writer = secret.OtherWriter(s, o.d, string(FieldOwner))
 	}
-	known := o.d.Status.Secret
 	o.mem.noSecret = o.secret == nil
-	if known != nil && o.secret == nil {
-		o.mem.absent = known.UID
-	}
-	if known != nil && known.Name != name {
+	if known := o.d.Status.Secret; known != nil && known.Name != name {
 		o.previous, err = l.readSecret(ctx, o.d.Namespace, known.Name)
 	}
 	return err

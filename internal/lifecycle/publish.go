@@ -264,9 +264,7 @@ func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.St
 	o.secret, o.previous, o.strays, o.mem.secret = nil, nil, nil, nil
 	o.mem.tries.DeleteSecret = lease.Failure{}
 	if !o.d.DeletionTimestamp.IsZero() {
-		if known := o.d.Status.Secret; known != nil {
-			o.mem.absent = known.UID
-		}
+		o.mem.noSecret = true
 		return nil // the deletion timestamp is the record
 	}
 	name := o.d.Status.Secret.Name
