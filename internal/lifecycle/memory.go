@@ -43,8 +43,8 @@ type remembered struct {
 	secret *ownWrite
 	// verified is the resource version of a Secret that somebody else wrote, and whose content was read and is ours.
 	verified string
-	// noSecret: there was none at the last read, or this process deleted it. The cache does not show one whose labels an
-	// admission policy removed, and a process that was killed after it wrote a Secret did not record it.
+	// noSecret: there was none at the last read, or this process deleted it. The cache does not show one whose labels
+	// an admission policy removed, and a process that was killed after it wrote a Secret did not record it.
 	noSecret bool
 	// searched is the generation for which this process has found no Secret of ours with another name; 0: none.
 	searched int64
