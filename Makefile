@@ -14,11 +14,10 @@ HELM := $(BIN)/helm-v3.22.0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 GO_TEST := go test -race -p 2
-# Tests mostly wait for servers and clocks, so run more tests than there are processors. -p 1: packages with real
-# servers share the machine with those servers.
-INTEGRATION := go test -race -p 1 -tags integration -count=1 -parallel 4 -timeout 40m
+# Tests mostly wait for servers and clocks, so run more tests than there are processors.
+INTEGRATION := go test -tags integration -count=1 -parallel 10 -timeout 40m
 # The managers that these tests start have the race detector. The tests themselves only wait.
-E2E := $(subst -race ,,$(INTEGRATION)) ./internal/e2e
+E2E := $(INTEGRATION) ./internal/e2e
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml \
   charts/leasekeeper/crds charts/leasekeeper/files
 CHART_RULES := $(addprefix config/rbac/,role.yaml viewer_role.yaml editor_role.yaml revoker_role.yaml) \
@@ -50,12 +49,14 @@ test-api: servers postgres ## Test the manager on a real API server, Vault and P
 
 .PHONY: test-vault
 test-vault: servers postgres ## Test the Vault backend and the testbed on real servers
-	$(INTEGRATION) ./internal/vault/... ./internal/testbed/...
+	$(INTEGRATION) -race ./internal/vault/... ./internal/testbed/...
 
 .PHONY: test
 test: servers postgres ## Run all tests, and set up everything they need
-	$(INTEGRATION) $$(go list ./... | grep -v /internal/e2e$$)
-	$(E2E)
+	@# The end-to-end tests mostly wait. The other packages use the processors meanwhile, with less priority.
+	nice $(INTEGRATION) -race -p 1 $$(go list ./... | grep -v /internal/e2e$$) & others=$$!
+	$(E2E) || failed=1
+	wait $$others && [[ -z $${failed:-} ]]
 
 # Go minimizes each new input for up to a minute by default. That would use most of the time.
 FUZZTIME ?= 10m

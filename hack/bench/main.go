@@ -70,6 +70,9 @@ func parse() (opts options, err error) {
 	if len(opts.sizes) == 0 || opts.concurrency < 1 {
 		return opts, errors.New("-objects and -concurrency must be positive")
 	}
+	if opts.profiles != "" {
+		return opts, os.MkdirAll(opts.profiles, 0o700)
+	}
 	return opts, nil
 }
 

@@ -20,7 +20,7 @@ func TestClockSkewOfMinutes(t *testing.T) {
 	for _, offset := range offsets {
 		const variable = "github.com/leasekeeper/leasekeeper/internal/offsetclock.offset"
 		ldflags := "-ldflags=-X " + variable + "=" + offset.String()
-		if err := buildManager(manager+offset.String(), "-race", ldflags); err != nil {
+		if err := buildManager(manager+offset.String(), ldflags); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -21,57 +21,80 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// Two leases last 30 s and at most 90 s. One is replaced at its maximum age, the other at its maximum TTL, and a
-// Deployment uses each. The test ends after twenty rotations of the first.
+// Five leases are replaced at their maximum age, four times or more each, and one at its maximum TTL. A Deployment uses
+// each of them.
 func TestNoLoginFailsDuringTwentyRotations(t *testing.T) {
 	t.Parallel()
-	brief := testbed.DatabaseRole{DefaultTTL: 30 * time.Second, MaxTTL: 90 * time.Second}
-	for name, kill := range map[string]bool{"manager runs": false, "manager is killed repeatedly": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			awaitSlot(t)
-			flags := []string{"--rollout-window=2s"}
-			if kill {
-				flags = append(flags, "--leader-elect=false")
-			}
-			r := newRig(t, newBed(t, testbed.BedOptions{
-				Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Rollout: true, Flags: flags,
-			}), withRole(brief))
-			r.ready("orders", rotation(time.Second, 8*time.Second), rollsOut("orders"))
-			r.must(r.Vault.WriteDatabaseRole(t.Context(), r.name, "invoices", brief))
-			// The overlap is the time that a busy machine has before consumers are cut off at the maximum.
-			r.ready("invoices", rotation(20*time.Second, 0), rollsOut("invoices"), func(d *v1alpha1.DynamicSecret) {
-				d.Spec.Vault.Path = r.name + "/creds/invoices"
-			})
-			r.create(r.workload("orders", "orders", 3))
-			r.create(r.workload("invoices", "invoices", 2))
-			r.available("orders")
-			r.available("invoices")
-			pods, stop := r.followConsumers(t, 20)
-			stopKilling := func() {}
-			if kill {
-				stopKilling = r.killManager(t)
-			}
-			r.rotations("orders", 20, kill)
-			// A lease that a killed manager did not publish does not count.
-			r.eventually("twenty rotations by age, and one at the maximum TTL", func() bool {
-				return pods.credentials("orders") > 20 && pods.credentials("invoices") > 1
-			})
-			stopKilling()
-			for _, name := range []string{"orders", "invoices"} {
-				r.atRestOnOneLease(name)
-			}
-			stop()
-			for name, least := range map[string]int{"orders": 20, "invoices": 1} {
-				rotations, rolled := pods.credentials(name)-1, r.rolledOut(name)
-				if rotations != rolled || rotations < least {
-					t.Errorf("%s was rotated %d times and rolled out %d times", name, rotations, rolled)
-				}
-				t.Logf("%s: %d rotations", name, rotations)
-			}
-			pods.noLoginFailed()
-		})
+	t.Run("manager runs", func(t *testing.T) {
+		t.Parallel()
+		newRigWithNodes(t, withRole(brief)).rotatesUnderConsumers(false)
+	})
+	t.Run("manager is killed repeatedly", func(t *testing.T) {
+		t.Parallel()
+		awaitSlot(t)
+		newRig(t, newBed(t, testbed.BedOptions{
+			Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Rollout: true,
+			Flags: []string{"--rollout-window=2s", "--leader-elect=false"},
+		}), withRole(brief)).rotatesUnderConsumers(true)
+	})
+}
+
+// brief leases leave room for an overlap of 20 s, which a busy machine needs before their maximum TTL.
+var brief = testbed.DatabaseRole{DefaultTTL: 30 * time.Second, MaxTTL: 90 * time.Second}
+
+func (r *rig) rotatesUnderConsumers(kill bool) {
+	r.t.Helper()
+	const objects, rotations = 5, 4
+	// How often each object is rotated at least. invoices is rotated at its maximum TTL, the others by age.
+	least := map[string]int{"invoices": 1}
+	r.rolledOutObject("invoices", rotation(20*time.Second, 0))
+	for i := range objects {
+		name := fmt.Sprintf("orders-%d", i)
+		least[name] = rotations
+		r.rolledOutObject(name, rotation(time.Second, 8*time.Second))
 	}
+	for name := range least {
+		r.available(name)
+	}
+	pods, stop := r.followConsumers(r.t, 20)
+	stopKilling := func() {}
+	if kill {
+		stopKilling = r.killManager(r.t)
+	}
+	r.rotations("orders-0", rotations, kill)
+	for i := 1; i < objects; i++ {
+		r.rotations(fmt.Sprintf("orders-%d", i), 1, kill)
+	}
+	// A lease that a killed manager did not publish does not count.
+	for name, n := range least {
+		r.eventually(fmt.Sprintf("%d rotations of %s", n, name), func() bool { return pods.credentials(name) > n })
+	}
+	stopKilling()
+	for name := range least {
+		r.edit(name, func(d *v1alpha1.DynamicSecret) { d.Spec.Rotation.MaxAge = nil })
+	}
+	for name := range least {
+		r.atRestOnOneLease(name)
+	}
+	stop()
+	for name, n := range least {
+		rotated, rolled := pods.credentials(name)-1, r.rolledOut(name)
+		if rotated != rolled || rotated < n {
+			r.t.Errorf("%s was rotated %d times and rolled out %d times", name, rotated, rolled)
+		}
+		r.t.Logf("%s: %d rotations", name, rotated)
+	}
+	pods.noLoginFailed()
+}
+
+// rolledOutObject creates an object with a database role of its own, and a Deployment that uses it, all of this name.
+func (r *rig) rolledOutObject(name string, change func(*v1alpha1.DynamicSecret)) {
+	r.t.Helper()
+	r.must(r.Vault.WriteDatabaseRole(r.t.Context(), r.name, name, brief))
+	r.ready(name, change, rollsOut(name), func(d *v1alpha1.DynamicSecret) {
+		d.Spec.Vault.Path = r.name + "/creds/" + name
+	})
+	r.create(r.workload(name, name, 2))
 }
 
 // workload returns a Deployment whose pods have the Secret in their environment, without creating it.

@@ -93,7 +93,7 @@ func (r *rig) leasesOf(name string) []string {
 func (r *rig) atRestOnOneLease(name string) {
 	r.t.Helper()
 	r.until(name, "at rest", func(d *v1alpha1.DynamicSecret) bool {
-		idle := d.Status.Attempt == nil && len(d.Status.Retiring) == 0
+		idle := d.Status.ObservedGeneration == d.Generation && d.Status.Attempt == nil && len(d.Status.Retiring) == 0
 		rolledOut := lease.Published(&d.Status) && d.Status.Handover.RolledOutAt != nil
 		return idle && rolledOut && len(r.leasesOf(name)) == 1
 	})

@@ -18,8 +18,9 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// 20 objects are issued, renewed, replaced, deleted and created again while the manager is killed 200 times at random
-// instants. Leases last an hour, so that a leaked one still exists when they are counted at the end.
+// 20 objects are issued, renewed, replaced, deleted and created again, and an object with three sources is replaced and
+// its KV secret changed, while the manager is killed 200 times at random instants. Leases last an hour, so that a leaked
+// one still exists when they are counted at the end.
 func TestTwoHundredKillsLeakNothing(t *testing.T) {
 	t.Parallel()
 	const objects, kills = 20, 200
@@ -32,19 +33,35 @@ func TestTwoHundredKillsLeakNothing(t *testing.T) {
 		// Vault aborts a request that exceeds its limit, and may leave a user without a lease. That is not tested here.
 		Flags: []string{"--leader-elect=false", "--request-limit=30s"},
 	})
+	sources := newRig(t, b, leaselessPolicy)
+	sources.ready("orders", sources.threeSources())
+	sources.onlyRecorded("orders", "DB_")
+	sources.restartsIssueNothing("orders")
 	r := newRig(t, b)
 	name := func(i int) string { return fmt.Sprintf("orders-%d", i) }
 	for i := range objects {
 		r.apply(name(i))
 	}
+	var color string
 	for kill := range kills {
 		for range 3 {
 			r.mutateObject(name(random.IntN(objects)), random.IntN(4), kill)
 		}
-		time.Sleep(time.Duration(random.IntN(700)) * time.Millisecond)
+		sources.mutateSources("orders", &color, kill, random)
+		time.Sleep(time.Duration(random.IntN(800)) * time.Millisecond)
 		r.must(b.Manager.Kill())
 		r.must(b.Manager.Start())
 	}
+	sources.sourcesSurvived("orders", color)
+	r.objectsSurvived(name, objects)
+	issued, err := b.Vault.Requests(0, "^read rig-[0-9]+/creds/")
+	r.must(err)
+	t.Logf("%d kills, %d credentials requested, 0 leaked", kills, len(issued))
+}
+
+// objectsSurvived expects the objects to have one lease each, and no lease to be left once they are deleted.
+func (r *rig) objectsSurvived(name func(int) string, objects int) {
+	r.t.Helper()
 	for i := range objects {
 		r.ensure(name(i))
 	}
@@ -58,15 +75,12 @@ func TestTwoHundredKillsLeakNothing(t *testing.T) {
 	})
 	r.verifyLedger(objects)
 	for i := range objects {
-		r.must(client.IgnoreNotFound(b.Kube.Delete(t.Context(), r.secret(name(i)))))
+		r.must(client.IgnoreNotFound(r.Kube.Delete(r.t.Context(), r.secret(name(i)))))
 	}
 	for i := range objects {
 		r.eventually(name(i)+" to be gone", func() bool { return r.get(name(i)) == nil })
 	}
 	r.nothingLeft()
-	issued, err := b.Vault.Requests(0, "^read "+r.name+"/creds/")
-	r.must(err)
-	t.Logf("%d kills, %d credentials requested, 0 leaked", kills, len(issued))
 }
 
 // mutateObject requests a renewal or a replacement of an object, deletes it, or creates it.

@@ -146,7 +146,7 @@ func TestLongResponses(t *testing.T) {
 	wantKind(t, err, backend.InvalidResponse)
 	wantText(t, err, "more than 64 KiB")
 
-	keys := `{"data":{"keys":["` + strings.Repeat("abc\",\"", 1<<17) + `end"]}}`
+	keys := `{"data":{"keys":["` + strings.Repeat(strings.Repeat("id", 22)+"\",\"", 1<<14) + `end"]}}`
 	f.server.always("sys/leases/lookup/"+readPath, ok(keys))
 	ids, err := f.List(t.Context(), record())
 	wantNil(t, err)
