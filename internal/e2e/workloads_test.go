@@ -25,34 +25,31 @@ import (
 // each of them.
 func TestNoLoginFailsDuringTwentyRotations(t *testing.T) {
 	t.Parallel()
-	t.Run("manager runs", func(t *testing.T) {
-		t.Parallel()
-		newRigWithNodes(t, withRole(brief)).rotatesUnderConsumers(false)
-	})
-	t.Run("manager is killed repeatedly", func(t *testing.T) {
-		t.Parallel()
-		awaitSlot(t)
-		newRig(t, newBed(t, testbed.BedOptions{
-			Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Rollout: true,
-			Flags: []string{"--rollout-window=2s", "--leader-elect=false"},
-		}), withRole(brief)).rotatesUnderConsumers(true)
-	})
+	newRigWithNodes(t, withRole(brief)).rotatesUnderConsumers(5, 4, false)
+}
+
+func TestNoLoginFailsWhileTheManagerIsKilled(t *testing.T) {
+	t.Parallel()
+	awaitSlot(t)
+	newRig(t, newBed(t, testbed.BedOptions{
+		Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Rollout: true,
+		Flags: []string{"--rollout-window=2s", "--leader-elect=false"},
+	}), withRole(brief)).rotatesUnderConsumers(2, 3, true)
 }
 
 // brief leases leave room for an overlap of 20 s, which a busy machine needs before their maximum TTL.
 var brief = testbed.DatabaseRole{DefaultTTL: 30 * time.Second, MaxTTL: 90 * time.Second}
 
-func (r *rig) rotatesUnderConsumers(kill bool) {
+// rotatesUnderConsumers rotates each of the objects by age at least so many times, and another at its maximum TTL.
+func (r *rig) rotatesUnderConsumers(objects, rotations int, kill bool) {
 	r.t.Helper()
-	const objects, rotations = 5, 4
-	// How often each object is rotated at least. invoices is rotated at its maximum TTL, the others by age.
 	least := map[string]int{"invoices": 1}
-	r.rolledOutObject("invoices", rotation(20*time.Second, 0))
 	for i := range objects {
 		name := fmt.Sprintf("orders-%d", i)
 		least[name] = rotations
-		r.rolledOutObject(name, rotation(time.Second, 8*time.Second))
+		r.rolledOutObject(name, time.Second)
 	}
+	r.rolledOutObject("invoices", 20*time.Second)
 	for name := range least {
 		r.available(name)
 	}
@@ -61,18 +58,14 @@ func (r *rig) rotatesUnderConsumers(kill bool) {
 	if kill {
 		stopKilling = r.killManager(r.t)
 	}
+	r.limitAge(&metav1.Duration{Duration: 8 * time.Second}, least)
 	r.rotations("orders-0", rotations, kill)
-	for i := 1; i < objects; i++ {
-		r.rotations(fmt.Sprintf("orders-%d", i), 1, kill)
-	}
 	// A lease that a killed manager did not publish does not count.
 	for name, n := range least {
 		r.eventually(fmt.Sprintf("%d rotations of %s", n, name), func() bool { return pods.credentials(name) > n })
 	}
 	stopKilling()
-	for name := range least {
-		r.edit(name, func(d *v1alpha1.DynamicSecret) { d.Spec.Rotation.MaxAge = nil })
-	}
+	r.limitAge(nil, least)
 	for name := range least {
 		r.atRestOnOneLease(name)
 	}
@@ -88,13 +81,23 @@ func (r *rig) rotatesUnderConsumers(kill bool) {
 }
 
 // rolledOutObject creates an object with a database role of its own, and a Deployment that uses it, all of this name.
-func (r *rig) rolledOutObject(name string, change func(*v1alpha1.DynamicSecret)) {
+func (r *rig) rolledOutObject(name string, overlap time.Duration) {
 	r.t.Helper()
 	r.must(r.Vault.WriteDatabaseRole(r.t.Context(), r.name, name, brief))
-	r.ready(name, change, rollsOut(name), func(d *v1alpha1.DynamicSecret) {
+	r.ready(name, rotation(overlap, 0), rollsOut(name), func(d *v1alpha1.DynamicSecret) {
 		d.Spec.Vault.Path = r.name + "/creds/" + name
 	})
 	r.create(r.workload(name, name, 2))
+}
+
+// limitAge sets the maximum age of the objects, except invoices.
+func (r *rig) limitAge(age *metav1.Duration, names map[string]int) {
+	r.t.Helper()
+	for name := range names {
+		if name != "invoices" {
+			r.edit(name, func(d *v1alpha1.DynamicSecret) { d.Spec.Rotation.MaxAge = age })
+		}
+	}
 }
 
 // workload returns a Deployment whose pods have the Secret in their environment, without creating it.
