@@ -32,6 +32,8 @@ type rig struct {
 	*bed
 	t    *testing.T
 	name string
+	// role of the database, as the rig created it.
+	role testbed.DatabaseRole
 	// proxy between the manager and Vault; nil unless the test has one.
 	proxy *testbed.Proxy
 }
@@ -80,7 +82,7 @@ func newRig(t *testing.T, b *bed, options ...option) *rig {
 	for _, option := range options {
 		option(&o)
 	}
-	r := &rig{bed: b, t: t, name: fmt.Sprintf("rig-%d", rigs.Add(1))}
+	r := &rig{bed: b, t: t, name: fmt.Sprintf("rig-%d", rigs.Add(1)), role: o.role}
 	r.createNamespace()
 	r.setUpVaultFor(o)
 	address := b.Vault.Address

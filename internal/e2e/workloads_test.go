@@ -22,10 +22,11 @@ import (
 )
 
 // Five leases are replaced at their maximum age, four times or more each, and one at its maximum TTL. A Deployment uses
-// each of them.
+// each of them. The overlap of the last is the time that a busy machine has before consumers are cut off.
 func TestNoLoginFailsDuringTwentyRotations(t *testing.T) {
 	t.Parallel()
-	newRigWithNodes(t, withRole(brief)).rotatesUnderConsumers(5, 4, false)
+	r := newRigWithNodes(t, withTTL(30*time.Second, 90*time.Second))
+	r.rotatesUnderConsumers(5, 4, false, "invoices")
 }
 
 func TestNoLoginFailsWhileTheManagerIsKilled(t *testing.T) {
@@ -34,22 +35,23 @@ func TestNoLoginFailsWhileTheManagerIsKilled(t *testing.T) {
 	newRig(t, newBed(t, testbed.BedOptions{
 		Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Rollout: true,
 		Flags: []string{"--rollout-window=2s", "--leader-elect=false"},
-	}), withRole(brief)).rotatesUnderConsumers(2, 3, true)
+	})).rotatesUnderConsumers(2, 3, true)
 }
 
-// brief leases leave room for an overlap of 20 s, which a busy machine needs before their maximum TTL.
-var brief = testbed.DatabaseRole{DefaultTTL: 30 * time.Second, MaxTTL: 90 * time.Second}
-
-// rotatesUnderConsumers rotates each of the objects by age at least so many times, and another at its maximum TTL.
-func (r *rig) rotatesUnderConsumers(objects, rotations int, kill bool) {
+// rotatesUnderConsumers rotates each of the objects by age at least so many times, and each of others at its maximum TTL.
+func (r *rig) rotatesUnderConsumers(objects, rotations int, kill bool, others ...string) {
 	r.t.Helper()
-	least := map[string]int{"invoices": 1}
+	least := map[string]int{}
+	var aged []string
 	for i := range objects {
 		name := fmt.Sprintf("orders-%d", i)
-		least[name] = rotations
 		r.rolledOutObject(name, time.Second)
+		least[name], aged = rotations, append(aged, name)
 	}
-	r.rolledOutObject("invoices", 20*time.Second)
+	for _, name := range others {
+		r.rolledOutObject(name, 20*time.Second)
+		least[name] = 1
+	}
 	for name := range least {
 		r.available(name)
 	}
@@ -58,14 +60,14 @@ func (r *rig) rotatesUnderConsumers(objects, rotations int, kill bool) {
 	if kill {
 		stopKilling = r.killManager(r.t)
 	}
-	r.limitAge(&metav1.Duration{Duration: 8 * time.Second}, least)
+	r.limitAge(&metav1.Duration{Duration: 8 * time.Second}, aged)
 	r.rotations("orders-0", rotations, kill)
 	// A lease that a killed manager did not publish does not count.
 	for name, n := range least {
 		r.eventually(fmt.Sprintf("%d rotations of %s", n, name), func() bool { return pods.credentials(name) > n })
 	}
 	stopKilling()
-	r.limitAge(nil, least)
+	r.limitAge(nil, aged)
 	for name := range least {
 		r.atRestOnOneLease(name)
 	}
@@ -83,20 +85,18 @@ func (r *rig) rotatesUnderConsumers(objects, rotations int, kill bool) {
 // rolledOutObject creates an object with a database role of its own, and a Deployment that uses it, all of this name.
 func (r *rig) rolledOutObject(name string, overlap time.Duration) {
 	r.t.Helper()
-	r.must(r.Vault.WriteDatabaseRole(r.t.Context(), r.name, name, brief))
+	r.must(r.Vault.WriteDatabaseRole(r.t.Context(), r.name, name, r.role))
 	r.ready(name, rotation(overlap, 0), rollsOut(name), func(d *v1alpha1.DynamicSecret) {
 		d.Spec.Vault.Path = r.name + "/creds/" + name
 	})
 	r.create(r.workload(name, name, 2))
 }
 
-// limitAge sets the maximum age of the objects, except invoices.
-func (r *rig) limitAge(age *metav1.Duration, names map[string]int) {
+// limitAge sets the maximum age of the objects.
+func (r *rig) limitAge(age *metav1.Duration, names []string) {
 	r.t.Helper()
-	for name := range names {
-		if name != "invoices" {
-			r.edit(name, func(d *v1alpha1.DynamicSecret) { d.Spec.Rotation.MaxAge = age })
-		}
+	for _, name := range names {
+		r.edit(name, func(d *v1alpha1.DynamicSecret) { d.Spec.Rotation.MaxAge = age })
 	}
 }
 
