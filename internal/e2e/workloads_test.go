@@ -38,7 +38,7 @@ func TestNoLoginFailsWhileTheManagerIsKilled(t *testing.T) {
 	})).rotatesUnderConsumers(2, 3, true)
 }
 
-// rotatesUnderConsumers rotates each of the objects by age at least so many times, and each of others at its maximum TTL.
+// rotatesUnderConsumers rotates each object by age at least so many times, and each of others at its maximum TTL.
 func (r *rig) rotatesUnderConsumers(objects, rotations int, kill bool, others ...string) {
 	r.t.Helper()
 	least := map[string]int{}
