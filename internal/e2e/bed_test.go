@@ -100,7 +100,7 @@ var relaxedElection = []string{
 }
 
 func buildManager(path string, flags ...string) error {
-	args := append(append([]string{"build", "-o", path}, flags...), "../..")
+	args := append(append([]string{"build", "-ldflags=-w", "-o", path}, flags...), "../..")
 	if out, err := exec.Command("go", args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("building the manager: %w\n%s", err, out)
 	}

@@ -19,7 +19,7 @@ func TestClockSkewOfMinutes(t *testing.T) {
 	manager, offsets := filepath.Join(dir, "manager"), []time.Duration{7 * time.Minute, -7 * time.Minute}
 	for _, offset := range offsets {
 		const variable = "github.com/leasekeeper/leasekeeper/internal/offsetclock.offset"
-		ldflags := "-ldflags=-X " + variable + "=" + offset.String()
+		ldflags := "-ldflags=-w -X " + variable + "=" + offset.String()
 		if err := buildManager(manager+offset.String(), ldflags); err != nil {
 			t.Fatal(err)
 		}
