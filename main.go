@@ -156,7 +156,8 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	changes := controllers.NewProviderChanges()
-	backends := backend.NewRegistry(backend.NewLimits(now, f.concurrency), backend.NewMetrics(metrics.Registry))
+	limits := backend.NewLimits(now, f.concurrency)
+	backends := backend.NewRegistry(limits, backend.NewMetrics(metrics.Registry))
 	backends.Register("vault", vault.NewDriver(vault.Options{
 		Changed:      changes.Note,
 		Clock:        now,
@@ -167,6 +168,7 @@ func run(ctx context.Context, f flags) error {
 	setup := controllers.Setup{
 		Clock:                 now,
 		Backends:              backends,
+		Limits:                limits,
 		Changes:               changes,
 		Registry:              metrics.Registry,
 		RequestLimit:          f.requestLimit,

@@ -23,6 +23,8 @@ type Setup struct {
 	Clock clock.WithTicker
 	// Backends finds the backend of a provider.
 	Backends *backend.Registry
+	// Limits of the workers.
+	Limits *backend.Limits
 	// Changes reports providers whose backend became unavailable or available.
 	Changes *ProviderChanges
 	// Registry of the metrics.
@@ -58,6 +60,7 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 		Clock: s.Clock,
 		Cache: mgr.GetClient(), Writer: mgr.GetClient(), Reader: mgr.GetAPIReader(),
 		Backends:     s.Backends,
+		Limits:       s.Limits,
 		RequestLimit: s.RequestLimit,
 		SealKey:      s.SealKey,
 		Rollout:      s.Rollout, RolloutWindow: s.RolloutWindow,

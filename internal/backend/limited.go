@@ -28,6 +28,12 @@ func Admit(b Backend, path string, first bool, who Waiter) (done func(error), er
 	return func(error) {}, nil
 }
 
+// AdmitTo reserves a place for requests that no backend serves, such as writes to a namespace of the API server. They
+// are limited like the operations of a backend. Call done once with the result.
+func (l *Limits) AdmitTo(operation, path string) (done func(error), err error) {
+	return l.admit(lineKey{operation: operation, path: path}, false, Waiter{})
+}
+
 // Wrap limits the requests to the backend of a provider.
 func (l *Limits) Wrap(b Backend, p v1alpha1.Provider) Backend {
 	return limited{next: b, limits: l, of: keyOf(p)}

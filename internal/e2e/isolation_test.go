@@ -3,37 +3,54 @@
 package e2e
 
 import (
+	"context"
+	"encoding/pem"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// Twenty objects of a database that does not respond, and twenty of another with leases of 30 s, share eight workers.
-// The first ten issuances of the hanging database were answered, so its renewals hang as well.
-func TestHangingDatabaseDelaysNobodyElse(t *testing.T) {
+// Twenty objects of a database that does not respond, twenty whose Secrets an admission webhook never admits, and twenty
+// others with leases of 30 s share eight workers. The first ten issuances of the hanging database were answered, so its
+// renewals hang as well.
+func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	t.Parallel()
 	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, "--leader-elect=false", "--concurrency=8")
 	brief := testbed.DatabaseRole{DefaultTTL: 30 * time.Second, MaxTTL: time.Hour}
-	healthy, hanging := newRig(t, b, withRole(brief)), newRig(t, b, withRole(brief))
+	healthy, hanging, unadmitted := newRig(t, b, withRole(brief)), newRig(t, b, withRole(brief)), newRig(t, b)
 	proxy, err := testbed.StartTCPProxy(b.Postgres.Address)
 	healthy.must(err)
 	t.Cleanup(func() { _ = proxy.Close() })
 	hanging.databaseAt(proxy.Address)
 	for i := range 20 {
 		healthy.apply(fmt.Sprintf("orders-%d", i))
+		unadmitted.apply(fmt.Sprintf("orders-%d", i))
 	}
 	for i := range 10 {
 		hanging.apply(fmt.Sprintf("orders-%d", i))
 	}
 	hanging.untilAll(10, "Ready", isReady)
+	unadmitted.untilAll(20, "Ready", isReady)
 	healthy.untilAll(20, "Ready", isReady)
 	before := healthy.snapshot()
 	proxy.Swallow()
+	admit := unadmitted.hangingWebhook()
+	unadmitted.labelSecrets("team", "blue")
 	began := time.Now()
 	for i := 10; i < 20; i++ {
 		hanging.apply(fmt.Sprintf("orders-%d", i))
@@ -44,11 +61,75 @@ func TestHangingDatabaseDelaysNobodyElse(t *testing.T) {
 		healthy.untilAll(20, "renewed in time", renewedSince(began.Add(since-20*time.Second)))
 	}
 	healthy.unchanged(before)
+	unadmitted.eventually("an object to report the webhook", func() bool {
+		for _, d := range unadmitted.all() {
+			c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReconcilingCondition)
+			if c != nil && c.Reason == v1alpha1.ReasonPublishFailed && strings.Contains(c.Message, "admission webhook") {
+				return true
+			}
+		}
+		return false
+	})
+	admit()
 	healthy.ready("late")
 	proxy.Forward()
 	hanging.untilAll(20, "Ready again", isReady)
+	unadmitted.eventually("every Secret to have the label", func() bool {
+		var list corev1.SecretList
+		unadmitted.must(b.Kube.List(t.Context(), &list, client.InNamespace(unadmitted.name),
+			client.MatchingLabels{"team": "blue"}))
+		return len(list.Items) == 20
+	})
 	healthy.remove("late")
 	healthy.unchanged(snapshot{objects: before.objects, secrets: before.secrets, mark: healthy.vaultMark()})
+}
+
+// hangingWebhook makes every write of a Secret of the rig wait for a webhook that does not respond, until it is removed.
+func (r *rig) hangingWebhook() (remove func()) {
+	r.t.Helper()
+	ended := make(chan struct{})
+	server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, request *http.Request) {
+		select {
+		case <-request.Context().Done():
+		case <-ended:
+		}
+	}))
+	r.t.Cleanup(server.Close)
+	r.t.Cleanup(func() { close(ended) })
+	w := &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: r.name}}
+	w.Webhooks = []admissionv1.ValidatingWebhook{{
+		Name: "hangs.example.com", TimeoutSeconds: ptr.To[int32](30), AdmissionReviewVersions: []string{"v1"},
+		SideEffects: ptr.To(admissionv1.SideEffectClassNone),
+		ClientConfig: admissionv1.WebhookClientConfig{
+			URL:      &server.URL,
+			CABundle: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}),
+		},
+		NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: r.name}},
+		Rules: []admissionv1.RuleWithOperations{{
+			Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
+			Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"}},
+		}},
+	}}
+	r.create(w)
+	remove = sync.OnceFunc(func() { r.must(client.IgnoreNotFound(r.Kube.Delete(context.Background(), w))) })
+	r.t.Cleanup(remove)
+	r.eventually("the webhook to be called", func() bool {
+		ctx, cancel := context.WithTimeout(r.t.Context(), time.Second)
+		defer cancel()
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, GenerateName: "any-"}}
+		return r.Kube.Create(ctx, s, client.DryRunAll) != nil
+	})
+	return remove
+}
+
+// labelSecrets sets a label in the target of every object of the rig.
+func (r *rig) labelSecrets(key, value string) {
+	r.t.Helper()
+	patch := fmt.Sprintf(`{"spec":{"target":{"labels":{%q:%q}}}}`, key, value)
+	for name := range r.all() {
+		d := &v1alpha1.DynamicSecret{ObjectMeta: r.named(name)}
+		r.must(r.Kube.Patch(r.t.Context(), d, client.RawPatch(types.MergePatchType, []byte(patch))))
+	}
 }
 
 func isReady(d *v1alpha1.DynamicSecret) bool {

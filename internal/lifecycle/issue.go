@@ -25,7 +25,7 @@ import (
 func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) error {
 	places, err := l.admit(o)
 	if backend.KindOf(err) == backend.Busy {
-		return errBusy
+		return busyError{recheckBusy} // it is woken when there is a place
 	}
 	if err != nil {
 		l.issueFailed(o, err)
@@ -36,9 +36,13 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 		l.issueFailed(o, err)
 		return nil
 	}
-	untested, err := l.rehearse(ctx, o)
+	var untested bool
+	err = l.writing(o, func() (err error) {
+		untested, err = l.rehearse(ctx, o)
+		return err
+	})
 	if err != nil {
-		return l.targetRejected(o, &o.mem.tries.Issue, err, true)
+		return l.notWritten(ctx, o, &o.mem.tries.Issue, err, true)
 	}
 	h := &held{cause: s.Reason, untested: untested}
 	for i := range o.sources.Sources {
@@ -297,13 +301,39 @@ func (l *Lifecycle) issueFailed(o *observation, err error) {
 	l.announce.Count("issue", string(backend.KindOf(err)))
 }
 
-// targetRejected tells an API server that rejects the Secret from one that cannot be reached.
-func (l *Lifecycle) targetRejected(o *observation, f *lease.Failure, err error, placeholders bool) error {
-	if !rejected(err) {
+// notWritten notes why the API server does not store the Secret. If something else has written, the next observation
+// decides.
+func (l *Lifecycle) notWritten(
+	ctx context.Context, o *observation, f *lease.Failure, err error, placeholders bool,
+) error {
+	if undecided(ctx, err) {
 		return err
 	}
-	fail(f, l.rejectedBlock(o, err, placeholders), l.clock.Now(), o.backoff)
+	fail(f, l.unwrittenBlock(o, err, placeholders), l.clock.Now(), o.backoff)
 	return nil
+}
+
+// undecided says that an error shows nothing about the Secret: something else has written, nothing was sent, or the
+// process ends.
+func undecided(ctx context.Context, err error) bool {
+	var busy busyError
+	raced := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
+	return raced || errors.As(err, &busy) || ctx.Err() != nil
+}
+
+// unwrittenBlock tells an API server that rejects the Secret from one that could not decide: an admission webhook is
+// down, for example.
+func (l *Lifecycle) unwrittenBlock(o *observation, err error, placeholders bool) lease.Block {
+	if rejected(err) {
+		return l.rejectedBlock(o, err, placeholders)
+	}
+	message := "Secret " + o.d.TargetName() + " could not be written: "
+	if errors.Is(err, context.DeadlineExceeded) {
+		message += "the API server did not respond in time. Check whether an admission webhook for Secrets responds"
+	} else {
+		message += rejection(err, placeholders)
+	}
+	return lease.Block{Reason: v1alpha1.ReasonPublishFailed, Message: message}
 }
 
 func (l *Lifecycle) rejectedBlock(o *observation, err error, placeholders bool) lease.Block {

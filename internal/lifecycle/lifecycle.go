@@ -22,8 +22,13 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/rollout"
 )
 
-// errBusy: the path of an issuance is at its limit. Nothing was done, and the object is woken when there is a place.
-var errBusy = errors.New("waiting for requests in progress")
+// busyError: a path of the backend, or the namespace, is at its limit. Nothing was done.
+type busyError struct {
+	// after is when to try again.
+	after time.Duration
+}
+
+func (busyError) Error() string { return "waiting for requests in progress" }
 
 // recheckBusy is when an object that waits for a place tries again if it was not woken.
 const recheckBusy = 10 * time.Second
@@ -43,7 +48,9 @@ type Lifecycle struct {
 	sources  sources
 	announce Announcer
 	memory   *memory
-	woken    chan event.GenericEvent
+	// limits keep a hanging admission webhook from using all workers.
+	limits *backend.Limits
+	woken  chan event.GenericEvent
 	// requestLimit is how long a backend may continue with a request that nobody waits for.
 	requestLimit time.Duration
 	// sendWithin is how soon after the journal a request must be sent. A process that was paused for longer does not
@@ -66,6 +73,8 @@ type Config struct {
 	Reader        client.Reader
 	// Backends finds the backend of a provider.
 	Backends *backend.Registry
+	// Limits of the workers.
+	Limits *backend.Limits
 	// RequestLimit is how long a backend may continue with a request that nobody waits for: at least one and a half
 	// times Vault's max_request_duration.
 	RequestLimit time.Duration
@@ -89,6 +98,7 @@ func New(c Config) *Lifecycle {
 			sealKey: c.SealKey},
 		announce:      c.Announce,
 		memory:        newMemory(),
+		limits:        c.Limits,
 		woken:         make(chan event.GenericEvent, 1024),
 		requestLimit:  c.RequestLimit,
 		sendWithin:    c.RequestLimit / 8,
@@ -162,8 +172,9 @@ func (l *Lifecycle) advance(ctx context.Context, o *observation) (at time.Time, 
 	}
 	log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
 	err = l.execute(ctx, o, step)
-	if errors.Is(err, errBusy) {
-		return l.clock.Now().Add(recheckBusy), true, nil
+	var busy busyError
+	if errors.As(err, &busy) {
+		return l.clock.Now().Add(busy.after), true, nil
 	}
 	if step.Action == lease.RemoveFinalizer && err == nil {
 		return time.Time{}, true, nil

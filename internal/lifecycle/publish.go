@@ -19,11 +19,11 @@ import (
 func (l *Lifecycle) publish(ctx context.Context, o *observation) error {
 	h := o.mem.held
 	existed := o.secret != nil || o.previous != nil
-	if err := l.write(ctx, o, h.content, h.salt); err != nil {
+	if err := l.writing(o, func() error { return l.write(ctx, o, h.content, h.salt) }); err != nil {
 		if h.untested && rejected(err) && !existed {
 			return l.giveUp(ctx, o, err)
 		}
-		return l.publishFailed(o, err)
+		return l.publishFailed(ctx, o, err)
 	}
 	digest := h.content.Digest(h.salt)
 	if o.stored != digest {
@@ -157,17 +157,11 @@ func (l *Lifecycle) giveUp(ctx context.Context, o *observation, err error) error
 }
 
 // publishFailed: the credential stays in memory and is published again.
-func (l *Lifecycle) publishFailed(o *observation, err error) error {
-	if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) {
+func (l *Lifecycle) publishFailed(ctx context.Context, o *observation, err error) error {
+	if apierrors.IsNotFound(err) {
 		return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), err)
 	}
-	b := lease.Block{Reason: v1alpha1.ReasonPublishFailed,
-		Message: "Secret " + o.d.TargetName() + " could not be written: " + rejection(err, false)}
-	if rejected(err) {
-		b.Reason, b.Stalled = v1alpha1.ReasonTargetRejected, true
-	}
-	fail(&o.mem.tries.Publish, b, l.clock.Now(), o.backoff)
-	return nil
+	return l.notWritten(ctx, o, &o.mem.tries.Publish, err, false)
 }
 
 // syncSecret brings the Secret in line with the spec and keeps its data: their digest is right, so no new credential is
@@ -193,14 +187,11 @@ func (l *Lifecycle) syncSecret(ctx context.Context, o *observation) error {
 	}
 	moved := from != o.secret || o.previous != nil
 	if moved || from.kind() != secret.Type(o.d) || !secret.InSync(from, o.d) {
-		defer l.noteRepair(o)
 		o.stored = ""
-		if err := l.write(ctx, o, content, salt); err != nil {
-			if apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) {
-				return err
-			}
-			return l.targetRejected(o, &o.mem.tries.Sync, err, false)
+		if err := l.writing(o, func() error { return l.write(ctx, o, content, salt) }); err != nil {
+			return l.notWritten(ctx, o, &o.mem.tries.Sync, err, false)
 		}
+		l.noteRepair(o)
 	}
 	digest := content.Digest(salt)
 	if o.stored != "" && o.stored != digest {
@@ -337,12 +328,12 @@ func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) e
 	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.BeginRefresh(&d.Status, whole) }); err != nil {
 		return err
 	}
-	if err := l.writePart(ctx, o, part); err != nil {
-		if rejected(err) {
-			failKey(&o.mem.tries.Refresh, rec.Source, l.rejectedBlock(o, err, false), now, o.rejectedPause)
-			return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), err)
+	if err := l.writing(o, func() error { return l.writePart(ctx, o, part) }); err != nil {
+		if undecided(ctx, err) {
+			return err
 		}
-		return err
+		failKey(&o.mem.tries.Refresh, rec.Source, l.unwrittenBlock(o, err, false), now, o.rejectedPause)
+		return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), err)
 	}
 	if o.stored != whole {
 		return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), errors.New("stored differently"))

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"regexp"
 	"slices"
 	"strings"
@@ -32,7 +33,16 @@ func (l *Lifecycle) followRollout(ctx context.Context, o *observation, s lease.S
 		o.mem.rolloutCheckAt = now.Add(maxRolloutPause)
 		return nil
 	}
-	progress, err := l.rollouts.Follow(ctx, o.d, s.Hold)
+	var progress rollout.Progress
+	err := l.gated("roll_out", o.d.Namespace, func() (err error) {
+		progress, err = l.rollouts.Follow(ctx, o.d, s.Hold)
+		return err
+	})
+	var busy busyError
+	if errors.As(err, &busy) {
+		o.mem.rolloutCheckAt = now.Add(busy.after)
+		return nil
+	}
 	if err != nil {
 		// Nothing else of the object waits for its consumers.
 		progress.Reason, progress.Waiting = v1alpha1.ReasonRolloutCheckFailed, []string{shortened(err.Error())}

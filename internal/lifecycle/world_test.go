@@ -204,6 +204,7 @@ func (p *process) restart() {
 	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.limits = backend.NewLimits(skewedClock{p}, 4)
+	p.life.limits = p.limits
 	p.sync()
 }
 
