@@ -3,8 +3,17 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
+
+// entries of a list that is separated by commas; an empty list has none.
+func entries(list string) []string {
+	if strings.TrimSpace(list) == "" {
+		return nil
+	}
+	return strings.Split(list, ",")
+}
 
 // validate returns what is wrong with the flags, all of it, and what to set.
 func (f *flags) validate() error {

@@ -63,6 +63,7 @@ type flags struct {
 	providerInterval             time.Duration
 	providerRetry                time.Duration
 	verifyInterval               time.Duration
+	allowedAddresses             vault.Hosts
 	rollout                      bool
 	rolloutWindow                time.Duration
 	printVersion                 bool
@@ -106,6 +107,14 @@ func parse() flags {
 		"Pause after the first inspection of a provider that is not ready. It doubles up to eight times that.")
 	flag.DurationVar(&f.verifyInterval, "verify-interval", 30*time.Second,
 		"Pause between two checks of all leases, which detect leases that somebody else revoked.")
+	flag.Func("allowed-addresses", "Hosts that leasekeeper connects to as a backend or as its proxy, separated by "+
+		"commas: names (vault.example, *.vault.svc), IP addresses and CIDRs. Addresses are checked after names are "+
+		"resolved. Empty: all, except loopback, link-local and multicast addresses and the metadata services of "+
+		"clouds. An entry allows one of those only if it names no other addresses: 127.0.0.1, not 0.0.0.0/0.",
+		func(list string) (err error) {
+			f.allowedAddresses, err = vault.ParseHosts(entries(list))
+			return err
+		})
 	flag.BoolVar(&f.rollout, "rollout", false,
 		"Restart workloads as spec.rollout requests. It requires permission to list and patch them: rollout.enabled "+
 			"in the chart.")
@@ -157,11 +166,12 @@ func run(ctx context.Context, f flags) error {
 	changes := controllers.NewProviderChanges()
 	backends := backend.NewRegistry(backend.NewLimits(now, f.concurrency), backend.NewMetrics(metrics.Registry))
 	backends.Register("vault", vault.NewDriver(vault.Options{
-		Changed:      changes.Note,
-		Clock:        now,
-		Timeout:      f.backendTimeout,
-		IssueTimeout: f.issueTimeout,
-		Kube:         vault.NewKube(mgr.GetAPIReader(), mgr.GetClient()),
+		AllowedAddresses: f.allowedAddresses,
+		Changed:          changes.Note,
+		Clock:            now,
+		Timeout:          f.backendTimeout,
+		IssueTimeout:     f.issueTimeout,
+		Kube:             vault.NewKube(mgr.GetAPIReader(), mgr.GetClient()),
 	}))
 	setup := controllers.Setup{
 		Clock:                 now,

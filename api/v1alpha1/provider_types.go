@@ -37,6 +37,17 @@ type VaultProvider struct {
 	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' && url(self).getEscapedPath() in ['', '/'] && !self.contains('@') && !self.contains('?')",message="address must be like https://vault.example:8200: a scheme, a host, no path and no user"
 	Address string `json:"address"`
 
+	// RedirectHosts are the hosts to which this server may redirect requests, besides the host of address: the other
+	// nodes of the same Vault, as their api_addr names them. leasekeeper sends them tokens. An entry is a name such as
+	// vault-0.vault-internal, everything below a name such as *.vault-internal, an IP address, or a CIDR such as
+	// 10.42.0.0/16. Standbys redirect if request forwarding is disabled or has failed.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:Pattern=`^((\*\.)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f.:]*[0-9A-Fa-f:](/[0-9]{1,3})?)$`
+	RedirectHosts []string `json:"redirectHosts,omitempty"`
+
 	// Namespace of Vault Enterprise or OpenBao, for logins and for requests that do not set their own.
 	// +optional
 	// +kubebuilder:validation:MaxLength=512

@@ -247,7 +247,8 @@ func newFixtureAt(t *testing.T, s *server, address string, changes ...change) *f
 	}
 	opts := Options{
 		Clock: f.clock, Kube: f.kube, Timeout: 5 * time.Second, IssueTimeout: 5 * time.Second,
-		Sleep: func(context.Context, time.Duration) error { return nil },
+		Sleep:            func(context.Context, time.Duration) error { return nil },
+		AllowedAddresses: loopback,
 	}
 	for _, c := range changes {
 		c(f.provider, &opts)
@@ -258,6 +259,16 @@ func newFixtureAt(t *testing.T, s *server, address string, changes ...change) *f
 		t.Fatal(err)
 	}
 	return f
+}
+
+// loopback is where the tests' servers are.
+var loopback = must(ParseHosts([]string{"127.0.0.0/8", "::1"}))
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
 }
 
 var (

@@ -110,7 +110,8 @@ func newScripted(s *script) *Backend {
 		clock: clock, kube: kube, serviceAccounts: newServiceAccountTokens(clock, kube),
 		sleep:   func(context.Context, time.Duration) error { return nil },
 		timeout: time.Minute, issueTimeout: time.Minute, spec: spec, base: mustURL("https://vault.test:8200"),
-		http: client, minting: client, keeper: keeper, readers: newSessionCache(clock), breaker: &breaker{clock: clock},
+		redirectHosts: must(ParseHosts([]string{"other.test"})),
+		http:          client, minting: client, keeper: keeper, readers: newSessionCache(clock), breaker: &breaker{clock: clock},
 	}
 }
 
