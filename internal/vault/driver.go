@@ -105,7 +105,7 @@ func (d *Driver) backendFor(ctx context.Context, p v1alpha1.Provider) (*Backend,
 	if sameSpec && (spec.TLS == nil || old.materialFresh(now)) {
 		return old, nil
 	}
-	m, err := readMaterial(ctx, d.opts.Kube, spec.TLS, p.GetNamespace())
+	m, err := readMaterial(ctx, confine(d.opts.Kube, p.GetNamespace()), spec.TLS, p.GetNamespace())
 	switch {
 	case err != nil && sameSpec && backend.KindOf(err) == backend.Unavailable:
 		// The API server is unavailable. Leases must be renewed nevertheless.
@@ -188,7 +188,7 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 	}
 	b := &Backend{
 		clock:           d.opts.Clock,
-		kube:            d.opts.Kube,
+		kube:            confine(d.opts.Kube, p.GetNamespace()),
 		serviceAccounts: d.serviceAccounts,
 		sleep:           d.opts.Sleep,
 		timeout:         d.opts.Timeout,
