@@ -29,7 +29,7 @@ func (s *ProviderSpec) Backend() string {
 // +kubebuilder:validation:XValidation:rule="has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)",message="namespace is immutable, because leases live there: create another provider and point the DynamicSecrets to it"
 // +kubebuilder:validation:XValidation:rule="has(self.auth.kubernetes) == has(oldSelf.auth.kubernetes) && (!has(self.auth.kubernetes) || self.auth.kubernetes.mount == oldSelf.auth.kubernetes.mount)",message="the method and mount of auth are immutable, because leases are recognised by them: create another provider and point the DynamicSecrets to it"
 // +kubebuilder:validation:XValidation:rule="!has(self.auth.kubernetes) || !has(self.auth.kubernetes.serviceAccountRef) || !has(self.auth.kubernetes.serviceAccountRef.__namespace__)",message="omit auth.kubernetes.serviceAccountRef.namespace: each DynamicSecret uses a ServiceAccount of its own namespace"
-// +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperAuth.kubernetes) || has(self.keeperAuth.kubernetes.serviceAccountRef)",message="set keeperAuth.kubernetes.serviceAccountRef: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+// +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperAuth.kubernetes) || has(self.keeperAuth.kubernetes.serviceAccountRef.name)",message="set keeperAuth.kubernetes.serviceAccountRef.name: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
 // +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperless) || !self.keeperless",message="set keeperAuth or keeperless, not both: keeperless accepts that leasekeeper has no identity that can revoke leases"
 type VaultProvider struct {
 	// Address of the server, such as https://vault.example:8200, without a path.
@@ -175,18 +175,20 @@ type VaultKubernetesAuth struct {
 	// +kubebuilder:validation:MaxLength=253
 	Role string `json:"role"`
 
-	// ServiceAccountRef names the ServiceAccount. For auth it belongs to the namespace of each DynamicSecret, which may
-	// name another one. keeperAuth requires it.
-	// +optional
+	// ServiceAccountRef is the ServiceAccount and the audiences of its token. For auth, the ServiceAccount belongs to the
+	// namespace of each DynamicSecret, which may name another one with spec.serviceAccountName.
+	// +required
 	ServiceAccountRef *ServiceAccountReference `json:"serviceAccountRef,omitempty"`
 }
 
 // ServiceAccountReference names a ServiceAccount.
 type ServiceAccountReference struct {
-	// Name of the ServiceAccount.
+	// Name of the ServiceAccount. Required in keeperAuth. In auth it may be omitted if each DynamicSecret sets
+	// spec.serviceAccountName.
+	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	Name string `json:"name"`
+	Name string `json:"name,omitempty"`
 
 	// Namespace of the ServiceAccount. Required in keeperAuth of a ClusterSecretProvider; must be omitted everywhere
 	// else.
@@ -194,12 +196,15 @@ type ServiceAccountReference struct {
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace,omitempty"`
 
-	// Audiences of its token. Empty: those of the API server.
-	// +optional
+	// Audiences of its token, such as [vault]. Vault's role should require one of them. Do not use an audience of the
+	// API server: Vault, and everyone who can read the request, could then act as the ServiceAccount in the cluster.
+	// +required
 	// +listType=set
+	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=512
-	Audiences []string `json:"audiences,omitempty"`
+	Audiences []string `json:"audiences"`
 }
 
 // VaultTokenAuth uses a token from a Secret.
@@ -251,7 +256,7 @@ type ServerStatus struct {
 
 // SecretProviderSpec is ProviderSpec for one namespace.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth) || has(self.vault.auth.token) || !has(self.vault.auth.kubernetes) || has(self.vault.auth.kubernetes.serviceAccountRef)",message="set keeperAuth, or auth.kubernetes.serviceAccountRef: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth) || has(self.vault.auth.token) || !has(self.vault.auth.kubernetes) || has(self.vault.auth.kubernetes.serviceAccountRef.name)",message="set keeperAuth, or auth.kubernetes.serviceAccountRef.name: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)",message="a SecretProvider uses its own namespace: omit keeperAuth.kubernetes.serviceAccountRef.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.token) || !has(self.vault.keeperAuth.token.secretRef.__namespace__)",message="a SecretProvider uses its own namespace: omit keeperAuth.token.secretRef.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.auth.token) || !has(self.vault.auth.token.secretRef.__namespace__)",message="a SecretProvider uses its own namespace: omit auth.token.secretRef.namespace"

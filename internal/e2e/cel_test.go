@@ -38,15 +38,15 @@ spec:
       kubernetes:
         mount: kubernetes
         role: keeper
-        serviceAccountRef: {name: leasekeeper, namespace: leasekeeper-system}`,
+        serviceAccountRef: {name: leasekeeper, namespace: leasekeeper-system, audiences: [vault]}`,
 	namespaced: `
 spec:
   vault:
     address: https://vault.example:8200
     auth:
-      kubernetes: {mount: kubernetes, role: app, serviceAccountRef: {name: app}}
+      kubernetes: {mount: kubernetes, role: app, serviceAccountRef: {name: app, audiences: [vault]}}
     keeperAuth:
-      kubernetes: {mount: kubernetes, role: keeper, serviceAccountRef: {name: keeper}}`,
+      kubernetes: {mount: kubernetes, role: keeper, serviceAccountRef: {name: keeper, audiences: [vault]}}`,
 	revoking: `
 spec:
   providerRef: {name: vault}
@@ -284,9 +284,15 @@ var rejections = []rejection{
 			"each DynamicSecret uses a ServiceAccount of its own namespace",
 	},
 	{
-		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef", "",
-		"set keeperAuth.kubernetes.serviceAccountRef" + isKeeper,
+		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.name", "",
+		"set keeperAuth.kubernetes.serviceAccountRef.name" + isKeeper,
 	},
+	{cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef", "", "serviceAccountRef: Required value"},
+	{cluster, "spec.vault.auth.kubernetes.serviceAccountRef", "", "serviceAccountRef: Required value"},
+	{cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.audiences", "", "audiences: Required value"},
+	{namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.audiences", "", "audiences: Required value"},
+	{namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.audiences", "[]", "at least 1 items"},
+	{namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.audiences", `[""]`, "at least 1 chars"},
 	{
 		cluster, "spec.vault.tls", "{caBundle: bm90aGluZw==, caRef: {name: ca, namespace: default}}",
 		"set caBundle or caRef, not both",
@@ -335,8 +341,9 @@ var rejections = []rejection{
 	{namespaced, "spec.vault.tls", "{caRef: {name: ca, namespace: other}}", ownTLS},
 	{namespaced, "spec.vault.tls", "{clientCertRef: {name: cert, namespace: other}}", ownTLS},
 	{
-		namespaced, "spec.vault", "{address: 'https://vault.example', auth: {kubernetes: {role: app}}}",
-		"set keeperAuth, or auth.kubernetes.serviceAccountRef" + isKeeper,
+		namespaced, "spec.vault", "{address: 'https://vault.example', " +
+			"auth: {kubernetes: {role: app, serviceAccountRef: {audiences: [vault]}}}}",
+		"set keeperAuth, or auth.kubernetes.serviceAccountRef.name" + isKeeper,
 	},
 }
 

@@ -27,9 +27,7 @@ func TestASecretProviderReachesItsOwnNamespaceOnly(t *testing.T) {
 		}, keep},
 		{"keeps as a ServiceAccount of another namespace", func(p *v1alpha1.VaultProvider) {
 			p.KeeperAuth = &v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
-				Role: "keeper", ServiceAccountRef: &v1alpha1.ServiceAccountReference{
-					Name: "leasekeeper", Namespace: "system", Audiences: []string{"vault"},
-				},
+				Role: "keeper", ServiceAccountRef: serviceAccount("leasekeeper", "system"),
 			}}
 		}, keep},
 		{"issues as a ServiceAccount of another namespace", func(*v1alpha1.VaultProvider) {}, func(

@@ -104,7 +104,7 @@ func newScripted(s *script) *Backend {
 	keeper.has, keeper.value, keeper.createdAt = true, session{token: plainKeeper}, epoch
 	spec := newProviderSpec()
 	spec.KeeperAuth = &v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
-		Role: "keeper", ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "leasekeeper", Namespace: "system"},
+		Role: "keeper", ServiceAccountRef: serviceAccount("leasekeeper", "system"),
 	}}
 	return &Backend{
 		clock: clock, kube: kube, serviceAccounts: newServiceAccountTokens(clock, kube),
