@@ -307,15 +307,29 @@ type SecretProviderList struct {
 type ClusterSecretProviderSpec struct {
 	ProviderSpec `json:",inline"`
 
-	// AllowedNamespaces says which namespaces may use this provider. Absent: all.
+	// AllowedNamespaces says which namespaces may use this provider. Absent: all. A namespace that may not use it any
+	// more gets no new leases. It keeps those that it has until they expire; they are not renewed.
 	// +optional
 	AllowedNamespaces *AllowedNamespaces `json:"allowedNamespaces,omitempty"`
 }
 
-// AllowedNamespaces says which namespaces may use a provider.
+// AllowedNamespaces says which namespaces may use a provider: those in names, and those that the selector matches. Set
+// one of them, or both.
+//
+// +kubebuilder:validation:MinProperties=1
 type AllowedNamespaces struct {
+	// Names of namespaces.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:Pattern=`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`
+	Names []string `json:"names,omitempty"`
+
 	// Selector matches the labels of namespaces. An empty one matches all.
-	Selector metav1.LabelSelector `json:"selector"`
+	// +optional
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
 }
 
 // ClusterSecretProvider says where credentials come from, for all namespaces or those that it allows, and which

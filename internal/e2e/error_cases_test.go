@@ -189,7 +189,7 @@ var errorCases = []errorCase{
 	{
 		name: "provider that does not allow the namespace",
 		options: []option{withProvider(func(p *v1alpha1.ClusterSecretProvider) {
-			shop := metav1.LabelSelector{MatchLabels: map[string]string{"team": "shop"}}
+			shop := &metav1.LabelSelector{MatchLabels: map[string]string{"team": "shop"}}
 			p.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{Selector: shop}
 		})},
 		reason: v1alpha1.ReasonNamespaceNotAllowed, stalled: true,

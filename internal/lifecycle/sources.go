@@ -50,8 +50,8 @@ func (s *providerSources) Resolve(ctx context.Context, d *v1alpha1.DynamicSecret
 		if err != nil {
 			return nil, err
 		}
-		if r.Block == nil {
-			r.Block = block
+		if r.Block == nil || block != nil && block.Lapses && !r.Block.Lapses {
+			r.Block = block // one that ends renewals counts, whatever else is wrong
 		}
 		r.Sources = append(r.Sources, src)
 	}
@@ -161,9 +161,9 @@ func (s *providerSources) block(
 ) (*lease.Block, error) {
 	name := p.Kind() + " " + p.GetName()
 	if allowed, err := s.allowed(ctx, d.Namespace, p); err != nil || !allowed {
-		return &lease.Block{Reason: v1alpha1.ReasonNamespaceNotAllowed, Stalled: true,
-			Message: fmt.Sprintf("%s does not allow namespace %s: ask its owner to include the namespace's labels "+
-				"in spec.allowedNamespaces.", name, d.Namespace)}, err
+		return &lease.Block{Reason: v1alpha1.ReasonNamespaceNotAllowed, Stalled: true, Lapses: true,
+			Message: fmt.Sprintf("%s does not allow namespace %s: ask its owner to include the namespace in "+
+				"spec.allowedNamespaces.", name, d.Namespace)}, err
 	}
 	if !p.GetDeletionTimestamp().IsZero() {
 		return &lease.Block{Reason: v1alpha1.ReasonProviderDeleting, Stalled: true,
@@ -194,8 +194,11 @@ func (s *providerSources) allowed(ctx context.Context, namespace string, p v1alp
 	if !ok || c.Spec.AllowedNamespaces == nil {
 		return true, nil
 	}
-	selector, err := metav1.LabelSelectorAsSelector(&c.Spec.AllowedNamespaces.Selector)
-	if err != nil {
+	if slices.Contains(c.Spec.AllowedNamespaces.Names, namespace) {
+		return true, nil
+	}
+	selector, err := metav1.LabelSelectorAsSelector(c.Spec.AllowedNamespaces.Selector)
+	if err != nil || c.Spec.AllowedNamespaces.Selector == nil {
 		return false, nil // an invalid selector matches nothing
 	}
 	ns := &metav1.PartialObjectMetadata{}
