@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // entries of a list that is separated by commas; an empty list has none.
@@ -50,6 +52,12 @@ func (f *flags) validate() error {
 		errs = append(errs, fmt.Errorf("--leader-election-lease-duration, --leader-election-renew-deadline and "+
 			"--leader-election-retry-period are %s, %s and %s: each must exceed the next",
 			f.leaseDuration, f.renewDeadline, f.retryPeriod))
+	}
+	for _, namespace := range f.namespaces {
+		if len(validation.IsDNS1123Label(namespace)) > 0 {
+			errs = append(errs, fmt.Errorf("--namespaces has %q, which is not the name of a namespace: "+
+				"separate names by commas, without spaces", namespace))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -64,6 +64,8 @@ type flags struct {
 	providerRetry                time.Duration
 	verifyInterval               time.Duration
 	allowedAddresses             vault.Hosts
+	namespaces                   []string
+	clusterKinds                 bool
 	rollout                      bool
 	rolloutWindow                time.Duration
 	printVersion                 bool
@@ -115,6 +117,15 @@ func parse() flags {
 			f.allowedAddresses, err = vault.ParseHosts(entries(list))
 			return err
 		})
+	flag.Func("namespaces", "Namespaces to serve, separated by commas. leasekeeper then needs rights in these only: "+
+		"scope.namespaces in the chart. Empty: all.",
+		func(list string) error {
+			f.namespaces = entries(list)
+			return nil
+		})
+	flag.BoolVar(&f.clusterKinds, "cluster-kinds", true,
+		"Serve ClusterSecretProviders and LeaseRevocations. It requires rights in the whole cluster for these kinds, "+
+			"and to read namespaces.")
 	flag.BoolVar(&f.rollout, "rollout", false,
 		"Restart workloads as spec.rollout requests. It requires permission to list and patch them: rollout.enabled "+
 			"in the chart.")
@@ -187,6 +198,7 @@ func run(ctx context.Context, f flags) error {
 		SealKey:               sealKey,
 		Rollout:               f.rollout,
 		RolloutWindow:         f.rolloutWindow,
+		Scope:                 controllers.Scope{Namespaces: f.namespaces, NamespacedOnly: !f.clusterKinds},
 	}
 	if err := setup.WithManager(ctx, mgr); err != nil {
 		return err
@@ -242,7 +254,7 @@ func newManager(f flags) (ctrl.Manager, error) {
 	config.QPS, config.Burst = float32(f.qps), f.burst
 	config.UserAgent = "leasekeeper/" + version
 	config.Wrap(bounded.Wrap(f.kubeTimeout))
-	cacheOptions, err := cacheOptions()
+	cacheOptions, err := cacheOptions(f.namespaces)
 	if err != nil {
 		return nil, err
 	}
@@ -272,15 +284,24 @@ func newManager(f flags) (ctrl.Manager, error) {
 }
 
 // cacheOptions limit the cache of Secrets to the metadata of those that leasekeeper wrote: it contains no credential.
-func cacheOptions() (cache.Options, error) {
+// They limit all caches to the namespaces, if there are any.
+func cacheOptions(namespaces []string) (cache.Options, error) {
 	written, err := labels.NewRequirement(v1alpha1.OwnerLabel, selection.Exists, nil)
 	if err != nil {
 		return cache.Options{}, err
 	}
 	metadata := &metav1.PartialObjectMetadata{}
 	metadata.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	var only map[string]cache.Config
+	for _, namespace := range namespaces {
+		if only == nil {
+			only = map[string]cache.Config{}
+		}
+		only[namespace] = cache.Config{}
+	}
 	return cache.Options{
-		DefaultTransform: cache.TransformStripManagedFields(),
-		ByObject:         map[client.Object]cache.ByObject{metadata: {Label: labels.NewSelector().Add(*written)}},
+		DefaultNamespaces: only,
+		DefaultTransform:  cache.TransformStripManagedFields(),
+		ByObject:          map[client.Object]cache.ByObject{metadata: {Label: labels.NewSelector().Add(*written)}},
 	}, nil
 }

@@ -38,6 +38,8 @@ type providerSources struct {
 	backends     *backend.Registry
 	requestLimit time.Duration
 	sealKey      []byte
+	// namespacedOnly: ClusterSecretProviders are not served.
+	namespacedOnly bool
 }
 
 // Resolve finds the sources of the object, and the first reason why nothing can be issued from them.
@@ -109,6 +111,10 @@ func (s *providerSources) notFound(
 	ref, field := d.ProviderOf(src), "spec.providerRef"
 	if src.ProviderRef != nil {
 		field = "spec.sources[" + src.Name + "].providerRef"
+	}
+	if s.namespacedOnly && ref.Kind == v1alpha1.ProviderKindCluster {
+		return fmt.Sprintf("%s %s cannot be used, because leasekeeper was installed without cluster kinds: "+
+			"set %s to a SecretProvider, or set scope.clusterKinds in leasekeeper's chart.", ref.Kind, ref.Name, field), nil
 	}
 	other := v1alpha1.ProviderKindCluster
 	if ref.Kind == other {

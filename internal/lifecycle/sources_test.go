@@ -211,6 +211,21 @@ func TestNotReady(t *testing.T) {
 	}
 }
 
+func TestClusterProvidersAreNotServed(t *testing.T) {
+	d := requesting()
+	sources := sourcesOn(t, &stubDriver{}, d)
+	sources.namespacedOnly = true
+	r, err := sources.Resolve(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "ClusterSecretProvider vault cannot be used, because leasekeeper was installed without cluster kinds: " +
+		"set spec.providerRef to a SecretProvider, or set scope.clusterKinds in leasekeeper's chart."
+	if r.Block == nil || r.Block.Reason != v1alpha1.ReasonProviderNotFound || r.Block.Message != want {
+		t.Errorf("blocked by %+v, want %q", r.Block, want)
+	}
+}
+
 // Whatever else is wrong with the first source: its leases would be renewed.
 func TestAnExclusionPrecedesOtherBlocks(t *testing.T) {
 	d := requesting(withSources)
