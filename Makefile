@@ -161,8 +161,8 @@ build: ## Build bin/manager
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/manager .
 
 .PHONY: run
-run: ## Run the manager locally with the current kubeconfig
-	go run . --leader-elect=false
+run: ## Run the manager locally with the current kubeconfig; FLAGS="--allowed-addresses=127.0.0.1" for a local Vault
+	go run . --leader-elect=false $(FLAGS)
 
 .PHONY: image
 image: build ## Write a small image to bin/image.tar (OCI layout), without Docker

@@ -3,8 +3,19 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/validation"
 )
+
+// entries of a list that is separated by commas; an empty list has none.
+func entries(list string) []string {
+	if strings.TrimSpace(list) == "" {
+		return nil
+	}
+	return strings.Split(list, ",")
+}
 
 // validate returns what is wrong with the flags, all of it, and what to set.
 func (f *flags) validate() error {
@@ -41,6 +52,12 @@ func (f *flags) validate() error {
 		errs = append(errs, fmt.Errorf("--leader-election-lease-duration, --leader-election-renew-deadline and "+
 			"--leader-election-retry-period are %s, %s and %s: each must exceed the next",
 			f.leaseDuration, f.renewDeadline, f.retryPeriod))
+	}
+	for _, namespace := range f.namespaces {
+		if len(validation.IsDNS1123Label(namespace)) > 0 {
+			errs = append(errs, fmt.Errorf("--namespaces has %q, which is not the name of a namespace: "+
+				"separate names by commas, without spaces", namespace))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -63,6 +63,9 @@ type flags struct {
 	providerInterval             time.Duration
 	providerRetry                time.Duration
 	verifyInterval               time.Duration
+	allowedAddresses             vault.Hosts
+	namespaces                   []string
+	clusterKinds                 bool
 	rollout                      bool
 	rolloutWindow                time.Duration
 	printVersion                 bool
@@ -106,6 +109,23 @@ func parse() flags {
 		"Pause after the first inspection of a provider that is not ready. It doubles up to eight times that.")
 	flag.DurationVar(&f.verifyInterval, "verify-interval", 30*time.Second,
 		"Pause between two checks of all leases, which detect leases that somebody else revoked.")
+	flag.Func("allowed-addresses", "Hosts that leasekeeper connects to as a backend or as its proxy, separated by "+
+		"commas: names (vault.example, *.vault.svc), IP addresses and CIDRs. Addresses are checked after names are "+
+		"resolved. Empty: all, except loopback, link-local and multicast addresses and the metadata services of "+
+		"clouds. An entry allows one of those only if it names no other addresses: 127.0.0.1, not 0.0.0.0/0.",
+		func(list string) (err error) {
+			f.allowedAddresses, err = vault.ParseHosts(entries(list))
+			return err
+		})
+	flag.Func("namespaces", "Namespaces to serve, separated by commas. leasekeeper then needs rights in these only: "+
+		"scope.namespaces in the chart. Empty: all.",
+		func(list string) error {
+			f.namespaces = entries(list)
+			return nil
+		})
+	flag.BoolVar(&f.clusterKinds, "cluster-kinds", true,
+		"Serve ClusterSecretProviders and LeaseRevocations. It requires rights in the whole cluster for these kinds, "+
+			"and to read namespaces.")
 	flag.BoolVar(&f.rollout, "rollout", false,
 		"Restart workloads as spec.rollout requests. It requires permission to list and patch them: rollout.enabled "+
 			"in the chart.")
@@ -159,11 +179,12 @@ func run(ctx context.Context, f flags) error {
 	limits := backend.NewLimits(now, f.concurrency)
 	backends := backend.NewRegistry(limits, backend.NewMetrics(metrics.Registry))
 	backends.Register("vault", vault.NewDriver(vault.Options{
-		Changed:      changes.Note,
-		Clock:        now,
-		Timeout:      f.backendTimeout,
-		IssueTimeout: f.issueTimeout,
-		Kube:         vault.NewKube(mgr.GetAPIReader(), mgr.GetClient()),
+		AllowedAddresses: f.allowedAddresses,
+		Changed:          changes.Note,
+		Clock:            now,
+		Timeout:          f.backendTimeout,
+		IssueTimeout:     f.issueTimeout,
+		Kube:             vault.NewKube(mgr.GetAPIReader(), mgr.GetClient()),
 	}))
 	setup := controllers.Setup{
 		Clock:                 now,
@@ -180,6 +201,7 @@ func run(ctx context.Context, f flags) error {
 		SealKey:               sealKey,
 		Rollout:               f.rollout,
 		RolloutWindow:         f.rolloutWindow,
+		Scope:                 controllers.Scope{Namespaces: f.namespaces, NamespacedOnly: !f.clusterKinds},
 	}
 	if err := setup.WithManager(ctx, mgr); err != nil {
 		return err
@@ -235,7 +257,7 @@ func newManager(f flags) (ctrl.Manager, error) {
 	config.QPS, config.Burst = float32(f.qps), f.burst
 	config.UserAgent = "leasekeeper/" + version
 	config.Wrap(bounded.Wrap(f.kubeTimeout))
-	cacheOptions, err := cacheOptions()
+	cacheOptions, err := cacheOptions(f.namespaces)
 	if err != nil {
 		return nil, err
 	}
@@ -265,15 +287,24 @@ func newManager(f flags) (ctrl.Manager, error) {
 }
 
 // cacheOptions limit the cache of Secrets to the metadata of those that leasekeeper wrote: it contains no credential.
-func cacheOptions() (cache.Options, error) {
+// They limit all caches to the namespaces, if there are any.
+func cacheOptions(namespaces []string) (cache.Options, error) {
 	written, err := labels.NewRequirement(v1alpha1.OwnerLabel, selection.Exists, nil)
 	if err != nil {
 		return cache.Options{}, err
 	}
 	metadata := &metav1.PartialObjectMetadata{}
 	metadata.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	var only map[string]cache.Config
+	for _, namespace := range namespaces {
+		if only == nil {
+			only = map[string]cache.Config{}
+		}
+		only[namespace] = cache.Config{}
+	}
 	return cache.Options{
-		DefaultTransform: cache.TransformStripManagedFields(),
-		ByObject:         map[client.Object]cache.ByObject{metadata: {Label: labels.NewSelector().Add(*written)}},
+		DefaultNamespaces: only,
+		DefaultTransform:  cache.TransformStripManagedFields(),
+		ByObject:          map[client.Object]cache.ByObject{metadata: {Label: labels.NewSelector().Add(*written)}},
 	}, nil
 }

@@ -48,6 +48,8 @@ type DynamicSecretReconciler struct {
 	Recovered <-chan event.GenericEvent
 	// Concurrency is how many objects are worked on at the same time.
 	Concurrency int
+	// Scope of the manager.
+	Scope Scope
 
 	cache client.Client
 }
@@ -81,7 +83,7 @@ func requeue(d *v1alpha1.DynamicSecret, due, now time.Time) reconcile.Result {
 
 // SetupWithManager wires the reconciler to a manager. The indexes are those of lifecycle.AddIndexes.
 func (r *DynamicSecretReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	r.cache = mgr.GetClient()
+	r.cache = r.Scope.client(mgr.GetClient())
 	if err := mgr.Add(r.Verifier); err != nil {
 		return fmt.Errorf("adding the verifier: %w", err)
 	}
@@ -92,14 +94,11 @@ func (r *DynamicSecretReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		r.observed(), predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, deletionBegan,
 		finalizerRemoved,
 	)
-	return ctrl.NewControllerManagedBy(mgr).
+	b := ctrl.NewControllerManagedBy(mgr).
 		Named("dynamicsecret").
 		Watches(&v1alpha1.DynamicSecret{}, to(itself), builder.WithPredicates(changed)).
 		WatchesMetadata(&corev1.Secret{}, to(r.writersOf)).
-		WatchesMetadata(&corev1.Namespace{}, to(r.inNamespace),
-			builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(&v1alpha1.SecretProvider{}, to(r.usersOf), builder.WithPredicates(readinessChanged)).
-		Watches(&v1alpha1.ClusterSecretProvider{}, to(r.usersOf), builder.WithPredicates(readinessChanged)).
 		WatchesRawSource(ctrlsource.Channel(r.Verifier.Found(), to(itself))).
 		WatchesRawSource(ctrlsource.Channel(r.Lifecycle.Woken(), to(r.cached))).
 		WatchesRawSource(ctrlsource.Channel(r.Recovered, to(r.usersOf))).
@@ -107,8 +106,13 @@ func (r *DynamicSecretReconciler) SetupWithManager(mgr ctrl.Manager) error {
 			MaxConcurrentReconciles: r.Concurrency,
 			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](
 				200*time.Millisecond, 30*time.Second),
-		}).
-		Complete(r)
+		})
+	if !r.Scope.NamespacedOnly {
+		b = b.Watches(&v1alpha1.ClusterSecretProvider{}, to(r.usersOf), builder.WithPredicates(readinessChanged)).
+			WatchesMetadata(&corev1.Namespace{}, to(r.inNamespace),
+				builder.WithPredicates(predicate.LabelChangedPredicate{}))
+	}
+	return b.Complete(r)
 }
 
 // observed filters out every update. It notes that the cache has caught up with leasekeeper's own writes, and the last

@@ -46,6 +46,8 @@ type Setup struct {
 	Rollout bool
 	// RolloutWindow is how long a workload waits until its other Secrets are replaced too.
 	RolloutWindow time.Duration
+	// Scope of the manager. Its cache must have the same namespaces.
+	Scope Scope
 }
 
 // WithManager wires every reconciler to the manager.
@@ -53,22 +55,25 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 	if err := lifecycle.AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return fmt.Errorf("indexing: %w", err)
 	}
-	owned := client.WithFieldOwner(mgr.GetClient(), string(lifecycle.FieldOwner))
-	recorder := lifecycle.NewRecorder(mgr.GetEventRecorder("leasekeeper"), mgr.GetClient(), s.Registry)
+	c := s.Scope.client(mgr.GetClient())
+	owned := client.WithFieldOwner(c, string(lifecycle.FieldOwner))
+	recorder := lifecycle.NewRecorder(mgr.GetEventRecorder("leasekeeper"), c, s.Registry)
 	lifecycle.ReportSealed(s.Registry, len(s.SealKey) > 0)
 	life := lifecycle.New(lifecycle.Config{
 		Clock: s.Clock,
-		Cache: mgr.GetClient(), Writer: mgr.GetClient(), Reader: mgr.GetAPIReader(),
+		Cache: c, Writer: c, Reader: mgr.GetAPIReader(),
 		Backends:     s.Backends,
 		Limits:       s.Limits,
 		RequestLimit: s.RequestLimit,
 		SealKey:      s.SealKey,
 		Rollout:      s.Rollout, RolloutWindow: s.RolloutWindow,
-		Announce: recorder,
+		NamespacedOnly: s.Scope.NamespacedOnly,
+		Announce:       recorder,
 	})
 	verifier := lifecycle.NewVerifier(life, s.Clock, s.Backends, s.VerifyInterval)
 	secrets := &DynamicSecretReconciler{
 		Clock: s.Clock, Lifecycle: life, Verifier: verifier, Recovered: s.Changes.users, Concurrency: s.Concurrency,
+		Scope: s.Scope,
 	}
 	if err := secrets.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("DynamicSecret: %w", err)
@@ -76,11 +81,14 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 	if err := s.providers(mgr, recorder, verifier); err != nil {
 		return err
 	}
+	if s.Scope.NamespacedOnly {
+		return nil
+	}
 	revocations := &LeaseRevocationReconciler{Runner: revocation.New(revocation.Config{
 		Clock:  s.Clock,
 		Client: owned, Reader: mgr.GetAPIReader(),
 		Provider: func(ctx context.Context, kind, name, namespace string) (v1alpha1.Provider, error) {
-			return lifecycle.GetProvider(ctx, mgr.GetClient(), kind, name, namespace)
+			return lifecycle.GetProvider(ctx, c, kind, name, namespace)
 		},
 		Backend:  s.Backends.Backend,
 		Verifier: verifier,
@@ -92,11 +100,12 @@ func (s *Setup) WithManager(ctx context.Context, mgr ctrl.Manager) error {
 	return nil
 }
 
-// providers wires the reconcilers of both kinds of providers.
+// providers wires the reconcilers of the kinds of providers.
 func (s *Setup) providers(mgr ctrl.Manager, recorder *lifecycle.Recorder, verifier *lifecycle.Verifier) error {
 	runner := provider.New(provider.Config{
 		Clock:  s.Clock,
-		Client: client.WithFieldOwner(mgr.GetClient(), string(lifecycle.FieldOwner)), Reader: mgr.GetAPIReader(),
+		Client: client.WithFieldOwner(s.Scope.client(mgr.GetClient()), string(lifecycle.FieldOwner)),
+		Reader: mgr.GetAPIReader(), Namespaces: s.Scope.Namespaces,
 		Backends:     s.Backends,
 		Verification: verifier.Verification,
 		Announce:     recorder.ProviderEvent,
@@ -107,6 +116,9 @@ func (s *Setup) providers(mgr ctrl.Manager, recorder *lifecycle.Recorder, verifi
 		v1alpha1.ProviderKindNamespaced: func() provider.Object { return &v1alpha1.SecretProvider{} },
 		v1alpha1.ProviderKindCluster:    func() provider.Object { return &v1alpha1.ClusterSecretProvider{} },
 	} {
+		if kind == v1alpha1.ProviderKindCluster && s.Scope.NamespacedOnly {
+			continue
+		}
 		r := &ProviderReconciler{Runner: runner, New: empty, ProbeDelay: s.ProbeDelay}
 		if err := r.SetupWithManager(mgr, s.Changes.providers[kind]); err != nil {
 			return fmt.Errorf("%s: %w", kind, err)

@@ -29,13 +29,24 @@ func (s *ProviderSpec) Backend() string {
 // +kubebuilder:validation:XValidation:rule="has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)",message="namespace is immutable, because leases live there: create another provider and point the DynamicSecrets to it"
 // +kubebuilder:validation:XValidation:rule="has(self.auth.kubernetes) == has(oldSelf.auth.kubernetes) && (!has(self.auth.kubernetes) || self.auth.kubernetes.mount == oldSelf.auth.kubernetes.mount)",message="the method and mount of auth are immutable, because leases are recognised by them: create another provider and point the DynamicSecrets to it"
 // +kubebuilder:validation:XValidation:rule="!has(self.auth.kubernetes) || !has(self.auth.kubernetes.serviceAccountRef) || !has(self.auth.kubernetes.serviceAccountRef.__namespace__)",message="omit auth.kubernetes.serviceAccountRef.namespace: each DynamicSecret uses a ServiceAccount of its own namespace"
-// +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperAuth.kubernetes) || has(self.keeperAuth.kubernetes.serviceAccountRef)",message="set keeperAuth.kubernetes.serviceAccountRef: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+// +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperAuth.kubernetes) || has(self.keeperAuth.kubernetes.serviceAccountRef.name)",message="set keeperAuth.kubernetes.serviceAccountRef.name: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
 // +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperless) || !self.keeperless",message="set keeperAuth or keeperless, not both: keeperless accepts that leasekeeper has no identity that can revoke leases"
 type VaultProvider struct {
 	// Address of the server, such as https://vault.example:8200, without a path.
 	// +kubebuilder:validation:MaxLength=512
 	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' && url(self).getEscapedPath() in ['', '/'] && !self.contains('@') && !self.contains('?')",message="address must be like https://vault.example:8200: a scheme, a host, no path and no user"
 	Address string `json:"address"`
+
+	// RedirectHosts are the hosts to which this server may redirect requests, besides the host of address: the other
+	// nodes of the same Vault, as their api_addr names them. leasekeeper sends them tokens. An entry is a name such as
+	// vault-0.vault-internal, everything below a name such as *.vault-internal, an IP address, or a CIDR such as
+	// 10.42.0.0/16. Standbys redirect if request forwarding is disabled or has failed.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:Pattern=`^((\*\.)?[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?|[0-9A-Fa-f.:]*[0-9A-Fa-f:](/[0-9]{1,3})?)$`
+	RedirectHosts []string `json:"redirectHosts,omitempty"`
 
 	// Namespace of Vault Enterprise or OpenBao, for logins and for requests that do not set their own.
 	// +optional
@@ -164,18 +175,20 @@ type VaultKubernetesAuth struct {
 	// +kubebuilder:validation:MaxLength=253
 	Role string `json:"role"`
 
-	// ServiceAccountRef names the ServiceAccount. For auth it belongs to the namespace of each DynamicSecret, which may
-	// name another one. keeperAuth requires it.
-	// +optional
+	// ServiceAccountRef is the ServiceAccount and the audiences of its token. For auth, the ServiceAccount belongs to the
+	// namespace of each DynamicSecret, which may name another one with spec.serviceAccountName.
+	// +required
 	ServiceAccountRef *ServiceAccountReference `json:"serviceAccountRef,omitempty"`
 }
 
 // ServiceAccountReference names a ServiceAccount.
 type ServiceAccountReference struct {
-	// Name of the ServiceAccount.
+	// Name of the ServiceAccount. Required in keeperAuth. In auth it may be omitted if each DynamicSecret sets
+	// spec.serviceAccountName.
+	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	Name string `json:"name"`
+	Name string `json:"name,omitempty"`
 
 	// Namespace of the ServiceAccount. Required in keeperAuth of a ClusterSecretProvider; must be omitted everywhere
 	// else.
@@ -183,12 +196,15 @@ type ServiceAccountReference struct {
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace,omitempty"`
 
-	// Audiences of its token. Empty: those of the API server.
-	// +optional
+	// Audiences of its token, such as [vault]. Vault's role should require one of them. Do not use an audience of the
+	// API server: Vault, and everyone who can read the request, could then act as the ServiceAccount in the cluster.
+	// +required
 	// +listType=set
+	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=512
-	Audiences []string `json:"audiences,omitempty"`
+	Audiences []string `json:"audiences"`
 }
 
 // VaultTokenAuth uses a token from a Secret.
@@ -240,7 +256,7 @@ type ServerStatus struct {
 
 // SecretProviderSpec is ProviderSpec for one namespace.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth) || has(self.vault.auth.token) || !has(self.vault.auth.kubernetes) || has(self.vault.auth.kubernetes.serviceAccountRef)",message="set keeperAuth, or auth.kubernetes.serviceAccountRef: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth) || has(self.vault.auth.token) || !has(self.vault.auth.kubernetes) || has(self.vault.auth.kubernetes.serviceAccountRef.name)",message="set keeperAuth, or auth.kubernetes.serviceAccountRef.name: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)",message="a SecretProvider uses its own namespace: omit keeperAuth.kubernetes.serviceAccountRef.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.token) || !has(self.vault.keeperAuth.token.secretRef.__namespace__)",message="a SecretProvider uses its own namespace: omit keeperAuth.token.secretRef.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.auth.token) || !has(self.vault.auth.token.secretRef.__namespace__)",message="a SecretProvider uses its own namespace: omit auth.token.secretRef.namespace"
@@ -291,15 +307,29 @@ type SecretProviderList struct {
 type ClusterSecretProviderSpec struct {
 	ProviderSpec `json:",inline"`
 
-	// AllowedNamespaces says which namespaces may use this provider. Absent: all.
+	// AllowedNamespaces says which namespaces may use this provider. Absent: all. A namespace that may not use it any
+	// more gets no new leases. It keeps those that it has until they expire; they are not renewed.
 	// +optional
 	AllowedNamespaces *AllowedNamespaces `json:"allowedNamespaces,omitempty"`
 }
 
-// AllowedNamespaces says which namespaces may use a provider.
+// AllowedNamespaces says which namespaces may use a provider: those in names, and those that the selector matches. Set
+// one of them, or both.
+//
+// +kubebuilder:validation:MinProperties=1
 type AllowedNamespaces struct {
+	// Names of namespaces.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:Pattern=`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`
+	Names []string `json:"names,omitempty"`
+
 	// Selector matches the labels of namespaces. An empty one matches all.
-	Selector metav1.LabelSelector `json:"selector"`
+	// +optional
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
 }
 
 // ClusterSecretProvider says where credentials come from, for all namespaces or those that it allows, and which

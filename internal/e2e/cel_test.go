@@ -38,15 +38,15 @@ spec:
       kubernetes:
         mount: kubernetes
         role: keeper
-        serviceAccountRef: {name: leasekeeper, namespace: leasekeeper-system}`,
+        serviceAccountRef: {name: leasekeeper, namespace: leasekeeper-system, audiences: [vault]}`,
 	namespaced: `
 spec:
   vault:
     address: https://vault.example:8200
     auth:
-      kubernetes: {mount: kubernetes, role: app, serviceAccountRef: {name: app}}
+      kubernetes: {mount: kubernetes, role: app, serviceAccountRef: {name: app, audiences: [vault]}}
     keeperAuth:
-      kubernetes: {mount: kubernetes, role: keeper, serviceAccountRef: {name: keeper}}`,
+      kubernetes: {mount: kubernetes, role: keeper, serviceAccountRef: {name: keeper, audiences: [vault]}}`,
 	revoking: `
 spec:
   providerRef: {name: vault}
@@ -259,6 +259,15 @@ var rejections = []rejection{
 	{cluster, "spec.vault.address", "https://vault.example/v1", badAddress},
 	{cluster, "spec.vault.address", "https://root@vault.example", badAddress},
 	{cluster, "spec.vault.address", "https://vault.example?x=y", badAddress},
+	{cluster, "spec.allowedNamespaces", "{}", "at least 1 properties"},
+	{cluster, "spec.allowedNamespaces", "{names: []}", "at least 1 items"},
+	{cluster, "spec.allowedNamespaces", "{names: [Shop]}", "should match"},
+	{cluster, "spec.allowedNamespaces", "{names: ['*']}", "should match"},
+	{cluster, "spec.allowedNamespaces", "{names: [shop, shop]}", "Duplicate value"},
+	{cluster, "spec.vault.redirectHosts", "['https://vault-1.example']", "should match"},
+	{cluster, "spec.vault.redirectHosts", "['vault-1.example:8200']", "should match"},
+	{cluster, "spec.vault.redirectHosts", "['*']", "should match"},
+	{cluster, "spec.vault.redirectHosts", "[vault-1, vault-1]", "Duplicate value"},
 	{cluster, "spec.vault.namespace", "/team", badSlash},
 	{cluster, "spec.vault.auth.kubernetes", "", oneMethod},
 	{cluster, "spec.vault.auth.token", "{secretRef: {name: token, namespace: default}}", oneMethod},
@@ -280,9 +289,15 @@ var rejections = []rejection{
 			"each DynamicSecret uses a ServiceAccount of its own namespace",
 	},
 	{
-		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef", "",
-		"set keeperAuth.kubernetes.serviceAccountRef" + isKeeper,
+		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.name", "",
+		"set keeperAuth.kubernetes.serviceAccountRef.name" + isKeeper,
 	},
+	{cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef", "", "serviceAccountRef: Required value"},
+	{cluster, "spec.vault.auth.kubernetes.serviceAccountRef", "", "serviceAccountRef: Required value"},
+	{cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.audiences", "", "audiences: Required value"},
+	{namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.audiences", "", "audiences: Required value"},
+	{namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.audiences", "[]", "at least 1 items"},
+	{namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.audiences", `[""]`, "at least 1 chars"},
 	{
 		cluster, "spec.vault.tls", "{caBundle: bm90aGluZw==, caRef: {name: ca, namespace: default}}",
 		"set caBundle or caRef, not both",
@@ -331,8 +346,9 @@ var rejections = []rejection{
 	{namespaced, "spec.vault.tls", "{caRef: {name: ca, namespace: other}}", ownTLS},
 	{namespaced, "spec.vault.tls", "{clientCertRef: {name: cert, namespace: other}}", ownTLS},
 	{
-		namespaced, "spec.vault", "{address: 'https://vault.example', auth: {kubernetes: {role: app}}}",
-		"set keeperAuth, or auth.kubernetes.serviceAccountRef" + isKeeper,
+		namespaced, "spec.vault", "{address: 'https://vault.example', " +
+			"auth: {kubernetes: {role: app, serviceAccountRef: {audiences: [vault]}}}}",
+		"set keeperAuth, or auth.kubernetes.serviceAccountRef.name" + isKeeper,
 	},
 }
 

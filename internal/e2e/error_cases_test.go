@@ -189,7 +189,7 @@ var errorCases = []errorCase{
 	{
 		name: "provider that does not allow the namespace",
 		options: []option{withProvider(func(p *v1alpha1.ClusterSecretProvider) {
-			shop := metav1.LabelSelector{MatchLabels: map[string]string{"team": "shop"}}
+			shop := &metav1.LabelSelector{MatchLabels: map[string]string{"team": "shop"}}
 			p.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{Selector: shop}
 		})},
 		reason: v1alpha1.ReasonNamespaceNotAllowed, stalled: true,
@@ -208,14 +208,12 @@ var errorCases = []errorCase{
 	{
 		name: "no ServiceAccount named",
 		options: []option{withProvider(func(p *v1alpha1.ClusterSecretProvider) {
-			p.Spec.Vault.Auth.Kubernetes.ServiceAccountRef = nil
+			p.Spec.Vault.Auth.Kubernetes.ServiceAccountRef.Name = ""
 		})},
 		reason: v1alpha1.ReasonServiceAccountNotFound, stalled: true, message: "set spec.serviceAccountName",
 		fix: func(r *rig) {
 			change(r, r.provider(), func(p *v1alpha1.ClusterSecretProvider) {
-				p.Spec.Vault.Auth.Kubernetes.ServiceAccountRef = &v1alpha1.ServiceAccountReference{
-					Name: "orders", Audiences: []string{"vault"},
-				}
+				p.Spec.Vault.Auth.Kubernetes.ServiceAccountRef.Name = "orders"
 			})
 		},
 	},

@@ -439,7 +439,7 @@ func TestDeniedRevocationNamesTheMissingLines(t *testing.T) {
 	// The lines as they were reported, and a change of the provider, which starts the next attempt at once.
 	r.keeperMay(testbed.KeeperPolicyWithoutList + strings.Join(lines, "\n"))
 	change(r, r.provider(), func(p *v1alpha1.ClusterSecretProvider) {
-		p.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{}
+		p.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{Selector: &metav1.LabelSelector{}}
 	})
 	r.untilFinished(o, 1, 1)
 	r.until("orders", "replaced", func(d *v1alpha1.DynamicSecret) bool {

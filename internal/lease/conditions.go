@@ -275,6 +275,8 @@ const NotRevoked = "An old credential could not be revoked: "
 func (v *view) complaint() *Block {
 	h := v.st.Handover
 	switch {
+	case v.lapses():
+		return v.providerBlock()
 	case v.Invalid != nil:
 		return v.Invalid
 	case v.RolloutOff && RollsOut(v.Object):

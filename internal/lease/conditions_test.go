@@ -67,6 +67,7 @@ const (
 		"Set it to false to issue again."
 	grantText = "The lease of this grant has ended (spec.lease.reissue is Never). Delete the object, or request " +
 		"another lease with the annotation leasekeeper.io/rotate-requested-at."
+	lapses = "Not allowed. The leases are kept until they expire; they are neither renewed nor replaced."
 	isLive = "The credential has a live lease."
 )
 
@@ -201,6 +202,12 @@ func TestStalled(t *testing.T) {
 		{"exists if the Secret is foreign", []given{target(TargetForeign)}, yes(v1alpha1.ReasonTargetConflict,
 			foreignBlock.Message)},
 		{"exists if the spec is invalid", []given{invalid}, yes(v1alpha1.ReasonInvalidWindow, windowBlock.Message)},
+		{"exists if the namespace is not allowed", []given{lapsing},
+			yes(v1alpha1.ReasonNamespaceNotAllowed, "Not allowed.")},
+		{"says what becomes of the leases then", []given{kept(), lapsing},
+			yes(v1alpha1.ReasonNamespaceNotAllowed, lapses)},
+		{"says the same when a credential is due", []given{kept(), lapsing, rotate},
+			yes(v1alpha1.ReasonNamespaceNotAllowed, lapses)},
 		{"exists for a live credential of an invalid spec", []given{kept(), invalid},
 			yes(v1alpha1.ReasonInvalidWindow, windowBlock.Message)},
 		{"exists if rollouts are not permitted", []given{kept(), spec(rollingOut), off},

@@ -194,7 +194,7 @@ func drawInput(t *rapid.T) Input {
 	}
 	if rarely(t, "blocked") {
 		b := notReadyBlock
-		b.Stalled = maybe(t, "stalled block")
+		b.Stalled, b.Lapses = maybe(t, "stalled block"), maybe(t, "leases lapse")
 		in.Block = &b
 	}
 	if rarely(t, "invalid") {

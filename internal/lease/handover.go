@@ -176,6 +176,9 @@ func (v *view) stampAt() time.Time {
 
 // keepRetiring renews the leases that consumers may still use.
 func keepRetiring(v *view) *Step {
+	if v.lapses() {
+		return nil
+	}
 	for i := range v.st.Retiring {
 		rec := &v.st.Retiring[i]
 		if !Leased(rec) || !v.kept(rec) {

@@ -86,6 +86,8 @@ type Block struct {
 	Stalled bool
 	// RetryAfter is when to try again, if that is known; 0: after a growing pause.
 	RetryAfter time.Duration
+	// Lapses: leases are not renewed either. They are kept until they expire.
+	Lapses bool
 }
 
 // TargetState is the observed state of the Secret.

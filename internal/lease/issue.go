@@ -114,7 +114,7 @@ func (v *view) issueBlock() *Block {
 	case v.Object.Spec.Suspend:
 		return &Block{Reason: v1alpha1.ReasonSuspended, Message: suspendedMessage}
 	case v.Block != nil:
-		return v.Block
+		return v.providerBlock()
 	case len(v.leases) == 0 && v.Invalid != nil:
 		return v.Invalid
 	case v.Target == TargetForeign:
@@ -127,6 +127,15 @@ func (v *view) issueBlock() *Block {
 				"The events say why it fails."}
 	}
 	return nil
+}
+
+// providerBlock is the block of the provider. While there are leases, it says what becomes of them.
+func (v *view) providerBlock() *Block {
+	b := *v.Block
+	if b.Lapses && len(v.leases) > 0 {
+		b.Message += " The leases are kept until they expire; they are neither renewed nor replaced."
+	}
+	return &b
 }
 
 // maxRetiring is how many records may be retiring when another set of n is issued. The list has room for 64: both the

@@ -134,6 +134,9 @@ func (v *view) attempt() []v1alpha1.LeaseRecord {
 	return v.st.Attempt.Records
 }
 
+// lapses says that the leases are kept until they expire, and not renewed.
+func (v *view) lapses() bool { return v.Block != nil && v.Block.Lapses }
+
 // requested says that the annotation has a value that was not handled. Removing the annotation requests nothing.
 func (v *view) requested(annotation, handled string) bool {
 	value := v.Object.Annotations[annotation]
@@ -271,7 +274,7 @@ func verify(v *view) *Step {
 // and cannot be renewed is left alone, and so is one that may expire without saying when: to read it could mint
 // another, and a requested renewal never mints.
 func renewRequested(v *view) *Step {
-	if len(v.leases) == 0 || !v.renewalRequested() {
+	if len(v.leases) == 0 || !v.renewalRequested() || v.lapses() {
 		return nil
 	}
 	pending := false

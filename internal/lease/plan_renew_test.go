@@ -9,6 +9,10 @@ import (
 
 var renewLease = step(RenewLease, v1alpha1.ReasonRenewing)
 
+// lapsing: the namespace may not use the provider any more.
+var lapsing = blocked(Block{Reason: v1alpha1.ReasonNamespaceNotAllowed, Message: "Not allowed.", Stalled: true,
+	Lapses: true})
+
 func TestPlanRenewals(t *testing.T) {
 	waitToRenew := waitFor(v1alpha1.NextRenew, renewDue)
 	early := leaseSpec(func(s *v1alpha1.LeaseSpec) { s.RenewAtPercent = 10 })
@@ -37,6 +41,22 @@ func TestPlanRenewals(t *testing.T) {
 			it: "renews while issuance is blocked", because: "the lease can still be saved",
 			given: []given{kept(), blocked(notReadyBlock), after(renewDue)},
 			want:  renewLease,
+		}, {
+			it: "does not renew while the leases lapse", because: "the namespace may not use the provider any more",
+			given: []given{kept(), lapsing, after(renewDue)},
+			want:  waitFor(v1alpha1.NextExpire, time.Hour),
+		}, {
+			it: "extends no session while the leases lapse", because: "the lease would live longer with it",
+			given: []given{kept(session(30*time.Minute, true)), lapsing, after(29 * time.Minute)},
+			want:  waitFor(v1alpha1.NextExpire, 30*time.Minute),
+		}, {
+			it: "drops a lapsed lease at its end", because: "nobody renews it",
+			given: []given{kept(), lapsing, after(time.Hour)},
+			want:  step(DropLeases, v1alpha1.ReasonExpired),
+		}, {
+			it: "ignores a requested renewal while the leases lapse", because: "the owner of the provider decides",
+			given: []given{kept(), lapsing, annotated(v1alpha1.RenewRequestedAtAnnotation, "now")},
+			want:  waitFor(v1alpha1.NextExpire, time.Hour),
 		}, {
 			it: "renews a grant", because: "its lease lives as long as possible",
 			given: []given{kept(), leaseSpec(never), after(renewDue)},

@@ -14,6 +14,9 @@ const (
 )
 
 func renew(v *view) *Step {
+	if v.lapses() {
+		return nil
+	}
 	for i := range v.leases {
 		rec := &v.leases[i]
 		if !Leased(rec) || exhausted(rec) {
@@ -29,6 +32,9 @@ func renew(v *view) *Step {
 }
 
 func extendSession(v *view) *Step {
+	if v.lapses() {
+		return nil
+	}
 	for i := range v.leases {
 		rec := &v.leases[i]
 		at, ok := v.extensionDue(rec)
@@ -94,7 +100,7 @@ func (v *view) lastRenewal(i int, rec *v1alpha1.LeaseRecord, end time.Time) *Ste
 func (v *view) extension(i int, rec *v1alpha1.LeaseRecord) (*Step, Failure) {
 	key, reason := Key(rec), v1alpha1.ReasonRenewing
 	switch {
-	case !Leased(rec):
+	case !Leased(rec), v.lapses():
 		return nil, Failure{}
 	case sessionExpiresFirst(rec) && rec.Session.Renewable:
 		return &Step{Action: ExtendSession, Reason: reason, Record: i}, v.Tries.ExtendSession[key]

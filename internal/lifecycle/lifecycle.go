@@ -83,6 +83,8 @@ type Config struct {
 	// Rollout lets workloads be rolled out; RolloutWindow is how long that may wait for their other Secrets.
 	Rollout       bool
 	RolloutWindow time.Duration
+	// NamespacedOnly: ClusterSecretProviders are not served.
+	NamespacedOnly bool
 	// Announce reports what happened.
 	Announce Announcer
 }
@@ -95,7 +97,7 @@ func New(c Config) *Lifecycle {
 		objects: apiObjects{reader: c.Reader, writer: c.Writer},
 		secrets: apiSecrets{cache: c.Cache, reader: c.Reader, writer: c.Writer},
 		sources: &providerSources{cache: c.Cache, backends: c.Backends, requestLimit: c.RequestLimit,
-			sealKey: c.SealKey},
+			sealKey: c.SealKey, namespacedOnly: c.NamespacedOnly},
 		announce:      c.Announce,
 		memory:        newMemory(),
 		limits:        c.Limits,

@@ -38,6 +38,8 @@ type providerSources struct {
 	backends     *backend.Registry
 	requestLimit time.Duration
 	sealKey      []byte
+	// namespacedOnly: ClusterSecretProviders are not served.
+	namespacedOnly bool
 }
 
 // Resolve finds the sources of the object, and the first reason why nothing can be issued from them.
@@ -50,8 +52,8 @@ func (s *providerSources) Resolve(ctx context.Context, d *v1alpha1.DynamicSecret
 		if err != nil {
 			return nil, err
 		}
-		if r.Block == nil {
-			r.Block = block
+		if r.Block == nil || block != nil && block.Lapses && !r.Block.Lapses {
+			r.Block = block // one that ends renewals counts, whatever else is wrong
 		}
 		r.Sources = append(r.Sources, src)
 	}
@@ -110,6 +112,10 @@ func (s *providerSources) notFound(
 	if src.ProviderRef != nil {
 		field = "spec.sources[" + src.Name + "].providerRef"
 	}
+	if s.namespacedOnly && ref.Kind == v1alpha1.ProviderKindCluster {
+		return fmt.Sprintf("%s %s cannot be used, because leasekeeper was installed without cluster kinds: "+
+			"set %s to a SecretProvider, or set scope.clusterKinds in leasekeeper's chart.", ref.Kind, ref.Name, field), nil
+	}
 	other := v1alpha1.ProviderKindCluster
 	if ref.Kind == other {
 		other = v1alpha1.ProviderKindNamespaced
@@ -161,9 +167,9 @@ func (s *providerSources) block(
 ) (*lease.Block, error) {
 	name := p.Kind() + " " + p.GetName()
 	if allowed, err := s.allowed(ctx, d.Namespace, p); err != nil || !allowed {
-		return &lease.Block{Reason: v1alpha1.ReasonNamespaceNotAllowed, Stalled: true,
-			Message: fmt.Sprintf("%s does not allow namespace %s: ask its owner to include the namespace's labels "+
-				"in spec.allowedNamespaces.", name, d.Namespace)}, err
+		return &lease.Block{Reason: v1alpha1.ReasonNamespaceNotAllowed, Stalled: true, Lapses: true,
+			Message: fmt.Sprintf("%s does not allow namespace %s: ask its owner to include the namespace in "+
+				"spec.allowedNamespaces.", name, d.Namespace)}, err
 	}
 	if !p.GetDeletionTimestamp().IsZero() {
 		return &lease.Block{Reason: v1alpha1.ReasonProviderDeleting, Stalled: true,
@@ -194,8 +200,11 @@ func (s *providerSources) allowed(ctx context.Context, namespace string, p v1alp
 	if !ok || c.Spec.AllowedNamespaces == nil {
 		return true, nil
 	}
-	selector, err := metav1.LabelSelectorAsSelector(&c.Spec.AllowedNamespaces.Selector)
-	if err != nil {
+	if slices.Contains(c.Spec.AllowedNamespaces.Names, namespace) {
+		return true, nil
+	}
+	selector, err := metav1.LabelSelectorAsSelector(c.Spec.AllowedNamespaces.Selector)
+	if err != nil || c.Spec.AllowedNamespaces.Selector == nil {
 		return false, nil // an invalid selector matches nothing
 	}
 	ns := &metav1.PartialObjectMetadata{}

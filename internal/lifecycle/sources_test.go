@@ -211,12 +211,51 @@ func TestNotReady(t *testing.T) {
 	}
 }
 
+func TestClusterProvidersAreNotServed(t *testing.T) {
+	d := requesting()
+	sources := sourcesOn(t, &stubDriver{}, d)
+	sources.namespacedOnly = true
+	r, err := sources.Resolve(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "ClusterSecretProvider vault cannot be used, because leasekeeper was installed without cluster kinds: " +
+		"set spec.providerRef to a SecretProvider, or set scope.clusterKinds in leasekeeper's chart."
+	if r.Block == nil || r.Block.Reason != v1alpha1.ReasonProviderNotFound || r.Block.Message != want {
+		t.Errorf("blocked by %+v, want %q", r.Block, want)
+	}
+}
+
+// Whatever else is wrong with the first source: its leases would be renewed.
+func TestAnExclusionPrecedesOtherBlocks(t *testing.T) {
+	d := requesting(withSources)
+	slices.Reverse(d.Spec.Sources)
+	shop := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}
+	r, err := sourcesOn(t, &stubDriver{}, shop, clusterProvider(allow("bank")), d).Resolve(t.Context(), d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := reasonOf(r.Block); got != v1alpha1.ReasonNamespaceNotAllowed || !r.Block.Lapses {
+		t.Errorf("blocked by %q, want %q", got, v1alpha1.ReasonNamespaceNotAllowed)
+	}
+}
+
 // allow lets only the namespaces of the team use the provider.
 func allow(team string) modifyCluster {
 	return func(p *v1alpha1.ClusterSecretProvider) {
 		p.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{
-			Selector: metav1.LabelSelector{MatchLabels: map[string]string{"team": team}},
+			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": team}},
 		}
+	}
+}
+
+// named lets the namespace use the provider, besides those that may already.
+func named(namespace string) modifyCluster {
+	return func(p *v1alpha1.ClusterSecretProvider) {
+		if p.Spec.AllowedNamespaces == nil {
+			p.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{}
+		}
+		p.Spec.AllowedNamespaces.Names = append(p.Spec.AllowedNamespaces.Names, namespace)
 	}
 }
 
@@ -228,6 +267,9 @@ func TestResolveReportsTheFirstBlock(t *testing.T) {
 		p.Spec.AllowedNamespaces.Selector.MatchExpressions = []metav1.LabelSelectorRequirement{
 			{Key: "team", Operator: "Sometimes"},
 		}
+	}
+	everywhere := func(p *v1alpha1.ClusterSecretProvider) {
+		p.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{Selector: &metav1.LabelSelector{}}
 	}
 	deleting := func(p *v1alpha1.ClusterSecretProvider) {
 		p.Finalizers, p.DeletionTimestamp = []string{v1alpha1.ProviderFinalizer}, &checkedAt
@@ -250,6 +292,15 @@ func TestResolveReportsTheFirstBlock(t *testing.T) {
 		{"an allowed namespace", "its labels match", nil, []client.Object{shop, clusterProvider(allowed)}, ""},
 		{"an excluded namespace", "its labels do not match", nil, []client.Object{shop, clusterProvider(excluded)},
 			v1alpha1.ReasonNamespaceNotAllowed},
+		{"a namespace in names", "its labels do not matter", nil,
+			[]client.Object{shop, clusterProvider(named("shop"))}, ""},
+		{"a namespace that is not in names", "no selector matches nothing", nil,
+			[]client.Object{shop, clusterProvider(named("shops"))}, v1alpha1.ReasonNamespaceNotAllowed},
+		{"a namespace in names, and an excluding selector", "one of the two is enough", nil,
+			[]client.Object{shop, clusterProvider(excluded, named("shop"))}, ""},
+		{"a matching selector, and other names", "one of the two is enough", nil,
+			[]client.Object{shop, clusterProvider(allowed, named("bank"))}, ""},
+		{"an empty selector", "it matches all", nil, []client.Object{shop, clusterProvider(everywhere)}, ""},
 		{"an invalid selector", "it allows nothing", nil, []client.Object{shop, clusterProvider(broken)},
 			v1alpha1.ReasonNamespaceNotAllowed},
 		{"an excluded namespace and other problems", "it learns nothing else about the provider", noAccount,

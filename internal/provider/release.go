@@ -59,10 +59,19 @@ func (r *Runner) holders(ctx context.Context, p Object) ([]string, error) {
 	if names := r.naming(key, list.Items); len(names) > 0 {
 		return names, nil
 	}
-	return r.storedHolders(ctx, key, within)
+	namespaces := []string{p.GetNamespace()}
+	if p.GetNamespace() == "" && len(r.Namespaces) > 0 {
+		namespaces = r.Namespaces
+	}
+	for _, namespace := range namespaces {
+		if names, err := r.storedHolders(ctx, key, client.InNamespace(namespace)); err != nil || len(names) > 0 {
+			return names, err
+		}
+	}
+	return nil, nil
 }
 
-// storedHolders reads all objects from the API server, until a page has holders.
+// storedHolders reads all objects of a namespace from the API server, until a page has holders.
 func (r *Runner) storedHolders(ctx context.Context, key string, within client.InNamespace) ([]string, error) {
 	for next := ""; ; {
 		var page v1alpha1.DynamicSecretList

@@ -25,6 +25,8 @@ type Config struct {
 	// Client reads from the cache and writes. Reader reads from the API server.
 	Client client.Client
 	Reader client.Reader
+	// Namespaces that may be read; empty: all.
+	Namespaces []string
 	// Backends finds the backend of a provider.
 	Backends Backends
 	// Verification reports how the provider's leases are verified.

@@ -62,6 +62,7 @@ func NewManager(ctx context.Context, c *ControlPlane, binary string, opts Manage
 		"--health-probe-bind-address=" + addresses[0],
 		"--metrics-bind-address=" + addresses[1],
 		"--leader-election-namespace=" + ManagerNamespace,
+		"--allowed-addresses=127.0.0.1", // where the servers of the tests are
 	}, opts.Flags...)
 	m := &Manager{Metrics: "http://" + addresses[1] + "/metrics", probes: "http://" + addresses[0]}
 	if m.Program, err = NewProgram(binary, flags, opts.Env); err != nil {

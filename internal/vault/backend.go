@@ -28,7 +28,9 @@ type Backend struct {
 	generation int64
 	spec       *v1alpha1.VaultProvider
 	base       *url.URL
-	http       *http.Client
+	// redirectHosts are the hosts that the server may redirect to, besides its own.
+	redirectHosts Hosts
+	http          *http.Client
 	// minting sends requests that mint.
 	minting *http.Client
 

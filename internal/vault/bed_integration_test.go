@@ -118,7 +118,13 @@ func setUpCluster(ctx context.Context) (err error) {
 	if bed.client, err = client.New(bed.plane.Config, client.Options{}); err != nil {
 		return err
 	}
-	bed.driver = vault.NewDriver(vault.Options{Clock: clock.RealClock{}, Kube: vault.NewKube(bed.client, bed.client)})
+	allowed, err := vault.ParseHosts([]string{"127.0.0.1"})
+	if err != nil {
+		return err
+	}
+	bed.driver = vault.NewDriver(vault.Options{
+		Clock: clock.RealClock{}, Kube: vault.NewKube(bed.client, bed.client), AllowedAddresses: allowed,
+	})
 	for namespace, account := range map[string]string{"shop": "orders", "bank": "orders", "system": "leasekeeper"} {
 		for _, object := range []client.Object{
 			&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},

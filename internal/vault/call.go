@@ -72,7 +72,7 @@ type rawResponse struct {
 // do sends the request and returns the response with any status. An error comes from the network; its kind depends on
 // whether any byte may have been sent.
 //
-// A standby's redirect is followed once. For a call that mints, that is safe only if the standby was told not to
+// A standby's redirect is followed once, to hosts that redirectTarget permits. For a call that mints, that is safe only if the standby was told not to
 // forward: a standby also redirects after its own forwarding broke halfway, when the active node may be minting already
 // (forwardRequest in http/handler.go of Vault and of OpenBao). So the first such redirect is an error without a
 // response, and from then on this backend tells standbys not to forward. If the redirect's target cannot be reached,
@@ -126,6 +126,8 @@ func conclude(ctx context.Context, c call, r rawResponse, err error) (finding, *
 	switch {
 	case err != nil && ctx.Err() != nil, err != nil && c.engine && backend.KindOf(err) == backend.NoResponse:
 		return inconclusive, nil
+	case err != nil && backend.KindOf(err) == backend.Misconfigured:
+		return inconclusive, nil // nothing was sent, or the response is a redirect that is not followed
 	case c.aboutLeases() && timedOut(r, err):
 		return inconclusive, nil // see healthy
 	case err != nil && backend.KindOf(err) == backend.TLS:
@@ -179,11 +181,17 @@ func (b *Backend) send(ctx context.Context, c call) (rawResponse, error) {
 		if r.redirect == "" || followed {
 			return r, nil
 		}
-		next, err := redirectTarget(base, r)
-		if err != nil {
-			return r, err
-		}
-		if c.mints && !direct {
+		next, refused := b.redirectTarget(base, r)
+		switch {
+		case refused != nil && c.mints:
+			b.redirects.Store(false)
+			if !direct {
+				refused.Kind = backend.NoResponse // the standby may have forwarded the request before
+			}
+			return r, refused
+		case refused != nil:
+			return r, refused
+		case c.mints && !direct:
 			b.redirects.Store(true)
 			return r, backend.Errorf(backend.NoResponse,
 				"the standby at %s redirected the request and may have forwarded it before; "+
@@ -194,7 +202,10 @@ func (b *Backend) send(ctx context.Context, c call) (rawResponse, error) {
 	}
 }
 
-func redirectTarget(base *url.URL, r rawResponse) (*url.URL, error) {
+// redirectTarget returns where a redirect leads to, if that may be followed: to the same host, or to one that the
+// provider lists. Anything else would let a server make leasekeeper send requests to hosts that trust leasekeeper's
+// network, with a token and a body of the server's choice.
+func (b *Backend) redirectTarget(base *url.URL, r rawResponse) (*url.URL, *backend.Error) {
 	next, err := url.Parse(r.redirect)
 	if err != nil || !isHost(next.Host) {
 		return nil, backend.Errorf(backend.NoResponse, "%s sent a redirect without a usable target", r.address)
@@ -203,6 +214,12 @@ func redirectTarget(base *url.URL, r rawResponse) (*url.URL, error) {
 		return nil, backend.Errorf(backend.NoResponse,
 			"%s redirected to an address without TLS, which is not followed: configure an https api_addr in Vault",
 			r.address)
+	}
+	if host := next.Hostname(); !strings.EqualFold(host, base.Hostname()) && !b.redirectHosts.has(host) {
+		return nil, backend.Errorf(backend.Misconfigured,
+			"%s redirected to host %q, which is not followed: if it is a node of the same Vault, "+
+				"add it to spec.vault.redirectHosts",
+			r.address, host)
 	}
 	return &url.URL{Scheme: next.Scheme, Host: next.Host}, nil
 }

@@ -42,7 +42,7 @@ func TestDescribe(t *testing.T) {
 	}
 	_, err = f.driver.Describe(f.provider, who, v1alpha1.SecretSource{})
 	wantKind(t, err, backend.Misconfigured)
-	f.provider.Spec.Vault.Auth.Kubernetes.ServiceAccountRef = &v1alpha1.ServiceAccountReference{Name: "orders"}
+	f.provider.Spec.Vault.Auth.Kubernetes.ServiceAccountRef.Name = "orders"
 	if a, b := f.describe(t, backend.Identity{}, read), f.describe(t, who, read); a.RequestDigest != b.RequestDigest {
 		t.Error("the provider's ServiceAccount has another digest than the same one of the object")
 	}

@@ -26,6 +26,8 @@ type Options struct {
 	Timeout time.Duration
 	// IssueTimeout of the request that issues. 0: 60 s.
 	IssueTimeout time.Duration
+	// AllowedAddresses are the hosts that leasekeeper connects to. The zero value: all except protected addresses.
+	AllowedAddresses Hosts
 	// Sleep waits between two lookups of a lease that Vault is revoking. nil: on the system's clock.
 	Sleep func(context.Context, time.Duration) error
 	// Changed is called when a provider's server becomes unavailable (up is false), and when it is available again.
@@ -103,7 +105,7 @@ func (d *Driver) backendFor(ctx context.Context, p v1alpha1.Provider) (*Backend,
 	if sameSpec && (spec.TLS == nil || old.materialFresh(now)) {
 		return old, nil
 	}
-	m, err := readMaterial(ctx, d.opts.Kube, spec.TLS, p.GetNamespace())
+	m, err := readMaterial(ctx, confine(d.opts.Kube, p.GetNamespace()), spec.TLS, p.GetNamespace())
 	switch {
 	case err != nil && sameSpec && backend.KindOf(err) == backend.Unavailable:
 		// The API server is unavailable. Leases must be renewed nevertheless.
@@ -173,7 +175,11 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 		return nil, backend.Errorf(backend.Misconfigured,
 			"address %q is not a URL with http or https and a host: set spec.vault.address to one", spec.Address)
 	}
-	client := newHTTPClient(m.config)
+	redirectHosts, err := ParseHosts(spec.RedirectHosts)
+	if err != nil {
+		return nil, backend.Errorf(backend.Misconfigured, "spec.vault.redirectHosts: %s", err)
+	}
+	client := newHTTPClient(m.config, d.opts.AllowedAddresses)
 	br := &breaker{clock: d.opts.Clock}
 	if object, ok := p.(runtime.Object); ok && d.opts.Changed != nil {
 		// The caller may change its own copy.
@@ -182,7 +188,7 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 	}
 	b := &Backend{
 		clock:           d.opts.Clock,
-		kube:            d.opts.Kube,
+		kube:            confine(d.opts.Kube, p.GetNamespace()),
 		serviceAccounts: d.serviceAccounts,
 		sleep:           d.opts.Sleep,
 		timeout:         d.opts.Timeout,
@@ -191,8 +197,9 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 		generation:      p.GetGeneration(),
 		spec:            spec,
 		base:            &url.URL{Scheme: base.Scheme, Host: base.Host},
+		redirectHosts:   redirectHosts,
 		http:            client,
-		minting:         newOneShot(m.config, client.Transport),
+		minting:         newOneShot(m.config, d.opts.AllowedAddresses, client.Transport),
 		materialVersion: m.version,
 		breaker:         br,
 		keeper:          newCached[session](d.opts.Clock),

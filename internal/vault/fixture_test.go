@@ -238,16 +238,19 @@ func newFixtureAt(t *testing.T, s *server, address string, changes ...change) *f
 		ObjectMeta: metav1.ObjectMeta{Name: "vault", UID: types.UID("uid"), Generation: 1},
 		Spec: v1alpha1.ClusterSecretProviderSpec{ProviderSpec: v1alpha1.ProviderSpec{Vault: &v1alpha1.VaultProvider{
 			Address: address,
-			Auth:    v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{Mount: "kubernetes", Role: "app"}},
+			Auth: v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
+				Mount: "kubernetes", Role: "app", ServiceAccountRef: serviceAccount("", ""),
+			}},
 			KeeperAuth: &v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
 				Mount: "kubernetes", Role: "keeper",
-				ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "leasekeeper", Namespace: "system"},
+				ServiceAccountRef: serviceAccount("leasekeeper", "system"),
 			}},
 		}}},
 	}
 	opts := Options{
 		Clock: f.clock, Kube: f.kube, Timeout: 5 * time.Second, IssueTimeout: 5 * time.Second,
-		Sleep: func(context.Context, time.Duration) error { return nil },
+		Sleep:            func(context.Context, time.Duration) error { return nil },
+		AllowedAddresses: loopback,
 	}
 	for _, c := range changes {
 		c(f.provider, &opts)
@@ -258,6 +261,16 @@ func newFixtureAt(t *testing.T, s *server, address string, changes ...change) *f
 		t.Fatal(err)
 	}
 	return f
+}
+
+// loopback is where the tests' servers are.
+var loopback = must(ParseHosts([]string{"127.0.0.0/8", "::1"}))
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
 }
 
 var (
@@ -323,7 +336,13 @@ func wantText(t *testing.T, err error, pieces ...string) {
 }
 
 func newProviderSpec() *v1alpha1.VaultProvider {
-	return &v1alpha1.VaultProvider{Auth: v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{Role: "app"}}}
+	return &v1alpha1.VaultProvider{Auth: v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
+		Role: "app", ServiceAccountRef: serviceAccount("", ""),
+	}}}
+}
+
+func serviceAccount(name, namespace string) *v1alpha1.ServiceAccountReference {
+	return &v1alpha1.ServiceAccountReference{Name: name, Namespace: namespace, Audiences: []string{"vault"}}
 }
 
 func mustURL(text string) *url.URL {

@@ -269,7 +269,7 @@ func TestWithoutKeeperAuthTheIssuerIsUsed(t *testing.T) {
 	wantNil(t, err)
 	wantKind(t, b.Lookup(t.Context(), record()), backend.Misconfigured)
 	f.clock.SetTime(epoch.Add(failureMemory))
-	p.Generation, p.Spec.Vault.Auth.Kubernetes.ServiceAccountRef = 1, &v1alpha1.ServiceAccountReference{Name: "all"}
+	p.Generation, p.Spec.Vault.Auth.Kubernetes.ServiceAccountRef.Name = 1, "all"
 	b, err = f.driver.backendFor(t.Context(), p)
 	wantNil(t, err)
 	f.server.always("sys/leases/lookup", ok(aliveLease))

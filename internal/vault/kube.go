@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -67,6 +68,9 @@ func (k clusterAPI) RequestToken(
 
 // readError maps an error of reading an object that the provider's spec names.
 func readError(err error, kind, namespace, name string) *backend.Error {
+	if ours := (*backend.Error)(nil); errors.As(err, &ours) {
+		return ours
+	}
 	object := fmt.Sprintf("%s %q in namespace %q", kind, name, namespace)
 	var mapped *backend.Error
 	switch {

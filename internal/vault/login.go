@@ -129,6 +129,9 @@ func hint(req auth.Request, a response) string {
 func (q requester) WithServiceAccountToken(
 	ctx context.Context, sa auth.ServiceAccount, login func(token string) (auth.Token, error),
 ) (auth.Token, error) {
+	if err := within(q.b.namespace, sa.Namespace, "ServiceAccount", sa.Name); err != nil {
+		return auth.Token{}, err
+	}
 	for {
 		jwt, fromCache, err := q.b.serviceAccounts.token(ctx, sa)
 		if err != nil {

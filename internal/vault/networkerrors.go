@@ -17,6 +17,9 @@ import (
 // classifyNetworkError returns the kind of a network error and a text that is the same for the same fault: Go's own
 // texts contain local ports, which change with each attempt.
 func classifyNetworkError(ctx context.Context, err error, sent bool) (backend.ErrorKind, string) {
+	if refused := (*refusedAddress)(nil); errors.As(err, &refused) {
+		return backend.Misconfigured, refused.Error()
+	}
 	if text, ok := tlsText(err, sent); ok {
 		return backend.TLS, text
 	}

@@ -24,7 +24,7 @@ import (
 // first, in one write, because this process could die between two. It is the no-op of HTTP, which Go's server handles
 // itself, so it does not reach Vault. Its response is not read.
 type oneShot struct {
-	dial net.Dialer
+	dial dialer
 	// tls is the configuration for https.
 	tls *tls.Config
 	// proxied is used if proxy returns a proxy for the address. That proxy decides what Vault learns about a broken
@@ -37,7 +37,8 @@ type oneShot struct {
 const noOp = "OPTIONS * HTTP/1.1\r\n" +
 	"Host: %s\r\nUser-Agent: leasekeeper\r\nX-Padding: %05000d\r\nConnection: close\r\n\r\n"
 
-func newOneShot(config *tls.Config, proxied http.RoundTripper) *http.Client {
+func newOneShot(config *tls.Config, allowed Hosts, proxied http.RoundTripper) *http.Client {
+	dial := dialer{allowed}
 	config = config.Clone()
 	config.NextProtos = []string{"http/1.1"}
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(0)
@@ -45,7 +46,7 @@ func newOneShot(config *tls.Config, proxied http.RoundTripper) *http.Client {
 	config.DynamicRecordSizingDisabled = true
 	return &http.Client{
 		Transport: &oneShot{
-			dial: net.Dialer{Timeout: connectTimeout}, tls: config, proxy: http.ProxyFromEnvironment, proxied: proxied,
+			dial: dial, tls: config, proxy: dial.proxy(http.ProxyFromEnvironment), proxied: proxied,
 		},
 		CheckRedirect: noRedirect,
 	}

@@ -104,13 +104,14 @@ func newScripted(s *script) *Backend {
 	keeper.has, keeper.value, keeper.createdAt = true, session{token: plainKeeper}, epoch
 	spec := newProviderSpec()
 	spec.KeeperAuth = &v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
-		Role: "keeper", ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "leasekeeper", Namespace: "system"},
+		Role: "keeper", ServiceAccountRef: serviceAccount("leasekeeper", "system"),
 	}}
 	return &Backend{
 		clock: clock, kube: kube, serviceAccounts: newServiceAccountTokens(clock, kube),
 		sleep:   func(context.Context, time.Duration) error { return nil },
 		timeout: time.Minute, issueTimeout: time.Minute, spec: spec, base: mustURL("https://vault.test:8200"),
-		http: client, minting: client, keeper: keeper, readers: newSessionCache(clock), breaker: &breaker{clock: clock},
+		redirectHosts: must(ParseHosts([]string{"other.test"})),
+		http:          client, minting: client, keeper: keeper, readers: newSessionCache(clock), breaker: &breaker{clock: clock},
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"net"
 	"net/http"
 	"time"
 
@@ -13,12 +12,13 @@ import (
 )
 
 // newHTTPClient makes the client for one provider. It does not use VAULT_* from the environment. It uses HTTPS_PROXY,
-// HTTP_PROXY and NO_PROXY, like every Go program.
-func newHTTPClient(config *tls.Config) *http.Client {
+// HTTP_PROXY and NO_PROXY, like every Go program. It connects to allowed addresses only.
+func newHTTPClient(config *tls.Config, allowed Hosts) *http.Client {
+	dial := dialer{allowed}
 	return &http.Client{
 		Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            (&net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}).DialContext,
+			Proxy:                  dial.proxy(http.ProxyFromEnvironment),
+			DialContext:            dial.DialContext,
 			TLSClientConfig:        config,
 			TLSHandshakeTimeout:    connectTimeout,
 			ForceAttemptHTTP2:      true,

@@ -47,8 +47,13 @@ var who = backend.Identity{Namespace: "shop", ServiceAccount: "orders", Owner: o
 
 var owner = backend.Owner{Namespace: "shop", Name: "orders-db", UID: "owner-uid"}
 
-// kubernetesAuth has the defaults that the API server sets, and the ServiceAccount; nil: none.
+var audiences = []string{"vault"}
+
+// kubernetesAuth has the defaults that the API server sets, and the ServiceAccount; nil: none is named.
 func kubernetesAuth(account *v1alpha1.ServiceAccountReference) v1alpha1.VaultAuth {
+	if account == nil {
+		account = &v1alpha1.ServiceAccountReference{Audiences: audiences}
+	}
 	return v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
 		Mount: "kubernetes", Role: "app", ServiceAccountRef: account,
 	}}

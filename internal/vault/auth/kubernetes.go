@@ -28,9 +28,9 @@ func newKubernetes(spec v1alpha1.VaultAuth, u use) (Method, error) {
 	if !u.keeper {
 		return m, nil
 	}
-	if k.ServiceAccountRef == nil {
+	if m.account.Name == "" {
 		return nil, backend.Errorf(backend.Misconfigured,
-			"set %s.kubernetes.serviceAccountRef: leasekeeper logs in with it to renew and revoke leases", u.field)
+			"set %s.kubernetes.serviceAccountRef.name: leasekeeper logs in with it to renew and revoke leases", u.field)
 	}
 	m.account.Namespace = or(k.ServiceAccountRef.Namespace, u.namespace)
 	return m, nil
@@ -44,7 +44,7 @@ func (k kubernetes) ServiceAccount(who backend.Identity) (string, error) {
 	name := or(who.ServiceAccount, k.account.Name)
 	if name == "" {
 		return "", backend.Errorf(backend.NoServiceAccount, "no ServiceAccount to log in as: "+
-			"set spec.serviceAccountName, or auth.kubernetes.serviceAccountRef on the provider")
+			"set spec.serviceAccountName, or auth.kubernetes.serviceAccountRef.name on the provider")
 	}
 	return name, nil
 }
@@ -61,6 +61,12 @@ func (k kubernetes) Login(ctx context.Context, r Requester, who backend.Identity
 			return Token{}, err
 		}
 		account.Namespace, account.Name, action = who.Namespace, name, "login"
+	}
+	// The CRD requires audiences, too. A token without any is for the API server.
+	if len(account.Audiences) == 0 {
+		return Token{}, backend.Errorf(backend.Misconfigured,
+			"set %s.kubernetes.serviceAccountRef.audiences, such as [vault]: without audiences the token is valid at "+
+				"the API server, so Vault could act as the ServiceAccount", k.field)
 	}
 	token, err := r.WithServiceAccountToken(ctx, account, func(jwt string) (Token, error) {
 		return r.Login(ctx, Request{
@@ -82,22 +88,12 @@ func (k kubernetes) Login(ctx context.Context, r Requester, who backend.Identity
 // the token that fails is a plain "permission denied".
 func (k kubernetes) causes(audiences []string) []Cause {
 	field := k.field + ".kubernetes.serviceAccountRef.audiences"
-	has := fmt.Sprintf("the token has the audiences %q of %s", audiences, field)
-	if len(audiences) == 0 {
-		has = "the token has the API server's audiences, because " + field + " is empty"
-	}
-	config := fmt.Sprintf("auth/%s/config", k.mount)
 	review := fmt.Sprintf("if they are correct, the API server did not review the token for Vault: "+
-		"check kubernetes_host in %s, and that its token_reviewer_jwt is valid", config)
-	if len(audiences) > 0 {
-		review += fmt.Sprintf("; without token_reviewer_jwt, Vault presents the token itself, which the API server "+
-			"rejects for its audiences %q: set token_reviewer_jwt, or add the API server's audience to %s",
-			audiences, field)
-	} else {
-		review += "; without token_reviewer_jwt, the ServiceAccount needs the ClusterRole system:auth-delegator"
-	}
+		"check kubernetes_host in auth/%s/config, and that its token_reviewer_jwt is valid; without one, Vault presents "+
+		"the token itself, which the API server rejects for its audiences %q", k.mount, audiences)
 	return []Cause{
-		{"audience", has + ": set it to the audience of the role"},
+		{"audience", fmt.Sprintf("the token has the audiences %q of %s: set it to the audience of the role",
+			audiences, field)},
 		{"permission denied", review},
 	}
 }

@@ -13,9 +13,9 @@ import (
 const refusedHint = "check the role's bound names, namespaces and audience, and that the auth method is mounted there"
 
 func TestKubernetesLoginRequest(t *testing.T) {
-	shared := &v1alpha1.ServiceAccountReference{Name: "shared", Audiences: []string{"vault"}}
-	system := &v1alpha1.ServiceAccountReference{Name: "leasekeeper", Namespace: "system", Audiences: []string{"vault"}}
-	local := &v1alpha1.ServiceAccountReference{Name: "keeper"}
+	shared := &v1alpha1.ServiceAccountReference{Name: "shared", Audiences: audiences}
+	system := &v1alpha1.ServiceAccountReference{Name: "leasekeeper", Namespace: "system", Audiences: audiences}
+	local := &v1alpha1.ServiceAccountReference{Name: "keeper", Audiences: audiences}
 	mounted := kubernetesAuth(nil)
 	mounted.Kubernetes.Mount, mounted.Kubernetes.Role = "clusters/blue", "orders"
 	unmounted := kubernetesAuth(nil)
@@ -31,46 +31,46 @@ func TestKubernetesLoginRequest(t *testing.T) {
 		configuredAt string
 	}{{
 		it: "uses the object's ServiceAccount", because: "the workload requests its own credential",
-		method: issuer(t, kubernetesAuth(nil)), who: who, account: ServiceAccount{Namespace: "shop", Name: "orders"},
+		method: issuer(t, kubernetesAuth(nil)), who: who, account: ServiceAccount{Namespace: "shop", Name: "orders", Audiences: audiences},
 		path: "auth/kubernetes/login", role: "app",
 		action:       `login to role "app" of auth/kubernetes as ServiceAccount shop/orders`,
 		configuredAt: "auth/kubernetes/role/app",
 	}, {
 		it: "prefers it to the provider's", because: "the provider's is the default",
 		method: issuer(t, kubernetesAuth(shared)), who: who,
-		account: ServiceAccount{Namespace: "shop", Name: "orders", Audiences: []string{"vault"}},
+		account: ServiceAccount{Namespace: "shop", Name: "orders", Audiences: audiences},
 		path:    "auth/kubernetes/login", role: "app",
 		action:       `login to role "app" of auth/kubernetes as ServiceAccount shop/orders`,
 		configuredAt: "auth/kubernetes/role/app",
 	}, {
 		it: "falls back to the provider's ServiceAccount", because: "the object names none",
 		method: issuer(t, kubernetesAuth(shared)), who: unnamed,
-		account: ServiceAccount{Namespace: "shop", Name: "shared", Audiences: []string{"vault"}},
+		account: ServiceAccount{Namespace: "shop", Name: "shared", Audiences: audiences},
 		path:    "auth/kubernetes/login", role: "app",
 		action:       `login to role "app" of auth/kubernetes as ServiceAccount shop/shared`,
 		configuredAt: "auth/kubernetes/role/app",
 	}, {
 		it: "uses the mount and the role of the spec", because: "each cluster may have its own mount",
-		method: issuer(t, mounted), who: who, account: ServiceAccount{Namespace: "shop", Name: "orders"},
+		method: issuer(t, mounted), who: who, account: ServiceAccount{Namespace: "shop", Name: "orders", Audiences: audiences},
 		path: "auth/clusters/blue/login", role: "orders",
 		action:       `login to role "orders" of auth/clusters/blue as ServiceAccount shop/orders`,
 		configuredAt: "auth/clusters/blue/role/orders",
 	}, {
 		it: "uses Vault's default mount", because: "the spec names none",
-		method: issuer(t, unmounted), who: who, account: ServiceAccount{Namespace: "shop", Name: "orders"},
+		method: issuer(t, unmounted), who: who, account: ServiceAccount{Namespace: "shop", Name: "orders", Audiences: audiences},
 		path: "auth/kubernetes/login", role: "app",
 		action:       `login to role "app" of auth/kubernetes as ServiceAccount shop/orders`,
 		configuredAt: "auth/kubernetes/role/app",
 	}, {
 		it: "uses the keeper's own ServiceAccount", because: "a keeper ignores the identity of an object",
 		method: keeper(t, kubernetesAuth(system), ""), who: who,
-		account: ServiceAccount{Namespace: "system", Name: "leasekeeper", Audiences: []string{"vault"}},
+		account: ServiceAccount{Namespace: "system", Name: "leasekeeper", Audiences: audiences},
 		path:    "auth/kubernetes/login", role: "app",
 		action:       `keeper login to role "app" of auth/kubernetes as ServiceAccount system/leasekeeper`,
 		configuredAt: "auth/kubernetes/role/app",
 	}, {
 		it: "takes a keeper of the provider's namespace", because: "a SecretProvider's ServiceAccount is beside it",
-		method: keeper(t, kubernetesAuth(local), "shop"), account: ServiceAccount{Namespace: "shop", Name: "keeper"},
+		method: keeper(t, kubernetesAuth(local), "shop"), account: ServiceAccount{Namespace: "shop", Name: "keeper", Audiences: audiences},
 		path: "auth/kubernetes/login", role: "app",
 		action:       `keeper login to role "app" of auth/kubernetes as ServiceAccount shop/keeper`,
 		configuredAt: "auth/kubernetes/role/app",
@@ -105,8 +105,7 @@ func TestKubernetesLoginRequest(t *testing.T) {
 }
 
 func TestCausesNameTheField(t *testing.T) {
-	with := kubernetesAuth(&v1alpha1.ServiceAccountReference{Name: "a", Namespace: "b", Audiences: []string{"vault"}})
-	without := kubernetesAuth(&v1alpha1.ServiceAccountReference{Name: "a", Namespace: "b"})
+	with := kubernetesAuth(&v1alpha1.ServiceAccountReference{Name: "a", Namespace: "b", Audiences: audiences})
 	for _, c := range []struct {
 		it     string
 		method Method
@@ -117,11 +116,8 @@ func TestCausesNameTheField(t *testing.T) {
 			[]string{`["vault"]`, "auth.kubernetes.serviceAccountRef.audiences"}},
 		{"a keeper's wrong audience", keeper(t, with, ""), "audience",
 			[]string{`["vault"]`, "keeperAuth.kubernetes.serviceAccountRef.audiences"}},
-		{"no audience", issuer(t, without), "audience", []string{"audiences is empty"}},
-		{"a review that failed, with an audience", issuer(t, with), "permission denied",
+		{"a review that failed", issuer(t, with), "permission denied",
 			[]string{"token_reviewer_jwt", `rejects for its audiences ["vault"]`, "auth/kubernetes/config"}},
-		{"a review that failed, without one", issuer(t, without), "permission denied",
-			[]string{"token_reviewer_jwt", "system:auth-delegator"}},
 	} {
 		t.Run(c.it, func(t *testing.T) {
 			f := &fakeRequester{}
@@ -140,7 +136,7 @@ func TestCausesNameTheField(t *testing.T) {
 
 func TestALoginOfTheProvidersAuthIsNamedSo(t *testing.T) {
 	f := &fakeRequester{}
-	account := &v1alpha1.ServiceAccountReference{Name: "a"}
+	account := &v1alpha1.ServiceAccountReference{Name: "a", Audiences: audiences}
 	m, err := Keeper(&v1alpha1.VaultProvider{Auth: kubernetesAuth(account)}, "shop")
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +152,7 @@ func TestALoginOfTheProvidersAuthIsNamedSo(t *testing.T) {
 }
 
 const noAccount = "no ServiceAccount to log in as: " +
-	"set spec.serviceAccountName, or auth.kubernetes.serviceAccountRef on the provider"
+	"set spec.serviceAccountName, or auth.kubernetes.serviceAccountRef.name on the provider"
 
 func TestKubernetesLoginErrors(t *testing.T) {
 	missing := backend.Errorf(backend.NoServiceAccount, `ServiceAccount "orders" does not exist`)
@@ -191,8 +187,22 @@ func TestKubernetesLoginErrors(t *testing.T) {
 	}
 }
 
+// Vault could use a token for the API server to act as the ServiceAccount in the cluster.
+func TestALoginWithoutAudiencesIsNotSent(t *testing.T) {
+	without := kubernetesAuth(&v1alpha1.ServiceAccountReference{Name: "a", Namespace: "system"})
+	for field, m := range map[string]Method{"auth": issuer(t, without), "keeperAuth": keeper(t, without, "")} {
+		f := &fakeRequester{}
+		_, err := m.Login(t.Context(), f, who)
+		wantError(t, err, backend.Misconfigured, "set "+field+".kubernetes.serviceAccountRef.audiences, such as [vault]: "+
+			"without audiences the token is valid at the API server, so Vault could act as the ServiceAccount")
+		if len(f.accounts)+len(f.logins) > 0 {
+			t.Errorf("%s: tokens of %v were requested, %d logins sent", field, f.accounts, len(f.logins))
+		}
+	}
+}
+
 func TestKubernetesServiceAccount(t *testing.T) {
-	shared := &v1alpha1.ServiceAccountReference{Name: "shared"}
+	shared := &v1alpha1.ServiceAccountReference{Name: "shared", Audiences: audiences}
 	for _, c := range []struct {
 		it      string
 		ref     *v1alpha1.ServiceAccountReference

@@ -61,10 +61,10 @@ func TestUnusableAuthIsRejected(t *testing.T) {
 			"a ClusterSecretProvider needs keeperAuth: set it"},
 		{"keeperAuth without a ServiceAccount",
 			func() (Method, error) { return Keeper(&v1alpha1.VaultProvider{KeeperAuth: &unnamed}, "shop") },
-			"set keeperAuth.kubernetes.serviceAccountRef: leasekeeper logs in with it to renew and revoke leases"},
+			"set keeperAuth.kubernetes.serviceAccountRef.name: leasekeeper logs in with it to renew and revoke leases"},
 		{"auth without a ServiceAccount for a keeper",
 			func() (Method, error) { return Keeper(&v1alpha1.VaultProvider{Auth: unnamed}, "shop") },
-			"set auth.kubernetes.serviceAccountRef: leasekeeper logs in with it to renew and revoke leases"},
+			"set auth.kubernetes.serviceAccountRef.name: leasekeeper logs in with it to renew and revoke leases"},
 	} {
 		t.Run(c.it, func(t *testing.T) {
 			m, err := c.construct()

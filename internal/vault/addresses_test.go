@@ -1,0 +1,218 @@
+package vault
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+)
+
+func TestHostsAreParsed(t *testing.T) {
+	for entry, message := range map[string]string{
+		"vault.example": "", "*.vault-internal": "", "vault-0": "", "VAULT.Example.": "", "10.0.0.7": "",
+		"10.0.0.0/8": "", "fd00::/8": "", "::1": "", "3com.example": "",
+		"localhost":             "write 127.0.0.1 and ::1",
+		"https://vault.example": "without a scheme and a port",
+		"vault.example:8200":    "without a scheme and a port",
+		"10.0.0.7:8200":         "without a scheme and a port",
+		"10.0.0":                "is not a host",
+		"10.0.0.0/33":           "is not a host",
+		"*":                     "is not a host",
+		"a.*.b":                 "is not a host",
+		"":                      "is not a host",
+	} {
+		_, err := ParseHosts([]string{entry})
+		if (err == nil) != (message == "") || err != nil && !strings.Contains(err.Error(), message) {
+			t.Errorf("%q: got %v, want %q", entry, err, message)
+		}
+	}
+}
+
+func TestAddressesAreChecked(t *testing.T) {
+	for _, c := range []struct {
+		why           string
+		allowed       []string
+		host, address string
+		refused       string
+	}{
+		{"pods and services need no entry", nil, "vault.vault.svc", "10.96.0.12", ""},
+		{"neither do public addresses", nil, "vault.example", "203.0.113.7", ""},
+		{"neither does IPv6", nil, "vault.example", "fd12::7", ""},
+		{"the machine itself", nil, "127.0.0.1", "127.0.0.1", "a loopback address"},
+		{"all of its addresses", nil, "127.8.8.8", "127.8.8.8", "a loopback address"},
+		{"in IPv6", nil, "::1", "::1", "a loopback address"},
+		{"IPv4 in IPv6 is IPv4", nil, "::ffff:127.0.0.1", "::ffff:127.0.0.1", "a loopback address"},
+		{"also through NAT64", nil, "64:ff9b::7f00:1", "64:ff9b::7f00:1", "a loopback address"},
+		{"a name that resolves to it", nil, "rebound.example", "127.0.0.1", "a loopback address"},
+		{"the metadata service", nil, "169.254.169.254", "169.254.169.254", "a link-local address"},
+		{"with a zone", nil, "fe80::1%eth0", "fe80::1%eth0", "a link-local address"},
+		{"AWS in IPv6", nil, "fd00:ec2::254", "fd00:ec2::254", "metadata"},
+		{"Alibaba Cloud", nil, "100.100.100.200", "100.100.100.200", "metadata"},
+		{"Linux connects to itself", nil, "0.0.0.0", "0.0.0.0", "an unspecified address"},
+		{"multicast", nil, "224.0.0.1", "224.0.0.1", "a multicast address"},
+
+		{"a listed address", []string{"127.0.0.1"}, "127.0.0.1", "127.0.0.1", ""},
+		{"only that one", []string{"127.0.0.1"}, "127.0.0.2", "127.0.0.2", "a loopback address"},
+		{"a listed range", []string{"127.0.0.0/8"}, "127.0.0.2", "127.0.0.2", ""},
+		{"everything is not the machine itself", []string{"0.0.0.0/0"}, "127.0.0.1", "127.0.0.1", "a loopback address"},
+		{"a pod network has no metadata service", []string{"100.64.0.0/10"}, "100.100.100.200", "100.100.100.200",
+			"metadata"},
+		{"its pods are allowed", []string{"100.64.0.0/10"}, "100.100.100.201", "100.100.100.201", ""},
+		{"a name allows no protected address", []string{"vault.example"}, "vault.example", "169.254.169.254",
+			"a link-local address"},
+		{"a listed name", []string{"vault.example"}, "Vault.Example", "203.0.113.7", ""},
+		{"any other name", []string{"vault.example"}, "example", "203.0.113.7", "which is not listed"},
+		{"the address of a listed name", []string{"vault.example"}, "203.0.113.7", "203.0.113.7", "not listed"},
+		{"a wildcard", []string{"*.vault.svc"}, "vault-0.vault.svc", "10.0.0.1", ""},
+		{"its parent", []string{"*.vault.svc"}, "vault.svc", "10.0.0.1", "which is not listed"},
+		{"a similar name", []string{"*.vault.svc"}, "evilvault.svc", "10.0.0.1", "which is not listed"},
+	} {
+		addr, ok := parseAddr(c.address)
+		if !ok {
+			t.Fatal(c.address)
+		}
+		err := must(ParseHosts(c.allowed)).check(c.host, addr)
+		if (err == nil) != (c.refused == "") || err != nil && !strings.Contains(err.Error(), c.refused) {
+			t.Errorf("%s: %s at %s with %v: got %v, want %q", c.why, c.host, c.address, c.allowed, err, c.refused)
+		}
+	}
+}
+
+// A proxy resolves the name, so only the name is known.
+func TestHostsBehindAProxyAreChecked(t *testing.T) {
+	for _, c := range []struct {
+		why     string
+		allowed []string
+		host    string
+		refused string
+	}{
+		{"the proxy's own rules decide", nil, "vault.example", ""},
+		{"an address needs no resolution", nil, "169.254.169.254", "a link-local address"},
+		{"neither does this name", nil, "localhost", "a loopback address"},
+		{"or those below it", nil, "a.localhost.", "a loopback address"},
+		{"a listed name", []string{"vault.example"}, "vault.example", ""},
+		{"a name that may be anywhere", []string{"10.0.0.0/8"}, "vault.example", "a proxy resolves it"},
+		{"a listed address", []string{"10.0.0.0/8"}, "10.0.0.7", ""},
+	} {
+		d := dialer{must(ParseHosts(c.allowed))}
+		choose := d.proxy(func(*http.Request) (*url.URL, error) { return mustURL("http://proxy.example:3128"), nil })
+		_, err := choose(&http.Request{URL: mustURL("http://" + c.host + ":8200")})
+		if (err == nil) != (c.refused == "") || err != nil && !strings.Contains(err.Error(), c.refused) {
+			t.Errorf("%s: %s with %v: got %v, want %q", c.why, c.host, c.allowed, err, c.refused)
+		}
+	}
+	direct := dialer{}.proxy(func(*http.Request) (*url.URL, error) { return nil, nil })
+	if _, err := direct(&http.Request{URL: mustURL("http://localhost")}); err != nil {
+		t.Errorf("without a proxy the connection is checked, not the name: %v", err)
+	}
+}
+
+// internal is a server that trusts the manager's network, such as a Consul agent. Its address is another one of the
+// machine.
+func internal(t *testing.T) *server {
+	t.Helper()
+	s := &server{t: t, answers: map[string]func(request) says{}, ended: make(chan struct{})}
+	s.Server = httptest.NewUnstartedServer(s)
+	_ = s.Listener.Close()
+	var err error
+	if s.Listener, err = net.Listen("tcp", "127.0.0.2:0"); err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	t.Cleanup(func() { close(s.ended) })
+	s.always("agent/service/register", ok(`{"request_id":"1","data":{"secret":"of-the-internal-host"}}`))
+	return s
+}
+
+// A tenant's server pretends to be Vault and redirects the issuance, which has the tenant's body, to an internal host.
+func TestARedirectToAnInternalHostIsNotFollowed(t *testing.T) {
+	const path = "agent/service/register"
+	inside := internal(t)
+	redirect := says{status: 307, header: http.Header{"Location": {inside.URL + "/v1/" + path}}}
+	register := source(path, write, parameters(map[string]string{"Name": `"tenant"`}))
+	for name, c := range map[string]struct {
+		direct bool
+		kind   backend.ErrorKind
+	}{
+		"of a standby that may have forwarded": {false, backend.NoResponse},
+		"of a standby that must not have":      {true, backend.Misconfigured},
+	} {
+		f := newFixture(t)
+		f.redirects.Store(c.direct)
+		f.server.always(path, redirect)
+		_, err := f.Issue(t.Context(), at, register)
+		wantKind(t, err, c.kind)
+		wantText(t, err, `host "127.0.0.2"`, "spec.vault.redirectHosts")
+		if f.redirects.Load() {
+			t.Errorf("%s: the next request forbids forwarding, which would never work", name)
+		}
+	}
+	if got := inside.paths(); got != "" {
+		t.Errorf("the internal host received %s", got)
+	}
+	listed := newFixture(t, func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
+		p.Spec.Vault.RedirectHosts = []string{"127.0.0.0/8"}
+	})
+	listed.redirects.Store(true)
+	listed.server.always(path, redirect)
+	_, err := listed.Issue(t.Context(), at, register)
+	wantKind(t, err, "")
+}
+
+// A host that the provider lists must be allowed, too.
+func TestARedirectToAProtectedAddressIsNotFollowed(t *testing.T) {
+	inside := internal(t)
+	f := newFixture(t, func(p *v1alpha1.ClusterSecretProvider, o *Options) {
+		p.Spec.Vault.RedirectHosts = []string{"127.0.0.2"}
+		o.AllowedAddresses = must(ParseHosts([]string{"127.0.0.1"}))
+	})
+	f.redirects.Store(true)
+	f.server.always(readPath, says{status: 307, header: http.Header{"Location": {inside.URL + "/v1/" + readPath}}})
+	_, err := f.Issue(t.Context(), at, read)
+	wantKind(t, err, backend.Misconfigured)
+	wantText(t, err, `"127.0.0.2"`, "a loopback address", "--allowed-addresses")
+	if got := inside.paths(); got != "" {
+		t.Errorf("the internal host received %s", got)
+	}
+}
+
+func TestAProviderAtAnAddressThatIsNotAllowed(t *testing.T) {
+	s := newServer(t)
+	f := newFixtureAt(t, s, strings.Replace(s.URL, "127.0.0.1", "localhost", 1),
+		func(_ *v1alpha1.ClusterSecretProvider, o *Options) { o.AllowedAddresses = Hosts{} })
+	_, login := f.Login(t.Context(), who)
+	_, issue := f.Issue(t.Context(), at, read)
+	_, inspect := f.Inspect(t.Context())
+	for _, err := range []error{login, issue, inspect} {
+		wantKind(t, err, backend.Misconfigured)
+		wantText(t, err, `does not connect to "localhost"`, "a loopback address", "--allowed-addresses")
+		if strings.Contains(err.Error(), "127.0.0.1") {
+			t.Errorf("the message has the address that the name resolves to: %v", err)
+		}
+		if !errors.As(err, new(*refusedAddress)) {
+			t.Errorf("the cause is lost: %v", err)
+		}
+	}
+	if got := s.paths(); got != "" {
+		t.Errorf("the server received %s", got)
+	}
+	if f.breaker.tripped {
+		t.Error("the server counts as unavailable, so requests fail with another error")
+	}
+}
+
+func TestRedirectHostsThatCannotBeUsed(t *testing.T) {
+	f := newFixture(t)
+	f.provider.Generation++
+	f.provider.Spec.Vault.RedirectHosts = []string{"10.0.0.0/99"}
+	_, err := f.driver.Backend(t.Context(), f.provider)
+	wantKind(t, err, backend.Misconfigured)
+	wantText(t, err, "spec.vault.redirectHosts", "10.0.0.0/99")
+}
