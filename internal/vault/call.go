@@ -66,7 +66,9 @@ type rawResponse struct {
 	token string
 	// redirect is the target of a redirect that was not followed.
 	redirect string
-	address  string
+	// direct: the request forbade a standby to forward it.
+	direct  bool
+	address string
 }
 
 // do sends the request and returns the response with any status. An error comes from the network; its kind depends on
@@ -140,8 +142,12 @@ func conclude(ctx context.Context, c call, r rawResponse, err error) (finding, *
 	switch {
 	case fromVault && r.status == http.StatusTooManyRequests:
 		return limited, quotaFault(a, r.address+": requests of "+c.scope())
-	case c.engine && !succeeded(r.status):
+	case c.engine && !succeeded(r.status), c.aboutLeases() && a.says(lostActive):
 		return inconclusive, nil
+	case a.outage() && (r.status != http.StatusServiceUnavailable || a.says(noActiveNode)):
+		// Another node at the same address may serve.
+		return maybeDown, backend.Errorf(backend.Unavailable, "%s: it does not serve now (%s): %s",
+			r.address, statusText(r.status), a.errorText())
 	case notServing(r.status) || gateway:
 		return down, backend.Errorf(backend.Unavailable, "%s: it does not serve now (%s): %s",
 			r.address, statusText(r.status), a.errorText())
@@ -214,7 +220,7 @@ func isHost(host string) bool {
 }
 
 func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct bool) (rawResponse, error) {
-	r := rawResponse{at: b.clock.Now(), address: base.Scheme + "://" + base.Host, token: c.token}
+	r := rawResponse{at: b.clock.Now(), address: base.Scheme + "://" + base.Host, token: c.token, direct: direct}
 	// Once there is a connection, bytes may be sent at any time; before that, none were.
 	var sent atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
