@@ -163,7 +163,7 @@ var knownTexts = []knownText{
 	{engineDown, part, "read-only", library, "databases after a failover"},
 	{engineDown, part, "read only", library, "databases after a failover"},
 	{engineDown, part, "unavailable", library, "gRPC and HTTP"},
-	{engineDown, part, "sealed", everySDK, "a Vault that is sealed meanwhile"},
+	{engineDown, part, "sealed", library, "a Vault that is sealed meanwhile, also inside a longer text"},
 	{engineDown, part, "sqlstate 08", library, "PostgreSQL: class 08, connection"},
 	{engineDown, part, "sqlstate 53", library, "PostgreSQL: class 53, resources"},
 	{engineDown, part, "sqlstate 57", library, "PostgreSQL: class 57, shut-down"},
