@@ -92,7 +92,7 @@ func (b *Backend) do(ctx context.Context, c call) (rawResponse, error) {
 	r, err := b.send(ctx, c)
 	f, fault := conclude(ctx, c, r, err)
 	undecided := c.aboutLeases() && timedOut(r, err) && ctx.Err() == nil && !b.breaker.servedSince(sent)
-	if undecided && !b.healthy(ctx) {
+	if undecided && !b.healthy(ctx, c.token) {
 		f, fault = maybeDown, backend.Errorf(backend.Unavailable, "%s: no response in time", b.address())
 	}
 	b.observe(c, probes, sent, f, fault)
@@ -114,13 +114,19 @@ func timedOut(r rawResponse, err error) bool {
 
 // healthy requests the server's health, which needs no engine, after a time-out that does not show whether the server
 // or only what is behind it hangs. One request at a time is enough, and a probe ends after it.
-func (b *Backend) healthy(ctx context.Context) bool {
+func (b *Backend) healthy(ctx context.Context, token string) bool {
 	if !b.checkingHealth.CompareAndSwap(false, true) {
 		return true // the other one decides
 	}
 	defer b.checkingHealth.Store(false)
-	_, err := b.health(ctx)
-	return err == nil
+	if _, err := b.health(ctx); err != nil || !b.standby.Load() {
+		return err == nil
+	}
+	// A standby is healthy whether or not its active node responds. It forwards this request, whatever the token is.
+	r, err := b.do(ctx, call{method: http.MethodGet, path: "auth/token/lookup-self", token: token, exempt: true,
+		namespace: b.spec.Namespace, timeout: min(b.timeout, healthTimeout)})
+	a, ok := r.parse()
+	return err == nil && ok && !a.outage()
 }
 
 // conclude derives what a result shows about the server. The error has the same text for each request.

@@ -37,6 +37,10 @@ func (b *Backend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner ba
 		if token, err = b.revokeToken(ctx, rec, owner); err != nil {
 			return err
 		}
+		if token == tokenUnknown && b.mayLag(rec) {
+			return backend.Errorf(backend.Unavailable,
+				"%s: a standby may not know the token yet, because it is new: it is looked up again", lookingUpOwner)
+		}
 	}
 	switch {
 	case rec.ID != "":
@@ -50,6 +54,15 @@ func (b *Backend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner ba
 	}
 	// What the token issued is revoked with it, in the background.
 	return nil
+}
+
+// settleTime is how far a standby that serves reads may lag behind the active node.
+const settleTime = 10 * time.Second
+
+// mayLag says that a standby may not have what the record names yet. An accessor that it does not know proves nothing
+// then: the token and its lease may be alive.
+func (b *Backend) mayLag(rec v1alpha1.LeaseRecord) bool {
+	return b.standbysRead.Load() && b.clock.Now().Sub(rec.StartedAt.Time) < settleTime
 }
 
 // revokeLease revokes the lease unless it disappears with its token.
