@@ -202,7 +202,7 @@ func (v *Vault) initialize(ctx context.Context) error {
 	}
 	v.unsealKey = response.KeysB64[0]
 	v.Root.SetToken(response.RootToken)
-	if err := v.Unseal(ctx); err != nil {
+	if err := errors.Join(v.Unseal(ctx), v.process.await(ctx, v.active)); err != nil {
 		return err
 	}
 	err = v.Root.Sys().EnableAuditWithOptionsWithContext(ctx, "file", &api.EnableAuditOptions{
@@ -219,7 +219,19 @@ func (v *Vault) Unseal(ctx context.Context) error {
 	if _, err := v.Root.Sys().UnsealWithContext(ctx, v.unsealKey); err != nil {
 		return fmt.Errorf("vault unseal: %w", err)
 	}
+	if v.cluster != nil {
+		return v.process.await(ctx, v.serving)
+	}
 	return v.process.await(ctx, v.active)
+}
+
+// serving succeeds for an active node and for a standby.
+func (v *Vault) serving(ctx context.Context) error {
+	response, err := v.Root.Sys().HealthWithContext(ctx)
+	if err == nil && response.Sealed {
+		err = errors.New("vault is sealed")
+	}
+	return err
 }
 
 func (v *Vault) active(ctx context.Context) error {
@@ -227,7 +239,7 @@ func (v *Vault) active(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if response.Sealed || response.Standby && v.cluster == nil {
+	if response.Sealed || response.Standby {
 		return fmt.Errorf("vault is not active yet (sealed: %t, standby: %t)", response.Sealed, response.Standby)
 	}
 	return nil
@@ -320,7 +332,7 @@ func (v *Vault) list(ctx context.Context, path string) ([]string, error) {
 	return keys, nil
 }
 
-// auditPath is the same for all nodes of a cluster. Only the active one writes to it, except for a read-enabled standby.
+// auditPath is the same for all nodes of a cluster. Only those that serve requests themselves write to it.
 func (v *Vault) auditPath() string {
 	if v.cluster != nil {
 		return v.cluster.audit

@@ -77,6 +77,7 @@ func TestARealStandbyServesEverything(t *testing.T) {
 	wantKind(t, b.Lookup(t.Context(), rec), backend.Gone)
 }
 
+// A Vault without the two others redirects to the lost leader, or misses one.
 func TestARealStandbyWithoutALeaderIsAnOutage(t *testing.T) {
 	cluster, secret := startCluster(t)
 	active, err := cluster.AwaitActive(t.Context())
@@ -91,13 +92,6 @@ func TestARealStandbyWithoutALeaderIsAnOutage(t *testing.T) {
 			must(t, node.Kill())
 		}
 	}
-	const text = "local node not active but active cluster node not found"
-	eventually(t, "the standby misses the leader", func() error {
-		if texts := textsOf(rawRequest(t, cluster.Nodes[left], "GET", "kv/x", nil)); !slices.Contains(texts, text) {
-			return fmt.Errorf("it responds %q", texts)
-		}
-		return nil
-	})
 	_, err = b.Inspect(t.Context())
 	wantKind(t, err, backend.Unavailable)
 	_, err = pinned(t, cluster.Nodes[left], secret).Renew(t.Context(), rec, time.Hour)
@@ -119,20 +113,6 @@ func TestARealStandbyWithoutALeaderIsAnOutage(t *testing.T) {
 	})
 	must(t, b.Revoke(t.Context(), rec, owner))
 	must(t, b.Revoke(t.Context(), recordOf("database/creds/orders", "", session.Handle), owner))
-}
-
-// rawRequest sends a request with the root token, and returns the error of Vault's own client.
-func rawRequest(t *testing.T, v *testbed.Vault, method, path string, body map[string]any) error {
-	t.Helper()
-	request := v.Root.NewRequest(method, "/v1/"+path)
-	if body != nil {
-		must(t, request.SetJSONBody(body))
-	}
-	response, err := v.Root.RawRequestWithContext(t.Context(), request) //nolint:staticcheck // no other sends any path
-	if response != nil {
-		_ = response.Body.Close()
-	}
-	return err
 }
 
 // loss is one way to lose the active node.
@@ -192,9 +172,11 @@ func TestLosingTheActiveNodeIsAnOutage(t *testing.T) {
 				c.check(t, fmt.Sprintf("client of node %d (%d was active)", i, active))
 			}
 			eventually(t, "nothing is left", func() error {
+				must(t, cluster.Tidy(t.Context()))
 				leases, err1 := cluster.Vault.Leases(t.Context(), "database")
 				tokens, err2 := cluster.Vault.TokenAccessors(t.Context())
-				if err := errors.Join(err1, err2); err != nil || len(leases) > 0 || len(tokens) > len(before)+len(clients) {
+				more := len(tokens) - len(before)
+				if err := errors.Join(err1, err2); err != nil || len(leases) > 0 || more > 0 {
 					return fmt.Errorf("%d leases, %d tokens, %d before: %w", len(leases), len(tokens), len(before), err)
 				}
 				return nil

@@ -41,7 +41,9 @@ func (b *Backend) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment
 		// A term of no duration would make a live lease look expired.
 		return lease.Term{}, unusable(r, what)
 	}
-	return lease.Term{At: r.at, Duration: seconds(a.LeaseDuration), Renewable: a.Renewable, Capped: a.says(ttlCapped)}, nil
+	return lease.Term{
+		At: r.at, Duration: seconds(a.LeaseDuration), Renewable: a.Renewable, Capped: a.says(ttlCapped),
+	}, nil
 }
 
 // ExtendSession implements backend.Backend.

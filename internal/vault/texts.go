@@ -105,7 +105,7 @@ var knownTexts = []knownText{
 	{tokenInvalid, whole, "bad token", everyServer, "vault/request_handling.go: a malformed or foreign token"},
 
 	{notHandled, whole, "Vault is sealed", everySDK, "sdk/helper/consts/error.go: with status 503"},
-	{notHandled, whole, "namespace is sealed", openBao, "sdk/helper/consts/error.go: a namespace with a seal of its own"},
+	{notHandled, whole, "namespace is sealed", openBao, "sdk/helper/consts/error.go: a namespace with its own seal"},
 	{notHandled, whole, "node is not active", everyServer, "http/handler.go: with status 503, without HA"},
 	{notHandled, whole, "Vault is in standby mode", everySDK, "sdk/helper/consts/error.go: usually a redirect instead"},
 	{notHandled, whole, "local node not active but active cluster node not found", everyServer,
@@ -116,7 +116,7 @@ var knownTexts = []knownText{
 	{noActiveNode, whole, "no active Vault instance found", everyServer,
 		"http/handler.go, respondStandby: with status 503, also after the connection to the active node broke"},
 
-	{lostActive, part, "node is not the leader", library, "hashicorp/raft: a write of a node that is not active any more"},
+	{lostActive, part, "node is not the leader", library, "hashicorp/raft: a write of a former active node"},
 	{lostActive, part, "leadership lost while committing log", library, "hashicorp/raft: the write may be stored"},
 	{lostActive, part, "leadership transfer in progress", library, "hashicorp/raft: a step-down"},
 	{lostActive, part, "raft is already shutdown", library, "hashicorp/raft: a node that stops"},

@@ -93,7 +93,7 @@ var notProvoked = map[string]string{
 	"storage is read-only":                             "only an OpenBao before 2.6.2 sends it",
 	"lease count quota exceeded":                       "Vault Enterprise",
 
-	"local node not active but active cluster node not found": "TestARealStandbyWithoutALeaderIsAnOutage does",
+	"local node not active but active cluster node not found": "a step-down in TestLosingTheActiveNodeIsAnOutage",
 }
 
 func TestEveryTextIsARealServers(t *testing.T) {

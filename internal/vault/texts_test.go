@@ -3,6 +3,7 @@ package vault
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,7 +22,7 @@ func TestEveryKnownTextHasAnOrigin(t *testing.T) {
 		case known.matching == part && known.means != plainHTTP && known.text != strings.ToLower(known.text) &&
 			known.servers == library:
 			t.Errorf("%q is not in lower case, which is how parts of libraries' texts are compared", known.text)
-		case known.matching == part && (known.means == leaseGone || known.means == tokenGone || known.means == notHandled):
+		case known.matching == part && slices.Contains([]meaning{leaseGone, tokenGone, notHandled}, known.means):
 			t.Errorf("%q proves something, so an engine must not be able to quote it", known.text)
 		}
 		seen[key] = true
@@ -68,7 +69,7 @@ func TestTextsOfStandbysAreOutages(t *testing.T) {
 		if known.means != notHandled && known.means != noActiveNode && known.means != lostActive {
 			continue
 		}
-		for _, status := range []int{http.StatusBadRequest, http.StatusInternalServerError, http.StatusServiceUnavailable} {
+		for _, status := range []int{http.StatusBadRequest, http.StatusInternalServerError, 503} {
 			for name, request := range requests {
 				if request.issues && known.means == notHandled && status == http.StatusBadRequest {
 					continue // that is an engine's own text
