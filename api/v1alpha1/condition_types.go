@@ -173,6 +173,9 @@ const (
 	// ReasonUnattended: the backend responds. leasekeeper has no identity of its own there and uses the workload's, as
 	// far as its policy permits and until its namespace is deleted.
 	ReasonUnattended = "Unattended"
+	// ReasonFaultyVersion: the backend responds, and its version has a known fault. The message says what may happen,
+	// and what to do.
+	ReasonFaultyVersion = "FaultyVersion"
 	// ReasonPolicyIncomplete: leasekeeper lacks the permissions in status.missingCapabilities.
 	ReasonPolicyIncomplete = "PolicyIncomplete"
 	// ReasonInUse: the provider is being deleted and waits for leases that must still be revoked through it.

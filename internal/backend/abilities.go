@@ -51,6 +51,8 @@ type Report struct {
 	Remedy string
 	// Notes are sentences for the Ready condition: what works, or works differently, because of the provider's spec.
 	Notes []string
+	// Faults are sentences about known faults of the server's version, and what to do about them.
+	Faults []string
 	// Advised are optional permissions that make leasekeeper faster. Inspect leaves this empty, because the verifier
 	// finds them.
 	Advised []string

@@ -50,7 +50,10 @@ func verdict(report backend.Report, err error) lease.Summary {
 		return lease.Summary{Reason: v1alpha1.ReasonPolicyIncomplete, Stalled: true, Message: message}
 	}
 	s := lease.Summary{Ready: true, Reason: v1alpha1.ReasonReachable, Message: reachable(report)}
-	if report.Unattended {
+	switch {
+	case len(report.Faults) > 0:
+		s.Reason = v1alpha1.ReasonFaultyVersion
+	case report.Unattended:
 		s.Reason = v1alpha1.ReasonUnattended
 	}
 	return s
@@ -62,6 +65,7 @@ func reachable(report backend.Report) string {
 	if report.Address != "" {
 		sentences[0] = report.Address + " is reachable."
 	}
+	sentences = append(sentences, report.Faults...)
 	sentences = append(sentences, report.Notes...)
 	if len(report.Missing) > 0 {
 		sentences = append(sentences, lacks(report.Identity, report.Missing),

@@ -38,6 +38,8 @@ func TestJudge(t *testing.T) {
 	accepted.Accepted = true
 	advised := found
 	advised.Advised = []string{"sys/leases/lookup/database/creds/orders: list, sudo"}
+	faulty := unattended
+	faulty.Faults = []string{"Upgrade it."}
 	server := &v1alpha1.ServerStatus{Kind: "OpenBao", Version: "2.5.0"}
 	before := &v1alpha1.ServerStatus{Kind: "Vault", Version: "1.0.0"}
 	failed := func(kind backend.ErrorKind) error { return backend.Errorf(kind, "what to do") }
@@ -80,6 +82,11 @@ func TestJudge(t *testing.T) {
 		provider: clusterProvider(), report: accepted,
 		conditions: ready, reason: v1alpha1.ReasonUnattended,
 		message: append([]string{"abandoned"}, lacking.Missing...), missing: lacking.Missing, server: server,
+	}, {
+		it: "is ready on a server with known faults", because: "it may have no standby, and renewals must continue",
+		provider: clusterProvider(), report: faulty,
+		conditions: ready, reason: v1alpha1.ReasonFaultyVersion,
+		message: []string{"is reachable. Upgrade it.", "keeperAuth is not set."}, server: server,
 	}, {
 		it: "names permissions that would help", because: "it works without them",
 		provider: clusterProvider(), report: advised,

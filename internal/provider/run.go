@@ -176,11 +176,12 @@ func (r *Runner) write(ctx context.Context, p Object, change func(now time.Time)
 }
 
 // announceChange emits an event if the provider became ready again, is no longer ready, or is not for another reason;
-// and if a provider that is ready met a quota.
+// and if a provider that is ready met a quota, or is found to have a faulty version.
 func (r *Runner) announceChange(p v1alpha1.Provider, before metav1.Condition) {
 	now := Ready(p)
+	usable := now.Reason == v1alpha1.ReasonQuotaExceeded || now.Reason == v1alpha1.ReasonFaultyVersion
 	switch {
-	case now.Reason == v1alpha1.ReasonQuotaExceeded && before.Reason != now.Reason:
+	case usable && before.Reason != now.Reason:
 		r.Announce(p, corev1.EventTypeWarning, now.Reason, now.Message)
 	case now.Status == metav1.ConditionTrue && before.Status == metav1.ConditionFalse:
 		r.Announce(p, corev1.EventTypeNormal, now.Reason, now.Message)

@@ -39,6 +39,8 @@ type BedOptions struct {
 	Flags []string
 	// Vault configures the Vault server.
 	Vault VaultOptions
+	// VaultCluster starts three Vaults instead of one. Vault must be zero except for MaxRequestDuration.
+	VaultCluster bool
 	// Rollout gives leasekeeper the permissions for rollouts and starts nodes.
 	Rollout bool
 	// APIProxy puts a proxy between the managers and the API server.
@@ -50,8 +52,10 @@ type BedOptions struct {
 // Bed is a cluster with leasekeeper installed, a Vault that accepts its ServiceAccounts, a PostgreSQL, and a running
 // manager.
 type Bed struct {
-	Plane    *ControlPlane
-	Vault    *Vault
+	Plane *ControlPlane
+	Vault *Vault
+	// Cluster has the nodes behind Vault; nil without VaultCluster.
+	Cluster  *VaultCluster
 	Postgres *Postgres
 	// Kube is an administrator's client without throttling.
 	Kube    client.WithWatch
@@ -67,7 +71,7 @@ func StartBed(ctx context.Context, opts BedOptions) (*Bed, error) {
 	b := &Bed{opts: opts}
 	for _, step := range []func() error{
 		func() error { return b.startCluster(ctx) },
-		func() (err error) { b.Vault, err = StartVault(ctx, opts.Vault); return err },
+		func() error { return b.startVault(ctx) },
 		func() (err error) { b.Postgres, err = StartPostgres(ctx, PostgresOptions{}); return err },
 		func() error { return b.SetUpVault(ctx) },
 		func() (err error) { b.Manager, err = b.NewManager(ctx); return err },
@@ -78,6 +82,17 @@ func StartBed(ctx context.Context, opts BedOptions) (*Bed, error) {
 		}
 	}
 	return b, nil
+}
+
+func (b *Bed) startVault(ctx context.Context) (err error) {
+	if !b.opts.VaultCluster {
+		b.Vault, err = StartVault(ctx, b.opts.Vault)
+		return err
+	}
+	if b.Cluster, err = StartVaultCluster(ctx, b.opts.Vault); err == nil {
+		b.Vault = b.Cluster.Vault
+	}
+	return err
 }
 
 func (b *Bed) startCluster(ctx context.Context) (err error) {
@@ -144,7 +159,10 @@ func (b *Bed) Close() error {
 	if b.API != nil {
 		errs = append(errs, b.API.Close())
 	}
-	if b.Vault != nil {
+	switch {
+	case b.Cluster != nil:
+		errs = append(errs, b.Cluster.Close())
+	case b.Vault != nil:
 		errs = append(errs, b.Vault.Close())
 	}
 	if b.Postgres != nil {

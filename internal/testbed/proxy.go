@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -99,7 +100,7 @@ type Proxy struct {
 	// CA of the serving certificate, in PEM; empty without TLS.
 	CA []byte
 
-	upstream  *url.URL
+	upstream  atomic.Pointer[url.URL]
 	transport *http.Transport
 	forward   *httputil.ReverseProxy
 	listen    string
@@ -145,9 +146,10 @@ func StartProxy(target string, opts ProxyOptions) (*Proxy, error) {
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
 	p := &Proxy{
-		Address: "http://" + loopback(port), listen: loopback(port), upstream: upstream, transport: transport,
+		Address: "http://" + loopback(port), listen: loopback(port), transport: transport,
 		cleared: make(chan struct{}),
 	}
+	p.upstream.Store(upstream)
 	if opts.TLS {
 		if err := p.secure(); err != nil {
 			return nil, err
@@ -156,7 +158,7 @@ func StartProxy(target string, opts ProxyOptions) (*Proxy, error) {
 	p.closing, p.close = context.WithCancel(context.Background())
 	p.idle = sync.NewCond(&p.mu)
 	p.forward = &httputil.ReverseProxy{
-		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(upstream) },
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(p.upstream.Load()) },
 		Transport:     transport,
 		FlushInterval: -1,
 		ErrorLog:      silent,
@@ -225,6 +227,15 @@ func (p *Proxy) Requests(pattern string) ([]ProxyRequest, error) {
 		}
 	}
 	return found, nil
+}
+
+// Retarget forwards new requests to another server, as a Service does whose endpoints change.
+func (p *Proxy) Retarget(target string) error {
+	upstream, err := url.Parse(target)
+	if err == nil {
+		p.upstream.Store(upstream)
+	}
+	return err
 }
 
 // RefuseConnections closes the port and all connections, until Accept. Dialing then fails as if nothing listened.
@@ -431,7 +442,8 @@ func (p *Proxy) forwardAndDiscard(r *http.Request) {
 func (p *Proxy) send(r *http.Request, body []byte) {
 	out := r.Clone(p.closing)
 	out.RequestURI, out.Host = "", ""
-	out.URL.Scheme, out.URL.Host = p.upstream.Scheme, p.upstream.Host
+	upstream := p.upstream.Load()
+	out.URL.Scheme, out.URL.Host = upstream.Scheme, upstream.Host
 	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	if response, err := p.transport.RoundTrip(out); err == nil {
 		_, _ = io.Copy(io.Discard, response.Body)

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"time"
 
@@ -33,11 +35,16 @@ type Vault struct {
 	CA []byte
 	// Root is a client with the root token. It does not retry.
 	Root *api.Client
+	// OpenBao is true if VAULT_BIN is an OpenBao. Version is what the server's command reports, such as 1.21.0.
+	OpenBao bool
+	Version string
 
 	dir       string
 	process   *process
 	unsealKey string
 	durable   bool
+	// cluster is set for a node of a VaultCluster.
+	cluster *clusterNode
 }
 
 // StartVault starts a server and waits until it is active.
@@ -58,6 +65,17 @@ func StartVault(ctx context.Context, opts VaultOptions) (*Vault, error) {
 }
 
 func (v *Vault) start(ctx context.Context, binary string, opts VaultOptions) error {
+	if err := v.launch(ctx, binary, opts); err != nil {
+		return err
+	}
+	return v.initialize(ctx)
+}
+
+// launch starts the process and waits until it responds.
+func (v *Vault) launch(ctx context.Context, binary string, opts VaultOptions) error {
+	if err := v.identify(ctx, binary); err != nil {
+		return err
+	}
 	config, err := v.configure(opts)
 	if err != nil {
 		return err
@@ -73,10 +91,22 @@ func (v *Vault) start(ctx context.Context, binary string, opts VaultOptions) err
 	if err := v.process.start(); err != nil {
 		return err
 	}
-	if err := v.process.await(ctx, v.reachable); err != nil {
-		return err
+	return v.process.await(ctx, v.reachable)
+}
+
+var versionOutput = regexp.MustCompile(`^(Vault|OpenBao) v(\S+?),? `)
+
+// identify asks the command for its kind and version.
+func (v *Vault) identify(ctx context.Context, binary string) error {
+	command := exec.CommandContext(ctx, binary, "version")
+	command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + v.dir}
+	output, err := command.Output()
+	found := versionOutput.FindStringSubmatch(string(output) + " ")
+	if err != nil || found == nil {
+		return fmt.Errorf("%s version: %w: %q is neither a Vault nor an OpenBao", binary, err, output)
 	}
-	return v.initialize(ctx)
+	v.OpenBao, v.Version = found[1] == "OpenBao", found[2]
+	return nil
 }
 
 // configure sets Address and CA and returns the server's configuration.
@@ -110,6 +140,16 @@ func (v *Vault) configure(opts VaultOptions) (string, error) {
 	if opts.Durable {
 		storage = fmt.Sprintf("storage \"file\" {\n  path = %q\n}", filepath.Join(v.dir, "data"))
 	}
+	clusterAddress := ""
+	if v.cluster != nil {
+		storage = v.cluster.storage(v.dir)
+		clusterAddress = fmt.Sprintf("cluster_address = %q", v.cluster.listen)
+	}
+	more := ""
+	if v.OpenBao {
+		// OpenBao permits audit devices only in its configuration, which would have to name each mount's.
+		more = "unsafe_allow_api_audit_creation = true\n"
+	}
 	limit := opts.MaxRequestDuration
 	if limit == 0 {
 		limit = 90 * time.Second
@@ -119,12 +159,13 @@ listener "tcp" {
   address = %q
   max_request_duration = %q
   %s
+  %s
 }
 api_addr = %q
 default_max_request_duration = %q
 disable_mlock = true
 log_level = "info"
-`, storage, loopback(port), limit, tls, v.Address, limit), nil
+%s`, storage, loopback(port), limit, tls, clusterAddress, v.Address, limit, more), nil
 }
 
 // Client returns a client with this token. It ignores VAULT_ environment variables.
@@ -161,7 +202,7 @@ func (v *Vault) initialize(ctx context.Context) error {
 	}
 	v.unsealKey = response.KeysB64[0]
 	v.Root.SetToken(response.RootToken)
-	if err := v.Unseal(ctx); err != nil {
+	if err := errors.Join(v.Unseal(ctx), v.process.await(ctx, v.active)); err != nil {
 		return err
 	}
 	err = v.Root.Sys().EnableAuditWithOptionsWithContext(ctx, "file", &api.EnableAuditOptions{
@@ -173,12 +214,24 @@ func (v *Vault) initialize(ctx context.Context) error {
 	return nil
 }
 
-// Unseal unseals the server and waits until it is active.
+// Unseal unseals the server and waits until it is active, or, in a cluster, until it serves.
 func (v *Vault) Unseal(ctx context.Context) error {
 	if _, err := v.Root.Sys().UnsealWithContext(ctx, v.unsealKey); err != nil {
 		return fmt.Errorf("vault unseal: %w", err)
 	}
+	if v.cluster != nil {
+		return v.process.await(ctx, v.serving)
+	}
 	return v.process.await(ctx, v.active)
+}
+
+// serving succeeds for an active node and for a standby.
+func (v *Vault) serving(ctx context.Context) error {
+	response, err := v.Root.Sys().HealthWithContext(ctx)
+	if err == nil && response.Sealed {
+		err = errors.New("vault is sealed")
+	}
+	return err
 }
 
 func (v *Vault) active(ctx context.Context) error {
@@ -279,4 +332,10 @@ func (v *Vault) list(ctx context.Context, path string) ([]string, error) {
 	return keys, nil
 }
 
-func (v *Vault) auditPath() string { return filepath.Join(v.dir, "audit.log") }
+// auditPath is the same for all nodes of a cluster. Only those that serve requests themselves write to it.
+func (v *Vault) auditPath() string {
+	if v.cluster != nil {
+		return v.cluster.audit
+	}
+	return filepath.Join(v.dir, "audit.log")
+}

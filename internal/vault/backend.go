@@ -49,6 +49,10 @@ type Backend struct {
 	readers *sessionCache
 	// withoutNamespaces: the last inspection found a server that has no namespaces.
 	withoutNamespaces atomic.Bool
+	// standby: the node that responded to the last inspection was a standby.
+	standby atomic.Bool
+	// standbysRead: a standby of this server may serve reads itself, and lags behind the active node.
+	standbysRead atomic.Bool
 	// checkingHealth is true while a time-out is being investigated.
 	checkingHealth atomic.Bool
 	// redirects is true once a standby has redirected a request that mints.

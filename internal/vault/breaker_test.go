@@ -216,6 +216,35 @@ func TestAHangingDatabaseDoesNotTripTheBreaker(t *testing.T) {
 	}
 }
 
+// A standby is healthy, whether or not the active node responds to what it forwards.
+func TestAStandbyIsHealthyOnlyWithItsActiveNode(t *testing.T) {
+	for name, c := range map[string]struct {
+		forwarded says
+		trips     bool
+	}{
+		"the database hangs":               {ok(`{"request_id":"1","data":{}}`), false},
+		"the token expired meanwhile":      {errs(403, "permission denied"), false},
+		"the active node hangs":            {says{hang: true}, true},
+		"the active node is lost":          {errs(500, textsOf(notHandled)[4]), true},
+		"a gateway loses the active node":  {says{status: 502, body: "<html>"}, true},
+		"the active node is being elected": {errs(503, "no active Vault instance found"), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, func(_ *v1alpha1.ClusterSecretProvider, o *Options) {
+				o.Timeout = 200 * time.Millisecond
+			})
+			f.server.always("sys/leases/renew", says{hang: true})
+			f.server.always("sys/health",
+				says{status: 429, body: `{"initialized":true,"standby":true,"enterprise":false,"version":"1.21.0"}`})
+			f.server.always("auth/token/lookup-self", c.forwarded)
+			wantDown(t, f.renew(t))
+			if f.breaker.tripped != c.trips {
+				t.Errorf("the breaker is open: %t", f.breaker.tripped)
+			}
+		})
+	}
+}
+
 func TestHealthIsNotRequestedIfOtherRequestsAreServed(t *testing.T) {
 	f := newFixture(t, func(_ *v1alpha1.ClusterSecretProvider, o *Options) { o.Timeout = 200 * time.Millisecond })
 	f.server.on("sys/leases/renew", func(request) says {

@@ -66,7 +66,9 @@ type rawResponse struct {
 	token string
 	// redirect is the target of a redirect that was not followed.
 	redirect string
-	address  string
+	// direct: the request forbade a standby to forward it.
+	direct  bool
+	address string
 }
 
 // do sends the request and returns the response with any status. An error comes from the network; its kind depends on
@@ -90,7 +92,7 @@ func (b *Backend) do(ctx context.Context, c call) (rawResponse, error) {
 	r, err := b.send(ctx, c)
 	f, fault := conclude(ctx, c, r, err)
 	undecided := c.aboutLeases() && timedOut(r, err) && ctx.Err() == nil && !b.breaker.servedSince(sent)
-	if undecided && !b.healthy(ctx) {
+	if undecided && !b.healthy(ctx, c.token) {
 		f, fault = maybeDown, backend.Errorf(backend.Unavailable, "%s: no response in time", b.address())
 	}
 	b.observe(c, probes, sent, f, fault)
@@ -112,13 +114,19 @@ func timedOut(r rawResponse, err error) bool {
 
 // healthy requests the server's health, which needs no engine, after a time-out that does not show whether the server
 // or only what is behind it hangs. One request at a time is enough, and a probe ends after it.
-func (b *Backend) healthy(ctx context.Context) bool {
+func (b *Backend) healthy(ctx context.Context, token string) bool {
 	if !b.checkingHealth.CompareAndSwap(false, true) {
 		return true // the other one decides
 	}
 	defer b.checkingHealth.Store(false)
-	_, err := b.health(ctx)
-	return err == nil
+	if _, err := b.health(ctx); err != nil || !b.standby.Load() {
+		return err == nil
+	}
+	// A standby is healthy whether or not its active node responds. It forwards this request, whatever the token is.
+	r, err := b.do(ctx, call{method: http.MethodGet, path: "auth/token/lookup-self", token: token, exempt: true,
+		namespace: b.spec.Namespace, timeout: min(b.timeout, healthTimeout)})
+	a, ok := r.parse()
+	return err == nil && ok && !a.outage()
 }
 
 // conclude derives what a result shows about the server. The error has the same text for each request.
@@ -142,8 +150,12 @@ func conclude(ctx context.Context, c call, r rawResponse, err error) (finding, *
 	switch {
 	case fromVault && r.status == http.StatusTooManyRequests:
 		return limited, quotaFault(a, r.address+": requests of "+c.scope())
-	case c.engine && !succeeded(r.status):
+	case c.engine && !succeeded(r.status), c.aboutLeases() && a.says(lostActive):
 		return inconclusive, nil
+	case a.outage() && (r.status != http.StatusServiceUnavailable || a.says(noActiveNode)):
+		// Another node at the same address may serve.
+		return maybeDown, backend.Errorf(backend.Unavailable, "%s: it does not serve now (%s): %s",
+			r.address, statusText(r.status), a.errorText())
 	case notServing(r.status) || gateway:
 		return down, backend.Errorf(backend.Unavailable, "%s: it does not serve now (%s): %s",
 			r.address, statusText(r.status), a.errorText())
@@ -231,7 +243,7 @@ func isHost(host string) bool {
 }
 
 func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct bool) (rawResponse, error) {
-	r := rawResponse{at: b.clock.Now(), address: base.Scheme + "://" + base.Host, token: c.token}
+	r := rawResponse{at: b.clock.Now(), address: base.Scheme + "://" + base.Host, token: c.token, direct: direct}
 	// Once there is a connection, bytes may be sent at any time; before that, none were.
 	var sent atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}

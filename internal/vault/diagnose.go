@@ -11,11 +11,6 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// isVersionedKV recognises the warning of a KV engine of version 2 about a path without data/.
-func isVersionedKV(a response) bool {
-	return strings.Contains(strings.Join(a.Warnings, " "), "versioned K/V")
-}
-
 // diagnose names a mistake in the request that Vault's refusal does not name. It asks Vault with the token that was
 // refused; if that gives nothing, the fault stays as it is.
 func (b *Backend) diagnose(
@@ -25,9 +20,9 @@ func (b *Backend) diagnose(
 	namespace := or(req.Namespace, b.spec.Namespace)
 	read := req.Method != v1alpha1.MethodWrite
 	switch {
-	case read && fault.Kind == backend.Refused && a.hasError("unsupported operation"):
+	case read && fault.Kind == backend.Refused && a.says(unsupported):
 		fault.Message += ": the path may accept only writes; set method: Write"
-	case isVersionedKV(a) || fault.Kind == backend.Denied:
+	case a.says(versionedKV) || fault.Kind == backend.Denied:
 		if mount := b.versionedMount(ctx, r.token, namespace, req.Path); mount != "" {
 			return versionedPath(req.Path, mount)
 		}

@@ -96,6 +96,70 @@ func TestTheServersHealth(t *testing.T) {
 	}
 }
 
+func TestVersionsWithKnownFaultsAreReported(t *testing.T) {
+	const ha, single = `{"ha_enabled":true,"is_self":true}`, `{"ha_enabled":false}`
+	for name, c := range map[string]struct {
+		health, leader string
+		faulty         bool
+	}{
+		"the first version whose standbys read": {`{"initialized":true,"version":"2.5.0"}`, ha, true},
+		"the last faulty one":                   {`{"initialized":true,"version":"2.6.1"}`, ha, true},
+		"a build of it":                         {`{"initialized":true,"version":"2.6.1-hsm"}`, ha, true},
+		"a server that cannot have standbys":    {`{"initialized":true,"version":"2.6.0"}`, single, false},
+		"a server that does not say":            {`{"initialized":true,"version":"2.6.0"}`, `{}`, true},
+		"the corrected version":                 {`{"initialized":true,"version":"2.6.2"}`, ha, false},
+		"a later version":                       {`{"initialized":true,"version":"2.6.10"}`, ha, false},
+		"a version with a longer number":        {`{"initialized":true,"version":"2.60.1"}`, ha, false},
+		"an earlier version":                    {`{"initialized":true,"version":"2.4.4"}`, ha, false},
+		"a Vault with that number": {
+			`{"initialized":true,"enterprise":false,"version":"2.5.0"}`, ha, false,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.server.always("sys/health", ok(c.health))
+			f.server.always("sys/leader", ok(c.leader))
+			f.server.always("sys/capabilities-self", ok(`{"request_id":"1","data":{"sys/leases/renew":["root"]}}`))
+			report, err := f.Inspect(t.Context())
+			wantKind(t, err, "")
+			if faulty := len(report.Faults) > 0; faulty != c.faulty {
+				t.Errorf("faults: %v", report.Faults)
+			}
+			if asked := len(f.server.requests("sys/leader")) > 0; asked && !c.faulty && c.leader != single {
+				t.Error("a request was spent on a version without faults")
+			}
+		})
+	}
+}
+
+// A standby that serves reads lags behind, so an accessor that it does not know may belong to a live token.
+func TestAStandbyThatLagsProvesNothing(t *testing.T) {
+	for name, c := range map[string]struct {
+		health string
+		age    time.Duration
+		want   backend.ErrorKind
+	}{
+		"OpenBao, a new token":     {`{"initialized":true,"version":"2.6.2"}`, time.Second, backend.Unavailable},
+		"OpenBao, an old token":    {`{"initialized":true,"version":"2.6.2"}`, time.Minute, ""},
+		"an OpenBao that forwards": {`{"initialized":true,"version":"2.4.4"}`, time.Second, ""},
+		"Vault Enterprise, a new token": {
+			`{"initialized":true,"enterprise":true,"version":"1.21.0+ent"}`, 0, backend.Unavailable,
+		},
+		"Vault": {`{"initialized":true,"enterprise":false,"version":"1.21.0"}`, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.server.always("sys/health", ok(c.health))
+			f.server.always("auth/token/lookup-accessor", errs(400, "invalid accessor"))
+			_, err := f.health(t.Context())
+			wantKind(t, err, "")
+			rec := recordOf(readPath, "", "acc")
+			rec.StartedAt = metav1.NewTime(epoch.Add(-c.age))
+			wantKind(t, f.Revoke(t.Context(), rec, owner), c.want)
+		})
+	}
+}
+
 func TestAProviderKeepsItsBackendUntilItChanges(t *testing.T) {
 	f := newFixture(t)
 	again, err := f.driver.backendFor(t.Context(), f.provider)

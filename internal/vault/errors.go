@@ -20,13 +20,13 @@ func (b *Backend) fault(r rawResponse, what, who, line string, secrets ...string
 		return backend.Errorf(backend.Unavailable, "%s: no active node behind %s", what, b.address())
 	case !ok || r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout:
 		return b.gatewayFault(r, what)
+	case notServing(r.status), a.outage():
+		return backend.Errorf(backend.Unavailable, "%s: Vault does not serve now (%s): %s",
+			what, statusText(r.status), a.errorText(secrets...))
 	case r.status == http.StatusForbidden:
 		return backend.Errorf(backend.Denied, "%s: policy of %s lacks %s", what, who, line)
 	case r.status == http.StatusTooManyRequests:
 		return quotaFault(a, what, secrets...)
-	case notServing(r.status):
-		return backend.Errorf(backend.Unavailable, "%s: Vault does not serve now (%s): %s",
-			what, statusText(r.status), a.errorText(secrets...))
 	}
 	return backend.Errorf(backend.Failed, "%s: Vault responded %s: %s",
 		what, statusText(r.status), a.errorText(secrets...))
@@ -37,7 +37,7 @@ func (b *Backend) fault(r rawResponse, what, who, line string, secrets ...string
 // Vault.
 func quotaFault(a response, what string, secrets ...string) *backend.Error {
 	text := a.errorText(secrets...)
-	if strings.Contains(text, "lease count quota exceeded") {
+	if a.says(leaseQuota) {
 		return backend.Errorf(backend.QuotaExceeded, "%s: Vault refuses new leases and logins: %s: "+
 			"revoke leases that nobody needs, or raise the quota; `vault list sys/quotas/lease-count` names the quotas",
 			what, text)
@@ -49,7 +49,7 @@ func quotaFault(a response, what string, secrets ...string) *backend.Error {
 func (b *Backend) gatewayFault(r rawResponse, what string) *backend.Error {
 	head := string(r.body[:min(len(r.body), 256)])
 	switch {
-	case strings.Contains(head, "HTTP request to an HTTPS server"):
+	case strings.Contains(head, textsOf(plainHTTP)[0]):
 		return backend.Errorf(backend.TLS, "%s: %s requires TLS: use https:// in the address", what, r.address)
 	case r.tooLong:
 		return backend.Errorf(backend.NoResponse, "%s: %s responded %s with more than %s: %s",

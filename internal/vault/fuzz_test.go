@@ -238,7 +238,7 @@ func FuzzKeeper(f *testing.F) {
 			if err == nil && (!succeeded(answer.status) || term.Duration < 0) {
 				t.Errorf("%d %q extends the token for %s", answer.status, answer.body, term.Duration)
 			}
-			wantSaid(t, answer, err, tokenGone)
+			wantSaid(t, answer, err, textsOf(tokenGone))
 		case opLookup:
 			checkLookedUp(t, answer, all, b.Lookup(t.Context(), record()))
 		case opList:
@@ -272,7 +272,7 @@ func wantSaid(t *testing.T, answer says, err error, texts []string) {
 func checkRenewed(t *testing.T, answer says, all map[string]any, term lease.Term, err error) {
 	t.Helper()
 	fit(t, err, plainKeeper)
-	wantSaid(t, answer, err, leaseGoneTexts)
+	wantSaid(t, answer, err, textsOf(leaseGone))
 	if err != nil {
 		return
 	}
@@ -296,7 +296,7 @@ func checkLookedUp(t *testing.T, answer says, all map[string]any, err error) {
 		return
 	}
 	if !succeeded(answer.status) {
-		wantSaid(t, answer, err, leaseGoneTexts)
+		wantSaid(t, answer, err, textsOf(leaseGone))
 		return
 	}
 	ttl, isNumber := data["ttl"].(json.Number)
@@ -489,7 +489,7 @@ func FuzzRevoke(f *testing.F) {
 			if last.path == "" {
 				t.Fatal("nothing checked that the lease is gone")
 			}
-			wantSaid(t, last.answer, backend.Errorf(backend.Gone, "it was accepted as gone"), leaseGoneTexts)
+			wantSaid(t, last.answer, backend.Errorf(backend.Gone, "it was accepted as gone"), textsOf(leaseGone))
 		}
 		if backend.KindOf(err) == backend.Mismatch && err != nil && len(s.asked) > 1 {
 			t.Errorf("a request was sent about another's token: %+v", s.asked)

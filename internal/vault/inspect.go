@@ -48,6 +48,9 @@ func (b *Backend) Inspect(ctx context.Context) (backend.Report, error) {
 
 func (b *Backend) inspectServer(ctx context.Context) (backend.Report, error) {
 	report, err := b.health(ctx)
+	if err == nil {
+		report.Faults = b.knownFaults(ctx, report)
+	}
 	report.Address, report.Identity = b.address(), b.keeperName()
 	if report.Unattended = b.spec.KeeperAuth == nil; report.Unattended {
 		report.Notes = []string{"keeperAuth is not set, so leasekeeper uses auth: " +
@@ -79,6 +82,7 @@ type health struct {
 	Sealed      bool   `json:"sealed"`
 	Version     string `json:"version"`
 	Enterprise  *bool  `json:"enterprise"`
+	Standby     bool   `json:"standby"`
 }
 
 func (b *Backend) health(ctx context.Context) (backend.Report, error) {
@@ -94,6 +98,8 @@ func (b *Backend) health(ctx context.Context) (backend.Report, error) {
 	}
 	report := backend.Report{ServerKind: serverKind(h), Version: scrub(h.Version)}
 	b.withoutNamespaces.Store(withoutNamespaces(h))
+	b.standby.Store(h.Standby)
+	b.standbysRead.Store(standbysRead(h))
 	problem := ""
 	switch {
 	case !*h.Initialized || r.status == http.StatusNotImplemented:
@@ -139,6 +145,38 @@ func withoutNamespaces(h health) bool {
 		return !*h.Enterprise
 	}
 	return serverKind(h) == KindOpenBao && earlyOpenBao.MatchString(h.Version)
+}
+
+// readingOpenBao matches the versions of OpenBao whose standbys read for themselves: since 2.5.
+var readingOpenBao = regexp.MustCompile(`^v?(2\.([5-9]|\d\d+)\.|[3-9]\.|\d\d+\.)`)
+
+// standbysRead is true if a standby of this server may serve reads itself. It lags behind the active node.
+func standbysRead(h health) bool {
+	if h.Enterprise != nil {
+		return *h.Enterprise
+	}
+	return serverKind(h) == KindOpenBao && readingOpenBao.MatchString(h.Version)
+}
+
+// faultyOpenBao matches 2.5.0 to 2.6.1. OpenBao's change log lists the corrections under 2.5.3, 2.6.1 and 2.6.2.
+var faultyOpenBao = regexp.MustCompile(`^v?2\.(5\.\d+|6\.[01])($|[^0-9])`)
+
+// knownFaults of the server's version. It costs a request only if the version has one.
+func (b *Backend) knownFaults(ctx context.Context, report backend.Report) []string {
+	if report.ServerKind != KindOpenBao || !faultyOpenBao.MatchString(report.Version) {
+		return nil
+	}
+	var leader struct {
+		HAEnabled *bool `json:"ha_enabled"`
+	}
+	r, err := b.do(ctx, call{method: http.MethodGet, path: "sys/leader", exempt: true,
+		timeout: min(b.timeout, healthTimeout)})
+	if err == nil && json.Unmarshal(r.body, &leader) == nil && leader.HAEnabled != nil && !*leader.HAEnabled {
+		return nil // it has no standbys
+	}
+	return []string{"A standby of OpenBao " + report.Version + " may fail to renew and revoke leases, and may create " +
+		"a credential without a lease, which nobody can revoke: upgrade to 2.6.2 or later, or set " +
+		"disable_standby_reads = true in the configuration of every node."}
 }
 
 // ignores is true if the server is known to ignore this namespace.

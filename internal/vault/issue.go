@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
-	"strings"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 
@@ -108,19 +106,6 @@ func plain(raw json.RawMessage) (string, bool) {
 	return string(raw), true
 }
 
-// stillActing are parts of error texts with which Vault reports that it stopped waiting, not that nothing happens: a
-// database, a plugin or the active node may still act.
-var stillActing = []string{
-	"context deadline exceeded", "context canceled", "i/o timeout", "client.timeout exceeded", "request forwarding",
-	"rpc error", "connection reset", "broken pipe", "unexpected eof", "transport is closing", "timed out",
-	"driver: bad connection",
-}
-
-// sealedBefore are the texts of a server that rejects a request before it handles it (Core.switchedLockHandleRequest
-// and respondStandby; OpenBao has the same words). Inside a longer text they come from a server that was sealed while
-// it handled the request.
-var sealedBefore = []string{"Vault is sealed", "node is not active", "no active Vault instance found"}
-
 // generatedName is a user name of Vault's database engines: v-<who>-<role>-<20 characters>-<time>.
 var generatedName = regexp.MustCompile(`\bv-[A-Za-z0-9_.-]*-[A-Za-z0-9]{20}-[0-9]{10}\b`)
 
@@ -137,7 +122,10 @@ func (b *Backend) issueFault(r rawResponse, req *v1alpha1.VaultRequest) *backend
 	}
 	// A name that Vault generates for each attempt would change the message of the same fault.
 	text := generatedName.ReplaceAllString(a.errorText(), "v-…")
-	if mayStillAct(a) {
+	if fault := b.outageFault(r, a, what, text); fault != nil {
+		return fault
+	}
+	if a.says(stillActing) {
 		return backend.Errorf(backend.NoResponse, "%s: Vault stopped waiting: %s", what, text)
 	}
 	switch r.status {
@@ -155,9 +143,6 @@ func (b *Backend) issueFault(r rawResponse, req *v1alpha1.VaultRequest) *backend
 		// vault/request_handling.go).
 		return backend.Errorf(backend.Unavailable, "%s: Vault asks to retry later: %s", what, text)
 	case http.StatusServiceUnavailable:
-		if a.hasError(sealedBefore...) {
-			return backend.Errorf(backend.Unavailable, "%s: Vault does not serve now: %s", what, text)
-		}
 		return backend.Errorf(backend.NoResponse, "%s: Vault stopped serving, perhaps after it had begun: %s",
 			what, text)
 	}
@@ -168,16 +153,28 @@ func (b *Backend) issueFault(r rawResponse, req *v1alpha1.VaultRequest) *backend
 	return backend.Errorf(kind, "%s: Vault responded %s: %s", what, statusText(r.status), text)
 }
 
-func mayStillAct(a response) bool {
-	all := strings.ToLower(strings.Join(a.errorTexts(), "\n"))
-	return slices.ContainsFunc(stillActing, func(part string) bool { return strings.Contains(all, part) })
+// outageFault is the error for a response of a node that is not active, or lost its active node; nil: it is none. A
+// node that rejected the request before it handled it has done nothing. Otherwise the request may have reached an
+// active node.
+func (b *Backend) outageFault(r rawResponse, a response, what, text string) *backend.Error {
+	serverError := r.status == http.StatusInternalServerError || r.status == http.StatusServiceUnavailable
+	switch {
+	case serverError && a.says(notHandled), a.says(noActiveNode) && r.direct:
+		return backend.Errorf(backend.Unavailable, "%s: Vault does not serve now: %s", what, text)
+	case a.says(noActiveNode):
+		return backend.Errorf(backend.NoResponse,
+			"%s: the standby found no active node, and may have forwarded the request to one before: %s", what, text)
+	case a.says(lostActive):
+		return backend.Errorf(backend.NoResponse, "%s: the node is not active any more: %s", what, text)
+	}
+	return nil
 }
 
 func notFound(a response, req *v1alpha1.VaultRequest) *backend.Error {
 	if v, ok := kv2(a); ok {
 		return v.unreadable(req.Path)
 	}
-	if isVersionedKV(a) {
+	if a.says(versionedKV) {
 		return versionedPath(req.Path, "")
 	}
 	if len(a.errorTexts()) > 0 || len(a.Warnings) > 0 {
@@ -187,7 +184,7 @@ func notFound(a response, req *v1alpha1.VaultRequest) *backend.Error {
 }
 
 func (b *Backend) issueDenied(a response, req *v1alpha1.VaultRequest, what string) *backend.Error {
-	if a.hasError("invalid token", "bad token", "token is expired") {
+	if a.says(tokenInvalid) {
 		return backend.Errorf(backend.LoginFailed, "%s: the token of this login is no longer valid", what)
 	}
 	capability := "read"
@@ -226,7 +223,7 @@ func (b *Backend) issued(r rawResponse, req *v1alpha1.VaultRequest) (backend.Res
 	if err != nil {
 		return backend.Response{}, err
 	}
-	response := backend.Response{Term: lease.Term{At: r.at, Capped: a.capped()}}
+	response := backend.Response{Term: lease.Term{At: r.at, Capped: a.says(ttlCapped)}}
 	if response.Data, err = secretData(fields, req); err != nil {
 		return backend.Response{}, err
 	}

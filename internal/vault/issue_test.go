@@ -78,8 +78,20 @@ func TestAFailedIssuanceShowsWhatMayBeAlive(t *testing.T) {
 		"a server sealed at work may have acted": {
 			errs(503, "1 error occurred:\n\t* failed to register lease: Vault is sealed\n\n"), backend.NoResponse, "",
 		},
-		"no leader": {
-			errs(503, "no active Vault instance found"), backend.Unavailable, "",
+		"a standby that lost the leader may have forwarded the request": {
+			errs(503, "no active Vault instance found"), backend.NoResponse, "forwarded",
+		},
+		"a standby without a leader forwards nothing": {
+			errs(500, "local node not active but active cluster node not found"), backend.Unavailable, "does not serve",
+		},
+		"an engine that quotes a standby is no standby": {
+			errs(500, "failed: local node not active but active cluster node not found"), backend.Failed, "",
+		},
+		"a leader that stepped down at work may have acted": {
+			errs(500, "1 error occurred:\n\t* node is not the leader\n\n"), backend.NoResponse, "not active any more",
+		},
+		"a step-down that refuses the request may have acted": {
+			errs(400, "leadership lost while committing log"), backend.NoResponse, "not active any more",
 		},
 		"overload in the middle": {
 			errs(503, "Vault server temporarily overloaded"), backend.NoResponse, "",
@@ -387,6 +399,11 @@ func TestARedirectOfAStandbyMintsOnce(t *testing.T) {
 	active.Close()
 	_, err = f.Issue(t.Context(), at, read)
 	wantKind(t, err, backend.Unavailable)
+	f.Backend.redirects.Store(true)
+	f.server.always(readPath, errs(503, "no active Vault instance found"))
+	_, err = f.Issue(t.Context(), at, read)
+	wantKind(t, err, backend.Unavailable) // it was told not to forward, so nothing was done
+	f.Backend.redirects.Store(false)
 	f.server.always(readPath, ok(leased))
 	_, err = f.Issue(t.Context(), at, read)
 	wantKind(t, err, "")

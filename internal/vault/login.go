@@ -92,9 +92,8 @@ func (q requester) Login(ctx context.Context, req auth.Request) (auth.Token, err
 		return auth.Token{}, err
 	}
 	a, ok := r.parse()
-	refused := r.status == http.StatusBadRequest || r.status == http.StatusForbidden || r.status == http.StatusNotFound
 	switch {
-	case ok && refused:
+	case ok && clientError(r.status) && !a.outage():
 		return auth.Token{}, backend.Errorf(backend.LoginFailed, "%s: Vault refused: %s; %s",
 			req.Action, a.errorText(req.Secrets...), hint(req, a))
 	case !succeeded(r.status):

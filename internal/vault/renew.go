@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -18,28 +16,10 @@ import (
 // at the period of a periodic token.
 const maxIncrement = 10 * 365 * 24 * time.Hour
 
-// leaseGoneTexts are the only texts that prove that a lease is gone: for the renewal of a revoked lease, the renewal of
-// an expired one, and a lookup.
-var leaseGoneTexts = []string{"lease not found", "lease expired", "invalid lease"}
-
-// tokenGone are the texts that prove that a token is gone. Those about a lease are about the lease of the token.
-var tokenGone = []string{"invalid accessor", "token not found", "invalid lease ID", "lease not found", "lease expired"}
-
-// engineDown are parts of error texts with which an engine reports that it cannot reach what it manages, or that this
-// cannot serve now. Vault responds 400 to a renewal then, as to one that it will never accept. The codes are those of
-// PostgreSQL: classes 08 (connection), 53 (resources) and 57 (shut-down).
-var engineDown = []string{
-	"connect", "dial", "no such host", "unreachable", "no route to host", "eof", "broken pipe", "reset", "closing",
-	"timeout", "timed out", "deadline", "canceled", "try again", "too many", "throttl", "rate exceeded", "forwarding",
-	"shutting down", "starting up", "recovery mode", "read-only", "read only", "unavailable", "sealed",
-	"sqlstate 08", "sqlstate 53", "sqlstate 57",
-}
-
-// refusesRenewal says whether a response with status 400 is about the lease, and not about an engine that is down.
+// refusesRenewal says whether a response with status 400 is about the lease, and not about an engine that is down or a
+// node that is not active any more.
 func refusesRenewal(a response) bool {
-	text := strings.ToLower(generatedName.ReplaceAllString(strings.Join(a.errorTexts(), "\n"), ""))
-	down := func(part string) bool { return strings.Contains(text, part) }
-	return text != "" && !slices.ContainsFunc(engineDown, down)
+	return len(a.errorTexts()) > 0 && !a.says(engineDown) && !a.outage()
 }
 
 // Renew implements backend.Backend.
@@ -51,7 +31,7 @@ func (b *Backend) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment
 	what := "renewing a lease of " + rec.Vault.Path
 	a, ok := r.parse()
 	switch {
-	case r.status == http.StatusBadRequest && a.hasError(leaseGoneTexts...):
+	case r.status == http.StatusBadRequest && a.says(leaseGone):
 		return lease.Term{}, backend.Errorf(backend.Gone, "%s: it no longer exists: %s", what, a.errorText())
 	case r.status == http.StatusBadRequest && refusesRenewal(a):
 		return lease.Term{}, backend.Errorf(backend.Refused, "%s: Vault refused: %s", what, a.errorText())
@@ -61,7 +41,9 @@ func (b *Backend) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment
 		// A term of no duration would make a live lease look expired.
 		return lease.Term{}, unusable(r, what)
 	}
-	return lease.Term{At: r.at, Duration: seconds(a.LeaseDuration), Renewable: a.Renewable, Capped: a.capped()}, nil
+	return lease.Term{
+		At: r.at, Duration: seconds(a.LeaseDuration), Renewable: a.Renewable, Capped: a.says(ttlCapped),
+	}, nil
 }
 
 // ExtendSession implements backend.Backend.
@@ -82,9 +64,9 @@ func (b *Backend) ExtendSession(
 	}
 	a, ok := r.parse()
 	switch {
-	case clientError(r.status) && a.hasError(tokenGone...):
+	case clientError(r.status) && a.says(tokenGone):
 		return lease.Term{}, backend.Errorf(backend.Gone, "%s: it no longer exists: %s", what, a.errorText())
-	case r.status == http.StatusBadRequest && ok:
+	case r.status == http.StatusBadRequest && ok && !a.outage():
 		return lease.Term{}, backend.Errorf(backend.Refused, "%s: Vault refused, it may not be renewable: %s",
 			what, a.errorText())
 	case !succeeded(r.status):
@@ -93,7 +75,7 @@ func (b *Backend) ExtendSession(
 		return lease.Term{}, unusable(r, what)
 	}
 	return lease.Term{
-		At: r.at, Duration: seconds(a.Auth.LeaseDuration), Renewable: a.Auth.Renewable, Capped: a.capped(),
+		At: r.at, Duration: seconds(a.Auth.LeaseDuration), Renewable: a.Auth.Renewable, Capped: a.says(ttlCapped),
 	}, nil
 }
 
@@ -126,7 +108,7 @@ func (b *Backend) stateOf(ctx context.Context, rec v1alpha1.LeaseRecord) (leaseS
 	what := "looking up a lease of " + rec.Vault.Path
 	a, ok := r.parse()
 	switch {
-	case r.status == http.StatusBadRequest && a.hasError(leaseGoneTexts...):
+	case r.status == http.StatusBadRequest && a.says(leaseGone):
 		return leaseUnknown, nil
 	case !succeeded(r.status):
 		return 0, b.keeperFault(r, what, "sys/leases/lookup")

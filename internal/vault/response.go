@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 )
@@ -104,19 +103,6 @@ func undecorated(text string) []string {
 		}
 	}
 	return texts
-}
-
-// hasError reports whether one of the error texts equals one of these. A part of a text does not count: an engine's own
-// error, which may quote anything, is in the same place.
-func (a response) hasError(texts ...string) bool {
-	return slices.ContainsFunc(a.errorTexts(), func(text string) bool { return slices.Contains(texts, text) })
-}
-
-// capped reports whether Vault granted less because of a maximum (CalculateTTL in sdk/framework/lease.go).
-func (a response) capped() bool {
-	return slices.ContainsFunc(a.Warnings, func(warning string) bool {
-		return strings.Contains(warning, "exceeded the effective max_ttl")
-	})
 }
 
 // errorText is what the server reported, safe to show: without the token and the other secrets of the request.

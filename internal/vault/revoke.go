@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -39,6 +37,10 @@ func (b *Backend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner ba
 		if token, err = b.revokeToken(ctx, rec, owner); err != nil {
 			return err
 		}
+		if token == tokenUnknown && b.mayLag(rec) {
+			return backend.Errorf(backend.Unavailable,
+				"%s: a standby may not know the token yet, because it is new: it is looked up again", lookingUpOwner)
+		}
 	}
 	switch {
 	case rec.ID != "":
@@ -52,6 +54,15 @@ func (b *Backend) Revoke(ctx context.Context, rec v1alpha1.LeaseRecord, owner ba
 	}
 	// What the token issued is revoked with it, in the background.
 	return nil
+}
+
+// settleTime is how far a standby that serves reads may lag behind the active node.
+const settleTime = 10 * time.Second
+
+// mayLag says that a standby may not have what the record names yet. An accessor that it does not know proves nothing
+// then: the token and its lease may be alive.
+func (b *Backend) mayLag(rec v1alpha1.LeaseRecord) bool {
+	return b.standbysRead.Load() && b.clock.Now().Sub(rec.StartedAt.Time) < settleTime
 }
 
 // revokeLease revokes the lease unless it disappears with its token.
@@ -86,7 +97,7 @@ func (b *Backend) revokeToken(ctx context.Context, rec v1alpha1.LeaseRecord, own
 		return state, err
 	}
 	a, _ := r.parse()
-	if !succeeded(r.status) && !(clientError(r.status) && a.hasError(tokenGone...)) {
+	if !succeeded(r.status) && !(clientError(r.status) && a.says(tokenGone)) {
 		return state, b.keeperFault(r, "revoking the issuing token", "auth/token/revoke-accessor")
 	}
 	return state, nil
@@ -100,7 +111,7 @@ func (b *Backend) verifyToken(ctx context.Context, rec v1alpha1.LeaseRecord, own
 	}
 	a, ok := r.parse()
 	switch {
-	case clientError(r.status) && a.hasError(tokenGone...):
+	case clientError(r.status) && a.says(tokenGone):
 		return tokenUnknown, nil
 	case r.status == http.StatusForbidden:
 		return tokenDying, b.checkLookupPolicy(ctx, r)
@@ -216,16 +227,8 @@ func (b *Backend) revokeCertificate(ctx context.Context, at *v1alpha1.VaultRecor
 	if err != nil || succeeded(r.status) {
 		return err
 	}
-	if a, _ := r.parse(); r.status == http.StatusBadRequest && unknownSerial(a, at.SerialNumber) {
+	if a, _ := r.parse(); r.status == http.StatusBadRequest && a.says(unknownSerial, at.SerialNumber) {
 		return nil
 	}
 	return b.keeperFault(r, fmt.Sprintf("revoking certificate %s of %s", at.SerialNumber, at.Path), path)
-}
-
-// unknownSerial recognises the error for a serial number that the pki engine does not have (revokeCertByPath in
-// builtin/logical/pki/path_revoke.go).
-func unknownSerial(a response, serial string) bool {
-	return slices.ContainsFunc(a.errorTexts(), func(text string) bool {
-		return strings.HasPrefix(text, "certificate with serial "+serial+" not found")
-	})
 }
