@@ -82,6 +82,9 @@ func (m *MariaDB) start(ctx context.Context, server, install string) error {
 	return m.process.await(ctx, func(ctx context.Context) error { return m.Login(ctx, m.admin, m.password) })
 }
 
+// Administrator is who may create users.
+func (m *MariaDB) Administrator() (name, password string) { return m.admin, m.password }
+
 // Login connects as the user.
 func (m *MariaDB) Login(ctx context.Context, name, password string) error {
 	db, err := m.open(name, password)

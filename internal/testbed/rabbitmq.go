@@ -110,6 +110,9 @@ func (r *RabbitMQ) start(ctx context.Context, server, mapper string) error {
 	return r.process.await(ctx, func(ctx context.Context) error { return r.Login(ctx, r.admin, r.password) })
 }
 
+// Administrator is who may create users.
+func (r *RabbitMQ) Administrator() (name, password string) { return r.admin, r.password }
+
 // Login requests the management API's description of the user.
 func (r *RabbitMQ) Login(ctx context.Context, name, password string) error {
 	return r.get(ctx, "/api/whoami", name, password, &struct{}{})

@@ -48,8 +48,8 @@ func (b *Backend) prepare(ctx context.Context, namespace string, req *v1alpha1.V
 		value, found := secrets[ref.Name][ref.Key]
 		switch {
 		case !found:
-			return nil, backend.Errorf(backend.Misconfigured,
-				"parameter %q: Secret %q has no key %q: add it, or correct parametersFrom", from.Name, ref.Name, ref.Key)
+			return nil, backend.Errorf(backend.Misconfigured, "parameter %q: Secret %q has no key %q: "+
+				"add it, or correct parametersFrom", from.Name, ref.Name, ref.Key)
 		case !utf8.Valid(value):
 			return nil, backend.Errorf(backend.Misconfigured, "parameter %q: the value in Secret %q is not text, "+
 				"and parameters are sent as strings: encode it, such as in base64", from.Name, ref.Name)
@@ -75,11 +75,11 @@ func (b *Backend) parameterSecret(ctx context.Context, namespace, name string) (
 	var mapped *backend.Error
 	switch {
 	case apierrors.IsNotFound(err):
-		mapped = backend.Errorf(backend.Misconfigured, "parametersFrom names Secret %q, which does not exist: create it",
-			name)
+		mapped = backend.Errorf(backend.Misconfigured,
+			"parametersFrom names Secret %q, which does not exist: create it", name)
 	case apierrors.IsForbidden(err):
-		mapped = backend.Errorf(backend.Misconfigured, "leasekeeper may not read Secret %q, which parametersFrom names: "+
-			"grant leasekeeper's ServiceAccount get on it", name)
+		mapped = backend.Errorf(backend.Misconfigured, "leasekeeper may not read Secret %q, which parametersFrom "+
+			"names: grant leasekeeper's ServiceAccount get on it", name)
 	case err != nil:
 		mapped = backend.Errorf(backend.Unavailable, "reading Secret %q, which parametersFrom names, failed", name)
 	case secret.Labels[v1alpha1.ParametersLabel] != "true":

@@ -340,7 +340,9 @@ func TestVersionsOfAKVSecret(t *testing.T) {
 		"metadata on request":     {custom, described(`{"a":"b"}`), "", `{"owner":"x"}`},
 		"metadata not requested":  {none, described(`{"a":"b"}`), "", ""},
 		"no metadata":             {custom, ok(version(`{"a":"b"}`, `"custom_metadata":null`)), "", ""},
-		"metadata and a field":    {custom, described(`{"custom_metadata":"b"}`), backend.InvalidResponse, "of its own"},
+		"metadata and a field": {
+			custom, described(`{"custom_metadata":"b"}`), backend.InvalidResponse, "of its own",
+		},
 		"metadata of version 1": {
 			custom, ok(`{"request_id":"1","lease_duration":60,"data":{"a":"b"}}`), backend.InvalidResponse,
 			"omit customMetadata",

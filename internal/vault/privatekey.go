@@ -82,8 +82,8 @@ func (k *privateKey) signingRequest(parameters map[string]apiextensionsv1.JSON) 
 	for _, text := range listOf(parameters["ip_sans"]) {
 		ip := net.ParseIP(text)
 		if ip == nil {
-			return nil, backend.Errorf(backend.Misconfigured, "the parameter ip_sans has %q, which is not an IP address",
-				cut(oneLine(text), 64))
+			return nil, backend.Errorf(backend.Misconfigured,
+				"the parameter ip_sans has %q, which is not an IP address", cut(oneLine(text), 64))
 		}
 		template.IPAddresses = append(template.IPAddresses, ip)
 	}
@@ -130,11 +130,11 @@ func (k *privateKey) addTo(fields map[string]json.RawMessage, path string) error
 	case !isNull(fields[fieldPrivateKey]):
 		problem = "has a private key of its own: use a path that signs, such as pki/sign, or omit privateKey"
 	case len(certificates) == 0:
-		problem = "has no certificate for the generated key: use a path that signs, such as pki/sign, or omit privateKey"
+		problem = "has no certificate: use a path that signs, such as pki/sign, or omit privateKey"
 	default:
 		public, comparable := k.Public().(interface{ Equal(crypto.PublicKey) bool })
 		if !comparable || !public.Equal(certificates[0].PublicKey) {
-			problem = "has a certificate for another key than the generated one: use a path that signs, such as pki/sign"
+			problem = "has a certificate for another key: use a path that signs, such as pki/sign"
 		}
 	}
 	if problem != "" {
@@ -144,6 +144,7 @@ func (k *privateKey) addTo(fields map[string]json.RawMessage, path string) error
 	if err != nil {
 		return backend.Errorf(backend.InvalidResponse, "the generated key for %q cannot be encoded", path)
 	}
-	fields[fieldPrivateKey], err = json.Marshal(string(pem.EncodeToMemory(&pem.Block{Type: blockPrivateKey, Bytes: der})))
+	text := pem.EncodeToMemory(&pem.Block{Type: blockPrivateKey, Bytes: der})
+	fields[fieldPrivateKey], err = json.Marshal(string(text))
 	return err
 }

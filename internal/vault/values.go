@@ -26,8 +26,8 @@ func secretFields(a response, req *v1alpha1.VaultRequest) (map[string]json.RawMe
 			return nil, err
 		}
 	} else if req.CustomMetadata {
-		return nil, backend.Errorf(backend.InvalidResponse, "the response for %q is not that of a KV engine of version 2, "+
-			"and only that has custom metadata: omit customMetadata", req.Path)
+		return nil, backend.Errorf(backend.InvalidResponse, "the response for %q is not that of a KV engine of "+
+			"version 2, and only that has custom metadata: omit customMetadata", req.Path)
 	}
 	for key, raw := range fields {
 		if isNull(raw) {
@@ -168,8 +168,8 @@ func (v version) addCustomMetadata(fields map[string]json.RawMessage, req *v1alp
 		return nil
 	}
 	if _, taken := fields[fieldCustomMetadata]; taken {
-		return backend.Errorf(backend.InvalidResponse, "the secret at %q has a field %s of its own: omit customMetadata",
-			req.Path, fieldCustomMetadata)
+		return backend.Errorf(backend.InvalidResponse,
+			"the secret at %q has a field %s of its own: omit customMetadata", req.Path, fieldCustomMetadata)
 	}
 	fields[fieldCustomMetadata] = v.metadata.Custom
 	return nil
