@@ -30,7 +30,7 @@ CHART_RULES := $(addprefix config/rbac/,role.yaml viewer_role.yaml editor_role.y
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "}
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)}
-	  /^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build servers postgres-if-any ## Show the life of a lease on real servers; exits 0 only if every step was observed
@@ -45,15 +45,15 @@ test-unit: ## Run the tests that need no servers
 	$(GO_TEST) ./...
 
 .PHONY: test-api
-test-api: servers postgres ## Test the manager on a real API server, Vault and PostgreSQL
+test-api: servers debian-servers ## Test the manager on a real API server, Vault and the servers behind its engines
 	$(E2E)
 
 .PHONY: test-vault
-test-vault: servers postgres ## Test the Vault backend and the testbed on real servers
+test-vault: servers debian-servers ## Test the Vault backend and the testbed on real servers
 	$(INTEGRATION) -race ./internal/vault/... ./internal/testbed/...
 
 .PHONY: test
-test: servers postgres ## Run all tests, and set up everything they need
+test: servers debian-servers ## Run all tests, and set up everything they need
 	@# The end-to-end tests mostly wait. The other packages use the processors meanwhile, with less priority.
 	nice $(INTEGRATION) -race -p 1 $$(go list ./... | grep -v /internal/e2e$$) & others=$$!
 	$(E2E) || failed=1
@@ -174,14 +174,18 @@ image: build ## Write a small image to bin/image.tar (OCI layout), without Docke
 servers: ## Build the real servers once, into a cache outside this folder
 	go run ./hack/servers
 
+.PHONY: debian-servers
+debian-servers: ## Find PostgreSQL, MariaDB, RabbitMQ and OpenLDAP, or install them on Debian
+	hack/debian-servers.sh
+
 .PHONY: postgres
 postgres: ## Find PostgreSQL, or install it on Debian
-	hack/postgres.sh
+	hack/debian-servers.sh postgres
 
 # The demo works without PostgreSQL and reports that. Exit code 3: PostgreSQL is not available.
 .PHONY: postgres-if-any
 postgres-if-any:
-	hack/postgres.sh || [ $$? = 3 ]
+	hack/debian-servers.sh postgres || [ $$? = 3 ]
 
 .PHONY: tools
 tools: $(CONTROLLER_GEN) $(GOLANGCI_LINT) $(HELM) ## Build the pinned tools into bin/

@@ -16,12 +16,18 @@ import (
 // +kubebuilder:validation:XValidation:rule="!has(self.sources) || self.sources.all(s, has(s.vault))",message="name a backend on each source: set vault",fieldPath=".sources"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !self.vault.path.startsWith('v1/')",message="omit the leading v1/ from path",fieldPath=".vault.path"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !self.vault.path.matches('^(sys|auth)/')",message="path must belong to a secrets engine; sys/ and auth/ do not",fieldPath=".vault.path"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !self.vault.path.startsWith('cubbyhole/')",message="each token has a cubbyhole of its own, and leasekeeper logs in again for each credential, so it is always empty: use a KV engine",fieldPath=".vault.path"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || self.vault.path.matches('^[^/]+(/[^/]+)*$')",message="path has no leading, trailing or double slash: database/creds/orders",fieldPath=".vault.path"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || self.vault.path.matches('^[A-Za-z0-9_.@:~+=,/-]+$') && !self.vault.path.matches('(^|/)[.][.]?(/|$)')",message="path contains a character or a segment that is not allowed; letters, digits and _.@:~+=,- are",fieldPath=".vault.path"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.__namespace__) || self.vault.__namespace__.matches('^([^/]+(/[^/]+)*)?$')",message="namespace has no leading or trailing slash",fieldPath=".vault.namespace"
 // +kubebuilder:validation:XValidation:rule="!has(self.sources) || self.sources.all(s, !has(s.vault) || s.vault.path.matches('^[A-Za-z0-9_.@:~+=,-]+(/[A-Za-z0-9_.@:~+=,-]+)*$') && !s.vault.path.matches('(^|/)[.][.]?(/|$)|^(sys|auth|v1)/'))",message="a path is like database/creds/orders: no leading, trailing or double slash, no leading v1/, sys/ or auth/, no dot segments; letters, digits and _.@:~+=,- are allowed",fieldPath=".sources"
+// +kubebuilder:validation:XValidation:rule="!has(self.sources) || self.sources.all(s, !has(s.vault) || !s.vault.path.startsWith('cubbyhole/'))",message="each token has a cubbyhole of its own, and leasekeeper logs in again for each credential, so it is always empty: use a KV engine",fieldPath=".sources"
 // +kubebuilder:validation:XValidation:rule="!has(self.sources) || self.sources.all(s, !has(s.vault) || !has(s.vault.__namespace__) || s.vault.__namespace__.matches('^([^/]+(/[^/]+)*)?$'))",message="namespace has no leading or trailing slash",fieldPath=".sources"
 // +kubebuilder:validation:XValidation:rule="!has(self.sources) || self.sources.all(a, !has(a.fields) || !has(a.fields.include) || self.sources.all(b, a.name == b.name || !has(b.fields) || !has(b.fields.include) || has(b.fields.prefix) && size(b.fields.prefix) > 0 && !(has(a.fields.prefix) && a.fields.prefix.startsWith(b.fields.prefix)) || !a.fields.include.exists(f, (!has(a.fields.prefix) ? f : !has(b.fields.prefix) ? a.fields.prefix + f : a.fields.prefix == b.fields.prefix ? f : a.fields.prefix.substring(size(b.fields.prefix)) + f) in b.fields.include && !(has(a.fields.exclude) && f in a.fields.exclude) && !(has(b.fields.exclude) && (!has(a.fields.prefix) ? f : !has(b.fields.prefix) ? a.fields.prefix + f : a.fields.prefix == b.fields.prefix ? f : a.fields.prefix.substring(size(b.fields.prefix)) + f) in b.fields.exclude))))",message="two sources produce the same key, which is the prefix and a field that is included and not excluded: set different prefixes",fieldPath=".sources"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.parametersFrom) && !has(self.vault.privateKey) || has(self.vault.method) && self.vault.method == 'Write'",message="parametersFrom and privateKey need method: Write",fieldPath=".vault"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.privateKey) || !has(self.vault.privateKey.size) || (!has(self.vault.privateKey.algorithm) || self.vault.privateKey.algorithm == 'ECDSA' ? self.vault.privateKey.size < 2048 : self.vault.privateKey.algorithm == 'RSA' && self.vault.privateKey.size >= 2048)",message="size does not suit the algorithm: RSA has 2048, 3072 or 4096 bits, ECDSA 256, 384 or 521; omit it for Ed25519",fieldPath=".vault"
+// +kubebuilder:validation:XValidation:rule="!has(self.sources) || self.sources.all(s, !has(s.vault) || !has(s.vault.parametersFrom) && !has(s.vault.privateKey) || has(s.vault.method) && s.vault.method == 'Write')",message="parametersFrom and privateKey need method: Write",fieldPath=".sources"
+// +kubebuilder:validation:XValidation:rule="!has(self.sources) || self.sources.all(s, !has(s.vault) || !has(s.vault.privateKey) || !has(s.vault.privateKey.size) || (!has(s.vault.privateKey.algorithm) || s.vault.privateKey.algorithm == 'ECDSA' ? s.vault.privateKey.size < 2048 : s.vault.privateKey.algorithm == 'RSA' && s.vault.privateKey.size >= 2048))",message="size does not suit the algorithm: RSA has 2048, 3072 or 4096 bits, ECDSA 256, 384 or 521; omit it for Ed25519",fieldPath=".sources"
 // +kubebuilder:validation:XValidation:rule="!has(self.refreshInterval) || self.refreshInterval.matches('^([0-9.]+(ms|s|m|h))+$') && duration(self.refreshInterval) >= duration('1s')",message="refreshInterval must be at least 1s, such as 30s, 5m or 1h30m",fieldPath=".refreshInterval"
 // +kubebuilder:validation:XValidation:rule="!has(self.lease) || !has(self.lease.increment) || self.lease.increment.matches('^([0-9.]+(ms|s|m|h))+$') && duration(self.lease.increment) >= duration('1s')",message="increment must be at least 1s, such as 30s, 5m or 1h30m",fieldPath=".lease.increment"
 // +kubebuilder:validation:XValidation:rule="!has(self.lease) || !has(self.lease.revocationDeadline) || self.lease.revocationDeadline.matches('^([0-9.]+(ms|s|m|h)|0)+$')",message="revocationDeadline must not be negative: a duration such as 0s, 30m or 1h",fieldPath=".lease.revocationDeadline"
@@ -193,16 +199,87 @@ type VaultRequest struct {
 	// +optional
 	Method RequestMethod `json:"method,omitempty"`
 
-	// Parameters of the request: the JSON body of a Write, the query of a Read (plain values only). Everyone who can
-	// read this object can read them: do not put a secret here.
+	// Parameters of the request: the JSON body of a Write, the query of a Read (plain values, and lists of them), such
+	// as {version: 3} for a fixed version of a secret in KV version 2. A value keeps its type: true is sent as a
+	// boolean, "true" as a string. Everyone who can read this object can read them: use parametersFrom for a secret.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=64
 	Parameters map[string]apiextensionsv1.JSON `json:"parameters,omitempty"`
+
+	// ParametersFrom are parameters of a Write whose values are secret. They are read from Secrets of this namespace
+	// before each request and sent as strings. A new value takes effect with the next credential; request one with the
+	// annotation leasekeeper.io/rotate-requested-at.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=name
+	ParametersFrom []ParameterSource `json:"parametersFrom,omitempty"`
+
+	// PrivateKey makes leasekeeper generate a private key for each certificate, for the paths pki/sign and
+	// pki/sign-verbatim. Vault receives only a certificate signing request (the parameter csr) with the names in the
+	// parameters common_name, alt_names, ip_sans and uri_sans. The key is the field private_key of the response, in
+	// PKCS #8. It requires method: Write.
+	// +optional
+	PrivateKey *PrivateKeySpec `json:"privateKey,omitempty"`
+
+	// CustomMetadata adds the custom metadata of a secret in KV version 2 to the response, as the field
+	// custom_metadata, a JSON object. It is omitted if the secret has none.
+	// +optional
+	CustomMetadata bool `json:"customMetadata,omitempty"`
 
 	// Namespace of Vault Enterprise or OpenBao. Defaults to the provider's.
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
 	Namespace string `json:"namespace,omitempty"`
+}
+
+// ParameterSource is a parameter whose value is in a Secret.
+type ParameterSource struct {
+	// Name of the parameter.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Name string `json:"name"`
+
+	// SecretKeyRef names the value. The Secret must have the label leasekeeper.io/parameters with the value "true":
+	// its owner agrees that DynamicSecrets of the namespace send its values to their providers.
+	SecretKeyRef ParameterKeyReference `json:"secretKeyRef"`
+}
+
+// ParameterKeyReference names a key of a Secret in the same namespace.
+type ParameterKeyReference struct {
+	// Name of the Secret.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+
+	// Key of the value in the Secret.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Key string `json:"key"`
+}
+
+// PrivateKeyAlgorithm is an algorithm of private keys.
+// +kubebuilder:validation:Enum=ECDSA;RSA;Ed25519
+type PrivateKeyAlgorithm string
+
+// The algorithms of private keys.
+const (
+	AlgorithmECDSA   PrivateKeyAlgorithm = "ECDSA"
+	AlgorithmRSA     PrivateKeyAlgorithm = "RSA"
+	AlgorithmEd25519 PrivateKeyAlgorithm = "Ed25519"
+)
+
+// PrivateKeySpec describes the private key that leasekeeper generates.
+type PrivateKeySpec struct {
+	// Algorithm is ECDSA, the default, RSA or Ed25519. The role of the pki engine must permit it (key_type).
+	// +optional
+	Algorithm PrivateKeyAlgorithm `json:"algorithm,omitempty"`
+
+	// Size in bits. RSA: 2048 (the default), 3072 or 4096. ECDSA: 256 (the default), 384 or 521. Ed25519 has only one
+	// size: omit it.
+	// +optional
+	// +kubebuilder:validation:Enum=256;384;521;2048;3072;4096
+	Size int32 `json:"size,omitempty"`
 }
 
 // OnExpiry is what happens to a Secret whose lease has expired.
@@ -378,7 +455,10 @@ type TargetSpec struct {
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name,omitempty"`
 
-	// Type of the Secret. A change deletes the Secret and creates it again with the same credential.
+	// Type of the Secret. A change deletes the Secret and creates it again with the same credential, or with a new one
+	// if the type was or becomes kubernetes.io/tls. For that type, the keys tls.crt (the certificate, then its
+	// intermediates), tls.key and ca.crt (the root, or else the last issuer) are made from a response that has the
+	// fields certificate and private_key, such as that of pki/issue. The fields remain; use fields to omit them.
 	// +optional
 	// +kubebuilder:default=Opaque
 	// +kubebuilder:validation:MaxLength=253

@@ -243,6 +243,11 @@ type LeaseRecord struct {
 	// +optional
 	ExpiryUnknown bool `json:"expiryUnknown,omitempty"`
 
+	// Once is true for a response without a lease or an expiry that another request would replace with another one,
+	// such as a data key of transit. It is kept and not requested again.
+	// +optional
+	Once bool `json:"once,omitempty"`
+
 	// Digest of the data of a static or scheduled response, salted like status.secret.digest.
 	// +optional
 	Digest string `json:"digest,omitempty"`

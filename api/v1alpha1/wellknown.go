@@ -10,6 +10,11 @@ const (
 	// too long for a label, a prefix and a hash of it.
 	OwnerLabel = "leasekeeper.io/dynamic-secret"
 
+	// ParametersLabel, with the value "true", permits DynamicSecrets of the namespace to send the values of a Secret to
+	// their providers (parametersFrom). Without it, somebody who may create providers and DynamicSecrets could read
+	// every Secret of the namespace.
+	ParametersLabel = "leasekeeper.io/parameters"
+
 	// DigestSaltAnnotation is set on the Secret. It contains the random salt of status.secret.digest, so that somebody
 	// who can read the status, but not the Secret, cannot guess values.
 	DigestSaltAnnotation = "leasekeeper.io/digest-salt"

@@ -8,6 +8,21 @@ import (
 
 // Optional abilities of a Backend. As finds them behind decorators, and decorates them too.
 
+// Preparer obtains what the request of a source needs besides the source itself, such as values that it refers to.
+type Preparer interface {
+	// Prepare is called before Login, so that nothing is minted if something is missing. The result is for
+	// Session.Inputs; nil: the source needs nothing. It contacts only the API server of the cluster.
+	Prepare(ctx context.Context, who Identity, src v1alpha1.SecretSource) (any, error)
+}
+
+// Prepare calls the Preparer of a backend that is one.
+func Prepare(ctx context.Context, b Backend, who Identity, src v1alpha1.SecretSource) (any, error) {
+	if p, ok := As[Preparer](b); ok {
+		return p.Prepare(ctx, who, src)
+	}
+	return nil, nil
+}
+
 // Reader requests sources without a lease again, to find new values.
 type Reader interface {
 	// Read requests the source again as the workload. It may use one session for many reads. A response that has a

@@ -8,6 +8,8 @@ import (
 	"context"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
@@ -74,6 +76,8 @@ type Session struct {
 	Handle string
 	// Term of the session. A Duration of 0 means that it does not expire.
 	Term lease.Term
+	// Inputs are those of a Preparer, for Issue. They stay in memory.
+	Inputs any
 }
 
 // Response is what the server gave.
@@ -87,11 +91,16 @@ type Response struct {
 	Term lease.Term
 	// Data are the fields: unwrapped (KV version 2), every value as bytes, null values omitted.
 	Data map[string][]byte
+	// Forms are the same data under the keys that a type of Secret needs, by type. They are added to a Secret of it.
+	Forms map[corev1.SecretType]map[string][]byte
 	// Volatile names the fields that differ in every response, such as a ttl that counts down. They are published, but
 	// a difference in them is no change.
 	Volatile []string
 	// UnknownExpiry is true for a static response whose path is not known to be static: it may expire without notice.
 	UnknownExpiry bool
+	// Once is true for a static response that another request would replace with another one, such as a data key. It is
+	// kept and not read again.
+	Once bool
 	// Identify adds to the record what Revoke needs besides the id, such as a serial number; nil: nothing.
 	Identify func(rec *v1alpha1.LeaseRecord)
 	// Revocable is true if Revoke can revoke a response without a lease.

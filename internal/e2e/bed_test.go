@@ -67,7 +67,7 @@ func runAll(m *testing.M) int {
 	}
 	shared.managerMustRun = true
 	code := m.Run()
-	err = errors.Join(shared.Close(), planes.close())
+	err = errors.Join(shared.Close(), planes.close(), behindEngines.Close())
 	if bedWithNodes != nil {
 		err = errors.Join(err, bedWithNodes.Close())
 	}

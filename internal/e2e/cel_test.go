@@ -124,6 +124,11 @@ const (
 	sourceBackend = "name a backend on each source: set vault"
 	sourcePath    = "a path is like database/creds/orders: no leading, trailing or double slash, " +
 		"no leading v1/, sys/ or auth/, no dot segments; letters, digits and _.@:~+=,- are allowed"
+	badCubbyhole = "each token has a cubbyhole of its own, and leasekeeper logs in again for each credential, " +
+		"so it is always empty: use a KV engine"
+	needsWrite = "parametersFrom and privateKey need method: Write"
+	badKeySize = "size does not suit the algorithm: RSA has 2048, 3072 or 4096 bits, ECDSA 256, 384 or 521; " +
+		"omit it for Ed25519"
 	sourceKeys = "two sources produce the same key, which is the prefix and a field that is included and not " +
 		"excluded: set different prefixes"
 
@@ -156,6 +161,9 @@ func sourcesWithFields(one, two string) string {
 	return "{providerRef: {name: vault}, sources: [{name: a, vault: {path: secret/data/a}, fields: " + one +
 		"}, {name: b, vault: {path: secret/data/b}, fields: " + two + "}]}"
 }
+
+// signing is a request with this privateKey and what follows it.
+func signing(privateKey string) string { return "{path: pki/sign/web, privateKey: " + privateKey + "}" }
 
 const keeperOrKeeperless = "set keeperAuth or keeperless, not both: " +
 	"keeperless accepts that leasekeeper has no identity that can revoke leases"
@@ -223,6 +231,25 @@ var rejections = []rejection{
 	{dynamic, "spec.vault.path", "v1/database/creds/orders", badVersion},
 	{dynamic, "spec.vault.path", "sys/mounts", badEngine},
 	{dynamic, "spec.vault.path", "auth/token/create", badEngine},
+	{dynamic, "spec.vault.path", "cubbyhole/orders", badCubbyhole},
+	{dynamic, "spec", sourceWithPath("cubbyhole/orders"), badCubbyhole},
+	{dynamic, "spec.vault", signing("{}, method: Read"), needsWrite},
+	{dynamic, "spec.vault", "{path: a/b/c, parametersFrom: [{name: a, secretKeyRef: {name: b, key: c}}]}", needsWrite},
+	{dynamic, "spec", severalSources("{name: web, vault: {path: a/b/c, privateKey: {}}}"), needsWrite},
+	{dynamic, "spec.vault", signing("{size: 2048}, method: Write"), badKeySize},
+	{dynamic, "spec.vault", signing("{algorithm: RSA, size: 256}, method: Write"), badKeySize},
+	{dynamic, "spec.vault", signing("{algorithm: Ed25519, size: 256}, method: Write"), badKeySize},
+	{dynamic, "spec", severalSources("{name: web, vault: " + signing("{size: 4096}, method: Write") + "}"), badKeySize},
+	{dynamic, "spec.vault", signing("{size: 1024}, method: Write"), "supported values"},
+	{
+		dynamic, "spec.vault", signing("{algorithm: DSA}, method: Write"),
+		`supported values: "ECDSA", "RSA", "Ed25519"`,
+	},
+	{
+		dynamic, "spec.vault", "{path: a/b/c, method: Write, parametersFrom: " +
+			"[{name: a, secretKeyRef: {name: b, key: c}}, {name: a, secretKeyRef: {name: b, key: d}}]}",
+		"Duplicate value",
+	},
 	{dynamic, "spec.vault.path", "database/../sys/mounts", badChar},
 	{dynamic, "spec.vault.path", "database/./orders", badChar},
 	{dynamic, "spec.vault.path", "database/creds/orders?list=true", badChar},

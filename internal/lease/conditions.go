@@ -261,7 +261,7 @@ func (v *view) obstacle(s Step) (b *Block, due string) {
 // refreshFailure is the failure to read a source again; the zero value: none failed.
 func (v *view) refreshFailure() Failure {
 	for i := range v.leases {
-		if f := v.Tries.Refresh[v.leases[i].Source]; f.Count > 0 && readAgain(&v.leases[i]) {
+		if f := v.Tries.Refresh[v.leases[i].Source]; f.Count > 0 && ReadAgain(&v.leases[i]) {
 			return f
 		}
 	}
@@ -524,6 +524,9 @@ func (v *view) unleasedMessage() string {
 			how = "it is replaced before it expires and cannot be revoked"
 		case rec.Kind == v1alpha1.ResponseScheduled:
 			how = "it is read again after each scheduled change"
+		case rec.Once:
+			how = "another request would return another one, so it is kept until spec.rotation.maxAge, " +
+				"or until you request a replacement"
 		case rec.ExpiryUnknown:
 			how = fmt.Sprintf("leasekeeper cannot know when it expires, "+
 				"and requests it again every spec.refreshInterval (%s)", RefreshInterval(v.Object))

@@ -305,6 +305,9 @@ func TestLeased(t *testing.T) {
 		{"says that an expiry is unknown", []given{kept(static, unknownExpiry)},
 			notLeased("leasekeeper cannot know when it expires, " +
 				"and requests it again every spec.refreshInterval (1h0m0s)")},
+		{"says that a response is kept", []given{kept(once)},
+			notLeased("another request would return another one, so it is kept until spec.rotation.maxAge, " +
+				"or until you request a replacement")},
 		{"describes each response of a set", []given{keptSet(settings(), db(expiring, web))},
 			no(v1alpha1.ReasonNotLeased, "The response of database/creds/orders has no lease: "+readAgain+". "+
 				"The response of pki/issue/web has no lease: it is replaced before it expires and cannot be revoked.")},

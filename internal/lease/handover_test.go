@@ -61,6 +61,7 @@ func TestWhenALiveCredentialIsReplaced(t *testing.T) {
 			9*hour - issueTime},
 		{"never, if it is a grant", []given{kept(maxTTL), maxAge(hour), leaseSpec(never)}, "", 0},
 		{"never, if it is static", []given{kept(static), maxAge(hour)}, "", 0},
+		{"at the maximum age, if it is not read again", []given{kept(once), maxAge(hour)}, CauseMaxAge, hour},
 		{"never, if it is scheduled", []given{kept(scheduled(hour)), maxAge(hour)}, "", 0},
 		{"before a certificate expires", []given{kept(expiring), overlapping(30 * time.Minute)}, CauseMaxTTL,
 			30*time.Minute - issueTime},

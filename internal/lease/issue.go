@@ -158,7 +158,7 @@ func (v *view) planned() (string, time.Time) {
 		}
 		// One handover at a time, unless a lease would expire.
 		age := v.Object.Spec.Rotation.MaxAge
-		if age == nil || readAgain(rec) || v.handingOver() {
+		if age == nil || ReadAgain(rec) || v.handingOver() {
 			continue
 		}
 		due := v.Windows.Next(maxAgeAt(rec, age.Duration, v.uid))

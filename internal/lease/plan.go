@@ -290,7 +290,7 @@ func renewRequested(v *view) *Step {
 	}
 	for i := range v.leases {
 		rec := &v.leases[i]
-		if !readAgain(rec) || rec.ExpiryUnknown || v.renewedFor(rec) {
+		if !ReadAgain(rec) || rec.ExpiryUnknown || v.renewedFor(rec) {
 			continue
 		}
 		pending = true
@@ -332,7 +332,7 @@ func refresh(v *view) *Step {
 	}
 	for i := range v.leases {
 		rec := &v.leases[i]
-		if !readAgain(rec) {
+		if !ReadAgain(rec) {
 			continue
 		}
 		at := refreshAt(rec, v.Reads[rec.Source], RefreshInterval(v.Object), v.uid)

@@ -108,7 +108,7 @@ func checkStep(t *rapid.T, in Input, s Step) {
 	case VerifyLease:
 		must(inRange && Leased(&records[s.Record]), "a lease")
 	case RefreshSource:
-		must(inRange && readAgain(&records[s.Record]) && v.current() && v.issueBlock() == nil,
+		must(inRange && ReadAgain(&records[s.Record]) && v.current() && v.issueBlock() == nil,
 			"a source that can be read")
 	case AcknowledgeRenew:
 		must(len(st.Leases) > 0 && v.renewalRequested(), "a request")
@@ -233,7 +233,7 @@ func quiet(in Input) bool {
 	for i := range d.Status.Leases {
 		rec, age := &d.Status.Leases[i], d.Spec.Rotation.MaxAge
 		_, _, ends := certainEnd(rec)
-		if ends || age != nil && !readAgain(rec) && !in.Now.Before(maxAgeAt(rec, age.Duration, d.UID)) {
+		if ends || age != nil && !ReadAgain(rec) && !in.Now.Before(maxAgeAt(rec, age.Duration, d.UID)) {
 			return false
 		}
 	}

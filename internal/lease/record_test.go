@@ -78,6 +78,9 @@ func static(rec *v1alpha1.LeaseRecord) {
 }
 
 // unknownExpiry is of a response that may expire without saying when.
+// once makes the response one that is not read again.
+func once(rec *v1alpha1.LeaseRecord) { static(rec); rec.ExpiryUnknown, rec.Once = true, true }
+
 func unknownExpiry(rec *v1alpha1.LeaseRecord) { rec.ExpiryUnknown = true }
 
 // scheduled responses change after d.

@@ -50,9 +50,9 @@ func expires(rec *v1alpha1.LeaseRecord) bool {
 	return rec.ExpiresAt != nil && (Leased(rec) || rec.Kind == v1alpha1.ResponseExpiring)
 }
 
-// readAgain says whether the record is kept current by reading its source again.
-func readAgain(rec *v1alpha1.LeaseRecord) bool {
-	return rec.Kind == v1alpha1.ResponseStatic || rec.Kind == v1alpha1.ResponseScheduled
+// ReadAgain says whether the record is kept current by reading its source again.
+func ReadAgain(rec *v1alpha1.LeaseRecord) bool {
+	return rec.Kind == v1alpha1.ResponseStatic && !rec.Once || rec.Kind == v1alpha1.ResponseScheduled
 }
 
 // Revocable says whether the record names something that can be revoked: a lease, or a credential without one such as a

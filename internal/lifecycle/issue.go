@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -44,10 +45,16 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 	if err != nil {
 		return l.notWritten(ctx, o, &o.mem.tries.Issue, err, true)
 	}
+	inputs, err := inputsOf(ctx, o)
+	if err != nil {
+		l.issueFailed(o, err)
+		return nil
+	}
 	h := &held{cause: s.Reason, untested: untested}
 	for i := range o.sources.Sources {
 		src := &o.sources.Sources[i]
 		session, err := src.Backend.Login(ctx, src.Identity)
+		session.Inputs = inputs[i]
 		if err != nil {
 			if kind := backend.KindOf(err); kind == backend.NoResponse || kind == backend.QuotaExceeded {
 				places.note(src, err) // the others of the path need not try meanwhile
@@ -77,6 +84,20 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 	}
 	l.request(ctx, o, h, places)
 	return nil
+}
+
+// inputsOf obtains what the requests need besides their sources.
+func inputsOf(ctx context.Context, o *observation) ([]any, error) {
+	var all []any
+	for i := range o.sources.Sources {
+		src := &o.sources.Sources[i]
+		inputs, err := backend.Prepare(ctx, src.Backend, src.Identity, src.Spec)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, inputs)
+	}
+	return all, nil
 }
 
 // places are reserved for the requests of an object, one for each path.
@@ -181,7 +202,7 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held, places
 		salt = secret.Salt(m)
 	}
 	h.salt = salt
-	known := &lastResponse{fields: map[string][]string{}, generation: o.d.Generation, at: l.clock.Now()}
+	known := &lastResponse{fields: map[string]fieldNames{}, generation: o.d.Generation, at: l.clock.Now()}
 	content := make(secret.Content, len(h.Records))
 	for _, i := range o.requestOrder() {
 		src, rec := &o.sources.Sources[i], &h.Records[i]
@@ -205,8 +226,8 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held, places
 			l.issueFailed(o, err)
 			return
 		}
-		known.fields[responseKey(src)] = slices.Sorted(maps.Keys(response.Data))
-		part := secret.Select(src.Spec.Fields, o.d.Spec.Target.Fields, src.Spec.Name, response.Data, response.Volatile)
+		known.fields[responseKey(src)] = namesOf(response)
+		part := selected(o.d, src.Spec, response)
 		respond(&rec.Record, response, part.Digest(salt))
 		if lease.Leased(&rec.Record) {
 			rec.Record.UserDigest = secret.UserDigest(response.Data, userSalt(o.d))
@@ -232,6 +253,30 @@ func (l *Lifecycle) journalAgain(ctx context.Context, o *observation, h *held) e
 		return nil
 	}
 	return l.journal(ctx, o, h)
+}
+
+// selected makes the part of a source from its response.
+func selected(d *v1alpha1.DynamicSecret, src v1alpha1.SecretSource, r backend.Response) secret.Part {
+	data := r.Data
+	if form := r.Forms[secret.Type(d)]; len(form) > 0 {
+		data = maps.Clone(form)
+		maps.Copy(data, r.Data) // a field of that name is what the backend returned
+	}
+	return secret.Select(src.Fields, d.Spec.Target.Fields, src.Name, data, r.Volatile)
+}
+
+// fieldNames are the names of the fields of a response, and those that a type of Secret adds.
+type fieldNames struct {
+	all   []string
+	forms map[corev1.SecretType][]string
+}
+
+func namesOf(r backend.Response) fieldNames {
+	names := fieldNames{slices.Sorted(maps.Keys(r.Data)), map[corev1.SecretType][]string{}}
+	for kind, form := range r.Forms {
+		names.forms[kind] = slices.Sorted(maps.Keys(form))
+	}
+	return names
 }
 
 // userSalt makes the same user have the same digest in all leases of an object, and another one in other objects. It
@@ -270,7 +315,7 @@ func (h *held) note(err error) {
 // respond records a response.
 func respond(rec *v1alpha1.LeaseRecord, r backend.Response, digest string) {
 	lease.Respond(rec, r.Kind, r.LeaseID, r.Term)
-	rec.Digest, rec.Revocable, rec.ExpiryUnknown = digest, r.Revocable, r.UnknownExpiry
+	rec.Digest, rec.Revocable, rec.ExpiryUnknown, rec.Once = digest, r.Revocable, r.UnknownExpiry, r.Once
 	if r.Identify != nil {
 		r.Identify(rec)
 	}

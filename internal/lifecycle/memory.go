@@ -99,7 +99,7 @@ type held struct {
 
 // lastResponse has the names of the fields of the last response, by source and digest of the request.
 type lastResponse struct {
-	fields     map[string][]string
+	fields     map[string]fieldNames
 	generation int64
 	at         time.Time
 }

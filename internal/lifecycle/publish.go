@@ -406,7 +406,7 @@ func (l *Lifecycle) readSource(
 	if err != nil {
 		return response, secret.Part{}, err
 	}
-	part := secret.Select(src.Spec.Fields, o.d.Spec.Target.Fields, src.Spec.Name, response.Data, response.Volatile)
+	part := selected(o.d, src.Spec, response)
 	others := secret.Part{Source: "other sources", Data: map[string][]byte{}}
 	for _, key := range secret.KeysOfOthers(o.secret, src.Spec.Name) {
 		others.Data[key] = nil

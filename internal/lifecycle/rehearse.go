@@ -110,7 +110,7 @@ func (o *observation) knownKeys() (keys []string, known bool) {
 				return nil, false
 			}
 			data := map[string][]byte{}
-			for _, field := range fields {
+			for _, field := range append(slices.Clone(fields.all), fields.forms[secret.Type(o.d)]...) {
 				data[field] = nil
 			}
 			part := secret.Select(src.Spec.Fields, o.d.Spec.Target.Fields, src.Spec.Name, data, nil)

@@ -49,8 +49,7 @@ func (l *Lifecycle) renewalHandled(o *observation) func(*v1alpha1.DynamicSecret)
 	return func(d *v1alpha1.DynamicSecret) {
 		for i := range d.Status.Leases {
 			rec := &d.Status.Leases[i]
-			readAgain := rec.Kind == v1alpha1.ResponseStatic || rec.Kind == v1alpha1.ResponseScheduled
-			pending := lease.Leased(rec) || readAgain
+			pending := lease.Leased(rec) || lease.ReadAgain(rec)
 			if pending && o.mem.handled[rec.Source] != lease.RequestedRenewal(d) {
 				return
 			}

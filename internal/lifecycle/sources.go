@@ -22,6 +22,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 	"github.com/leasekeeper/leasekeeper/internal/provider"
+	"github.com/leasekeeper/leasekeeper/internal/secret"
 )
 
 // Indexes of DynamicSecrets in the cache.
@@ -85,6 +86,7 @@ func (s *providerSources) resolveOne(
 		MinTTL: s.requestLimit}
 	rec, described := s.backends.Describe(p, src.Identity, src.Spec)
 	rec.RequestDigest = withFields(rec.RequestDigest, src.Spec.Fields, d.Spec.Target.Fields)
+	rec.RequestDigest = withType(rec.RequestDigest, secret.Type(d))
 	src.Record = rec
 	block, err := s.block(ctx, d, p)
 	if err != nil || block != nil {
@@ -146,7 +148,21 @@ func withFields(digest string, selections ...*v1alpha1.FieldSelection) string {
 		return digest
 	}
 	text, _ := json.Marshal(normal)
-	sum := sha256.Sum256(append([]byte(digest), text...))
+	return extended(digest, text)
+}
+
+// withType adds the type of the Secret to the digest of a request, if it is one for which responses have a form of
+// their own: the keys of the Secret cannot be made from those of a Secret of another type.
+func withType(digest string, kind corev1.SecretType) string {
+	if digest == "" || kind != corev1.SecretTypeTLS {
+		return digest
+	}
+	return extended(digest, []byte(kind))
+}
+
+// extended is a digest of another digest and something else.
+func extended(digest string, more []byte) string {
+	sum := sha256.Sum256(append([]byte(digest), more...))
 	version, _, _ := strings.Cut(digest, ":")
 	return version + ":" + hex.EncodeToString(sum[:8])
 }

@@ -566,6 +566,38 @@ func TestResolveRevision(t *testing.T) {
 	}
 }
 
+func TestOnlyTheTypeWithAFormOfItsOwnChangesTheDigest(t *testing.T) {
+	const digest = "2:0123"
+	if got := withType(digest, corev1.SecretTypeOpaque); got != digest {
+		t.Errorf("the digest of an Opaque Secret becomes %q", got)
+	}
+	if got := withType("", corev1.SecretTypeTLS); got != "" {
+		t.Errorf("an unknown digest becomes %q", got)
+	}
+	if got := withType(digest, corev1.SecretTypeTLS); got == digest || got[:2] != "2:" {
+		t.Errorf("the digest of a TLS Secret is %q", got)
+	}
+}
+
+func TestOnlyATLSSecretGetsTheKeysOfItsForm(t *testing.T) {
+	response := backend.Response{
+		Data: map[string][]byte{"certificate": []byte("c"), "private_key": []byte("k"), "tls.key": []byte("own")},
+		Forms: map[corev1.SecretType]map[string][]byte{
+			corev1.SecretTypeTLS: {"tls.crt": []byte("c"), "tls.key": []byte("k")},
+		},
+	}
+	d := &v1alpha1.DynamicSecret{}
+	if part := selected(d, v1alpha1.SecretSource{}, response); len(part.Data) != 3 {
+		t.Errorf("an Opaque Secret gets %v", part.Data)
+	}
+	d.Spec.Target.Type = string(corev1.SecretTypeTLS)
+	d.Spec.Target.Fields = &v1alpha1.FieldSelection{Exclude: []string{"private_key"}}
+	part := selected(d, v1alpha1.SecretSource{}, response)
+	if len(part.Data) != 3 || string(part.Data["tls.key"]) != "own" || string(part.Data["tls.crt"]) != "c" {
+		t.Errorf("a TLS Secret gets %v", part.Data)
+	}
+}
+
 func TestWithFields(t *testing.T) {
 	type selection = v1alpha1.FieldSelection
 	const digest = "2:0123"

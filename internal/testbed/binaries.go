@@ -43,7 +43,7 @@ func FindBinaries() (Binaries, error) {
 
 // ErrNoPostgres means that the PostgreSQL server is not installed.
 var ErrNoPostgres = errors.New(
-	"PostgreSQL is not installed: run hack/postgres.sh, or set POSTGRES_BIN to the directory of initdb and postgres")
+	"PostgreSQL is not installed: run `make postgres`, or set POSTGRES_BIN to the directory of initdb and postgres")
 
 // PostgresBin returns the directory of PostgreSQL's binaries: POSTGRES_BIN, or Debian's newest version.
 func PostgresBin() (string, error) {

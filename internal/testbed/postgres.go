@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -61,13 +60,13 @@ func (p *Postgres) initialise(ctx context.Context) error {
 		}
 	}
 	p.Address = loopback(p.port)
-	owner, err := unprivileged()
+	owner, err := daemonUser("postgres")
 	if err != nil {
 		return err
 	}
 	// The server's user owns a subdirectory.
 	home := filepath.Join(p.dir, "home")
-	if err := p.give(home, owner); err != nil {
+	if err := giveDir(home, owner); err != nil {
 		return err
 	}
 	data := filepath.Join(home, "data")
@@ -103,15 +102,10 @@ func (p *Postgres) args(data string) []string {
 // initdb passes the administrator's password in a file, because other users can read command lines.
 func (p *Postgres) initdb(ctx context.Context, home, data string, owner *syscall.Credential) error {
 	secret := filepath.Join(home, "password")
-	if err := os.WriteFile(secret, []byte(p.password+"\n"), 0o600); err != nil {
+	if err := giveFile(secret, p.password+"\n", owner); err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(secret) }()
-	if owner != nil {
-		if err := os.Chown(secret, int(owner.Uid), int(owner.Gid)); err != nil {
-			return err
-		}
-	}
 	// Clients send the password, over loopback: the client's part of SCRAM takes 25 ms of CPU with the race detector,
 	// and tests log in all the time. The server still stores and checks a SCRAM hash.
 	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "initdb"), "--pgdata="+data, "--no-sync", "--no-locale",
@@ -123,31 +117,6 @@ func (p *Postgres) initdb(ctx context.Context, home, data string, owner *syscall
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	return nil
-}
-
-// give creates a directory for the server's user.
-func (p *Postgres) give(dir string, owner *syscall.Credential) error {
-	if err := os.Mkdir(dir, 0o700); err != nil || owner == nil {
-		return err
-	}
-	return os.Chown(dir, int(owner.Uid), int(owner.Gid))
-}
-
-// unprivileged returns the server's user, or nil if this process is not root.
-func unprivileged() (*syscall.Credential, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil
-	}
-	account, err := user.Lookup("postgres")
-	if err != nil {
-		return nil, fmt.Errorf("PostgreSQL does not run as root and needs a user: %w", err)
-	}
-	uid, err := strconv.ParseUint(account.Uid, 10, 32)
-	if err != nil {
-		return nil, err
-	}
-	gid, err := strconv.ParseUint(account.Gid, 10, 32)
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, err
 }
 
 // Start restarts a stopped server on the same address with its data.

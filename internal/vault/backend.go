@@ -64,6 +64,7 @@ var (
 	_ backend.Reader    = (*Backend)(nil)
 	_ backend.Lister    = (*Backend)(nil)
 	_ backend.Inspector = (*Backend)(nil)
+	_ backend.Preparer  = (*Backend)(nil)
 )
 
 func (b *Backend) address() string { return b.base.Scheme + "://" + b.base.Host }

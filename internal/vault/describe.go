@@ -2,6 +2,7 @@ package vault
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -37,6 +38,9 @@ func (d *Driver) Describe(
 	}
 	account, err := issuer.ServiceAccount(who)
 	rec.RequestDigest = requestDigest(p, rec.Vault, req, account)
+	if err == nil {
+		err = checkParameters(src, req)
+	}
 	if err == nil {
 		err = d.checkNamespace(p, src)
 	}
@@ -82,11 +86,19 @@ func requestDigest(p v1alpha1.Provider, at *v1alpha1.VaultRecord, req *v1alpha1.
 		Method         string         `json:"method"`
 		Parameters     map[string]any `json:"parameters,omitempty"`
 		ServiceAccount string         `json:"serviceAccount,omitempty"`
+		// ParametersFrom does not include the values: a new value replaces nothing by itself.
+		ParametersFrom map[string]v1alpha1.ParameterKeyReference `json:"parametersFrom,omitempty"`
+		PrivateKey     *v1alpha1.PrivateKeySpec                  `json:"privateKey,omitempty"`
+		CustomMetadata bool                                      `json:"customMetadata,omitempty"`
 	}{
 		ProviderKind: p.Kind(), Provider: p.GetName(),
 		Address: at.Address, Namespace: at.Namespace, Path: at.Path,
 		Method: or(string(req.Method), string(v1alpha1.MethodRead)), Parameters: map[string]any{},
-		ServiceAccount: account,
+		ServiceAccount: account, ParametersFrom: map[string]v1alpha1.ParameterKeyReference{},
+		PrivateKey: normalKey(req.PrivateKey), CustomMetadata: req.CustomMetadata,
+	}
+	for _, from := range req.ParametersFrom {
+		request.ParametersFrom[from.Name] = from.SecretKeyRef
 	}
 	for name, value := range req.Parameters {
 		request.Parameters[name] = canonical(value.Raw)
@@ -94,6 +106,23 @@ func requestDigest(p v1alpha1.Provider, at *v1alpha1.VaultRecord, req *v1alpha1.
 	text, _ := json.Marshal(request)
 	sum := sha256.Sum256(text)
 	return digestVersion + hex.EncodeToString(sum[:8])
+}
+
+// normalKey has the defaults, so that they are the same request as their explicit values.
+func normalKey(spec *v1alpha1.PrivateKeySpec) *v1alpha1.PrivateKeySpec {
+	if spec == nil {
+		return nil
+	}
+	normal := v1alpha1.PrivateKeySpec{
+		Algorithm: cmp.Or(spec.Algorithm, v1alpha1.AlgorithmECDSA), Size: spec.Size,
+	}
+	switch normal.Algorithm {
+	case v1alpha1.AlgorithmECDSA:
+		normal.Size = cmp.Or(spec.Size, defaultCurve)
+	case v1alpha1.AlgorithmRSA:
+		normal.Size = cmp.Or(spec.Size, defaultRSABits)
+	}
+	return &normal
 }
 
 // canonical decodes a JSON value, so that white space and the order of keys are lost. Numbers keep their digits.

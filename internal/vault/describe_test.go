@@ -59,6 +59,14 @@ func TestWhatChangesTheRequestDigest(t *testing.T) {
 		{params(`{"a":1,"b":[2]}`), params(` {"b": [2], "a": 1} `)},
 		{read, {Name: "db", Vault: read.Vault}},
 		{read, source(readPath, parameters(nil))},
+		{
+			source(readPath, from("p", "a", "k"), from("q", "a", "l")),
+			source(readPath, from("q", "a", "l"), from("p", "a", "k")),
+		},
+		{
+			source(readPath, generating(v1alpha1.PrivateKeySpec{})),
+			source(readPath, generating(v1alpha1.PrivateKeySpec{Algorithm: v1alpha1.AlgorithmECDSA, Size: 256})),
+		},
 	}
 	for i, pair := range same {
 		if digest(pair[0]) != digest(pair[1]) {
@@ -70,6 +78,11 @@ func TestWhatChangesTheRequestDigest(t *testing.T) {
 		read, source(readPath, write), source("database/creds/other"),
 		params(`1`), params(`"1"`), params(`1.0`), params(`null`),
 		source(readPath, func(req *v1alpha1.VaultRequest) { req.Namespace = "x" }),
+		source(readPath, func(req *v1alpha1.VaultRequest) { req.CustomMetadata = true }),
+		source(readPath, from("p", "a", "k")), source(readPath, from("p", "b", "k")),
+		source(readPath, generating(v1alpha1.PrivateKeySpec{})),
+		source(readPath, generating(v1alpha1.PrivateKeySpec{Size: 384})),
+		source(readPath, generating(v1alpha1.PrivateKeySpec{Algorithm: v1alpha1.AlgorithmRSA})),
 	} {
 		if j, has := seen[digest(src)]; has || !strings.HasPrefix(digest(src), "1:") {
 			t.Errorf("%d has the digest %s of %d", i, digest(src), j)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -28,7 +29,8 @@ func (b *Backend) Issue(
 	if err != nil {
 		return backend.Response{}, err
 	}
-	c, err := b.engineCall(req)
+	in := inputsOf(s)
+	c, err := b.engineCall(req, in)
 	if err != nil {
 		return backend.Response{}, err
 	}
@@ -38,9 +40,9 @@ func (b *Backend) Issue(
 		return backend.Response{}, err
 	}
 	if !succeeded(r.status) {
-		return backend.Response{}, b.diagnose(ctx, r, req, b.issueFault(r, req))
+		return backend.Response{}, b.diagnose(ctx, r, req, b.issueFault(r, req, in.secrets...))
 	}
-	issued, err := b.issued(r, req)
+	issued, err := b.issued(r, req, in)
 	if err == nil && issued.Kind != v1alpha1.ResponseLeased {
 		b.closeSession(ctx, session{token: s.Token, owned: true})
 	}
@@ -48,11 +50,12 @@ func (b *Backend) Issue(
 }
 
 // engineCall is the request of a source, without a token.
-func (b *Backend) engineCall(req *v1alpha1.VaultRequest) (call, error) {
+func (b *Backend) engineCall(req *v1alpha1.VaultRequest, in *inputs) (call, error) {
 	c := call{path: req.Path, namespace: or(req.Namespace, b.spec.Namespace), engine: true,
 		limit: maxIssuedBytes}
 	if req.Method == v1alpha1.MethodWrite {
 		body, err := writeBody(req.Parameters)
+		maps.Copy(body, in.parameters)
 		c.method, c.body = http.MethodPut, body
 		return c, err
 	}
@@ -65,7 +68,7 @@ func writeBody(parameters map[string]apiextensionsv1.JSON) (map[string]json.RawM
 	body := make(map[string]json.RawMessage, len(parameters))
 	for name, value := range parameters {
 		if !json.Valid(value.Raw) {
-			return nil, backend.Errorf(backend.Refused, "parameter %q is not JSON", name)
+			return body, backend.Errorf(backend.Refused, "parameter %q is not JSON", name)
 		}
 		body[name] = value.Raw
 	}
@@ -110,7 +113,7 @@ func plain(raw json.RawMessage) (string, bool) {
 var generatedName = regexp.MustCompile(`\bv-[A-Za-z0-9_.-]*-[A-Za-z0-9]{20}-[0-9]{10}\b`)
 
 // issueFault maps a failed response to a request for a credential. What matters is whether Vault may still mint.
-func (b *Backend) issueFault(r rawResponse, req *v1alpha1.VaultRequest) *backend.Error {
+func (b *Backend) issueFault(r rawResponse, req *v1alpha1.VaultRequest, secrets ...string) *backend.Error {
 	what := fmt.Sprintf("requesting %q", req.Path)
 	a, ok := r.parse()
 	if r.redirect != "" {
@@ -121,7 +124,7 @@ func (b *Backend) issueFault(r rawResponse, req *v1alpha1.VaultRequest) *backend
 		return b.gatewayFault(r, what)
 	}
 	// A name that Vault generates for each attempt would change the message of the same fault.
-	text := generatedName.ReplaceAllString(a.errorText(), "v-…")
+	text := generatedName.ReplaceAllString(a.errorText(secrets...), "v-…")
 	if fault := b.outageFault(r, a, what, text); fault != nil {
 		return fault
 	}
@@ -130,14 +133,18 @@ func (b *Backend) issueFault(r rawResponse, req *v1alpha1.VaultRequest) *backend
 	}
 	switch r.status {
 	case http.StatusNotFound:
-		return notFound(a, req)
+		return notFound(a, req, secrets...)
 	case http.StatusForbidden:
 		return b.issueDenied(a, req, what)
 	case http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusRequestEntityTooLarge,
 		http.StatusUnprocessableEntity:
+		if a.says(noneAvailable) {
+			return backend.Errorf(backend.QuotaExceeded, "%s: all accounts of the set are checked out: "+
+				"wait until one is checked in, or add accounts to the set", what)
+		}
 		return backend.Errorf(backend.Refused, "%s: Vault refused: %s", what, text)
 	case http.StatusTooManyRequests:
-		return quotaFault(a, what)
+		return quotaFault(a, what, secrets...)
 	case http.StatusPreconditionFailed:
 		// Vault checks the replication state before it routes the request (handleRequest in
 		// vault/request_handling.go).
@@ -170,15 +177,19 @@ func (b *Backend) outageFault(r rawResponse, a response, what, text string) *bac
 	return nil
 }
 
-func notFound(a response, req *v1alpha1.VaultRequest) *backend.Error {
+func notFound(a response, req *v1alpha1.VaultRequest, secrets ...string) *backend.Error {
 	if v, ok := kv2(a); ok {
-		return v.unreadable(req.Path)
+		return v.unreadable(req)
 	}
 	if a.says(versionedKV) {
 		return versionedPath(req.Path, "")
 	}
 	if len(a.errorTexts()) > 0 || len(a.Warnings) > 0 {
-		return backend.Errorf(backend.NotFound, "nothing exists at %q: %s", req.Path, a.errorText())
+		return backend.Errorf(backend.NotFound, "nothing exists at %q: %s", req.Path, a.errorText(secrets...))
+	}
+	if pinned(req) {
+		return backend.Errorf(backend.NotFound, "nothing exists at %q in the version of the parameter version: "+
+			"check the path and the version", req.Path)
 	}
 	return backend.Errorf(backend.NotFound, "nothing exists at %q: check the path", req.Path)
 }
@@ -200,7 +211,7 @@ func (b *Backend) issueDenied(a response, req *v1alpha1.VaultRequest, what strin
 
 // issued reads a success. An error means that the response cannot be used. Its lease may be alive; the caller revokes
 // it with the session.
-func (b *Backend) issued(r rawResponse, req *v1alpha1.VaultRequest) (backend.Response, error) {
+func (b *Backend) issued(r rawResponse, req *v1alpha1.VaultRequest, in *inputs) (backend.Response, error) {
 	a, ok := r.parse()
 	problem := ""
 	switch {
@@ -223,7 +234,12 @@ func (b *Backend) issued(r rawResponse, req *v1alpha1.VaultRequest) (backend.Res
 	if err != nil {
 		return backend.Response{}, err
 	}
-	response := backend.Response{Term: lease.Term{At: r.at, Capped: a.says(ttlCapped)}}
+	if in.key != nil {
+		if err := in.key.addTo(fields, req.Path); err != nil {
+			return backend.Response{}, err
+		}
+	}
+	response := backend.Response{Forms: forms(fields), Term: lease.Term{At: r.at, Capped: a.says(ttlCapped)}}
 	if response.Data, err = secretData(fields, req); err != nil {
 		return backend.Response{}, err
 	}

@@ -48,9 +48,11 @@ func classify(
 		return expiring(into, r, req, fields, v)
 	}
 	into.Kind = v1alpha1.ResponseStatic
-	// The engines at these fixed paths store what users wrote.
-	stored := strings.HasPrefix(req.Path, "identity/") || strings.HasPrefix(req.Path, "cubbyhole/")
-	into.UnknownExpiry = !stored
+	// The engine at this fixed path stores what users wrote.
+	into.UnknownExpiry = !strings.HasPrefix(req.Path, "identity/")
+	// A write that returns something new each time, such as a data key of transit, must not be repeated: the key in use
+	// would be lost.
+	into.Once = into.UnknownExpiry && req.Method == v1alpha1.MethodWrite
 	return nil
 }
 

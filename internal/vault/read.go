@@ -19,7 +19,11 @@ func (b *Backend) Read(ctx context.Context, who backend.Identity, src v1alpha1.S
 	if err != nil {
 		return backend.Response{}, err
 	}
-	c, err := b.engineCall(req)
+	in, err := b.prepare(ctx, who.Namespace, req)
+	if err != nil {
+		return backend.Response{}, err
+	}
+	c, err := b.engineCall(req, in)
 	if err != nil {
 		return backend.Response{}, err
 	}
@@ -44,12 +48,12 @@ func (b *Backend) Read(ctx context.Context, who backend.Identity, src v1alpha1.S
 		return backend.Response{}, err
 	}
 	if !succeeded(r.status) {
-		return backend.Response{}, b.diagnose(ctx, r, req, b.issueFault(r, req))
+		return backend.Response{}, b.diagnose(ctx, r, req, b.issueFault(r, req, in.secrets...))
 	}
 	if a, _ := r.parse(); a.LeaseID != "" {
 		return backend.Response{}, b.rejectLease(ctx, r, shared, req)
 	}
-	return b.issued(r, req)
+	return b.issued(r, req, in)
 }
 
 // rejectLease revokes a lease that a path without leases has returned after all. The session's token owns it, so it is

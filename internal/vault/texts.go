@@ -30,6 +30,8 @@ const (
 	engineDown
 	// leaseQuota: a quota permits no more leases.
 	leaseQuota
+	// noneAvailable: all accounts of a library of the ldap engine are in use.
+	noneAvailable
 	// unsupported: the path does not accept this operation.
 	unsupported
 	// unknownSerial: the pki engine does not have the certificate.
@@ -169,6 +171,8 @@ var knownTexts = []knownText{
 	{engineDown, part, "sqlstate 57", library, "PostgreSQL: class 57, shut-down"},
 
 	{leaseQuota, part, "lease count quota exceeded", everySDK, "sdk/logical/error.go: Vault Enterprise"},
+	{noneAvailable, whole, "No service accounts available for check-out.", library,
+		"hashicorp/vault-plugin-secrets-openldap: path_checkouts.go"},
 	{unsupported, whole, "unsupported operation", everySDK, "sdk/logical/error.go: with status 405"},
 	{unknownSerial, start, "certificate with serial %s not found", everyServer, "builtin/logical/pki/path_revoke.go"},
 	{ttlCapped, warning, "exceeded the effective max_ttl", everySDK, "sdk/framework/lease.go"},

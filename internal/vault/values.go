@@ -19,9 +19,15 @@ func secretFields(a response, req *v1alpha1.VaultRequest) (map[string]json.RawMe
 	fields := object(a.Data)
 	if v, ok := kv2(a); ok {
 		if isNull(v.data) {
-			return nil, v.unreadable(req.Path)
+			return nil, v.unreadable(req)
 		}
 		fields = object(v.data)
+		if err := v.addCustomMetadata(fields, req); err != nil {
+			return nil, err
+		}
+	} else if req.CustomMetadata {
+		return nil, backend.Errorf(backend.InvalidResponse, "the response for %q is not that of a KV engine of "+
+			"version 2, and only that has custom metadata: omit customMetadata", req.Path)
 	}
 	for key, raw := range fields {
 		if isNull(raw) {
@@ -103,6 +109,8 @@ type version struct {
 		CreatedTime  string      `json:"created_time"`
 		DeletionTime string      `json:"deletion_time"`
 		Destroyed    bool        `json:"destroyed"`
+		// Custom metadata are an object of strings; null: there are none.
+		Custom json.RawMessage `json:"custom_metadata"`
 	}
 }
 
@@ -133,14 +141,38 @@ func kv2(a response) (v version, ok bool) {
 // maxNumberRunes is more than Vault's numbers have. A number in JSON may have any length, and a condition has 32 KiB.
 const maxNumberRunes = 32
 
-// unreadable is the error for a version that was deleted or destroyed.
-func (v version) unreadable(path string) *backend.Error {
-	state := "deleted"
+// unreadable is the error for a version that was deleted or destroyed. A destroyed version cannot be restored.
+func (v version) unreadable(req *v1alpha1.VaultRequest) *backend.Error {
+	state, remedy := "deleted", "undelete it, or write a new version"
 	if v.metadata.Destroyed {
-		state = "destroyed"
+		state, remedy = "destroyed", "write a new version"
 	}
-	return backend.Errorf(backend.NotFound, "version %s of %q is %s: write a new version or undelete it",
-		cut(string(v.metadata.Version), maxNumberRunes), path, state)
+	if pinned(req) {
+		remedy = strings.Replace(remedy, "write a new version", "change the parameter version", 1)
+	}
+	return backend.Errorf(backend.NotFound, "version %s of %q is %s: %s",
+		cut(string(v.metadata.Version), maxNumberRunes), req.Path, state, remedy)
+}
+
+// pinned says that the request names a version of a KV secret.
+func pinned(req *v1alpha1.VaultRequest) bool {
+	_, set := req.Parameters["version"]
+	return set && req.Method != v1alpha1.MethodWrite
+}
+
+// fieldCustomMetadata is the field that customMetadata adds.
+const fieldCustomMetadata = "custom_metadata"
+
+func (v version) addCustomMetadata(fields map[string]json.RawMessage, req *v1alpha1.VaultRequest) error {
+	if !req.CustomMetadata || isNull(v.metadata.Custom) {
+		return nil
+	}
+	if _, taken := fields[fieldCustomMetadata]; taken {
+		return backend.Errorf(backend.InvalidResponse,
+			"the secret at %q has a field %s of its own: omit customMetadata", req.Path, fieldCustomMetadata)
+	}
+	fields[fieldCustomMetadata] = v.metadata.Custom
+	return nil
 }
 
 func readString(raw json.RawMessage, into *string) error {
