@@ -87,6 +87,9 @@ type Response struct {
 	Term lease.Term
 	// Data are the fields: unwrapped (KV version 2), every value as bytes, null values omitted.
 	Data map[string][]byte
+	// ForeignUser is true if a leased response names a user that is not dropped with the lease, such as the login of a
+	// one-time password. Two leases may have it then.
+	ForeignUser bool
 	// Volatile names the fields that differ in every response, such as a ttl that counts down. They are published, but
 	// a difference in them is no change.
 	Volatile []string

@@ -208,7 +208,7 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held, places
 		known.fields[responseKey(src)] = slices.Sorted(maps.Keys(response.Data))
 		part := secret.Select(src.Spec.Fields, o.d.Spec.Target.Fields, src.Spec.Name, response.Data, response.Volatile)
 		respond(&rec.Record, response, part.Digest(salt))
-		if lease.Leased(&rec.Record) {
+		if lease.Leased(&rec.Record) && !response.ForeignUser {
 			rec.Record.UserDigest = secret.UserDigest(response.Data, userSalt(o.d))
 		}
 		content[i] = part
