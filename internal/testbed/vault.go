@@ -38,6 +38,7 @@ type Vault struct {
 	process   *process
 	unsealKey string
 	durable   bool
+	audit     auditLog[AuditEntry]
 }
 
 // StartVault starts a server and waits until it is active.
