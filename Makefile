@@ -1,11 +1,15 @@
-# `make help` lists the targets. Tools are pinned here and built with `go install` into bin/. Their file names contain
-# the version, so that a new pin is a new file.
+# `make help` lists the targets. Tools are pinned here and built once with `go install`, into the cache of the servers;
+# bin/ has links to them. Their file names contain the version, so that a new pin is a new file.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .ONESHELL:
 
+# Builds of other clones are reused only if they do not contain their paths.
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
+
+CACHE := $(or $(LEASEKEEPER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/leasekeeper)
 BIN := $(CURDIR)/bin
 CONTROLLER_GEN := $(BIN)/controller-gen-v0.21.0
 GOLANGCI_LINT := $(BIN)/golangci-lint-v2.13.2
@@ -158,7 +162,7 @@ verify: ## Fail if generated files, go.mod or formatting are out of date, or a l
 
 .PHONY: build
 build: ## Build bin/manager
-	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/manager .
+	CGO_ENABLED=0 go build -ldflags "-s -w -X main.version=$(VERSION)" -o $(BIN)/manager .
 
 .PHONY: run
 run: ## Run the manager locally with the current kubeconfig; FLAGS="--allowed-addresses=127.0.0.1" for a local Vault
@@ -188,14 +192,18 @@ postgres-if-any:
 	hack/debian-servers.sh postgres || [ $$? = 3 ]
 
 .PHONY: tools
-tools: $(CONTROLLER_GEN) $(GOLANGCI_LINT) $(HELM) ## Build the pinned tools into bin/
+tools: $(CONTROLLER_GEN) $(GOLANGCI_LINT) $(HELM) ## Build the pinned tools, with links in bin/
 
-# install builds a tool under its versioned name. An interrupted build leaves no partial file.
+# install builds a tool under its versioned name, unless the cache has it. An interrupted build leaves no partial file.
 define install
-	mkdir -p $(BIN)
-	echo "installing $(notdir $@)"
-	scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
-	  GOBIN=$$scratch go install $(1) && mv "$$scratch"/* $@
+	mkdir -p $(BIN) $(CACHE)/tools
+	if [ ! -x $(CACHE)/tools/$(notdir $@) ]; then
+	  echo "installing $(notdir $@)"
+	  scratch=$$(mktemp -d $(CACHE)/tools/.build-XXXXXX); trap 'rm -rf "$$scratch"' EXIT
+	  GOBIN=$$scratch go install $(1)
+	  mv "$$scratch"/* $(CACHE)/tools/$(notdir $@)
+	fi
+	ln -sf $(CACHE)/tools/$(notdir $@) $@
 endef
 
 $(CONTROLLER_GEN):

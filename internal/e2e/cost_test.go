@@ -165,8 +165,7 @@ func TestFirstIssuanceCost(t *testing.T) {
 	}
 }
 
-func TestRotationCost(t *testing.T) {
-	// Not parallel: on a busy machine a request to Vault may time out, and its repetition costs requests too.
+func rotationCost(t *testing.T) {
 	r := newRig(t, shared)
 	before := r.ready("orders", rotation(15*time.Second, 0))
 	r.costSince(r.apiMark())

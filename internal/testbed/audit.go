@@ -9,24 +9,45 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
 // Mark is a position in an audit log. Requests are counted from a mark.
 type Mark int64
 
-// markOf returns the end of the last complete line. The server may be writing the next one.
-func markOf(path string) (Mark, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	return Mark(bytes.LastIndexByte(text, '\n') + 1), err
+// auditLog reads the audit log of a server. Each line is read once, however often tests poll for it.
+type auditLog[Entry any] struct {
+	mu sync.Mutex
+	// end of the last complete line that was read. The server may be writing the next one.
+	end Mark
+	// entries of the lines, and where each line starts.
+	entries []Entry
+	starts  []Mark
 }
 
-// linesSince calls read with each complete line after the mark.
-func linesSince(path string, since Mark, read func([]byte) error) error {
+// since returns the entries of the complete lines after the mark.
+func (l *auditLog[Entry]) since(mark Mark, path string, parse func([]byte) (Entry, error)) ([]Entry, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.catchUp(path, parse); err != nil {
+		return nil, err
+	}
+	first, _ := slices.BinarySearch(l.starts, mark)
+	return slices.Clip(l.entries[first:]), nil
+}
+
+// mark returns the end of the last complete line.
+func (l *auditLog[Entry]) mark(path string, parse func([]byte) (Entry, error)) (Mark, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := l.catchUp(path, parse)
+	return l.end, err
+}
+
+func (l *auditLog[Entry]) catchUp(path string, parse func([]byte) (Entry, error)) error {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -35,7 +56,7 @@ func linesSince(path string, since Mark, read func([]byte) error) error {
 		return err
 	}
 	defer func() { _ = file.Close() }()
-	if _, err := file.Seek(int64(since), io.SeekStart); err != nil {
+	if _, err := file.Seek(int64(l.end), io.SeekStart); err != nil {
 		return err
 	}
 	text, err := io.ReadAll(file)
@@ -47,9 +68,12 @@ func linesSince(path string, since Mark, read func([]byte) error) error {
 		if !whole {
 			return nil
 		}
-		if err := read(line); err != nil {
+		entry, err := parse(line)
+		if err != nil {
 			return err
 		}
+		l.entries, l.starts = append(l.entries, entry), append(l.starts, l.end)
+		l.end += Mark(len(line) + 1)
 		text = rest
 	}
 }
@@ -72,33 +96,30 @@ type AuditEntry struct {
 }
 
 // Mark returns the current end of Vault's audit log.
-func (v *Vault) Mark() (Mark, error) { return markOf(v.auditPath()) }
+func (v *Vault) Mark() (Mark, error) { return v.audit.mark(v.auditPath(), parseAuditEntry) }
 
 // Audit returns the entries since the mark; 0 is the start of the log.
 func (v *Vault) Audit(since Mark) ([]AuditEntry, error) {
-	var entries []AuditEntry
-	err := linesSince(v.auditPath(), since, func(line []byte) error {
-		var raw struct {
-			Time  time.Time `json:"time"`
-			Type  string    `json:"type"`
-			Error string    `json:"error"`
-			Auth  struct {
-				DisplayName string `json:"display_name"`
-				Accessor    string
-			} `json:"auth"`
-			Request struct{ Operation, Path string } `json:"request"`
-		}
-		if err := json.Unmarshal(line, &raw); err != nil {
-			return err
-		}
-		entries = append(entries, AuditEntry{
-			Time: raw.Time, Type: raw.Type, Error: raw.Error,
-			DisplayName: raw.Auth.DisplayName, Accessor: raw.Auth.Accessor,
-			Operation: raw.Request.Operation, Path: raw.Request.Path,
-		})
-		return nil
-	})
-	return entries, err
+	return v.audit.since(since, v.auditPath(), parseAuditEntry)
+}
+
+func parseAuditEntry(line []byte) (AuditEntry, error) {
+	var raw struct {
+		Time  time.Time `json:"time"`
+		Type  string    `json:"type"`
+		Error string    `json:"error"`
+		Auth  struct {
+			DisplayName string `json:"display_name"`
+			Accessor    string
+		} `json:"auth"`
+		Request struct{ Operation, Path string } `json:"request"`
+	}
+	err := json.Unmarshal(line, &raw)
+	return AuditEntry{
+		Time: raw.Time, Type: raw.Type, Error: raw.Error,
+		DisplayName: raw.Auth.DisplayName, Accessor: raw.Auth.Accessor,
+		Operation: raw.Request.Operation, Path: raw.Request.Path,
+	}, err
 }
 
 // Requests returns the requests since the mark whose "operation path" matches the regular expression, such as `^read
@@ -138,34 +159,35 @@ type APIRequest struct {
 }
 
 // Mark returns the current end of the API server's audit log.
-func (c *ControlPlane) Mark() (Mark, error) { return markOf(c.auditPath()) }
+func (c *ControlPlane) Mark() (Mark, error) { return c.audit.mark(c.auditPath(), parseAPIRequest) }
 
 // Requests returns the completed requests since the mark for which match returns true. The API server logs a request
 // just after its response, so poll for an exact count.
 func (c *ControlPlane) Requests(since Mark, match func(APIRequest) bool) ([]APIRequest, error) {
+	all, err := c.audit.since(since, c.auditPath(), parseAPIRequest)
 	var found []APIRequest
-	err := linesSince(c.auditPath(), since, func(line []byte) error {
-		var raw struct {
-			StageTimestamp time.Time
-			RequestURI     string
-			Verb           string
-			User           struct{ Username string }
-			ObjectRef      struct{ Resource, Subresource, Namespace, Name string }
-			ResponseStatus struct{ Code int }
-		}
-		if err := json.Unmarshal(line, &raw); err != nil {
-			return err
-		}
-		r := APIRequest{
-			Time: raw.StageTimestamp, User: raw.User.Username, Verb: raw.Verb,
-			Resource: raw.ObjectRef.Resource, Subresource: raw.ObjectRef.Subresource,
-			Namespace: raw.ObjectRef.Namespace, Name: raw.ObjectRef.Name, Code: raw.ResponseStatus.Code,
-			DryRun: strings.Contains(raw.RequestURI, "dryRun=All"),
-		}
+	for _, r := range all {
 		if match(r) {
 			found = append(found, r)
 		}
-		return nil
-	})
+	}
 	return found, err
+}
+
+func parseAPIRequest(line []byte) (APIRequest, error) {
+	var raw struct {
+		StageTimestamp time.Time
+		RequestURI     string
+		Verb           string
+		User           struct{ Username string }
+		ObjectRef      struct{ Resource, Subresource, Namespace, Name string }
+		ResponseStatus struct{ Code int }
+	}
+	err := json.Unmarshal(line, &raw)
+	return APIRequest{
+		Time: raw.StageTimestamp, User: raw.User.Username, Verb: raw.Verb,
+		Resource: raw.ObjectRef.Resource, Subresource: raw.ObjectRef.Subresource,
+		Namespace: raw.ObjectRef.Namespace, Name: raw.ObjectRef.Name, Code: raw.ResponseStatus.Code,
+		DryRun: strings.Contains(raw.RequestURI, "dryRun=All"),
+	}, err
 }

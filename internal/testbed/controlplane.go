@@ -40,6 +40,7 @@ type ControlPlane struct {
 	ca                           *authority
 	etcd, apiserver, controllers *process
 	scheduler, kwok              *process // nil until StartNodes
+	audit                        auditLog[APIRequest]
 }
 
 // StartControlPlane starts the three servers and waits until the API server is ready, the CRDs are established, and

@@ -45,6 +45,7 @@ type Vault struct {
 	durable   bool
 	// cluster is set for a node of a VaultCluster.
 	cluster *clusterNode
+	audit   auditLog[AuditEntry]
 }
 
 // StartVault starts a server and waits until it is active.

@@ -157,8 +157,7 @@ func TestVaultTLSRequiresItsCA(t *testing.T) {
 		testbed.VaultOptions{TLS: true, MaxRequestDuration: 3 * time.Second}))(t)
 	defer func() { check(t, vault.Close()) }()
 	must(vault.TokenAccessors(t.Context()))(t)
-	untrusting := *vault
-	untrusting.CA = nil
+	untrusting := testbed.Vault{Address: vault.Address}
 	client := must(untrusting.Client(""))(t)
 	if _, err := client.Sys().SealStatusWithContext(t.Context()); err == nil {
 		t.Fatal("a client without the CA got a response")
