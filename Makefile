@@ -20,8 +20,8 @@ INTEGRATION := go test -tags integration -count=1 -parallel 10 -timeout 40m
 E2E := $(INTEGRATION) ./internal/e2e
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml \
   charts/leasekeeper/crds charts/leasekeeper/files
-CHART_RULES := $(addprefix config/rbac/,role.yaml viewer_role.yaml editor_role.yaml revoker_role.yaml) \
-  config/rollout/rollout_role.yaml
+CHART_RULES := $(addprefix config/rbac/,role.yaml viewer_role.yaml editor_role.yaml provider_editor_role.yaml \
+  revoker_role.yaml) config/rollout/rollout_role.yaml config/admission/policies.yaml
 
 ##@ Everyday
 
@@ -44,7 +44,7 @@ test-unit: ## Run the tests that need no servers
 	$(GO_TEST) ./...
 
 .PHONY: test-api
-test-api: servers postgres ## Test the manager on a real API server, Vault and PostgreSQL
+test-api: servers postgres $(HELM) ## Test the manager on a real API server, Vault and PostgreSQL
 	$(E2E)
 
 .PHONY: test-vault
@@ -52,7 +52,7 @@ test-vault: servers postgres ## Test the Vault backend and the testbed on real s
 	$(INTEGRATION) -race ./internal/vault/... ./internal/testbed/...
 
 .PHONY: test
-test: servers postgres ## Run all tests, and set up everything they need
+test: servers postgres $(HELM) ## Run all tests, and set up everything they need
 	@# The end-to-end tests mostly wait. The other packages use the processors meanwhile, with less priority.
 	nice $(INTEGRATION) -race -p 1 $$(go list ./... | grep -v /internal/e2e$$) & others=$$!
 	$(E2E) || failed=1

@@ -39,6 +39,8 @@ type BedOptions struct {
 	Flags []string
 	// Vault configures the Vault server.
 	Vault VaultOptions
+	// Install installs leasekeeper's rights instead of config/default, and returns additional flags of all managers.
+	Install func(ctx context.Context, plane *ControlPlane) (flags []string, err error)
 	// Rollout gives leasekeeper the permissions for rollouts and starts nodes.
 	Rollout bool
 	// APIProxy puts a proxy between the managers and the API server.
@@ -106,6 +108,11 @@ func (b *Bed) startCluster(ctx context.Context) (err error) {
 		if err := b.Plane.StartNodes(ctx, NodesOptions{}); err != nil {
 			return err
 		}
+	}
+	if b.opts.Install != nil {
+		flags, err := b.opts.Install(ctx, b.Plane)
+		b.opts.Flags = append(slices.Clone(b.opts.Flags), flags...)
+		return err
 	}
 	_, err = b.Plane.Kubectl(ctx, "apply", "--server-side", "-k", filepath.Join(b.opts.Root, "config", config))
 	return err
