@@ -66,7 +66,8 @@ func (r *rig) ignores(name string) {
 func TestManagerServesSelectedNamespaces(t *testing.T) {
 	t.Parallel()
 	b := scopedBed(t)
-	outside, r := newRig(t, b, withName("outside")), newRig(t, b, withName("inside"), withTTL(20*time.Second, time.Hour))
+	outside := newRig(t, b, withName("outside"))
+	r := newRig(t, b, withName("inside"), withTTL(20*time.Second, time.Hour))
 	outside.apply("orders")
 	before := r.ready("orders")
 	r.must(r.login(r.target("orders")))

@@ -103,7 +103,8 @@ func tokenError(err error, namespace, name string) *backend.Error {
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
 		mapped = backend.Errorf(backend.Misconfigured,
 			"the API server refuses a token of ServiceAccount %q in namespace %q: "+
-				"check the audiences of the provider, and those of the admission policy leasekeeper-tokens", name, namespace)
+				"check the audiences of the provider, and those of the admission policy leasekeeper-tokens",
+			name, namespace)
 	default:
 		mapped = backend.Errorf(backend.Unavailable,
 			"requesting a token of ServiceAccount %q in namespace %q from the API server failed", name, namespace)
