@@ -1,6 +1,6 @@
-// Command rights fails if docs/security.md does not explain every right that leasekeeper's manifests grant, explains one
-// that they do not grant, or does not name an attempt of the tests of the threat model. `make verify` runs it in the
-// root of the repository.
+// Command rights fails if docs/security.md does not explain every right that leasekeeper's manifests grant, explains
+// one that they do not grant, or does not name an attempt of the tests of the threat model. `make verify` runs it in
+// the root of the repository.
 package main
 
 import (

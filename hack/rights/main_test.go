@@ -26,7 +26,8 @@ func TestEveryRightNeedsAnExplanation(t *testing.T) {
 		}
 		return []byte(role), nil
 	}
-	const people = "\ntries something\n## RBAC of people\n\n| `secrets, configmaps: get, list`, `leases: update` | x | y |\n"
+	const people = "\ntries something\n## RBAC of people\n\n" +
+		"| `secrets, configmaps: get, list`, `leases: update` | x | y |\n"
 	section := func(rows string) string { return "## RBAC of the manager\n\n" + rows + people }
 	for name, c := range map[string]struct {
 		text string
