@@ -102,7 +102,7 @@ func TestManagerServesNamespacesWithoutClusterKinds(t *testing.T) {
 	}
 	r.remove("other")
 	r.remove("orders")
-	r.untilAlive(0)
+	r.eventually("the lease to be revoked", func() bool { return len(r.leases()) == 0 })
 	r.must(r.Kube.Delete(t.Context(), p))
 	r.eventually("the provider to be deleted", func() bool { return r.gone(p) })
 	r.nothingWasForbidden()
