@@ -25,8 +25,8 @@ INTEGRATION := go test -ldflags=-w -tags integration -count=1 -parallel 10 -time
 E2E := $(INTEGRATION) ./internal/e2e
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml \
   charts/leasekeeper/crds charts/leasekeeper/files
-CHART_RULES := $(addprefix config/rbac/,role.yaml viewer_role.yaml editor_role.yaml revoker_role.yaml) \
-  config/rollout/rollout_role.yaml
+CHART_RULES := $(addprefix config/rbac/,role.yaml viewer_role.yaml editor_role.yaml provider_editor_role.yaml \
+  revoker_role.yaml) config/rollout/rollout_role.yaml config/admission/policies.yaml
 
 ##@ Everyday
 
@@ -49,7 +49,7 @@ test-unit: ## Run the tests that need no servers
 	$(GO_TEST) ./...
 
 .PHONY: test-api
-test-api: servers debian-servers ## Test the manager on a real API server, Vault and the servers behind its engines
+test-api: servers debian-servers $(HELM) ## Test the manager on a real API server, Vault and the servers behind its engines
 	$(E2E)
 
 .PHONY: test-vault
@@ -57,7 +57,7 @@ test-vault: servers debian-servers ## Test the Vault backend and the testbed on 
 	$(INTEGRATION) -race ./internal/vault/... ./internal/testbed/...
 
 .PHONY: test
-test: servers debian-servers ## Run all tests, and set up everything they need
+test: servers debian-servers $(HELM) ## Run all tests, and set up everything they need
 	@# The end-to-end tests mostly wait. The other packages use the processors meanwhile, with less priority.
 	nice $(INTEGRATION) -race -p 1 $$(go list ./... | grep -v /internal/e2e$$) & others=$$!
 	$(E2E) || failed=1
@@ -153,6 +153,7 @@ verify: ## Fail if generated files, go.mod or formatting are out of date, or a l
 	  { echo "These files were out of date and have been regenerated. Commit them."; exit 1; }
 	go mod tidy -diff
 	go -C hack/image mod tidy -diff
+	go run ./hack/rights
 	files=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))
 	[ -z "$$files" ] || { echo "Not formatted; run make fmt: $$files"; exit 1; }
 	git ls-files -co --exclude-standard | grep -vE '$(UNLIMITED)' | xargs -d '\n' env LC_ALL=C awk -f hack/width.awk

@@ -175,8 +175,8 @@ type VaultKubernetesAuth struct {
 	// +kubebuilder:validation:MaxLength=253
 	Role string `json:"role"`
 
-	// ServiceAccountRef is the ServiceAccount and the audiences of its token. For auth, the ServiceAccount belongs to the
-	// namespace of each DynamicSecret, which may name another one with spec.serviceAccountName.
+	// ServiceAccountRef is the ServiceAccount and the audiences of its token. For auth, the ServiceAccount belongs to
+	// the namespace of each DynamicSecret, which may name another one with spec.serviceAccountName.
 	// +required
 	ServiceAccountRef *ServiceAccountReference `json:"serviceAccountRef,omitempty"`
 }

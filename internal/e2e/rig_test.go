@@ -44,6 +44,7 @@ var rigs atomic.Int32
 type option func(*rigOptions)
 
 type rigOptions struct {
+	name     string
 	role     testbed.DatabaseRole
 	login    testbed.KubernetesRole
 	proxy    bool
@@ -52,6 +53,9 @@ type rigOptions struct {
 }
 
 func withRole(role testbed.DatabaseRole) option { return func(o *rigOptions) { o.role = role } }
+
+// withName sets the rig's name, which is that of its namespace.
+func withName(name string) option { return func(o *rigOptions) { o.name = name } }
 
 // withTTL sets the TTL and the maximum TTL of the leases.
 func withTTL(ttl, maxTTL time.Duration) option {
@@ -82,7 +86,10 @@ func newRig(t *testing.T, b *bed, options ...option) *rig {
 	for _, option := range options {
 		option(&o)
 	}
-	r := &rig{bed: b, t: t, name: fmt.Sprintf("rig-%d", rigs.Add(1)), role: o.role}
+	r := &rig{bed: b, t: t, name: o.name, role: o.role}
+	if r.name == "" {
+		r.name = fmt.Sprintf("rig-%d", rigs.Add(1))
+	}
 	r.createNamespace()
 	r.setUpVaultFor(o)
 	address := b.Vault.Address
@@ -122,7 +129,8 @@ func (r *rig) discard(p *v1alpha1.ClusterSecretProvider) {
 }
 
 func (r *rig) createNamespace() {
-	r.create(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.name}})
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.name}}
+	r.must(client.IgnoreAlreadyExists(r.Kube.Create(context.Background(), namespace)))
 	r.create(&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "orders", Namespace: r.name}})
 }
 

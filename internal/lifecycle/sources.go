@@ -116,7 +116,8 @@ func (s *providerSources) notFound(
 	}
 	if s.namespacedOnly && ref.Kind == v1alpha1.ProviderKindCluster {
 		return fmt.Sprintf("%s %s cannot be used, because leasekeeper was installed without cluster kinds: "+
-			"set %s to a SecretProvider, or set scope.clusterKinds in leasekeeper's chart.", ref.Kind, ref.Name, field), nil
+			"set %s to a SecretProvider, or set scope.clusterKinds in leasekeeper's chart.",
+			ref.Kind, ref.Name, field), nil
 	}
 	other := v1alpha1.ProviderKindCluster
 	if ref.Kind == other {

@@ -219,7 +219,8 @@ func TestClusterProvidersAreNotServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "ClusterSecretProvider vault cannot be used, because leasekeeper was installed without cluster kinds: " +
+	const want = "ClusterSecretProvider vault cannot be used, " +
+		"because leasekeeper was installed without cluster kinds: " +
 		"set spec.providerRef to a SecretProvider, or set scope.clusterKinds in leasekeeper's chart."
 	if r.Block == nil || r.Block.Reason != v1alpha1.ReasonProviderNotFound || r.Block.Message != want {
 		t.Errorf("blocked by %+v, want %q", r.Block, want)

@@ -41,6 +41,8 @@ type BedOptions struct {
 	Vault VaultOptions
 	// VaultCluster starts three Vaults instead of one. Vault must be zero except for MaxRequestDuration.
 	VaultCluster bool
+	// Install installs leasekeeper's rights instead of config/default, and returns additional flags of all managers.
+	Install func(ctx context.Context, plane *ControlPlane) (flags []string, err error)
 	// Rollout gives leasekeeper the permissions for rollouts and starts nodes.
 	Rollout bool
 	// APIProxy puts a proxy between the managers and the API server.
@@ -121,6 +123,11 @@ func (b *Bed) startCluster(ctx context.Context) (err error) {
 		if err := b.Plane.StartNodes(ctx, NodesOptions{}); err != nil {
 			return err
 		}
+	}
+	if b.opts.Install != nil {
+		flags, err := b.opts.Install(ctx, b.Plane)
+		b.opts.Flags = append(slices.Clone(b.opts.Flags), flags...)
+		return err
 	}
 	_, err = b.Plane.Kubectl(ctx, "apply", "--server-side", "-k", filepath.Join(b.opts.Root, "config", config))
 	return err

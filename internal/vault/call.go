@@ -74,11 +74,11 @@ type rawResponse struct {
 // do sends the request and returns the response with any status. An error comes from the network; its kind depends on
 // whether any byte may have been sent.
 //
-// A standby's redirect is followed once, to hosts that redirectTarget permits. For a call that mints, that is safe only if the standby was told not to
-// forward: a standby also redirects after its own forwarding broke halfway, when the active node may be minting already
-// (forwardRequest in http/handler.go of Vault and of OpenBao). So the first such redirect is an error without a
-// response, and from then on this backend tells standbys not to forward. If the redirect's target cannot be reached,
-// it lets them forward again.
+// A standby's redirect is followed once, to hosts that redirectTarget permits. For a call that mints, that is safe only
+// if the standby was told not to forward: a standby also redirects after its own forwarding broke halfway, when the
+// active node may be minting already (forwardRequest in http/handler.go of Vault and of OpenBao). So the first such
+// redirect is an error without a response, and from then on this backend tells standbys not to forward. If the
+// redirect's target cannot be reached, or is not permitted, it lets them forward again.
 func (b *Backend) do(ctx context.Context, c call) (rawResponse, error) {
 	var probes probes
 	// The login of a request that mints was just served, and the journaled attempt waits for its response.

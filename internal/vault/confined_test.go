@@ -40,7 +40,8 @@ func TestASecretProviderReachesItsOwnNamespaceOnly(t *testing.T) {
 			p.TLS = &v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Name: "root", Namespace: "system"}}
 		}, nil},
 		{"trusts a ConfigMap of another namespace", func(p *v1alpha1.VaultProvider) {
-			p.TLS = &v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Kind: "ConfigMap", Name: "ca", Namespace: "system"}}
+			ca := &v1alpha1.CAReference{Kind: "ConfigMap", Name: "ca", Namespace: "system"}
+			p.TLS = &v1alpha1.TLSConfig{CARef: ca}
 		}, nil},
 		{"presents a certificate of another namespace", func(p *v1alpha1.VaultProvider) {
 			p.TLS = &v1alpha1.TLSConfig{ClientCertRef: &foreign}

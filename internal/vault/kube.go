@@ -102,7 +102,9 @@ func tokenError(err error, namespace, name string) *backend.Error {
 				"grant leasekeeper's ServiceAccount create on serviceaccounts/token", name, namespace)
 	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err):
 		mapped = backend.Errorf(backend.Misconfigured,
-			"the API server refuses a token of ServiceAccount %q in namespace %q: check the audiences", name, namespace)
+			"the API server refuses a token of ServiceAccount %q in namespace %q: "+
+				"check the audiences of the provider, and those of the admission policy leasekeeper-tokens",
+			name, namespace)
 	default:
 		mapped = backend.Errorf(backend.Unavailable,
 			"requesting a token of ServiceAccount %q in namespace %q from the API server failed", name, namespace)

@@ -111,7 +111,8 @@ func newScripted(s *script) *Backend {
 		sleep:   func(context.Context, time.Duration) error { return nil },
 		timeout: time.Minute, issueTimeout: time.Minute, spec: spec, base: mustURL("https://vault.test:8200"),
 		redirectHosts: must(ParseHosts([]string{"other.test"})),
-		http:          client, minting: client, keeper: keeper, readers: newSessionCache(clock), breaker: &breaker{clock: clock},
+		http:          client, minting: client, keeper: keeper, readers: newSessionCache(clock),
+		breaker: &breaker{clock: clock},
 	}
 }
 

@@ -45,3 +45,50 @@ Argument: a list of root, file, kind.
 {{- end -}}
 {{- toYaml $rules -}}
 {{- end -}}
+
+{{/*
+The part of a list of rules that is about the kinds of the cluster, or about everything else. Argument: a list of the
+rules as YAML, and "cluster" or "namespaces".
+*/}}
+{{- define "leasekeeper.part" -}}
+{{- $cluster := list "clustersecretproviders" "clustersecretproviders/status" "leaserevocations"
+  "leaserevocations/status" "namespaces" -}}
+{{- $part := index . 1 -}}{{- $rules := list -}}
+{{- range $rule := fromYamlArray (index . 0) -}}
+{{- $resources := list -}}
+{{- range $resource := $rule.resources -}}
+{{- if eq (has $resource $cluster) (eq $part "cluster") -}}
+{{- $resources = append $resources $resource -}}
+{{- end -}}
+{{- end -}}
+{{- if $resources -}}
+{{- $rules = append $rules (dict "apiGroups" $rule.apiGroups "resources" $resources "verbs" $rule.verbs) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $rules -}}
+{{- end -}}
+
+{{/*
+Binds the role of the given kind and name suffix to the manager's ServiceAccount. Argument: a list of root, kind of the
+binding, kind of the role, suffix, and the namespace of a RoleBinding.
+*/}}
+{{- define "leasekeeper.binding" -}}
+{{- $root := index . 0 -}}{{- $name := printf "%s%s" (include "leasekeeper.fullname" $root) (index . 3) -}}
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ index . 1 }}
+metadata:
+  name: {{ $name }}
+  {{- with index . 4 }}
+  namespace: {{ . }}
+  {{- end }}
+  labels:
+    {{- include "leasekeeper.labels" $root | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: {{ index . 2 }}
+  name: {{ $name }}
+subjects:
+- kind: ServiceAccount
+  name: {{ include "leasekeeper.serviceAccountName" $root }}
+  namespace: {{ $root.Release.Namespace }}
+{{- end -}}

@@ -89,8 +89,8 @@ func (k kubernetes) Login(ctx context.Context, r Requester, who backend.Identity
 func (k kubernetes) causes(audiences []string) []Cause {
 	field := k.field + ".kubernetes.serviceAccountRef.audiences"
 	review := fmt.Sprintf("if they are correct, the API server did not review the token for Vault: "+
-		"check kubernetes_host in auth/%s/config, and that its token_reviewer_jwt is valid; without one, Vault presents "+
-		"the token itself, which the API server rejects for its audiences %q", k.mount, audiences)
+		"check kubernetes_host in auth/%s/config, and that its token_reviewer_jwt is valid; without one, Vault "+
+		"presents the token itself, which the API server rejects for its audiences %q", k.mount, audiences)
 	return []Cause{
 		{"audience", fmt.Sprintf("the token has the audiences %q of %s: set it to the audience of the role",
 			audiences, field)},

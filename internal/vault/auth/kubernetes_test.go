@@ -21,6 +21,7 @@ func TestKubernetesLoginRequest(t *testing.T) {
 	unmounted := kubernetesAuth(nil)
 	unmounted.Kubernetes.Mount = ""
 	unnamed := backend.Identity{Namespace: "shop"}
+	orders := ServiceAccount{Namespace: "shop", Name: "orders", Audiences: audiences}
 	for _, c := range []struct {
 		it, because  string
 		method       Method
@@ -31,14 +32,14 @@ func TestKubernetesLoginRequest(t *testing.T) {
 		configuredAt string
 	}{{
 		it: "uses the object's ServiceAccount", because: "the workload requests its own credential",
-		method: issuer(t, kubernetesAuth(nil)), who: who, account: ServiceAccount{Namespace: "shop", Name: "orders", Audiences: audiences},
+		method: issuer(t, kubernetesAuth(nil)), who: who, account: orders,
 		path: "auth/kubernetes/login", role: "app",
 		action:       `login to role "app" of auth/kubernetes as ServiceAccount shop/orders`,
 		configuredAt: "auth/kubernetes/role/app",
 	}, {
 		it: "prefers it to the provider's", because: "the provider's is the default",
 		method: issuer(t, kubernetesAuth(shared)), who: who,
-		account: ServiceAccount{Namespace: "shop", Name: "orders", Audiences: audiences},
+		account: orders,
 		path:    "auth/kubernetes/login", role: "app",
 		action:       `login to role "app" of auth/kubernetes as ServiceAccount shop/orders`,
 		configuredAt: "auth/kubernetes/role/app",
@@ -51,13 +52,13 @@ func TestKubernetesLoginRequest(t *testing.T) {
 		configuredAt: "auth/kubernetes/role/app",
 	}, {
 		it: "uses the mount and the role of the spec", because: "each cluster may have its own mount",
-		method: issuer(t, mounted), who: who, account: ServiceAccount{Namespace: "shop", Name: "orders", Audiences: audiences},
+		method: issuer(t, mounted), who: who, account: orders,
 		path: "auth/clusters/blue/login", role: "orders",
 		action:       `login to role "orders" of auth/clusters/blue as ServiceAccount shop/orders`,
 		configuredAt: "auth/clusters/blue/role/orders",
 	}, {
 		it: "uses Vault's default mount", because: "the spec names none",
-		method: issuer(t, unmounted), who: who, account: ServiceAccount{Namespace: "shop", Name: "orders", Audiences: audiences},
+		method: issuer(t, unmounted), who: who, account: orders,
 		path: "auth/kubernetes/login", role: "app",
 		action:       `login to role "app" of auth/kubernetes as ServiceAccount shop/orders`,
 		configuredAt: "auth/kubernetes/role/app",
@@ -70,8 +71,9 @@ func TestKubernetesLoginRequest(t *testing.T) {
 		configuredAt: "auth/kubernetes/role/app",
 	}, {
 		it: "takes a keeper of the provider's namespace", because: "a SecretProvider's ServiceAccount is beside it",
-		method: keeper(t, kubernetesAuth(local), "shop"), account: ServiceAccount{Namespace: "shop", Name: "keeper", Audiences: audiences},
-		path: "auth/kubernetes/login", role: "app",
+		method:  keeper(t, kubernetesAuth(local), "shop"),
+		account: ServiceAccount{Namespace: "shop", Name: "keeper", Audiences: audiences},
+		path:    "auth/kubernetes/login", role: "app",
 		action:       `keeper login to role "app" of auth/kubernetes as ServiceAccount shop/keeper`,
 		configuredAt: "auth/kubernetes/role/app",
 	}} {
@@ -193,7 +195,8 @@ func TestALoginWithoutAudiencesIsNotSent(t *testing.T) {
 	for field, m := range map[string]Method{"auth": issuer(t, without), "keeperAuth": keeper(t, without, "")} {
 		f := &fakeRequester{}
 		_, err := m.Login(t.Context(), f, who)
-		wantError(t, err, backend.Misconfigured, "set "+field+".kubernetes.serviceAccountRef.audiences, such as [vault]: "+
+		field += ".kubernetes.serviceAccountRef.audiences"
+		wantError(t, err, backend.Misconfigured, "set "+field+", such as [vault]: "+
 			"without audiences the token is valid at the API server, so Vault could act as the ServiceAccount")
 		if len(f.accounts)+len(f.logins) > 0 {
 			t.Errorf("%s: tokens of %v were requested, %d logins sent", field, f.accounts, len(f.logins))
