@@ -93,6 +93,9 @@ type Response struct {
 	Data map[string][]byte
 	// Forms are the same data under the keys that a type of Secret needs, by type. They are added to a Secret of it.
 	Forms map[corev1.SecretType]map[string][]byte
+	// ForeignUser is true if a leased response names a user that is not dropped with the lease, such as the login of a
+	// one-time password. Two leases may have it then.
+	ForeignUser bool
 	// Volatile names the fields that differ in every response, such as a ttl that counts down. They are published, but
 	// a difference in them is no change.
 	Volatile []string

@@ -225,7 +225,7 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held, places
 		known.fields[responseKey(src)] = namesOf(response)
 		part := selected(o.d, src.Spec, response)
 		respond(&rec.Record, response, part.Digest(salt))
-		if lease.Leased(&rec.Record) {
+		if lease.Leased(&rec.Record) && !response.ForeignUser {
 			rec.Record.UserDigest = secret.UserDigest(response.Data, userSalt(o.d))
 		}
 		content[i] = part

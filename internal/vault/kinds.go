@@ -26,6 +26,7 @@ func classify(
 	if a.LeaseID != "" {
 		into.Kind, into.LeaseID = v1alpha1.ResponseLeased, a.LeaseID
 		into.Term.Duration, into.Term.Renewable = seconds(a.LeaseDuration), a.Renewable
+		into.ForeignUser = oneTimePassword(fields)
 		return nil
 	}
 	if _, ok := kv2(a); ok {
@@ -54,6 +55,13 @@ func classify(
 	// would be lost.
 	into.Once = into.UnknownExpiry && req.Method == v1alpha1.MethodWrite
 	return nil
+}
+
+// oneTimePassword recognises a one-time password of the ssh engine (pathCredsCreateWrite in
+// builtin/logical/ssh/path_creds_create.go). Its user is one of the host.
+func oneTimePassword(fields map[string]json.RawMessage) bool {
+	var kind string
+	return readString(fields["key_type"], &kind) == nil && kind == "otp" && !isNull(fields["ip"])
 }
 
 // scheduled reads when Vault rotates the credential of a static role.
