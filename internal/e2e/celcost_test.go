@@ -88,6 +88,10 @@ func withOneSource() *v1alpha1.DynamicSecret {
 	d.Spec.Vault = &v1alpha1.VaultRequest{
 		Path: "database/creds/orders", Namespace: "shop", Method: v1alpha1.MethodWrite,
 		Parameters: parameters(map[string]any{"ttl": "1h"}),
+		ParametersFrom: []v1alpha1.ParameterSource{
+			{Name: "pin", SecretKeyRef: v1alpha1.ParameterKeyReference{Name: "pins", Key: "orders"}},
+		},
+		PrivateKey: &v1alpha1.PrivateKeySpec{Algorithm: v1alpha1.AlgorithmRSA, Size: 4096},
 	}
 	useEveryOption(d)
 	return d

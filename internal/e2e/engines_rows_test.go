@@ -34,7 +34,7 @@ var engineRows = []engineRow{
 	{
 		sample: "database-schedule", setUp: (*rig).setUpRotationSchedule, kind: scheduled, works: (*rig).login, stays: true,
 		keys:   []string{"username", "password", "ttl", "last_vault_rotation", "rotation_schedule", "rotation_window"},
-		change: (*rig).rotateStaticRole,
+		change: (*rig).rotateScheduledRole,
 	},
 	{
 		sample: "kubernetes", setUp: (*rig).setUpKubernetes, kind: leased, works: (*rig).reviewToken,
@@ -55,7 +55,7 @@ var engineRows = []engineRow{
 	},
 	{
 		sample: "rabbitmq", setUp: (*rig).setUpRabbitMQ, kind: leased, renewable: true, keys: userAndPassword,
-		works: (*rig).loginRabbitMQ,
+		works: (*rig).loginRabbitMQ, left: (*rig).rabbitUsers,
 	},
 	{
 		sample: "ldap-static", setUp: (*rig).setUpStaticLDAP, kind: scheduled, works: (*rig).bind, stays: true,
@@ -74,7 +74,7 @@ var engineRows = []engineRow{
 	},
 	{
 		sample: "aws", setUp: (*rig).setUpAWSUsers, kind: leased, renewable: true, works: (*rig).checkAccessKey,
-		keys: []string{"access_key", "secret_key"},
+		keys: []string{"access_key", "secret_key"}, left: (*rig).awsUsers,
 	},
 	{
 		sample: "aws-sts", setUp: (*rig).setUpAWSRole, kind: leased, works: (*rig).checkAccessKey, stays: true,

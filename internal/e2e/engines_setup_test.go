@@ -108,6 +108,20 @@ func (r *rig) setUpStaticRole(role map[string]any) {
 
 func (r *rig) rotateStaticRole() { r.vaultWrite(r.mount("database")+"/rotate-role/orders", nil) }
 
+// rotateScheduledRole also checks that the record expects the next rotation on Saturday at midnight.
+func (r *rig) rotateScheduledRole() {
+	r.t.Helper()
+	at := r.get("orders").Status.Leases[0].ExpiresAt
+	if at == nil {
+		r.t.Fatal("the record does not say when Vault rotates")
+	}
+	// The times of Vault and of the record are in whole seconds.
+	if nearest := at.UTC().Round(time.Hour); nearest.Weekday() != time.Saturday || nearest.Hour() != 0 {
+		r.t.Errorf("the next rotation is expected at %s, want Saturday at midnight", at.UTC())
+	}
+	r.rotateStaticRole()
+}
+
 func (r *rig) setUpKubernetes() {
 	r.must(r.Vault.EnableKubernetesSecrets(r.t.Context(), r.mount("kubernetes"), r.Plane))
 	r.vaultWrite(r.mount("kubernetes")+"/roles/orders", map[string]any{
@@ -146,8 +160,12 @@ func (r *rig) setUpPKI(lease bool) {
 	r.must(err)
 	chain := signed["certificate"].(string) + "\n" + signed["issuing_ca"].(string)
 	r.vaultWrite(mount+"/intermediate/set-signed", map[string]any{"certificate": chain})
+	keys := "any" // of signing requests
+	if lease {
+		keys = "ec"
+	}
 	r.vaultWrite(mount+"/roles/orders", map[string]any{
-		"allow_any_name": true, "key_type": "any", "max_ttl": longLife, "generate_lease": lease,
+		"allow_any_name": true, "key_type": keys, "max_ttl": longLife, "generate_lease": lease,
 	})
 }
 
@@ -194,6 +212,14 @@ func (r *rig) setUpRabbitMQ() {
 	r.vaultWrite(mount+"/roles/orders", map[string]any{
 		"tags": "management", "vhosts": `{"/":{"configure":"","write":".*","read":".*"}}`,
 	})
+}
+
+// rabbitUsers are the users that Vault created for the rig.
+func (r *rig) rabbitUsers() []string {
+	r.t.Helper()
+	users, err := started(r, startRabbitMQ).Users(context.Background(), "-"+r.name+"-")
+	r.must(err)
+	return users
 }
 
 func (r *rig) loginRabbitMQ(s *corev1.Secret) error {
@@ -261,7 +287,8 @@ func (r *rig) connectAWS(role map[string]any) {
 	server, mount := started(r, startAWS), r.enable("aws", "aws")
 	r.vaultWrite(mount+"/config/root", map[string]any{
 		"access_key": server.AccessKey, "secret_key": server.SecretKey, "region": "us-east-1",
-		"iam_endpoint": server.Address, "sts_endpoint": server.Address, "sts_region": "us-east-1",
+		"username_template": "{{ printf \"" + r.name + "-%s\" (random 20) }}",
+		"iam_endpoint":      server.Address, "sts_endpoint": server.Address, "sts_region": "us-east-1",
 	})
 	r.vaultWrite(mount+"/config/lease", map[string]any{"lease": longLife, "lease_max": "24h"})
 	r.vaultWrite(mount+"/roles/orders", role)
@@ -280,6 +307,9 @@ func (r *rig) setUpAWSRole() {
 		"default_sts_ttl": longLife, "max_sts_ttl": "12h",
 	})
 }
+
+// awsUsers are the IAM users that Vault created for the rig.
+func (r *rig) awsUsers() []string { return started(r, startAWS).Users(r.name + "-") }
 
 func (r *rig) checkAccessKey(s *corev1.Secret) error {
 	if !started(r, startAWS).Valid(string(s.Data["access_key"])) {

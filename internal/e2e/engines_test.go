@@ -42,6 +42,8 @@ type engineRow struct {
 	onlyOnce bool
 	// change makes Vault return another response of the kinds that are read again; nil: a replacement is requested.
 	change func(*rig)
+	// left lists the rig's users that the engine's server has; nil: works shows enough.
+	left func(*rig) []string
 	// same: a replacement has the same data.
 	same bool
 }
@@ -94,6 +96,9 @@ func (row engineRow) checkIssued(r *rig, d *v1alpha1.DynamicSecret, s *corev1.Se
 	}
 	if keys := slices.Sorted(maps.Keys(s.Data)); !slices.Equal(keys, slices.Sorted(slices.Values(row.keys))) {
 		r.t.Errorf("the Secret has the keys %q, want %q", keys, row.keys)
+	}
+	if row.left != nil && len(row.left(r)) != 1 {
+		r.t.Errorf("the engine's server has the users %q, want one", row.left(r))
 	}
 	if row.works != nil && !row.onlyOnce {
 		r.eventually("the credential to work", func() bool { return row.works(r, s) == nil })
@@ -175,6 +180,9 @@ func (row engineRow) gone(r *rig, last *corev1.Secret) {
 	if r.target(last.Name) != nil {
 		r.t.Error("the Secret is left")
 	}
+	if row.left != nil {
+		r.eventually("no user to be left", func() bool { return len(row.left(r)) == 0 })
+	}
 	if row.works != nil && !row.stays {
 		r.eventually("the last credential to be revoked", func() bool { return row.works(r, last) != nil })
 	}
@@ -249,4 +257,54 @@ func TestLibraryWithoutAFreeAccountWaits(t *testing.T) {
 	r.remove("orders")
 	r.untilReady("second")
 	r.remove("second")
+}
+
+func TestAnOpaqueCertificateBecomesATLSSecret(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, shared, enginesPolicy)
+	r.setUpLeasedPKI()
+	d := r.sample("pki-issue")
+	d.Spec.Target = v1alpha1.TargetSpec{}
+	d.Spec.Rotation.Overlap = &metav1.Duration{}
+	r.create(d)
+	r.untilReady("orders")
+	if s := r.target("orders"); s.Data["tls.crt"] != nil {
+		t.Error("an Opaque Secret has tls.crt")
+	}
+	r.edit("orders", func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Type = string(corev1.SecretTypeTLS) })
+	r.eventually("a TLS Secret", func() bool {
+		s := r.target("orders")
+		return s != nil && s.Type == corev1.SecretTypeTLS
+	})
+	if err := r.checkCertificate(r.target("orders")); err != nil {
+		t.Error(err)
+	}
+	r.remove("orders")
+}
+
+func TestASecretWithoutTheLabelIsNotSent(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, shared, enginesPolicy)
+	r.setUpCiphertext()
+	label := func(value string) {
+		change(r, &corev1.Secret{ObjectMeta: r.named("orders-ciphertext")}, func(s *corev1.Secret) {
+			s.Labels = map[string]string{v1alpha1.ParametersLabel: value}
+		})
+	}
+	label("false")
+	mark := r.vaultMark()
+	r.create(r.sample("transit-decrypt"))
+	message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonInvalidSpec)
+	if !strings.Contains(message, v1alpha1.ParametersLabel) {
+		t.Errorf("the message %q does not name the label", message)
+	}
+	if n := r.workloadRequests(mark); n > 0 {
+		t.Errorf("the workload sent %d requests to Vault", n)
+	}
+	label("true")
+	r.untilReady("orders")
+	if got := r.value("orders", "plaintext"); got != "b3JkZXJz" {
+		t.Errorf("the plaintext is %q", got)
+	}
+	r.remove("orders")
 }

@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -235,4 +236,41 @@ func TestDeletedKVVersionIsReportedAndSecretStays(t *testing.T) {
 			r.untilUnleased()
 		})
 	}
+}
+
+func TestPinnedKVVersionSaysWhatCanBeDone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, shared, kvPolicy)
+	e := engines[1]
+	for _, password := range []string{"one", "two"} {
+		e.put(r, map[string]any{"password": password})
+	}
+	pin := func(version int) func(*v1alpha1.DynamicSecret) {
+		return func(d *v1alpha1.DynamicSecret) {
+			e.request(r, time.Second)(d)
+			d.Spec.Vault.Parameters = parameters(map[string]any{"version": version})
+		}
+	}
+	r.ready("orders", pin(1))
+	r.untilContains("the first version", map[string]string{"password": "one"})
+	for _, step := range []struct {
+		verb, want string
+	}{
+		{"delete", "version 1 of .* is deleted: undelete it, or change the parameter version"},
+		{"destroy", "version 1 of .* is destroyed: change the parameter version"},
+	} {
+		r.must(r.Vault.Write(t.Context(), r.name+"-kv/"+step.verb+"/orders", map[string]any{"versions": []int{1}}))
+		said := regexp.MustCompile(step.want)
+		r.eventually("a condition with "+step.want, func() bool { return said.MatchString(r.messages("orders")) })
+	}
+	if !contains(r.target("orders"), map[string]string{"password": "one"}) {
+		t.Error("the Secret was changed or deleted")
+	}
+	r.edit("orders", pin(9))
+	r.eventually("a condition about the version 9", func() bool {
+		return strings.Contains(r.messages("orders"), "check the path and the version")
+	})
+	r.edit("orders", pin(2))
+	r.untilContains("the second version", map[string]string{"password": "two"})
+	r.remove("orders")
 }

@@ -65,7 +65,7 @@ func drawRecord(t *rapid.T, label string) v1alpha1.LeaseRecord {
 	rec.ExpiresAt, rec.RevokeAfter = drawTimePtr(t, "expiresAt"), drawTimePtr(t, "revokeAfter")
 	rec.DurationSeconds, rec.MaxTTLSeconds = drawSeconds(t, "duration"), drawSeconds(t, "max TTL")
 	rec.Renewable, rec.Revocable = maybe(t, "renewable"), rarely(t, "revocable")
-	rec.MaxTTLReached = rarely(t, "max TTL reached")
+	rec.MaxTTLReached, rec.Once = rarely(t, "max TTL reached"), rarely(t, "once")
 	if maybe(t, "has a session") {
 		rec.Session = &v1alpha1.SessionTerm{
 			ExpiresAt: drawTime(t, "session"), DurationSeconds: drawSeconds(t, "session"),

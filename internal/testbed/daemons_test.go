@@ -34,16 +34,3 @@ func TestLDAPChecksPasswords(t *testing.T) {
 		t.Error("another password is accepted")
 	}
 }
-
-func TestRabbitMQListsItsUsers(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	r := must(testbed.StartRabbitMQ(ctx))(t)
-	defer func() { check(t, r.Close()) }()
-	if users := must(r.Users(ctx, "testbed"))(t); len(users) != 1 {
-		t.Errorf("the users are %v, want the administrator", users)
-	}
-	if r.Login(ctx, "guest", "guest") == nil {
-		t.Error("the default user can log in")
-	}
-}

@@ -118,13 +118,13 @@ func (r *RabbitMQ) Login(ctx context.Context, name, password string) error {
 	return r.get(ctx, "/api/whoami", name, password, &struct{}{})
 }
 
-// Users returns the names of the users with a prefix.
-func (r *RabbitMQ) Users(ctx context.Context, prefix string) ([]string, error) {
+// Users returns the names of the users whose names contain a text. Vault's contain the name of the token.
+func (r *RabbitMQ) Users(ctx context.Context, text string) ([]string, error) {
 	var all []struct{ Name string }
 	err := r.get(ctx, "/api/users", r.admin, r.password, &all)
 	var names []string
 	for _, user := range all {
-		if strings.HasPrefix(user.Name, prefix) {
+		if strings.Contains(user.Name, text) {
 			names = append(names, user.Name)
 		}
 	}

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -19,7 +20,9 @@ type inputs struct {
 	parameters map[string]json.RawMessage
 	// secrets are the values that no message repeats.
 	secrets []string
-	// key is the new private key; nil: the source wants none.
+	// signing is the certificate signing request before it has a key; nil: the source wants none.
+	signing *x509.CertificateRequest
+	// key is the new private key; nil: it was not generated yet.
 	key *privateKey
 }
 
@@ -61,12 +64,27 @@ func (b *Backend) prepare(ctx context.Context, namespace string, req *v1alpha1.V
 		return in, nil
 	}
 	var err error
-	if in.key, err = newPrivateKey(req.PrivateKey); err != nil {
-		return nil, err
-	}
-	request, err := in.key.signingRequest(req.Parameters)
-	in.parameters[parameterCSR], _ = json.Marshal(string(request))
+	in.signing, err = signingRequest(req.Parameters)
 	return in, err
+}
+
+// generate makes the private key and signs the request with it. That takes seconds for a long RSA key, so it is done
+// after the login: an outage must not cost a key at each attempt.
+func (in *inputs) generate(spec *v1alpha1.PrivateKeySpec) error {
+	if spec == nil || in.signing == nil {
+		return nil
+	}
+	key, err := newPrivateKey(spec)
+	if err != nil {
+		return err
+	}
+	request, err := key.sign(in.signing)
+	if err != nil {
+		return err
+	}
+	in.key = key
+	in.parameters[parameterCSR], err = json.Marshal(string(request))
+	return err
 }
 
 // parameterSecret reads a Secret whose owner permits that its values are sent.

@@ -315,6 +315,26 @@ func TestAWriteWithoutAnExpiryIsKept(t *testing.T) {
 	}
 }
 
+func TestTheLoginOfAOneTimePasswordIsForeign(t *testing.T) {
+	f := newFixture(t)
+	const path = "ssh/creds/orders"
+	for name, test := range map[string]struct {
+		data string
+		want bool
+	}{
+		"a one-time password": {`"key_type":"otp","key":"x","ip":"10.0.0.1","username":"deploy"`, true},
+		"a user":              {`"username":"v-orders"`, false},
+		"another key type":    {`"key_type":"ca","ip":"10.0.0.1","username":"deploy"`, false},
+	} {
+		f.server.always(path, ok(`{"request_id":"1","lease_id":"`+path+`/a","lease_duration":60,"data":{`+test.data+`}}`))
+		got, err := f.Issue(t.Context(), at, source(path, write))
+		wantNil(t, err)
+		if got.ForeignUser != test.want {
+			t.Errorf("%s: foreign is %t", name, got.ForeignUser)
+		}
+	}
+}
+
 func TestVersionsOfAKVSecret(t *testing.T) {
 	const path = "kv/data/orders"
 	version := func(data, metadata string) string {
@@ -325,6 +345,7 @@ func TestVersionsOfAKVSecret(t *testing.T) {
 	custom := func(req *v1alpha1.VaultRequest) { req.CustomMetadata = true }
 	none := func(*v1alpha1.VaultRequest) {}
 	deleted, destroyed := version("null", `"destroyed":false`), version("null", `"destroyed":true`)
+	absent := func(body string) says { return says{status: 404, body: body} }
 	described := func(data string) says { return ok(version(data, `"custom_metadata":{"owner":"x"}`)) }
 	for name, test := range map[string]struct {
 		change   func(*v1alpha1.VaultRequest)
@@ -332,10 +353,10 @@ func TestVersionsOfAKVSecret(t *testing.T) {
 		kind     backend.ErrorKind
 		want     string
 	}{
-		"the latest is deleted":   {none, says{status: 404, body: deleted}, backend.NotFound, "undelete it, or write a new"},
-		"a pinned one is deleted": {pin, says{status: 404, body: deleted}, backend.NotFound, "undelete it, or change the"},
-		"the latest is destroyed": {none, says{status: 404, body: destroyed}, backend.NotFound, "destroyed: write"},
-		"a pinned is destroyed":   {pin, says{status: 404, body: destroyed}, backend.NotFound, "destroyed: change"},
+		"the latest is deleted":   {none, absent(deleted), backend.NotFound, "undelete it, or write a new"},
+		"a pinned one is deleted": {pin, absent(deleted), backend.NotFound, "undelete it, or change the"},
+		"the latest is destroyed": {none, absent(destroyed), backend.NotFound, "destroyed: write"},
+		"a pinned is destroyed":   {pin, absent(destroyed), backend.NotFound, "destroyed: change"},
 		"a pinned does not exist": {pin, errs(404), backend.NotFound, "check the path and the version"},
 		"metadata on request":     {custom, described(`{"a":"b"}`), "", `{"owner":"x"}`},
 		"metadata not requested":  {none, described(`{"a":"b"}`), "", ""},

@@ -55,6 +55,9 @@ func (b *Backend) engineCall(req *v1alpha1.VaultRequest, in *inputs) (call, erro
 		limit: maxIssuedBytes}
 	if req.Method == v1alpha1.MethodWrite {
 		body, err := writeBody(req.Parameters)
+		if err == nil {
+			err = in.generate(req.PrivateKey)
+		}
 		maps.Copy(body, in.parameters)
 		c.method, c.body = http.MethodPut, body
 		return c, err

@@ -67,7 +67,7 @@ func curveOf(bits int32) elliptic.Curve {
 
 // signingRequest has the names of the parameters, because Vault takes them from the request unless the role says
 // otherwise (use_csr_common_name and use_csr_sans).
-func (k *privateKey) signingRequest(parameters map[string]apiextensionsv1.JSON) ([]byte, error) {
+func signingRequest(parameters map[string]apiextensionsv1.JSON) (*x509.CertificateRequest, error) {
 	template := &x509.CertificateRequest{}
 	if names := listOf(parameters["common_name"]); len(names) > 0 {
 		template.Subject = pkix.Name{CommonName: names[0]}
@@ -95,6 +95,10 @@ func (k *privateKey) signingRequest(parameters map[string]apiextensionsv1.JSON) 
 		}
 		template.URIs = append(template.URIs, uri)
 	}
+	return template, nil
+}
+
+func (k *privateKey) sign(template *x509.CertificateRequest) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, template, k.Signer)
 	if err != nil {
 		return nil, backend.Errorf(backend.Misconfigured, "the certificate signing request cannot be made: "+
