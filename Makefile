@@ -100,10 +100,11 @@ OBJECTS ?= 100
 LEASES ?= 2000
 
 .PHONY: chaos
-chaos: servers postgres build ## Inject all faults at once for FOR=10m, by SEED; then failovers, outages, many leases
+chaos: servers postgres build ## Inject all faults at once for FOR=10m, by SEED; again with three Vaults; failovers, outages, many leases
 	go build -race -o $(BIN)/manager-race .
 	go run ./hack/chaos -scenario storm,failover,isolation -seed $(SEED) -for $(FOR) -objects $(OBJECTS) \
 	  -manager $(BIN)/manager-race
+	go run ./hack/chaos -scenario standbys -seed $(SEED) -for $(FOR) -objects $(OBJECTS) -manager $(BIN)/manager-race
 	go run ./hack/chaos -scenario scale -leases $(LEASES) -manager $(BIN)/manager
 	LEASEKEEPER_OBJECTS=$(OBJECTS) $(E2E) -v -run '^TestShortOutageChangesNothing$$'
 

@@ -20,7 +20,8 @@ func main() {
 	seed := flag.Uint64("seed", 0, "random seed; 0 uses the current time")
 	storm := flag.Duration("for", 10*time.Minute, "duration of the storm")
 	objects := flag.Int("objects", 100, "number of objects in the storm")
-	scenario := flag.String("scenario", "storm,failover,isolation,scale", "comma-separated scenarios to run")
+	scenario := flag.String("scenario", "storm,failover,isolation,scale", "comma-separated scenarios to run; "+
+		"standbys, alone, is a storm over three Vaults")
 	isolation := flag.Duration("hang-for", 5*time.Minute, "how long backends hang in the isolation scenario")
 	leases := flag.Int("leases", 2000, "number of leases in the scale scenario")
 	manager := flag.String("manager", "bin/manager", "path of the manager binary")
@@ -34,6 +35,8 @@ func main() {
 		switch name {
 		case "storm":
 			opts.Storm = *storm
+		case "standbys":
+			opts.Storm, opts.VaultCluster = *storm, true
 		case "failover":
 			opts.Failover = true
 		case "isolation":
@@ -41,9 +44,13 @@ func main() {
 		case "scale":
 			opts.Scale = *leases
 		default:
-			fmt.Fprintf(os.Stderr, "-scenario %q is not one of storm, failover, isolation, scale\n", name)
+			fmt.Fprintf(os.Stderr, "-scenario %q is not one of storm, failover, isolation, scale, standbys\n", name)
 			os.Exit(2)
 		}
+	}
+	if opts.VaultCluster && *scenario != "standbys" {
+		fmt.Fprintln(os.Stderr, "-scenario standbys has servers of its own: run it alone")
+		os.Exit(2)
 	}
 	if err := run(opts); err != nil {
 		fmt.Fprintln(os.Stderr, "\nchaos failed:", err)

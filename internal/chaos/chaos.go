@@ -37,6 +37,8 @@ type Options struct {
 	Storm time.Duration
 	// Objects in the storm; 100 if 0.
 	Objects int
+	// VaultCluster runs three Vaults instead of one. Instead of stopping Vault, the storm loses the active one.
+	VaultCluster bool
 	// Failover makes leaders of two replicas fail, after the storm.
 	Failover bool
 	// Scale is the number of leases in the scale run, at the end; 0 skips it.
@@ -106,7 +108,8 @@ func startBed(ctx context.Context, opts Options) (*testbed.Bed, error) {
 	defer cancel()
 	return testbed.StartBed(ctx, testbed.BedOptions{
 		Root: opts.Root, Manager: opts.Manager, Flags: managerFlags, APIProxy: true,
-		Vault: testbed.VaultOptions{Durable: true, MaxRequestDuration: vaultLimit},
+		Vault:        testbed.VaultOptions{Durable: !opts.VaultCluster, MaxRequestDuration: vaultLimit},
+		VaultCluster: opts.VaultCluster,
 	})
 }
 

@@ -38,8 +38,8 @@ func (e *environment) awaitNothingLeft(ctx context.Context, report *Report) erro
 	err := eventually(ctx, "nothing to be left", func() (string, error) {
 		secrets, err1 := e.secrets(ctx)
 		var err2, err3, err4 error
-		leases, err2 = e.bed.Vault.Leases(ctx, runName)
-		users, err3 = e.bed.Postgres.Users(ctx, userPrefix)
+		leases, err2 = e.leases(ctx)
+		users, err3 = e.leakedUsers(ctx)
 		tokens, err4 = e.tokens(ctx)
 		var left []string
 		for what, names := range map[string][]string{
@@ -117,6 +117,10 @@ func (s *storm) fillReport(report *Report) error {
 	toVault, err2 := countFaults(s.vault, vaultRequests)
 	toAPI, err3 := countFaults(s.bed.API, apiRequests)
 	report.Objects, report.Bystanders = s.opts.Objects, len(s.history.names(bystander))
+	orphans, err4 := s.bed.Postgres.Users(context.Background(), userPrefix)
+	if s.bed.Cluster != nil {
+		report.Orphans = len(orphans)
+	}
 	report.Kills, report.KillsAtWork, report.Pauses = s.counts[kills], s.counts[killsAtWork], s.counts[pauses]
 	report.KillIntervals, report.LongestOutage = s.killIntervals, s.longestOutage
 	report.ClosestCall = s.history.closestCall
@@ -135,7 +139,7 @@ func (s *storm) fillReport(report *Report) error {
 			report.Faults[name] = n
 		}
 	}
-	return errors.Join(err1, err2, err3)
+	return errors.Join(err1, err2, err3, err4)
 }
 
 // succeeded counts the requests that Vault completed.

@@ -110,10 +110,13 @@ func (s *storm) stopServers(stormCtx, ctx context.Context, random *rand.Rand) er
 	for sleep(stormCtx, randomDuration(random, 4*time.Second, 10*time.Second)) && s.awaitFaultsAllowed(stormCtx) {
 		kill, pause := oneIn(random, 3), randomDuration(random, time.Second, 4*time.Second)
 		outages := []func(down time.Duration) error{
-			func(down time.Duration) error { return s.stopVault(stormCtx, ctx, kill, down) },
 			func(down time.Duration) error { return s.stopPostgres(stormCtx, ctx, down) },
 			func(time.Duration) error { return s.pauseAPIServer(stormCtx, pause) },
 			func(down time.Duration) error { return s.stallWatches(stormCtx, down+time.Second) },
+		}
+		if s.bed.Cluster == nil { // otherwise see loseActiveVaults
+			outages = append(outages,
+				func(down time.Duration) error { return s.stopVault(stormCtx, ctx, kill, down) })
 		}
 		errs := make([]error, len(outages))
 		var all sync.WaitGroup

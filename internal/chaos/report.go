@@ -43,6 +43,9 @@ type Report struct {
 	LeakedLeases, LeakedUsers, LostLeases, LostUsers int
 	// Left leases, users and issuing tokens exist after all objects were deleted.
 	LeftLeases, LeftUsers, LeftTokens int
+	// Orphans are users that remain because the active Vault of a cluster was lost while it created them. Vault has no
+	// lease of theirs, so nobody can revoke them.
+	Orphans int
 	// UnusedLogins are tokens that requested no credential. They expire.
 	UnusedLogins int
 	// SettleTime is the time from the last fault until all objects were settled.
@@ -138,4 +141,5 @@ func (r Report) stormRows(row func(string, any)) {
 	row("left after deletion: leases, users, issuing tokens",
 		fmt.Sprintf("%d, %d, %d", r.LeftLeases, r.LeftUsers, r.LeftTokens))
 	row("unused logins, which expire", r.UnusedLogins)
+	row("users without a lease, left by lost Vaults", r.Orphans)
 }

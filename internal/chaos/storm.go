@@ -139,7 +139,7 @@ func (s *storm) runTracks(ctx context.Context) error {
 	defer cancel()
 	tracks := []func(stormCtx, ctx context.Context, random *rand.Rand) error{
 		s.killManager, s.stopServers, s.injectVaultFaults, s.injectAPIFaults, s.slowDownCreation, s.mutateObjects,
-		s.denySecrets, s.reportProgress,
+		s.denySecrets, s.loseActiveVaults, s.moveClient, s.reportProgress,
 	}
 	errs := make([]error, len(tracks))
 	var all sync.WaitGroup

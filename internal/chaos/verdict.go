@@ -61,6 +61,11 @@ func (s *storm) verifyNothingLeft(ctx context.Context, report *Report, brokenBef
 func (s *storm) endFaults(ctx context.Context) error {
 	s.vault.Clear()
 	s.bed.API.Clear()
+	if s.bed.Cluster != nil {
+		if _, err := s.bed.Cluster.AwaitActive(ctx); err != nil {
+			return err
+		}
+	}
 	for name := range s.roles() {
 		if err := s.writeRole(ctx, name, 0); err != nil {
 			return err
@@ -168,8 +173,9 @@ func (d difference) String() string {
 func (s *storm) difference(ctx context.Context) (difference, error) {
 	objects, err1 := s.objects(ctx)
 	secrets, err2 := s.secrets(ctx)
-	leases, err3 := s.bed.Vault.Leases(ctx, runName)
+	leases, err3 := s.leases(ctx)
 	users, err4 := s.bed.Postgres.Users(ctx, userPrefix)
+	orphans, err5 := s.orphansAllowed()
 	recorded, published := map[string]string{}, map[string]string{}
 	for name, d := range objects {
 		if onlyLease(d) != nil {
@@ -182,7 +188,10 @@ func (s *storm) difference(ctx context.Context) (difference, error) {
 	var d difference
 	d.extraLeases, d.lostLeases = diff(leases, recorded, &d.objects)
 	d.extraUsers, d.lostUsers = diff(users, published, &d.objects)
-	return d, errors.Join(err1, err2, err3, err4)
+	if len(d.extraUsers) <= orphans {
+		d.extraUsers = nil
+	}
+	return d, errors.Join(err1, err2, err3, err4, err5)
 }
 
 // diff compares names with the wanted names, which map to objects. It appends the objects of lost names.

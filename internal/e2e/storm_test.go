@@ -24,6 +24,21 @@ func TestStormLeaksNothingAndReplacesNothingWithoutCause(t *testing.T) {
 	}
 }
 
+// The active one of three Vaults is killed, steps down and is isolated, while the manager is led to standbys.
+func TestStandbysLeakNothingAndLoseNothing(t *testing.T) {
+	t.Parallel()
+	awaitSlot(t)
+	report, err := chaos.Run(t.Context(), chaos.Options{
+		Seed: uint64(time.Now().UnixNano()), Storm: 50 * time.Second, VaultCluster: true,
+		Objects: 20, Manager: managerBinary, Root: "../..",
+		Progress: t.Output(),
+	})
+	t.Logf("\n%s", report)
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // `make chaos` does the same with thousands of leases. An unavailable backend gets one probe at a time, and leases are
 // verified by one list for each role.
 func TestManyLeasesSurviveAnOutage(t *testing.T) {

@@ -95,16 +95,19 @@ func (v *Vault) launch(ctx context.Context, binary string, opts VaultOptions) er
 	return v.process.await(ctx, v.reachable)
 }
 
-var versionOutput = regexp.MustCompile(`^(Vault|OpenBao) v(\S+?),? `)
+var versionOutput = regexp.MustCompile(`^(Vault|OpenBao) v([^\s,]+)`)
 
 // identify asks the command for its kind and version.
 func (v *Vault) identify(ctx context.Context, binary string) error {
 	command := exec.CommandContext(ctx, binary, "version")
 	command.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + v.dir}
 	output, err := command.Output()
-	found := versionOutput.FindStringSubmatch(string(output) + " ")
-	if err != nil || found == nil {
-		return fmt.Errorf("%s version: %w: %q is neither a Vault nor an OpenBao", binary, err, output)
+	found := versionOutput.FindStringSubmatch(string(output))
+	if err != nil {
+		return fmt.Errorf("%s version: %w", binary, err)
+	}
+	if found == nil {
+		return fmt.Errorf("%s is neither a Vault nor an OpenBao: its version is %q", binary, output)
 	}
 	v.OpenBao, v.Version = found[1] == "OpenBao", found[2]
 	return nil

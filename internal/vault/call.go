@@ -122,7 +122,8 @@ func (b *Backend) healthy(ctx context.Context, token string) bool {
 	if _, err := b.health(ctx); err != nil || !b.standby.Load() {
 		return err == nil
 	}
-	// A standby is healthy whether or not its active node responds. It forwards this request, whatever the token is.
+	// A standby is healthy whether or not its active node responds. It forwards this request, whatever the token is,
+	// unless it serves reads itself; then nothing is learnt of the active node.
 	r, err := b.do(ctx, call{method: http.MethodGet, path: "auth/token/lookup-self", token: token, exempt: true,
 		namespace: b.spec.Namespace, timeout: min(b.timeout, healthTimeout)})
 	a, ok := r.parse()

@@ -5,7 +5,6 @@ package vault_test
 import (
 	"context"
 	"errors"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -68,9 +67,7 @@ var provoked = map[string]func(t *testing.T) string{
 		return strings.Join(response.Warnings, "\n")
 	},
 	"versioned K/V": func(t *testing.T) string {
-		request := bed.vault.Root.NewRequest(http.MethodGet, "/v1/kv2/x")
-		//nolint:staticcheck // no other function returns the warnings of a 404
-		response, err := bed.vault.Root.RawRequestWithContext(t.Context(), request)
+		response, err := bed.vault.Root.Logical().ReadRawWithContext(t.Context(), "kv2/x")
 		if response == nil {
 			t.Fatal(err)
 		}
