@@ -25,9 +25,9 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// Twenty objects of a database that does not respond, twenty whose Secrets an admission webhook never admits, and twenty
-// others with leases of 30 s share eight workers. The first ten issuances of the hanging database were answered, so its
-// renewals hang as well.
+// Twenty objects of a database that does not respond, twenty whose Secrets an admission webhook never admits, and
+// twenty others with leases of 30 s share eight workers. The first ten issuances of the hanging database were answered,
+// so its renewals hang as well.
 func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	t.Parallel()
 	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, "--leader-elect=false", "--concurrency=8")
@@ -64,7 +64,8 @@ func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	unadmitted.eventually("an object to report the webhook", func() bool {
 		for _, d := range unadmitted.all() {
 			c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReconcilingCondition)
-			if c != nil && c.Reason == v1alpha1.ReasonPublishFailed && strings.Contains(c.Message, "admission webhook") {
+			failed := c != nil && c.Reason == v1alpha1.ReasonPublishFailed
+			if failed && strings.Contains(c.Message, "admission webhook") {
 				return true
 			}
 		}
@@ -84,7 +85,7 @@ func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	healthy.unchanged(snapshot{objects: before.objects, secrets: before.secrets, mark: healthy.vaultMark()})
 }
 
-// hangingWebhook makes every write of a Secret of the rig wait for a webhook that does not respond, until it is removed.
+// hangingWebhook makes every write of a Secret of the rig wait for a webhook that never responds, until it is removed.
 func (r *rig) hangingWebhook() (remove func()) {
 	r.t.Helper()
 	ended := make(chan struct{})
@@ -107,7 +108,9 @@ func (r *rig) hangingWebhook() (remove func()) {
 		NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: r.name}},
 		Rules: []admissionv1.RuleWithOperations{{
 			Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
-			Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"}},
+			Rule: admissionv1.Rule{
+				APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"},
+			},
 		}},
 	}}
 	r.create(w)
