@@ -27,9 +27,9 @@ func (s *ProviderSpec) Backend() string {
 //
 // +kubebuilder:validation:XValidation:rule="self.address == oldSelf.address",message="address is immutable, because leases live there: create another provider and point the DynamicSecrets to it"
 // +kubebuilder:validation:XValidation:rule="has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)",message="namespace is immutable, because leases live there: create another provider and point the DynamicSecrets to it"
-// +kubebuilder:validation:XValidation:rule="has(self.auth.kubernetes) == has(oldSelf.auth.kubernetes) && (!has(self.auth.kubernetes) || self.auth.kubernetes.mount == oldSelf.auth.kubernetes.mount)",message="the method and mount of auth are immutable, because leases are recognised by them: create another provider and point the DynamicSecrets to it"
-// +kubebuilder:validation:XValidation:rule="!has(self.auth.kubernetes) || !has(self.auth.kubernetes.serviceAccountRef) || !has(self.auth.kubernetes.serviceAccountRef.__namespace__)",message="omit auth.kubernetes.serviceAccountRef.namespace: each DynamicSecret uses a ServiceAccount of its own namespace"
-// +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperAuth.kubernetes) || has(self.keeperAuth.kubernetes.serviceAccountRef)",message="set keeperAuth.kubernetes.serviceAccountRef: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+// +kubebuilder:validation:XValidation:rule="has(self.auth.kubernetes) == has(oldSelf.auth.kubernetes) && (!has(self.auth.kubernetes) || self.auth.kubernetes.mount == oldSelf.auth.kubernetes.mount) && has(self.auth.jwt) == has(oldSelf.auth.jwt) && (!has(self.auth.jwt) || self.auth.jwt.mount == oldSelf.auth.jwt.mount) && has(self.auth.appRole) == has(oldSelf.auth.appRole) && (!has(self.auth.appRole) || self.auth.appRole.mount == oldSelf.auth.appRole.mount) && has(self.auth.cert) == has(oldSelf.auth.cert) && (!has(self.auth.cert) || self.auth.cert.mount == oldSelf.auth.cert.mount) && has(self.auth.userPass) == has(oldSelf.auth.userPass) && (!has(self.auth.userPass) || self.auth.userPass.mount == oldSelf.auth.userPass.mount) && has(self.auth.ldap) == has(oldSelf.auth.ldap) && (!has(self.auth.ldap) || self.auth.ldap.mount == oldSelf.auth.ldap.mount)",message="the method and mount of auth are immutable, because leases are recognised by them: create another provider and point the DynamicSecrets to it"
+// +kubebuilder:validation:XValidation:rule="(!has(self.auth.kubernetes) || !has(self.auth.kubernetes.serviceAccountRef) || !has(self.auth.kubernetes.serviceAccountRef.__namespace__)) && (!has(self.auth.jwt) || !has(self.auth.jwt.serviceAccountRef) || !has(self.auth.jwt.serviceAccountRef.__namespace__))",message="omit namespace in the serviceAccountRef of auth: each DynamicSecret uses a ServiceAccount of its own namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || (!has(self.keeperAuth.kubernetes) || has(self.keeperAuth.kubernetes.serviceAccountRef)) && (!has(self.keeperAuth.jwt) || has(self.keeperAuth.jwt.serviceAccountRef) || has(self.keeperAuth.jwt.secretRef))",message="set serviceAccountRef in keeperAuth: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
 // +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperless) || !self.keeperless",message="set keeperAuth or keeperless, not both: keeperless accepts that leasekeeper has no identity that can revoke leases"
 type VaultProvider struct {
 	// Address of the server, such as https://vault.example:8200, without a path.
@@ -127,74 +127,11 @@ type SecretReference struct {
 type SecretKeyReference struct {
 	SecretReference `json:",inline"`
 
-	// Key that contains the value.
+	// Key that contains the value. Defaults to "token", "jwt", "secretId" or "password", as the field says that refers
+	// to the Secret.
 	// +optional
-	// +kubebuilder:default=token
 	// +kubebuilder:validation:MaxLength=253
 	Key string `json:"key,omitempty"`
-}
-
-// VaultAuth is a way to log in to Vault or OpenBao. Set exactly one method.
-//
-// +kubebuilder:validation:XValidation:rule="has(self.kubernetes) != has(self.token)",message="set exactly one of kubernetes and token"
-type VaultAuth struct {
-	// Kubernetes logs in with a token of a ServiceAccount.
-	// +optional
-	Kubernetes *VaultKubernetesAuth `json:"kubernetes,omitempty"`
-
-	// Token uses a token that is stored in a Secret; as auth, each issuance creates a child of it. For development:
-	// everyone who can read that Secret has the token's rights.
-	// +optional
-	Token *VaultTokenAuth `json:"token,omitempty"`
-}
-
-// VaultKubernetesAuth logs in with Vault's Kubernetes auth method.
-type VaultKubernetesAuth struct {
-	// Mount of the auth method, without "auth/".
-	// +optional
-	// +kubebuilder:default=kubernetes
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('/') && !self.endsWith('/') && !self.startsWith('auth/') && self.matches('^[A-Za-z0-9_./-]+$') && !self.matches('(^|/)[.][.]?(/|$)')",message="mount has no leading or trailing slash and no auth/: kubernetes"
-	Mount string `json:"mount,omitempty"`
-
-	// Role to log in as. For auth it must issue service tokens (Vault's default), not batch tokens. The README has the
-	// policy that the role of keeperAuth needs.
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	Role string `json:"role"`
-
-	// ServiceAccountRef names the ServiceAccount. For auth it belongs to the namespace of each DynamicSecret, which may
-	// name another one. keeperAuth requires it.
-	// +optional
-	ServiceAccountRef *ServiceAccountReference `json:"serviceAccountRef,omitempty"`
-}
-
-// ServiceAccountReference names a ServiceAccount.
-type ServiceAccountReference struct {
-	// Name of the ServiceAccount.
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	Name string `json:"name"`
-
-	// Namespace of the ServiceAccount. Required in keeperAuth of a ClusterSecretProvider; must be omitted everywhere
-	// else.
-	// +optional
-	// +kubebuilder:validation:MaxLength=63
-	Namespace string `json:"namespace,omitempty"`
-
-	// Audiences of its token. Empty: those of the API server.
-	// +optional
-	// +listType=set
-	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:items:MaxLength=512
-	Audiences []string `json:"audiences,omitempty"`
-}
-
-// VaultTokenAuth uses a token from a Secret.
-type VaultTokenAuth struct {
-	// SecretRef names the Secret and the key (default "token").
-	SecretRef SecretKeyReference `json:"secretRef"`
 }
 
 // ProviderStatus is what leasekeeper knows about a provider.
@@ -240,10 +177,9 @@ type ServerStatus struct {
 
 // SecretProviderSpec is ProviderSpec for one namespace.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth) || has(self.vault.auth.token) || !has(self.vault.auth.kubernetes) || has(self.vault.auth.kubernetes.serviceAccountRef)",message="set keeperAuth, or auth.kubernetes.serviceAccountRef: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)",message="a SecretProvider uses its own namespace: omit keeperAuth.kubernetes.serviceAccountRef.namespace"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.token) || !has(self.vault.keeperAuth.token.secretRef.__namespace__)",message="a SecretProvider uses its own namespace: omit keeperAuth.token.secretRef.namespace"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.auth.token) || !has(self.vault.auth.token.secretRef.__namespace__)",message="a SecretProvider uses its own namespace: omit auth.token.secretRef.namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth) || (!has(self.vault.auth.kubernetes) || has(self.vault.auth.kubernetes.serviceAccountRef)) && (!has(self.vault.auth.jwt) || has(self.vault.auth.jwt.serviceAccountRef) || has(self.vault.auth.jwt.secretRef))",message="set keeperAuth, or serviceAccountRef in auth: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || (!has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)) && (!has(self.vault.keeperAuth.jwt) || !has(self.vault.keeperAuth.jwt.serviceAccountRef) || !has(self.vault.keeperAuth.jwt.serviceAccountRef.__namespace__))",message="a SecretProvider uses its own namespace: omit namespace in the serviceAccountRef of keeperAuth"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || (has(self.vault.keeperAuth) ? [self.vault.auth, self.vault.keeperAuth] : [self.vault.auth]).all(a, (!has(a.jwt) || !has(a.jwt.secretRef) || !has(a.jwt.secretRef.__namespace__)) && (!has(a.appRole) || !has(a.appRole.secretRef.__namespace__)) && (!has(a.cert) || !has(a.cert.secretRef.__namespace__)) && (!has(a.userPass) || !has(a.userPass.secretRef.__namespace__)) && (!has(a.ldap) || !has(a.ldap.secretRef.__namespace__)) && (!has(a.token) || !has(a.token.secretRef.__namespace__)))",message="a SecretProvider uses its own namespace: omit namespace in each secretRef of auth and keeperAuth"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.tls) || ((!has(self.vault.tls.caRef) || !has(self.vault.tls.caRef.__namespace__)) && (!has(self.vault.tls.clientCertRef) || !has(self.vault.tls.clientCertRef.__namespace__)))",message="a SecretProvider uses its own namespace: omit namespace in tls.caRef and tls.clientCertRef"
 type SecretProviderSpec struct {
 	ProviderSpec `json:",inline"`
@@ -284,9 +220,8 @@ type SecretProviderList struct {
 // ClusterSecretProviderSpec is ProviderSpec for all namespaces.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth)",message="a ClusterSecretProvider needs vault.keeperAuth: the identity that renews and revokes leases when a namespace is gone"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef) || has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)",message="set keeperAuth.kubernetes.serviceAccountRef.namespace: a ClusterSecretProvider has none of its own"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.token) || has(self.vault.keeperAuth.token.secretRef.__namespace__)",message="set keeperAuth.token.secretRef.namespace: a ClusterSecretProvider has none of its own"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.auth.token) || has(self.vault.auth.token.secretRef.__namespace__)",message="set auth.token.secretRef.namespace: a ClusterSecretProvider has none of its own"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || (!has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef) || has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)) && (!has(self.vault.keeperAuth.jwt) || !has(self.vault.keeperAuth.jwt.serviceAccountRef) || has(self.vault.keeperAuth.jwt.serviceAccountRef.__namespace__))",message="set namespace in the serviceAccountRef of keeperAuth: a ClusterSecretProvider has none of its own"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || (has(self.vault.keeperAuth) ? [self.vault.auth, self.vault.keeperAuth] : [self.vault.auth]).all(a, (!has(a.jwt) || !has(a.jwt.secretRef) || has(a.jwt.secretRef.__namespace__)) && (!has(a.appRole) || has(a.appRole.secretRef.__namespace__)) && (!has(a.cert) || has(a.cert.secretRef.__namespace__)) && (!has(a.userPass) || has(a.userPass.secretRef.__namespace__)) && (!has(a.ldap) || has(a.ldap.secretRef.__namespace__)) && (!has(a.token) || has(a.token.secretRef.__namespace__)))",message="set namespace in each secretRef of auth and keeperAuth: a ClusterSecretProvider has none of its own"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.tls) || ((!has(self.vault.tls.caRef) || has(self.vault.tls.caRef.__namespace__)) && (!has(self.vault.tls.clientCertRef) || has(self.vault.tls.clientCertRef.__namespace__)))",message="set namespace in tls.caRef and tls.clientCertRef: a ClusterSecretProvider has none of its own"
 type ClusterSecretProviderSpec struct {
 	ProviderSpec `json:",inline"`

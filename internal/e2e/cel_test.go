@@ -100,7 +100,6 @@ const (
 	badEngine      = "path must belong to a secrets engine; sys/ and auth/ do not"
 	badVersion     = "omit the leading v1/ from path"
 	badAddress     = "address must be like https://vault.example:8200: a scheme, a host, no path and no user"
-	badMount       = "mount has no leading or trailing slash and no auth/: kubernetes"
 	badSlash       = "namespace has no leading or trailing slash"
 	badInterval    = "refreshInterval must be at least 1s, such as 30s, 5m or 1h30m"
 	badIncrement   = "increment must be at least 1s, such as 30s, 5m or 1h30m"
@@ -109,7 +108,6 @@ const (
 	badOverlap     = "overlap must not be negative: a duration such as 0s, 2m or 1h"
 	badSettle      = "settle must not be negative: a duration such as 0s, 10s or 1m"
 	badName        = "name must be a lower-case DNS name"
-	oneMethod      = "set exactly one of kubernetes and token"
 	ownLabels      = "labels with the prefix leasekeeper.io/ are reserved"
 	ownAnnotations = "annotations with the prefix leasekeeper.io/ are reserved"
 	ownRights      = "the cluster grants rights to Secrets of this type; use another"
@@ -136,9 +134,6 @@ const (
 	fixedNamespace  = "namespace is immutable, because leases live there" + anotherProvider
 	fixedAuth       = "the method and mount of auth are immutable, because leases are recognised by them" +
 		anotherProvider
-	isKeeper     = ": leasekeeper logs in as that ServiceAccount to renew and revoke leases"
-	ownNamespace = "a SecretProvider uses its own namespace: omit "
-	noNamespace  = ": a ClusterSecretProvider has none of its own"
 )
 
 // severalSources is the spec of an object with two sources. The value replaces the second source.
@@ -260,29 +255,6 @@ var rejections = []rejection{
 	{cluster, "spec.vault.address", "https://root@vault.example", badAddress},
 	{cluster, "spec.vault.address", "https://vault.example?x=y", badAddress},
 	{cluster, "spec.vault.namespace", "/team", badSlash},
-	{cluster, "spec.vault.auth.kubernetes", "", oneMethod},
-	{cluster, "spec.vault.auth.token", "{secretRef: {name: token, namespace: default}}", oneMethod},
-	{cluster, "spec.vault.keeperAuth.kubernetes", "", oneMethod},
-	{cluster, "spec.vault.keeperAuth.token", "{secretRef: {name: token, namespace: default}}", oneMethod},
-	{cluster, "spec.vault.auth.kubernetes.mount", "auth/kubernetes", badMount},
-	{cluster, "spec.vault.auth.kubernetes.mount", "/kubernetes", badMount},
-	{cluster, "spec.vault.auth.kubernetes.mount", "kubernetes/../token", badMount},
-	{cluster, "spec.vault.keeperAuth.kubernetes.mount", "kubernetes/", badMount},
-	{cluster, "spec.vault.auth.kubernetes.role", `""`, "spec.vault.auth.kubernetes.role"},
-	{
-		cluster, "spec.vault.auth.kubernetes.serviceAccountRef.namespace", "other",
-		"omit auth.kubernetes.serviceAccountRef.namespace: " +
-			"each DynamicSecret uses a ServiceAccount of its own namespace",
-	},
-	{
-		namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.namespace", "other",
-		"omit auth.kubernetes.serviceAccountRef.namespace: " +
-			"each DynamicSecret uses a ServiceAccount of its own namespace",
-	},
-	{
-		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef", "",
-		"set keeperAuth.kubernetes.serviceAccountRef" + isKeeper,
-	},
 	{
 		cluster, "spec.vault.tls", "{caBundle: bm90aGluZw==, caRef: {name: ca, namespace: default}}",
 		"set caBundle or caRef, not both",
@@ -300,40 +272,12 @@ var rejections = []rejection{
 			"the identity that renews and revokes leases when a namespace is gone",
 	},
 	{cluster, "spec.vault.keeperless", "true", keeperOrKeeperless},
-	{
-		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "",
-		"set keeperAuth.kubernetes.serviceAccountRef.namespace" + noNamespace,
-	},
-	{
-		cluster, "spec.vault.keeperAuth", "{token: {secretRef: {name: token}}}",
-		"set keeperAuth.token.secretRef.namespace" + noNamespace,
-	},
-	{
-		cluster, "spec.vault.auth", "{token: {secretRef: {name: token}}}",
-		"set auth.token.secretRef.namespace" + noNamespace,
-	},
 	{cluster, "spec.vault.tls", "{caRef: {name: ca}}", clusterTLS},
 	{cluster, "spec.vault.tls", "{clientCertRef: {name: cert}}", clusterTLS},
 
-	{
-		namespaced, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "other",
-		ownNamespace + "keeperAuth.kubernetes.serviceAccountRef.namespace",
-	},
 	{namespaced, "spec.vault.keeperless", "true", keeperOrKeeperless},
-	{
-		namespaced, "spec.vault.keeperAuth", "{token: {secretRef: {name: token, namespace: other}}}",
-		ownNamespace + "keeperAuth.token.secretRef.namespace",
-	},
-	{
-		namespaced, "spec.vault.auth", "{token: {secretRef: {name: token, namespace: other}}}",
-		ownNamespace + "auth.token.secretRef.namespace",
-	},
 	{namespaced, "spec.vault.tls", "{caRef: {name: ca, namespace: other}}", ownTLS},
 	{namespaced, "spec.vault.tls", "{clientCertRef: {name: cert, namespace: other}}", ownTLS},
-	{
-		namespaced, "spec.vault", "{address: 'https://vault.example', auth: {kubernetes: {role: app}}}",
-		"set keeperAuth, or auth.kubernetes.serviceAccountRef" + isKeeper,
-	},
 }
 
 func TestInvalidManifestIsRejectedWithAHint(t *testing.T) {
@@ -344,7 +288,7 @@ func TestInvalidManifestIsRejectedWithAHint(t *testing.T) {
 		}
 	}
 	fields := ruleFields(t)
-	for _, c := range slices.Concat(rejections, revocationRejections) {
+	for _, c := range slices.Concat(rejections, authRejections, revocationRejections) {
 		t.Run(c.kind+" "+c.path+" "+c.value[:min(len(c.value), 40)], func(t *testing.T) {
 			o := manifest(t, c.kind, "bad")
 			set(t, o, c.path, c.value)
@@ -413,14 +357,12 @@ func rejected(t *testing.T, err error, message string) {
 var immutables = []rejection{
 	{cluster, "spec.vault.address", "https://other.example:8200", fixedAddress},
 	{cluster, "spec.vault.namespace", "team-a", fixedNamespace},
-	{cluster, "spec.vault.auth", "{token: {secretRef: {name: token, namespace: default}}}", fixedAuth},
-	{cluster, "spec.vault.auth.kubernetes.mount", "other", fixedAuth},
 	{namespaced, "spec.vault.address", "https://other.example:8200", fixedAddress},
 }
 
 func TestFieldsThatIdentifyLeasesAreImmutable(t *testing.T) {
 	t.Parallel()
-	for i, c := range immutables {
+	for i, c := range slices.Concat(immutables, authImmutables) {
 		t.Run(c.kind+" "+c.path, func(t *testing.T) {
 			o := manifest(t, c.kind, fmt.Sprintf("immutable-%d", i))
 			if err := shared.Kube.Create(t.Context(), o); err != nil {
@@ -484,7 +426,8 @@ func schemas(t *testing.T) map[string]apiextensionsv1.JSONSchemaProps {
 
 func TestEveryValidationRuleHasARejection(t *testing.T) {
 	t.Parallel()
-	all := slices.Concat(rejections, immutables, revocationRejections, revocationImmutables)
+	all := slices.Concat(
+		rejections, authRejections, immutables, authImmutables, revocationRejections, revocationImmutables)
 	for kind, schema := range schemas(t) {
 		walk(kind, schema, func(path string, s apiextensionsv1.JSONSchemaProps) {
 			for _, rule := range s.XValidations {

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 	"net/url"
 	"sync/atomic"
@@ -19,6 +20,7 @@ type Backend struct {
 	clock           clock.PassiveClock
 	kube            Kube
 	serviceAccounts *serviceAccountTokens
+	secrets         *authSecrets
 	sleep           func(context.Context, time.Duration) error
 	timeout         time.Duration
 	issueTimeout    time.Duration
@@ -31,6 +33,8 @@ type Backend struct {
 	http       *http.Client
 	// minting sends requests that mint.
 	minting *http.Client
+	// tls is the configuration of both, for logins with another certificate.
+	tls *tls.Config
 
 	materialVersion string
 	// materialReadAt is in nanoseconds since 1970; 0 after a TLS error.
@@ -39,6 +43,8 @@ type Backend struct {
 	breaker *breaker
 	// scopes are the breakers of paths and roles that the server refuses while it serves others.
 	scopes scopes
+	// refusals are logins that must not be repeated soon.
+	refusals refusals
 	// keeper is the session for leasekeeper's own work.
 	keeper *cached[session]
 	// keeperToken is what the keeper's last login returned, without the secret; nil: none did.

@@ -3,6 +3,7 @@ package vault
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
@@ -40,6 +41,9 @@ type call struct {
 	limit int
 	// role that the request logs in to. Refusals of one role concern no other.
 	role string
+	// certificate for the TLS handshake, and where it is set; nil: that of the provider, if it has one.
+	certificate      *tls.Certificate
+	certificateField string
 	// mints: the request must reach the server at most once, and Vault must finish it once it has begun; see oneShot.
 	mints bool
 	// engine: the request is served by a secrets engine, whose failures show nothing about the server.
@@ -223,12 +227,16 @@ func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct b
 		return r, err
 	}
 	client := b.http
-	if c.mints {
+	switch {
+	case c.mints:
 		client = b.minting
+	case c.certificate != nil:
+		client = newLoginClient(b.tls, *c.certificate)
+		defer client.CloseIdleConnections()
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return r, b.networkError(ctx, err, r.address, sent.Load())
+		return r, b.networkError(ctx, err, r.address, sent.Load(), c.certificateField)
 	}
 	defer response.Body.Close()
 	r.status = response.StatusCode
@@ -237,7 +245,7 @@ func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct b
 		return r, nil
 	}
 	if err := r.read(response.Body, c); err != nil {
-		return r, b.networkError(ctx, err, r.address, true)
+		return r, b.networkError(ctx, err, r.address, true, c.certificateField)
 	}
 	r.receivedAt = b.clock.Now()
 	return r, nil
@@ -298,13 +306,16 @@ func newRequest(ctx context.Context, c call, base *url.URL, direct bool) (*http.
 	return request, nil
 }
 
-// networkError translates an error of the network. The URL is removed: it may contain parameters.
-func (b *Backend) networkError(ctx context.Context, err error, address string, sent bool) *backend.Error {
+// networkError translates an error of the network. The URL is removed: it may contain parameters. certificateField is
+// where the client's certificate is set; empty: in the provider's TLS settings.
+func (b *Backend) networkError(
+	ctx context.Context, err error, address string, sent bool, certificateField string,
+) *backend.Error {
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
-	kind, text := classifyNetworkError(ctx, err, sent)
+	kind, text := classifyNetworkError(ctx, err, sent, or(certificateField, "tls.clientCertRef"))
 	if kind == backend.TLS {
 		// The material that the provider refers to may have changed.
 		b.materialReadAt.Store(0)

@@ -39,6 +39,7 @@ type Options struct {
 type Driver struct {
 	opts            Options
 	serviceAccounts *serviceAccountTokens
+	secrets         *authSecrets
 
 	mu       sync.Mutex
 	backends map[backendKey]*Backend
@@ -67,6 +68,7 @@ func NewDriver(opts Options) *Driver {
 	return &Driver{
 		opts:            opts,
 		serviceAccounts: newServiceAccountTokens(opts.Clock, opts.Kube),
+		secrets:         newAuthSecrets(opts.Clock, opts.Kube),
 		backends:        map[backendKey]*Backend{},
 	}
 }
@@ -184,6 +186,8 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 		clock:           d.opts.Clock,
 		kube:            d.opts.Kube,
 		serviceAccounts: d.serviceAccounts,
+		secrets:         d.secrets,
+		refusals:        refusals{clock: d.opts.Clock},
 		sleep:           d.opts.Sleep,
 		timeout:         d.opts.Timeout,
 		issueTimeout:    d.opts.IssueTimeout,
@@ -192,6 +196,7 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 		spec:            spec,
 		base:            &url.URL{Scheme: base.Scheme, Host: base.Host},
 		http:            client,
+		tls:             m.config,
 		minting:         newOneShot(m.config, client.Transport),
 		materialVersion: m.version,
 		breaker:         br,

@@ -10,6 +10,7 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/vault/auth"
 )
 
 // newHTTPClient makes the client for one provider. It does not use VAULT_* from the environment. It uses HTTPS_PROXY,
@@ -32,6 +33,13 @@ func newHTTPClient(config *tls.Config) *http.Client {
 		},
 		CheckRedirect: noRedirect,
 	}
+}
+
+// newLoginClient makes a client for one login with a certificate of its own. Its connection must not serve others.
+func newLoginClient(config *tls.Config, certificate tls.Certificate) *http.Client {
+	config = config.Clone()
+	config.Certificates = []tls.Certificate{certificate}
+	return newHTTPClient(config)
 }
 
 // connectTimeout bounds dialling a connection, and its TLS handshake.
@@ -113,18 +121,9 @@ func (m *material) readClientCert(ctx context.Context, k Kube, ref v1alpha1.Secr
 	if err != nil {
 		return readError(err, "Secret", namespace, ref.Name)
 	}
-	for _, key := range []string{"tls.crt", "tls.key"} {
-		if len(secret.Data[key]) == 0 {
-			return backend.Errorf(backend.Misconfigured,
-				"tls.clientCertRef: Secret %q in namespace %q has no key %q: use one of type kubernetes.io/tls",
-				ref.Name, namespace, key)
-		}
-	}
-	pair, err := tls.X509KeyPair(secret.Data["tls.crt"], secret.Data["tls.key"])
+	pair, err := auth.KeyPair(auth.Secret{Namespace: namespace, Name: ref.Name, Data: secret.Data}, "tls.clientCertRef")
 	if err != nil {
-		// The cause is dropped: it might quote the key.
-		return backend.Errorf(backend.TLS,
-			"tls.clientCertRef: Secret %q in namespace %q has no matching certificate and key", ref.Name, namespace)
+		return err
 	}
 	m.config.Certificates = []tls.Certificate{pair}
 	m.version += string(secret.UID) + secret.ResourceVersion + "/"

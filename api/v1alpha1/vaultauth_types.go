@@ -1,0 +1,192 @@
+package v1alpha1
+
+// VaultAuth is a way to log in to Vault or OpenBao. Set exactly one method. docs/auth.md compares them.
+//
+// +kubebuilder:validation:XValidation:rule="[has(self.appRole), has(self.cert), has(self.jwt), has(self.kubernetes), has(self.ldap), has(self.token), has(self.userPass)].exists_one(set, set)",message="set exactly one of appRole, cert, jwt, kubernetes, ldap, token and userPass"
+type VaultAuth struct {
+	// Kubernetes logs in with a token of a ServiceAccount, which Vault reviews with the API server.
+	// +optional
+	Kubernetes *VaultKubernetesAuth `json:"kubernetes,omitempty"`
+
+	// JWT logs in with a token of a ServiceAccount, or another JWT, whose signature Vault verifies itself.
+	// +optional
+	JWT *VaultJWTAuth `json:"jwt,omitempty"`
+
+	// AppRole logs in with a role id and a secret id from a Secret.
+	// +optional
+	AppRole *VaultAppRoleAuth `json:"appRole,omitempty"`
+
+	// Cert logs in with a client certificate from a Secret.
+	// +optional
+	Cert *VaultCertAuth `json:"cert,omitempty"`
+
+	// UserPass logs in with a user name and a password from a Secret.
+	// +optional
+	UserPass *VaultUserPassAuth `json:"userPass,omitempty"`
+
+	// LDAP logs in as a user of a directory, with a password from a Secret.
+	// +optional
+	LDAP *VaultLDAPAuth `json:"ldap,omitempty"`
+
+	// Token uses a token that is stored in a Secret; as auth, each issuance creates a child of it. For development:
+	// everyone who can read that Secret has the token's rights.
+	// +optional
+	Token *VaultTokenAuth `json:"token,omitempty"`
+}
+
+// VaultMount is the path of an auth method, without "auth/".
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=253
+// +kubebuilder:validation:XValidation:rule="!self.startsWith('/') && !self.endsWith('/') && !self.startsWith('auth/') && self.matches('^[A-Za-z0-9_./-]+$') && !self.matches('(^|/)[.][.]?(/|$)')",message="mount has no leading or trailing slash and no auth/: kubernetes"
+type VaultMount string
+
+// VaultKubernetesAuth logs in with Vault's Kubernetes auth method.
+type VaultKubernetesAuth struct {
+	// Mount of the auth method, without "auth/".
+	// +optional
+	// +kubebuilder:default=kubernetes
+	Mount VaultMount `json:"mount,omitempty"`
+
+	// Role to log in as. For auth it must issue service tokens (Vault's default), not batch tokens. The README has the
+	// policy that the role of keeperAuth needs.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Role string `json:"role"`
+
+	// ServiceAccountRef names the ServiceAccount. For auth it belongs to the namespace of each DynamicSecret, which may
+	// name another one. keeperAuth requires it.
+	// +optional
+	ServiceAccountRef *ServiceAccountReference `json:"serviceAccountRef,omitempty"`
+}
+
+// ServiceAccountReference names a ServiceAccount.
+type ServiceAccountReference struct {
+	// Name of the ServiceAccount.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+
+	// Namespace of the ServiceAccount. Required in keeperAuth of a ClusterSecretProvider; must be omitted everywhere
+	// else.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace,omitempty"`
+
+	// Audiences of its token. Empty: those of the API server.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=512
+	Audiences []string `json:"audiences,omitempty"`
+}
+
+// VaultJWTAuth logs in with Vault's JWT auth method. Vault verifies the signature itself, with keys that it fetches or
+// that were configured, so it needs no token reviewer and, with configured keys, no route to the API server.
+//
+// +kubebuilder:validation:XValidation:rule="!(has(self.serviceAccountRef) && has(self.secretRef))",message="set serviceAccountRef or secretRef, not both"
+type VaultJWTAuth struct {
+	// Mount of the auth method, without "auth/".
+	// +optional
+	// +kubebuilder:default=jwt
+	Mount VaultMount `json:"mount,omitempty"`
+
+	// Role to log in as. Its role_type must be jwt. For auth it must issue service tokens (Vault's default), not batch
+	// tokens.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Role string `json:"role"`
+
+	// ServiceAccountRef names the ServiceAccount whose token is used, and the token's audiences, which must include one
+	// of the role's bound_audiences. For auth it belongs to the namespace of each DynamicSecret, which may name another
+	// one.
+	// +optional
+	ServiceAccountRef *ServiceAccountReference `json:"serviceAccountRef,omitempty"`
+
+	// SecretRef names a Secret with a JWT of another issuer (default key "jwt"). Something else must replace it before
+	// it expires.
+	// +optional
+	SecretRef *SecretKeyReference `json:"secretRef,omitempty"`
+}
+
+// VaultAppRoleAuth logs in with Vault's AppRole auth method.
+type VaultAppRoleAuth struct {
+	// Mount of the auth method, without "auth/".
+	// +optional
+	// +kubebuilder:default=approle
+	Mount VaultMount `json:"mount,omitempty"`
+
+	// RoleID of the role: `vault read auth/approle/role/NAME/role-id`. It identifies the role and is not secret.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	RoleID string `json:"roleID"`
+
+	// SecretRef names the Secret with the secret id (default key "secretId"). Each issuance logs in, so create the
+	// secret id with secret_id_num_uses=0, which means without limit.
+	SecretRef SecretKeyReference `json:"secretRef"`
+
+	// Wrapped says that the Secret contains a response-wrapping token for the secret id, as `vault write -wrap-ttl`
+	// prints it. It is unwrapped once, and the secret id is kept in memory. After a restart of leasekeeper the Secret
+	// needs a new wrapping token. Default: false.
+	// +optional
+	Wrapped bool `json:"wrapped,omitempty"`
+}
+
+// VaultCertAuth logs in with Vault's TLS certificate auth method. Nothing between leasekeeper and Vault may terminate
+// TLS.
+type VaultCertAuth struct {
+	// Mount of the auth method, without "auth/".
+	// +optional
+	// +kubebuilder:default=cert
+	Mount VaultMount `json:"mount,omitempty"`
+
+	// Role to log in as: a name below auth/cert/certs. Absent: any that matches the certificate.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Role string `json:"role,omitempty"`
+
+	// SecretRef names the Secret of type kubernetes.io/tls with the certificate and its key. It is used for the login
+	// only; tls.clientCertRef is presented with all other requests.
+	SecretRef SecretReference `json:"secretRef"`
+}
+
+// VaultUserName is the name of a user. It is part of the path of the login.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=253
+// +kubebuilder:validation:Pattern=`^[^/\x00-\x1f\x7f]*[^/.\x00-\x1f\x7f][^/\x00-\x1f\x7f]*$`
+type VaultUserName string
+
+// VaultUserPassAuth logs in with Vault's user name and password auth method.
+type VaultUserPassAuth struct {
+	// Mount of the auth method, without "auth/".
+	// +optional
+	// +kubebuilder:default=userpass
+	Mount VaultMount `json:"mount,omitempty"`
+
+	// Username to log in as.
+	Username VaultUserName `json:"username"`
+
+	// SecretRef names the Secret with the password (default key "password").
+	SecretRef SecretKeyReference `json:"secretRef"`
+}
+
+// VaultLDAPAuth logs in with Vault's LDAP auth method.
+type VaultLDAPAuth struct {
+	// Mount of the auth method, without "auth/".
+	// +optional
+	// +kubebuilder:default=ldap
+	Mount VaultMount `json:"mount,omitempty"`
+
+	// Username to log in as, without the directory's suffix, as the method's userattr expects it.
+	Username VaultUserName `json:"username"`
+
+	// SecretRef names the Secret with the password (default key "password").
+	SecretRef SecretKeyReference `json:"secretRef"`
+}
+
+// VaultTokenAuth uses a token from a Secret.
+type VaultTokenAuth struct {
+	// SecretRef names the Secret and the key (default "token").
+	SecretRef SecretKeyReference `json:"secretRef"`
+}

@@ -1,0 +1,134 @@
+//go:build integration
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+const (
+	oneMethod = "set exactly one of appRole, cert, jwt, kubernetes, ldap, token and userPass"
+	badMount  = "mount has no leading or trailing slash and no auth/: kubernetes"
+	oneJWT    = "set serviceAccountRef or secretRef, not both"
+
+	foreignAccount = "omit namespace in the serviceAccountRef of auth: " +
+		"each DynamicSecret uses a ServiceAccount of its own namespace"
+	noKeeper = "set serviceAccountRef in keeperAuth: " +
+		"leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+	noKeeperOrAuth = "set keeperAuth, or serviceAccountRef in auth: " +
+		"leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+	ownAccount     = "a SecretProvider uses its own namespace: omit namespace in the serviceAccountRef of keeperAuth"
+	ownSecrets     = "a SecretProvider uses its own namespace: omit namespace in each secretRef of auth and keeperAuth"
+	clusterAccount = "set namespace in the serviceAccountRef of keeperAuth: " +
+		"a ClusterSecretProvider has none of its own"
+	clusterSecrets = "set namespace in each secretRef of auth and keeperAuth: " +
+		"a ClusterSecretProvider has none of its own"
+)
+
+// methodSpecs are the auth methods. %s stands for the name of an object and perhaps its namespace.
+var methodSpecs = map[string]string{
+	"kubernetes": "{role: app, serviceAccountRef: {%s}}",
+	"jwt":        "{role: app, serviceAccountRef: {%s}}",
+	"jwt Secret": "{role: app, secretRef: {%s}}",
+	"appRole":    "{roleID: id, secretRef: {%s}}",
+	"cert":       "{secretRef: {%s}}",
+	"userPass":   "{username: u, secretRef: {%s}}",
+	"ldap":       "{username: u, secretRef: {%s}}",
+	"token":      "{secretRef: {%s}}",
+}
+
+// methodSpec is an auth block. fields name the object.
+func methodSpec(method, fields string) string {
+	field, _, _ := strings.Cut(method, " ")
+	return "{" + field + ": " + fmt.Sprintf(methodSpecs[method], fields) + "}"
+}
+
+var authRejections = append(rejectionsOfEachMethod(), []rejection{
+	{cluster, "spec.vault.auth.kubernetes", "", oneMethod},
+	{cluster, "spec.vault.auth.token", "{secretRef: {name: token, namespace: default}}", oneMethod},
+	{cluster, "spec.vault.keeperAuth.kubernetes", "", oneMethod},
+	{cluster, "spec.vault.keeperAuth.token", "{secretRef: {name: token, namespace: default}}", oneMethod},
+	{cluster, "spec.vault.auth.kubernetes.mount", "auth/kubernetes", badMount},
+	{cluster, "spec.vault.auth.kubernetes.mount", "/kubernetes", badMount},
+	{cluster, "spec.vault.auth.kubernetes.mount", "kubernetes/../token", badMount},
+	{cluster, "spec.vault.keeperAuth.kubernetes.mount", "kubernetes/", badMount},
+	{cluster, "spec.vault.auth.kubernetes.role", `""`, "spec.vault.auth.kubernetes.role"},
+	{cluster, "spec.vault.auth", "{jwt: {role: app, serviceAccountRef: {name: a}, secretRef: {name: s}}}", oneJWT},
+	{cluster, "spec.vault.keeperAuth", "{jwt: {role: keeper}}", noKeeper},
+	{cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef", "", noKeeper},
+	{cluster, "spec.vault.auth", "{userPass: {username: a/b, secretRef: {name: s, namespace: n}}}", "should match"},
+	{cluster, "spec.vault.auth", "{ldap: {username: .., secretRef: {name: s, namespace: n}}}", "should match"},
+	{cluster, "spec.vault.auth", "{appRole: {secretRef: {name: s, namespace: n}}}", "roleID: Required value"},
+	{namespaced, "spec.vault", "{address: 'https://v.example', auth: {kubernetes: {role: app}}}", noKeeperOrAuth},
+	{namespaced, "spec.vault", "{address: 'https://v.example', auth: {jwt: {role: app}}}", noKeeperOrAuth},
+}...)
+
+// rejectionsOfEachMethod are about the namespace of a reference.
+func rejectionsOfEachMethod() []rejection {
+	var all []rejection
+	for method, spec := range methodSpecs {
+		without, with := methodSpec(method, "name: x"), methodSpec(method, "name: x, namespace: other")
+		if strings.Contains(spec, "serviceAccountRef") {
+			all = append(all,
+				rejection{cluster, "spec.vault.auth", with, foreignAccount},
+				rejection{namespaced, "spec.vault.auth", with, foreignAccount},
+				rejection{cluster, "spec.vault.keeperAuth", without, clusterAccount},
+				rejection{namespaced, "spec.vault.keeperAuth", with, ownAccount})
+			continue
+		}
+		all = append(all,
+			rejection{cluster, "spec.vault.auth", without, clusterSecrets},
+			rejection{cluster, "spec.vault.keeperAuth", without, clusterSecrets},
+			rejection{namespaced, "spec.vault.auth", with, ownSecrets},
+			rejection{namespaced, "spec.vault.keeperAuth", with, ownSecrets})
+	}
+	return all
+}
+
+// authImmutables are changes of a provider with Kubernetes auth.
+var authImmutables = []rejection{
+	{cluster, "spec.vault.auth", "{token: {secretRef: {name: token, namespace: default}}}", fixedAuth},
+	{cluster, "spec.vault.auth", "{jwt: {role: app}}", fixedAuth},
+	{cluster, "spec.vault.auth.kubernetes.mount", "other", fixedAuth},
+}
+
+func TestEveryAuthMethodIsAccepted(t *testing.T) {
+	t.Parallel()
+	for method, spec := range methodSpecs {
+		account := strings.Contains(spec, "serviceAccountRef")
+		for kind, keeper := range map[string]string{cluster: "name: x, namespace: n", namespaced: "name: x"} {
+			issuer := keeper
+			if account {
+				issuer = "name: x"
+			}
+			o := manifest(t, kind, "method")
+			set(t, o, "spec.vault.auth", methodSpec(method, issuer))
+			set(t, o, "spec.vault.keeperAuth", methodSpec(method, keeper))
+			if err := shared.Kube.Create(t.Context(), o, client.DryRunAll); err != nil {
+				t.Errorf("%s of a %s: %v", method, kind, err)
+			}
+		}
+	}
+}
+
+func TestTheMountOfEachAuthMethodIsImmutable(t *testing.T) {
+	t.Parallel()
+	for method := range methodSpecs {
+		if method == "token" {
+			continue // it has no mount
+		}
+		field, _, _ := strings.Cut(method, " ")
+		o := manifest(t, namespaced, "mount-"+strings.ReplaceAll(strings.ToLower(method), " ", "-"))
+		set(t, o, "spec.vault.auth", methodSpec(method, "name: x"))
+		if err := shared.Kube.Create(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = shared.Kube.Delete(context.Background(), o) })
+		rejected(t, patchField(t, o, "spec.vault.auth."+field+".mount", "other"), fixedAuth)
+	}
+}
