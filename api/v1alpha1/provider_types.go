@@ -32,9 +32,10 @@ func (s *ProviderSpec) Backend() string {
 // +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || (!has(self.keeperAuth.kubernetes) || has(self.keeperAuth.kubernetes.serviceAccountRef)) && (!has(self.keeperAuth.jwt) || has(self.keeperAuth.jwt.serviceAccountRef) || has(self.keeperAuth.jwt.secretRef))",message="set serviceAccountRef in keeperAuth: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
 // +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperless) || !self.keeperless",message="set keeperAuth or keeperless, not both: keeperless accepts that leasekeeper has no identity that can revoke leases"
 type VaultProvider struct {
-	// Address of the server, such as https://vault.example:8200, without a path.
+	// Address of the server, such as https://vault.example:8200. Behind a gateway it may have a path, such as
+	// https://gateway.example/vault; omit /v1.
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' && url(self).getEscapedPath() in ['', '/'] && !self.contains('@') && !self.contains('?')",message="address must be like https://vault.example:8200: a scheme, a host, no path and no user"
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getHost() != '' && self.matches('^https?://[^/@?#]+(/[A-Za-z0-9_.~-]+)*/?$') && !self.matches('[^/]/([.][.]?|v1)(/|$)')",message="address must be like https://vault.example:8200 or https://gateway.example/vault: a scheme, a host, no /v1 and no user"
 	Address string `json:"address"`
 
 	// Namespace of Vault Enterprise or OpenBao, for logins and for requests that do not set their own.
@@ -46,6 +47,20 @@ type VaultProvider struct {
 	// TLS says how the server is verified. Absent: with the certificate authorities of the system.
 	// +optional
 	TLS *TLSConfig `json:"tls,omitempty"`
+
+	// ProxyURL is the HTTP or SOCKS5 proxy for all requests to this server, such as http://proxy.example:3128. Absent:
+	// that of HTTPS_PROXY, HTTP_PROXY and NO_PROXY in leasekeeper's environment.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https', 'socks5'] && url(self).getHost() != '' && url(self).getEscapedPath() in ['', '/'] && !self.contains('@') && !self.contains('?')",message="proxyURL must be like http://proxy.example:3128: a scheme (http, https or socks5), a host, no path and no user"
+	ProxyURL string `json:"proxyURL,omitempty"`
+
+	// Headers are added to every request, for a gateway in front of the server.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=name
+	Headers []HTTPHeader `json:"headers,omitempty"`
 
 	// Auth is the identity that issues: the workload. Each issuance logs in for itself; its token owns the lease.
 	Auth VaultAuth `json:"auth"`
@@ -65,6 +80,29 @@ type VaultProvider struct {
 	Keeperless bool `json:"keeperless,omitempty"`
 }
 
+// HTTPHeader is a header of requests.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.value) != has(self.secretRef)",message="set either value or secretRef"
+// +kubebuilder:validation:XValidation:rule="!self.name.matches('(?i)^(x-vault-.*|host|connection|content-.*|transfer-encoding|te|trailer|upgrade|proxy-.*|user-agent)$')",message="leasekeeper sets this header itself: use a header of the gateway, such as CF-Access-Client-Id"
+type HTTPHeader struct {
+	// Name of the header.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_-]+$`
+	Name string `json:"name"`
+
+	// Value of the header. Everyone who can read this object can read it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	// +kubebuilder:validation:Pattern=`^[\x20-\x7e]*$`
+	Value string `json:"value,omitempty"`
+
+	// SecretRef names a Secret with a secret value (default key "value").
+	// +optional
+	SecretRef *SecretKeyReference `json:"secretRef,omitempty"`
+}
+
 // TLSConfig says how a server is verified.
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.caBundle) && has(self.caRef))",message="set caBundle or caRef, not both"
@@ -74,13 +112,14 @@ type TLSConfig struct {
 	// +kubebuilder:validation:MaxLength=253
 	ServerName string `json:"serverName,omitempty"`
 
-	// CABundle is a PEM bundle of certificate authorities, encoded as base64: `base64 -w0 ca.crt`. For plain PEM, use
-	// caRef with a ConfigMap: the API server rejects it here with "must be of type byte".
+	// CABundle is a bundle of certificate authorities, in PEM or DER, encoded as base64: `base64 -w0 ca.crt`. For plain
+	// PEM, use caRef with a ConfigMap: the API server rejects it here with "must be of type byte".
 	// +optional
 	// +kubebuilder:validation:MaxLength=1048576
 	CABundle []byte `json:"caBundle,omitempty"`
 
-	// CARef names a Secret or ConfigMap that contains a PEM bundle of certificate authorities.
+	// CARef names a Secret or ConfigMap that contains a bundle of certificate authorities, in PEM or DER. A change is
+	// noticed within a minute.
 	// +optional
 	CARef *CAReference `json:"caRef,omitempty"`
 
@@ -104,7 +143,7 @@ type CAReference struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace,omitempty"`
-	// Key that contains the bundle.
+	// Key that contains the bundle, in data or, of a ConfigMap, in binaryData.
 	// +optional
 	// +kubebuilder:default="ca.crt"
 	// +kubebuilder:validation:MaxLength=253
@@ -127,8 +166,8 @@ type SecretReference struct {
 type SecretKeyReference struct {
 	SecretReference `json:",inline"`
 
-	// Key that contains the value. Defaults to "token", "jwt", "secretId" or "password", as the field says that refers
-	// to the Secret.
+	// Key that contains the value. Defaults to "token", "jwt", "secretId", "password" or "value", as the field says
+	// that refers to the Secret.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	Key string `json:"key,omitempty"`
@@ -179,7 +218,8 @@ type ServerStatus struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth) || (!has(self.vault.auth.kubernetes) || has(self.vault.auth.kubernetes.serviceAccountRef)) && (!has(self.vault.auth.jwt) || has(self.vault.auth.jwt.serviceAccountRef) || has(self.vault.auth.jwt.secretRef))",message="set keeperAuth, or serviceAccountRef in auth: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || (!has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)) && (!has(self.vault.keeperAuth.jwt) || !has(self.vault.keeperAuth.jwt.serviceAccountRef) || !has(self.vault.keeperAuth.jwt.serviceAccountRef.__namespace__))",message="a SecretProvider uses its own namespace: omit namespace in the serviceAccountRef of keeperAuth"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || (has(self.vault.keeperAuth) ? [self.vault.auth, self.vault.keeperAuth] : [self.vault.auth]).all(a, (!has(a.jwt) || !has(a.jwt.secretRef) || !has(a.jwt.secretRef.__namespace__)) && (!has(a.appRole) || !has(a.appRole.secretRef.__namespace__)) && (!has(a.cert) || !has(a.cert.secretRef.__namespace__)) && (!has(a.userPass) || !has(a.userPass.secretRef.__namespace__)) && (!has(a.ldap) || !has(a.ldap.secretRef.__namespace__)) && (!has(a.token) || !has(a.token.secretRef.__namespace__)))",message="a SecretProvider uses its own namespace: omit namespace in each secretRef of auth and keeperAuth"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || (!has(self.vault.auth.jwt) || !has(self.vault.auth.jwt.secretRef) || !has(self.vault.auth.jwt.secretRef.__namespace__)) && (!has(self.vault.auth.appRole) || !has(self.vault.auth.appRole.secretRef.__namespace__)) && (!has(self.vault.auth.cert) || !has(self.vault.auth.cert.secretRef.__namespace__)) && (!has(self.vault.auth.userPass) || !has(self.vault.auth.userPass.secretRef.__namespace__)) && (!has(self.vault.auth.ldap) || !has(self.vault.auth.ldap.secretRef.__namespace__)) && (!has(self.vault.auth.token) || !has(self.vault.auth.token.secretRef.__namespace__)) && (!has(self.vault.keeperAuth) || (!has(self.vault.keeperAuth.jwt) || !has(self.vault.keeperAuth.jwt.secretRef) || !has(self.vault.keeperAuth.jwt.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.appRole) || !has(self.vault.keeperAuth.appRole.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.cert) || !has(self.vault.keeperAuth.cert.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.userPass) || !has(self.vault.keeperAuth.userPass.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.ldap) || !has(self.vault.keeperAuth.ldap.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.token) || !has(self.vault.keeperAuth.token.secretRef.__namespace__)))",message="a SecretProvider uses its own namespace: omit namespace in each secretRef of auth and keeperAuth"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.headers) || self.vault.headers.all(h, !has(h.secretRef) || !has(h.secretRef.__namespace__))",message="a SecretProvider uses its own namespace: omit namespace in the secretRef of headers"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.tls) || ((!has(self.vault.tls.caRef) || !has(self.vault.tls.caRef.__namespace__)) && (!has(self.vault.tls.clientCertRef) || !has(self.vault.tls.clientCertRef.__namespace__)))",message="a SecretProvider uses its own namespace: omit namespace in tls.caRef and tls.clientCertRef"
 type SecretProviderSpec struct {
 	ProviderSpec `json:",inline"`
@@ -221,7 +261,8 @@ type SecretProviderList struct {
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth)",message="a ClusterSecretProvider needs vault.keeperAuth: the identity that renews and revokes leases when a namespace is gone"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || (!has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef) || has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)) && (!has(self.vault.keeperAuth.jwt) || !has(self.vault.keeperAuth.jwt.serviceAccountRef) || has(self.vault.keeperAuth.jwt.serviceAccountRef.__namespace__))",message="set namespace in the serviceAccountRef of keeperAuth: a ClusterSecretProvider has none of its own"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || (has(self.vault.keeperAuth) ? [self.vault.auth, self.vault.keeperAuth] : [self.vault.auth]).all(a, (!has(a.jwt) || !has(a.jwt.secretRef) || has(a.jwt.secretRef.__namespace__)) && (!has(a.appRole) || has(a.appRole.secretRef.__namespace__)) && (!has(a.cert) || has(a.cert.secretRef.__namespace__)) && (!has(a.userPass) || has(a.userPass.secretRef.__namespace__)) && (!has(a.ldap) || has(a.ldap.secretRef.__namespace__)) && (!has(a.token) || has(a.token.secretRef.__namespace__)))",message="set namespace in each secretRef of auth and keeperAuth: a ClusterSecretProvider has none of its own"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || (!has(self.vault.auth.jwt) || !has(self.vault.auth.jwt.secretRef) || has(self.vault.auth.jwt.secretRef.__namespace__)) && (!has(self.vault.auth.appRole) || has(self.vault.auth.appRole.secretRef.__namespace__)) && (!has(self.vault.auth.cert) || has(self.vault.auth.cert.secretRef.__namespace__)) && (!has(self.vault.auth.userPass) || has(self.vault.auth.userPass.secretRef.__namespace__)) && (!has(self.vault.auth.ldap) || has(self.vault.auth.ldap.secretRef.__namespace__)) && (!has(self.vault.auth.token) || has(self.vault.auth.token.secretRef.__namespace__)) && (!has(self.vault.keeperAuth) || (!has(self.vault.keeperAuth.jwt) || !has(self.vault.keeperAuth.jwt.secretRef) || has(self.vault.keeperAuth.jwt.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.appRole) || has(self.vault.keeperAuth.appRole.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.cert) || has(self.vault.keeperAuth.cert.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.userPass) || has(self.vault.keeperAuth.userPass.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.ldap) || has(self.vault.keeperAuth.ldap.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.token) || has(self.vault.keeperAuth.token.secretRef.__namespace__)))",message="set namespace in each secretRef of auth and keeperAuth: a ClusterSecretProvider has none of its own"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.headers) || self.vault.headers.all(h, !has(h.secretRef) || has(h.secretRef.__namespace__))",message="set namespace in the secretRef of headers: a ClusterSecretProvider has none of its own"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.tls) || ((!has(self.vault.tls.caRef) || has(self.vault.tls.caRef.__namespace__)) && (!has(self.vault.tls.clientCertRef) || has(self.vault.tls.clientCertRef.__namespace__)))",message="set namespace in tls.caRef and tls.clientCertRef: a ClusterSecretProvider has none of its own"
 type ClusterSecretProviderSpec struct {
 	ProviderSpec `json:",inline"`

@@ -61,9 +61,9 @@ var authRejections = append(rejectionsOfEachMethod(), []rejection{
 	{cluster, "spec.vault.auth", "{jwt: {role: app, serviceAccountRef: {name: a}, secretRef: {name: s}}}", oneJWT},
 	{cluster, "spec.vault.keeperAuth", "{jwt: {role: keeper}}", noKeeper},
 	{cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef", "", noKeeper},
-	{cluster, "spec.vault.auth", "{userPass: {username: a/b, secretRef: {name: s, namespace: n}}}", "should match"},
-	{cluster, "spec.vault.auth", "{ldap: {username: .., secretRef: {name: s, namespace: n}}}", "should match"},
-	{cluster, "spec.vault.auth", "{appRole: {secretRef: {name: s, namespace: n}}}", "roleID: Required value"},
+	{cluster, "spec.vault.auth", "{userPass: {username: a/b, secretRef: {name: s, namespace: other}}}", "should match"},
+	{cluster, "spec.vault.auth", "{ldap: {username: .., secretRef: {name: s, namespace: other}}}", "should match"},
+	{cluster, "spec.vault.auth", "{appRole: {secretRef: {name: s, namespace: other}}}", "roleID: Required value"},
 	{namespaced, "spec.vault", "{address: 'https://v.example', auth: {kubernetes: {role: app}}}", noKeeperOrAuth},
 	{namespaced, "spec.vault", "{address: 'https://v.example', auth: {jwt: {role: app}}}", noKeeperOrAuth},
 }...)
@@ -101,7 +101,7 @@ func TestEveryAuthMethodIsAccepted(t *testing.T) {
 	t.Parallel()
 	for method, spec := range methodSpecs {
 		account := strings.Contains(spec, "serviceAccountRef")
-		for kind, keeper := range map[string]string{cluster: "name: x, namespace: n", namespaced: "name: x"} {
+		for kind, keeper := range map[string]string{cluster: "name: x, namespace: other", namespaced: "name: x"} {
 			issuer := keeper
 			if account {
 				issuer = "name: x"

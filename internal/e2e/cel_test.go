@@ -95,11 +95,17 @@ const (
 	dynamic    = "DynamicSecret"
 	revoking   = "LeaseRevocation"
 
-	badPath        = "path has no leading, trailing or double slash: database/creds/orders"
-	badChar        = "path contains a character or a segment that is not allowed; letters, digits and _.@:~+=,- are"
-	badEngine      = "path must belong to a secrets engine; sys/ and auth/ do not"
-	badVersion     = "omit the leading v1/ from path"
-	badAddress     = "address must be like https://vault.example:8200: a scheme, a host, no path and no user"
+	badPath = "path has no leading, trailing or double slash: database/creds/orders"
+	badChar = "path contains a character or a segment that is not allowed: no control characters, " +
+		"no dot segments, and write it unencoded, such as a space instead of %20"
+	badEngine  = "path must belong to a secrets engine; sys/ and auth/ do not"
+	badVersion = "omit the leading v1/ from path"
+	badAddress = "address must be like https://vault.example:8200 or https://gateway.example/vault: a scheme, " +
+		"a host, no /v1 and no user"
+	badProxy = "proxyURL must be like http://proxy.example:3128: a scheme (http, https or socks5), a host, " +
+		"no path and no user"
+	oneValue       = "set either value or secretRef"
+	ownHeader      = "leasekeeper sets this header itself: use a header of the gateway, such as CF-Access-Client-Id"
 	badSlash       = "namespace has no leading or trailing slash"
 	badInterval    = "refreshInterval must be at least 1s, such as 30s, 5m or 1h30m"
 	badIncrement   = "increment must be at least 1s, such as 30s, 5m or 1h30m"
@@ -121,7 +127,7 @@ const (
 	noProvider    = "set providerRef, or a providerRef on each source"
 	sourceBackend = "name a backend on each source: set vault"
 	sourcePath    = "a path is like database/creds/orders: no leading, trailing or double slash, " +
-		"no leading v1/, sys/ or auth/, no dot segments; letters, digits and _.@:~+=,- are allowed"
+		"no leading v1/, sys/ or auth/, no dot segments, no control characters, and written unencoded"
 	sourceKeys = "two sources produce the same key, which is the prefix and a field that is included and not " +
 		"excluded: set different prefixes"
 
@@ -176,7 +182,11 @@ var rejections = []rejection{
 	{dynamic, "spec", sourceWithPath("sys/mounts"), sourcePath},
 	{dynamic, "spec", sourceWithPath("auth/token/create"), sourcePath},
 	{dynamic, "spec", sourceWithPath("secret/../sys/mounts"), sourcePath},
-	{dynamic, "spec", sourceWithPath("secret/data/a?list=true"), sourcePath},
+	{dynamic, "spec", sourceWithPath("secret/data/my%20a"), sourcePath},
+	{
+		dynamic, "spec", `{providerRef: {name: vault}, sources: [{name: kv, vault: {path: "secret/a\tb"}}]}`,
+		sourcePath,
+	},
 	{dynamic, "spec", sourceWithPath("ab"), "at least 3 chars"},
 	{dynamic, "spec", severalSources("{name: kv, vault: {path: secret/data/a, namespace: /team}}"), badSlash},
 	{dynamic, "spec", sourcesWithFields("{include: [user, password]}", "{include: [password]}"), sourceKeys},
@@ -220,10 +230,9 @@ var rejections = []rejection{
 	{dynamic, "spec.vault.path", "auth/token/create", badEngine},
 	{dynamic, "spec.vault.path", "database/../sys/mounts", badChar},
 	{dynamic, "spec.vault.path", "database/./orders", badChar},
-	{dynamic, "spec.vault.path", "database/creds/orders?list=true", badChar},
 	{dynamic, "spec.vault.path", "database/creds/or%2e%2e", badChar},
-	{dynamic, "spec.vault.path", "database/creds/orders#x", badChar},
-	{dynamic, "spec.vault.path", "'database/creds/my orders'", badChar},
+	{dynamic, "spec.vault.path", `"database/creds/my\torders"`, badChar},
+	{dynamic, "spec.vault.path", `"database/creds/my\u200border"`, badChar},
 	{dynamic, "spec.vault.method", "List", `supported values: "Read", "Write"`},
 	{dynamic, "spec.vault.namespace", "/team", badSlash},
 	{dynamic, "spec.vault.namespace", "team/", badSlash},
@@ -252,7 +261,29 @@ var rejections = []rejection{
 	{cluster, "spec.vault.address", "vault.example:8200", badAddress},
 	{cluster, "spec.vault.address", "ftp://vault.example", badAddress},
 	{cluster, "spec.vault.address", "https://vault.example/v1", badAddress},
+	{cluster, "spec.vault.address", "https://gateway.example/vault/v1/", badAddress},
+	{cluster, "spec.vault.address", "https://gateway.example/vault/../other", badAddress},
+	{cluster, "spec.vault.address", "https://gateway.example//vault", badAddress},
+	{cluster, "spec.vault.address", "'https://vault.example#x'", badAddress},
 	{cluster, "spec.vault.address", "https://root@vault.example", badAddress},
+	{cluster, "spec.vault.proxyURL", "proxy.example:3128", badProxy},
+	{cluster, "spec.vault.proxyURL", "http://user:secret@proxy.example:3128", badProxy},
+	{cluster, "spec.vault.proxyURL", "ftp://proxy.example", badProxy},
+	{cluster, "spec.vault.headers", "[{name: X-Gateway}]", oneValue},
+	{cluster, "spec.vault.headers", "[{name: X-A, value: x, secretRef: {name: s, namespace: other}}]", oneValue},
+	{cluster, "spec.vault.headers", "[{name: x-Vault-Token, value: x}]", ownHeader},
+	{cluster, "spec.vault.headers", "[{name: Host, value: x}]", ownHeader},
+	{cluster, "spec.vault.headers", "[{name: 'X Gateway', value: x}]", "should match"},
+	{cluster, "spec.vault.headers", `[{name: X-Gateway, value: "a\nb"}]`, "should match"},
+	{cluster, "spec.vault.headers", "[{name: X-A, value: a}, {name: X-A, value: b}]", "Duplicate value"},
+	{
+		cluster, "spec.vault.headers", "[{name: X-A, secretRef: {name: s}}]",
+		"set namespace in the secretRef of headers: a ClusterSecretProvider has none of its own",
+	},
+	{
+		namespaced, "spec.vault.headers", "[{name: X-A, secretRef: {name: s, namespace: other}}]",
+		"a SecretProvider uses its own namespace: omit namespace in the secretRef of headers",
+	},
 	{cluster, "spec.vault.address", "https://vault.example?x=y", badAddress},
 	{cluster, "spec.vault.namespace", "/team", badSlash},
 	{
@@ -334,6 +365,7 @@ func TestValidSourcesAreAccepted(t *testing.T) {
 		sourcesWithFields("{include: [x]}", "{include: [x, z], exclude: [x]}"),
 		sourcesWithFields("{include: [DB_user], prefix: A_}", "{include: [user], prefix: DB_}"),
 		sourcesWithFields("{}", "{}"),
+		sourceWithPath("secret/data/my orders/a?b#c & 50% (ü)"),
 	} {
 		o := manifest(t, dynamic, "several")
 		set(t, o, "spec", spec)

@@ -29,8 +29,12 @@ type Backend struct {
 	namespace  string
 	generation int64
 	spec       *v1alpha1.VaultProvider
-	base       *url.URL
-	http       *http.Client
+	// base is the address. Its path is that of a gateway, without a slash at the end.
+	base *url.URL
+	// headers are added to every request.
+	headers http.Header
+	proxy   proxyFunc
+	http    *http.Client
 	// minting sends requests that mint.
 	minting *http.Client
 	// tls is the configuration of both, for logins with another certificate.
@@ -66,7 +70,7 @@ var (
 	_ backend.Inspector = (*Backend)(nil)
 )
 
-func (b *Backend) address() string { return b.base.Scheme + "://" + b.base.Host }
+func (b *Backend) address() string { return b.base.String() }
 
 func (b *Backend) markMaterialRead(now time.Time) { b.materialReadAt.Store(now.UnixNano()) }
 

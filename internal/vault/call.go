@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -183,7 +184,7 @@ func (b *Backend) send(ctx context.Context, c call) (rawResponse, error) {
 		if r.redirect == "" || followed {
 			return r, nil
 		}
-		next, err := redirectTarget(base, r)
+		next, err := redirectTarget(base, r, c.path)
 		if err != nil {
 			return r, err
 		}
@@ -198,7 +199,8 @@ func (b *Backend) send(ctx context.Context, c call) (rawResponse, error) {
 	}
 }
 
-func redirectTarget(base *url.URL, r rawResponse) (*url.URL, error) {
+// redirectTarget is the address that a redirect leads to. A gateway may have put a path before that of the request.
+func redirectTarget(base *url.URL, r rawResponse, path string) (*url.URL, error) {
 	next, err := url.Parse(r.redirect)
 	if err != nil || !isHost(next.Host) {
 		return nil, backend.Errorf(backend.NoResponse, "%s sent a redirect without a usable target", r.address)
@@ -208,7 +210,11 @@ func redirectTarget(base *url.URL, r rawResponse) (*url.URL, error) {
 			"%s redirected to an address without TLS, which is not followed: configure an https api_addr in Vault",
 			r.address)
 	}
-	return &url.URL{Scheme: next.Scheme, Host: next.Host}, nil
+	prefix, same := strings.CutSuffix(next.Path, "/v1/"+path)
+	if !same || prefix != "" && !isHost(prefix) {
+		prefix = ""
+	}
+	return &url.URL{Scheme: next.Scheme, Host: next.Host, Path: prefix}, nil
 }
 
 // isHost reports whether it looks like a name or an address with a port. Messages contain it, so it must be short.
@@ -218,11 +224,11 @@ func isHost(host string) bool {
 }
 
 func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct bool) (rawResponse, error) {
-	r := rawResponse{at: b.clock.Now(), address: base.Scheme + "://" + base.Host, token: c.token}
+	r := rawResponse{at: b.clock.Now(), address: base.String(), token: c.token}
 	// Once there is a connection, bytes may be sent at any time; before that, none were.
 	var sent atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
-	request, err := newRequest(httptrace.WithClientTrace(ctx, trace), c, base, direct)
+	request, err := newRequest(httptrace.WithClientTrace(ctx, trace), c, base, direct, b.headers)
 	if err != nil {
 		return r, err
 	}
@@ -231,7 +237,7 @@ func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct b
 	case c.mints:
 		client = b.minting
 	case c.certificate != nil:
-		client = newLoginClient(b.tls, *c.certificate)
+		client = newLoginClient(b.tls, b.proxy, *c.certificate)
 		defer client.CloseIdleConnections()
 	}
 	response, err := client.Do(request)
@@ -274,8 +280,11 @@ func (r *rawResponse) read(from io.Reader, c call) error {
 	return nil
 }
 
-func newRequest(ctx context.Context, c call, base *url.URL, direct bool) (*http.Request, error) {
-	target := url.URL{Scheme: base.Scheme, Host: base.Host, Path: "/v1/" + c.path, RawQuery: c.query.Encode()}
+func newRequest(
+	ctx context.Context, c call, base *url.URL, direct bool, more http.Header,
+) (*http.Request, error) {
+	target := url.URL{Scheme: base.Scheme, Host: base.Host, Path: base.Path + "/v1/" + c.path,
+		RawQuery: c.query.Encode()}
 	var body io.Reader
 	if c.body != nil {
 		encoded, err := json.Marshal(c.body)
@@ -289,6 +298,7 @@ func newRequest(ctx context.Context, c call, base *url.URL, direct bool) (*http.
 		return nil, backend.Errorf(backend.Misconfigured, "no request can be made for %q at %s", c.path, base.Host)
 	}
 	header := request.Header
+	maps.Copy(header, more)
 	header.Set("User-Agent", "leasekeeper")
 	header.Set("X-Vault-Request", "true")
 	if c.body != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// materialAge is how long TLS material that a provider refers to is assumed to be unchanged. A TLS error ends that.
+// materialAge is how long material that a provider refers to is assumed to be unchanged. A TLS error ends that.
 const materialAge = time.Minute
 
 // Options of a Driver. Clock and Kube are required.
@@ -84,8 +85,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Backend implements backend.Driver. TLS material that the provider refers to is read again once a minute and after a
-// TLS error; nothing else is requested from the API server.
+// Backend implements backend.Driver. TLS material and headers that the provider refers to are read again once a minute
+// and after a TLS error; nothing else is requested from the API server.
 func (d *Driver) Backend(ctx context.Context, p v1alpha1.Provider) (backend.Backend, error) {
 	b, err := d.backendFor(ctx, p)
 	if err != nil {
@@ -102,10 +103,10 @@ func (d *Driver) backendFor(ctx context.Context, p v1alpha1.Provider) (*Backend,
 	key, now := keyOf(p), d.opts.Clock.Now()
 	old := d.find(key)
 	sameSpec := old != nil && old.generation == p.GetGeneration()
-	if sameSpec && (spec.TLS == nil || old.materialFresh(now)) {
+	if sameSpec && (!refersTo(spec) || old.materialFresh(now)) {
 		return old, nil
 	}
-	m, err := readMaterial(ctx, d.opts.Kube, spec.TLS, p.GetNamespace())
+	m, err := readMaterial(ctx, d.opts.Kube, spec, p.GetNamespace())
 	switch {
 	case err != nil && sameSpec && backend.KindOf(err) == backend.Unavailable:
 		// The API server is unavailable. Leases must be renewed nevertheless.
@@ -175,7 +176,11 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 		return nil, backend.Errorf(backend.Misconfigured,
 			"address %q is not a URL with http or https and a host: set spec.vault.address to one", spec.Address)
 	}
-	client := newHTTPClient(m.config)
+	proxy, err := proxyOf(spec)
+	if err != nil {
+		return nil, err
+	}
+	client := newHTTPClient(m.config, proxy)
 	br := &breaker{clock: d.opts.Clock}
 	if object, ok := p.(runtime.Object); ok && d.opts.Changed != nil {
 		// The caller may change its own copy.
@@ -194,10 +199,12 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 		namespace:       p.GetNamespace(),
 		generation:      p.GetGeneration(),
 		spec:            spec,
-		base:            &url.URL{Scheme: base.Scheme, Host: base.Host},
+		base:            &url.URL{Scheme: base.Scheme, Host: base.Host, Path: strings.TrimRight(base.Path, "/")},
+		headers:         m.headers,
+		proxy:           proxy,
 		http:            client,
 		tls:             m.config,
-		minting:         newOneShot(m.config, client.Transport),
+		minting:         newOneShot(m.config, proxy, client.Transport),
 		materialVersion: m.version,
 		breaker:         br,
 		keeper:          newCached[session](d.opts.Clock),

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"strings"
 	"time"
 )
@@ -29,7 +28,7 @@ type oneShot struct {
 	tls *tls.Config
 	// proxied is used if proxy returns a proxy for the address. That proxy decides what Vault learns about a broken
 	// connection.
-	proxy   func(*http.Request) (*url.URL, error)
+	proxy   proxyFunc
 	proxied http.RoundTripper
 }
 
@@ -37,7 +36,7 @@ type oneShot struct {
 const noOp = "OPTIONS * HTTP/1.1\r\n" +
 	"Host: %s\r\nUser-Agent: leasekeeper\r\nX-Padding: %05000d\r\nConnection: close\r\n\r\n"
 
-func newOneShot(config *tls.Config, proxied http.RoundTripper) *http.Client {
+func newOneShot(config *tls.Config, proxy proxyFunc, proxied http.RoundTripper) *http.Client {
 	config = config.Clone()
 	config.NextProtos = []string{"http/1.1"}
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(0)
@@ -45,7 +44,7 @@ func newOneShot(config *tls.Config, proxied http.RoundTripper) *http.Client {
 	config.DynamicRecordSizingDisabled = true
 	return &http.Client{
 		Transport: &oneShot{
-			dial: net.Dialer{Timeout: connectTimeout}, tls: config, proxy: http.ProxyFromEnvironment, proxied: proxied,
+			dial: net.Dialer{Timeout: connectTimeout}, tls: config, proxy: proxy, proxied: proxied,
 		},
 		CheckRedirect: noRedirect,
 	}

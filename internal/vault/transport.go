@@ -6,19 +6,41 @@ import (
 	"crypto/x509"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
+	"golang.org/x/net/http/httpproxy"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/vault/auth"
 )
 
-// newHTTPClient makes the client for one provider. It does not use VAULT_* from the environment. It uses HTTPS_PROXY,
-// HTTP_PROXY and NO_PROXY, like every Go program.
-func newHTTPClient(config *tls.Config) *http.Client {
+// proxyFunc returns the proxy of a request; nil: none.
+type proxyFunc = func(*http.Request) (*url.URL, error)
+
+// proxyOf is the proxy of the provider, or else that of HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+func proxyOf(spec *v1alpha1.VaultProvider) (proxyFunc, error) {
+	if spec.ProxyURL == "" {
+		fromEnvironment := httpproxy.FromEnvironment().ProxyFunc()
+		return func(r *http.Request) (*url.URL, error) { return fromEnvironment(r.URL) }, nil
+	}
+	proxy, err := url.Parse(spec.ProxyURL)
+	if err != nil || proxy.Host == "" {
+		return nil, backend.Errorf(backend.Misconfigured,
+			"proxyURL is not a URL with a scheme and a host: set spec.vault.proxyURL to one")
+	}
+	return http.ProxyURL(proxy), nil
+}
+
+// newHTTPClient makes the client for one provider. It does not use VAULT_* from the environment.
+func newHTTPClient(config *tls.Config, proxy proxyFunc) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
+			Proxy:                  proxy,
 			DialContext:            (&net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}).DialContext,
 			TLSClientConfig:        config,
 			TLSHandshakeTimeout:    connectTimeout,
@@ -36,10 +58,10 @@ func newHTTPClient(config *tls.Config) *http.Client {
 }
 
 // newLoginClient makes a client for one login with a certificate of its own. Its connection must not serve others.
-func newLoginClient(config *tls.Config, certificate tls.Certificate) *http.Client {
+func newLoginClient(config *tls.Config, proxy proxyFunc, certificate tls.Certificate) *http.Client {
 	config = config.Clone()
 	config.Certificates = []tls.Certificate{certificate}
-	return newHTTPClient(config)
+	return newHTTPClient(config, proxy)
 }
 
 // connectTimeout bounds dialling a connection, and its TLS handshake.
@@ -48,42 +70,93 @@ const connectTimeout = 10 * time.Second
 // noRedirect leaves redirects to do, which knows when to follow them is safe.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// material is a TLS configuration and the version of its sources.
+// material is a TLS configuration, headers, and the version of their sources.
 type material struct {
-	config *tls.Config
+	config  *tls.Config
+	headers http.Header
 	// version changes when a referenced object changes; empty if nothing is referenced.
 	version string
 }
 
-// readMaterial makes the TLS configuration of the provider's spec. namespace is that of a SecretProvider.
-func readMaterial(ctx context.Context, k Kube, spec *v1alpha1.TLSConfig, namespace string) (material, error) {
-	m := material{config: &tls.Config{MinVersion: tls.VersionTLS12}}
+// refersTo is true if the provider's spec refers to objects, which may change.
+func refersTo(spec *v1alpha1.VaultProvider) bool {
+	return spec.TLS != nil ||
+		slices.ContainsFunc(spec.Headers, func(h v1alpha1.HTTPHeader) bool { return h.SecretRef != nil })
+}
+
+// readMaterial makes the TLS configuration and the headers of the provider's spec. namespace is that of a
+// SecretProvider.
+func readMaterial(ctx context.Context, k Kube, spec *v1alpha1.VaultProvider, namespace string) (material, error) {
+	m := material{config: &tls.Config{MinVersion: tls.VersionTLS12}, headers: http.Header{}}
+	for _, h := range spec.Headers {
+		if err := m.readHeader(ctx, k, h, namespace); err != nil {
+			return m, err
+		}
+	}
+	return m, m.readTLS(ctx, k, spec.TLS, namespace)
+}
+
+func (m *material) readHeader(ctx context.Context, k Kube, h v1alpha1.HTTPHeader, namespace string) error {
+	if h.SecretRef == nil {
+		m.headers.Set(h.Name, h.Value)
+		return nil
+	}
+	namespace, key := or(h.SecretRef.Namespace, namespace), or(h.SecretRef.Key, "value")
+	secret, err := k.GetSecret(ctx, namespace, h.SecretRef.Name)
+	if err != nil {
+		return readError(err, "Secret", namespace, h.SecretRef.Name)
+	}
+	m.noteVersion(secret)
+	read := auth.Secret{Namespace: namespace, Name: secret.Name, Data: secret.Data}
+	value, err := read.Text(key, "headers["+h.Name+"].secretRef")
+	if err != nil {
+		return err
+	}
+	if !httpguts.ValidHeaderFieldValue(value) {
+		return backend.Errorf(backend.Misconfigured, "headers[%s].secretRef: key %q of Secret %q in namespace %q "+
+			"cannot be sent in a header: store one line of text", h.Name, key, h.SecretRef.Name, namespace)
+	}
+	m.headers.Set(h.Name, value)
+	return nil
+}
+
+// noteVersion adds an object to the version of the material.
+func (m *material) noteVersion(o metav1.Object) {
+	m.version += string(o.GetUID()) + o.GetResourceVersion() + "/"
+}
+
+func (m *material) readTLS(ctx context.Context, k Kube, spec *v1alpha1.TLSConfig, namespace string) error {
 	if spec == nil {
-		return m, nil
+		return nil
 	}
 	m.config.ServerName = spec.ServerName
 	if len(spec.CABundle) > 0 {
 		if err := m.trust(spec.CABundle, "tls.caBundle (a PEM file, encoded with base64 once)"); err != nil {
-			return m, err
+			return err
 		}
 	}
 	if spec.CARef != nil {
 		if err := m.readCA(ctx, k, *spec.CARef, namespace); err != nil {
-			return m, err
+			return err
 		}
 	}
 	if spec.ClientCertRef != nil {
-		if err := m.readClientCert(ctx, k, *spec.ClientCertRef, namespace); err != nil {
-			return m, err
-		}
+		return m.readClientCert(ctx, k, *spec.ClientCertRef, namespace)
 	}
-	return m, nil
+	return nil
 }
 
-func (m *material) trust(pem []byte, where string) error {
+// trust accepts PEM, and DER as `keytool` and Windows export it.
+func (m *material) trust(bundle []byte, where string) error {
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return backend.Errorf(backend.TLS, "%s contains no certificate in PEM format", where)
+	if !pool.AppendCertsFromPEM(bundle) {
+		all, err := x509.ParseCertificates(bundle)
+		if err != nil || len(all) == 0 {
+			return backend.Errorf(backend.TLS, "%s contains no certificate in PEM or DER format", where)
+		}
+		for _, c := range all {
+			pool.AddCert(c)
+		}
 	}
 	m.config.RootCAs = pool
 	return nil
@@ -92,27 +165,29 @@ func (m *material) trust(pem []byte, where string) error {
 func (m *material) readCA(ctx context.Context, k Kube, ref v1alpha1.CAReference, namespace string) error {
 	namespace, key := or(ref.Namespace, namespace), or(ref.Key, "ca.crt")
 	kind := or(ref.Kind, "Secret")
-	var pem []byte
+	var bundle []byte
 	if kind == "ConfigMap" {
 		object, err := k.GetConfigMap(ctx, namespace, ref.Name)
 		if err != nil {
 			return readError(err, kind, namespace, ref.Name)
 		}
-		pem = []byte(object.Data[key])
-		m.version += string(object.UID) + object.ResourceVersion + "/"
+		if bundle = object.BinaryData[key]; len(bundle) == 0 {
+			bundle = []byte(object.Data[key])
+		}
+		m.noteVersion(object)
 	} else {
 		object, err := k.GetSecret(ctx, namespace, ref.Name)
 		if err != nil {
 			return readError(err, kind, namespace, ref.Name)
 		}
-		pem = object.Data[key]
-		m.version += string(object.UID) + object.ResourceVersion + "/"
+		bundle = object.Data[key]
+		m.noteVersion(object)
 	}
-	if len(pem) == 0 {
+	if len(bundle) == 0 {
 		return backend.Errorf(backend.Misconfigured,
 			"tls.caRef: %s %q in namespace %q has no key %q: set tls.caRef.key", kind, ref.Name, namespace, key)
 	}
-	return m.trust(pem, "tls.caRef: key "+key+" of "+kind+" "+ref.Name)
+	return m.trust(bundle, "tls.caRef: key "+key+" of "+kind+" "+ref.Name)
 }
 
 func (m *material) readClientCert(ctx context.Context, k Kube, ref v1alpha1.SecretReference, namespace string) error {
@@ -126,7 +201,7 @@ func (m *material) readClientCert(ctx context.Context, k Kube, ref v1alpha1.Secr
 		return err
 	}
 	m.config.Certificates = []tls.Certificate{pair}
-	m.version += string(secret.UID) + secret.ResourceVersion + "/"
+	m.noteVersion(secret)
 	return nil
 }
 
