@@ -2,7 +2,7 @@ package v1alpha1
 
 // VaultAuth is a way to log in to Vault or OpenBao. Set exactly one method. docs/auth.md compares them.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.appRole), has(self.cert), has(self.jwt), has(self.kubernetes), has(self.ldap), has(self.token), has(self.userPass)].exists_one(set, set)",message="set exactly one of appRole, cert, jwt, kubernetes, ldap, token and userPass"
+// +kubebuilder:validation:XValidation:rule="[has(self.appRole), has(self.aws), has(self.cert), has(self.jwt), has(self.kubernetes), has(self.ldap), has(self.token), has(self.userPass)].exists_one(set, set)",message="set exactly one of appRole, aws, cert, jwt, kubernetes, ldap, token and userPass"
 type VaultAuth struct {
 	// Kubernetes logs in with a token of a ServiceAccount, which Vault reviews with the API server.
 	// +optional
@@ -27,6 +27,10 @@ type VaultAuth struct {
 	// LDAP logs in as a user of a directory, with a password from a Secret.
 	// +optional
 	LDAP *VaultLDAPAuth `json:"ldap,omitempty"`
+
+	// AWS logs in with an identity of AWS IAM.
+	// +optional
+	AWS *VaultAWSAuth `json:"aws,omitempty"`
 
 	// Token uses a token that is stored in a Secret; as auth, each issuance creates a child of it. For development:
 	// everyone who can read that Secret has the token's rights.
@@ -183,6 +187,61 @@ type VaultLDAPAuth struct {
 
 	// SecretRef names the Secret with the password (default key "password").
 	SecretRef SecretKeyReference `json:"secretRef"`
+}
+
+// VaultAWSAuth logs in with Vault's AWS auth method, type iam. The identity is a role that a ServiceAccount assumes
+// (roleARN), a user or role with static keys (secretRef), or leasekeeper's own (podIdentity).
+//
+// +kubebuilder:validation:XValidation:rule="[has(self.roleARN), has(self.secretRef), has(self.podIdentity) && self.podIdentity].exists_one(set, set)",message="set exactly one of roleARN, secretRef and podIdentity"
+// +kubebuilder:validation:XValidation:rule="has(self.roleARN) || !has(self.serviceAccountRef)",message="set roleARN: the ServiceAccount assumes that role"
+type VaultAWSAuth struct {
+	// Mount of the auth method, without "auth/".
+	// +optional
+	// +kubebuilder:default=aws
+	Mount VaultMount `json:"mount,omitempty"`
+
+	// Role of Vault to log in as. Its auth_type must be iam. For auth it must issue service tokens (Vault's default).
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Role string `json:"role"`
+
+	// Region of STS, such as eu-central-1. It must be Vault's sts_region. Defaults to us-east-1.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[a-z0-9-]+$`
+	Region string `json:"region,omitempty"`
+
+	// STSEndpoint is the URL of STS, for a VPC endpoint. Defaults to https://sts.REGION.amazonaws.com/.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^https?://[^/@?#\s]+/?$`
+	STSEndpoint string `json:"stsEndpoint,omitempty"`
+
+	// ServerID is the value of Vault's iam_server_id_header_value. Set it, so that another server cannot use the login.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[!-~]+$`
+	ServerID string `json:"serverID,omitempty"`
+
+	// RoleARN is the role of AWS that the ServiceAccount assumes, such as arn:aws:iam::111122223333:role/orders (IRSA).
+	// Its trust policy must name the cluster's issuer and the ServiceAccount.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^arn:[a-z-]+:iam::[0-9]{12}:role/.+$`
+	RoleARN string `json:"roleARN,omitempty"`
+
+	// ServiceAccountRef names the ServiceAccount. Its audiences default to sts.amazonaws.com. For auth it belongs to
+	// the namespace of each DynamicSecret, which may name another one.
+	// +optional
+	ServiceAccountRef *ServiceAccountReference `json:"serviceAccountRef,omitempty"`
+
+	// SecretRef names a Secret with the keys access_key_id, secret_access_key and perhaps session_token.
+	// +optional
+	SecretRef *SecretReference `json:"secretRef,omitempty"`
+
+	// PodIdentity uses the EKS Pod Identity of leasekeeper's own pod. Only a ClusterSecretProvider may use it.
+	// +optional
+	PodIdentity bool `json:"podIdentity,omitempty"`
 }
 
 // VaultTokenAuth uses a token from a Secret.

@@ -12,9 +12,13 @@ import (
 )
 
 const (
-	oneMethod = "set exactly one of appRole, cert, jwt, kubernetes, ldap, token and userPass"
-	badMount  = "mount has no leading or trailing slash and no auth/: kubernetes"
-	oneJWT    = "set serviceAccountRef or secretRef, not both"
+	oneMethod   = "set exactly one of appRole, aws, cert, jwt, kubernetes, ldap, token and userPass"
+	badMount    = "mount has no leading or trailing slash and no auth/: kubernetes"
+	oneIdentity = "set exactly one of roleARN, secretRef and podIdentity"
+	noRoleARN   = "set roleARN: the ServiceAccount assumes that role"
+	ownIdentity = "podIdentity is the identity of leasekeeper itself, which only a ClusterSecretProvider may use: " +
+		"set roleARN or secretRef"
+	oneJWT = "set serviceAccountRef or secretRef, not both"
 
 	foreignAccount = "omit namespace in the serviceAccountRef of auth: " +
 		"each DynamicSecret uses a ServiceAccount of its own namespace"
@@ -36,6 +40,8 @@ var methodSpecs = map[string]string{
 	"jwt":        "{role: app, serviceAccountRef: {%s}}",
 	"jwt Secret": "{role: app, secretRef: {%s}}",
 	"appRole":    "{roleID: id, secretRef: {%s}}",
+	"aws":        "{role: app, roleARN: 'arn:aws:iam::111122223333:role/app', serviceAccountRef: {%s}}",
+	"aws Secret": "{role: app, secretRef: {%s}}",
 	"cert":       "{secretRef: {%s}}",
 	"userPass":   "{username: u, secretRef: {%s}}",
 	"ldap":       "{username: u, secretRef: {%s}}",
@@ -64,6 +70,16 @@ var authRejections = append(rejectionsOfEachMethod(), []rejection{
 	{cluster, "spec.vault.auth", "{userPass: {username: a/b, secretRef: {name: s, namespace: other}}}", "should match"},
 	{cluster, "spec.vault.auth", "{ldap: {username: .., secretRef: {name: s, namespace: other}}}", "should match"},
 	{cluster, "spec.vault.auth", "{appRole: {secretRef: {name: s, namespace: other}}}", "roleID: Required value"},
+	{cluster, "spec.vault.auth", "{aws: {role: app}}", oneIdentity},
+	{
+		cluster, "spec.vault.auth", "{aws: {role: app, podIdentity: true, secretRef: {name: s, namespace: x}}}",
+		oneIdentity,
+	},
+	{cluster, "spec.vault.auth", "{aws: {role: app, podIdentity: true, serviceAccountRef: {name: a}}}", noRoleARN},
+	{cluster, "spec.vault.auth", "{aws: {role: app, roleARN: orders}}", "should match"},
+	{cluster, "spec.vault.auth", "{aws: {role: app, podIdentity: true, stsEndpoint: 'https://a@b'}}", "should match"},
+	{namespaced, "spec.vault.auth", "{aws: {role: app, podIdentity: true}}", ownIdentity},
+	{namespaced, "spec.vault.keeperAuth", "{aws: {role: keeper, podIdentity: true}}", ownIdentity},
 	{namespaced, "spec.vault", "{address: 'https://v.example', auth: {kubernetes: {role: app}}}", noKeeperOrAuth},
 	{namespaced, "spec.vault", "{address: 'https://v.example', auth: {jwt: {role: app}}}", noKeeperOrAuth},
 }...)

@@ -43,7 +43,7 @@ var methods = sync.OnceValue(func() map[string]methodOnVault {
 	defer cancel()
 	all := map[string]methodOnVault{}
 	for _, setUp := range []func(context.Context, map[string]methodOnVault) error{
-		setUpJWT, setUpAppRole, setUpUserPass, setUpCert,
+		setUpJWT, setUpAppRole, setUpUserPass, setUpCert, setUpAWS,
 	} {
 		if err := setUp(ctx, all); err != nil {
 			panic(err)
@@ -86,7 +86,9 @@ func setUpJWT(ctx context.Context, all map[string]methodOnVault) error {
 		RoleRef: rbacv1.RoleRef{
 			APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "system:service-account-issuer-discovery",
 		},
-		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "system:unauthenticated"}},
+		Subjects: []rbacv1.Subject{
+			{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "system:unauthenticated"},
+		},
 	}); err != nil {
 		return err
 	}
@@ -109,7 +111,8 @@ func setUpJWT(ctx context.Context, all map[string]methodOnVault) error {
 		mapped := map[string]any{"claim_mappings": map[string]string{
 			"/kubernetes.io/namespace": "service_account_namespace",
 		}}
-		if err := enableAuth(ctx, mount, "jwt", setting{"config", config}, setting{"role/app", role("app", app, mapped)},
+		if err := enableAuth(ctx, mount, "jwt", setting{"config", config},
+			setting{"role/app", role("app", app, mapped)},
 			setting{"role/plain", role("app", app, nil)}, setting{"role/keeper", role("keeper", keeper, nil)},
 		); err != nil {
 			return err

@@ -37,6 +37,8 @@ type Backend struct {
 	http    *http.Client
 	// minting sends requests that mint.
 	minting *http.Client
+	// exchange is for services that exchange tokens of ServiceAccounts for those of a cloud.
+	exchange *http.Client
 	// tls is the configuration of both, for logins with another certificate.
 	tls *tls.Config
 

@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -41,6 +42,8 @@ type Driver struct {
 	opts            Options
 	serviceAccounts *serviceAccountTokens
 	secrets         *authSecrets
+	// exchange is shared, because all providers use the same services.
+	exchange *http.Client
 
 	mu       sync.Mutex
 	backends map[backendKey]*Backend
@@ -70,6 +73,7 @@ func NewDriver(opts Options) *Driver {
 		opts:            opts,
 		serviceAccounts: newServiceAccountTokens(opts.Clock, opts.Kube),
 		secrets:         newAuthSecrets(opts.Clock, opts.Kube),
+		exchange:        newExchangeClient(opts.Timeout),
 		backends:        map[backendKey]*Backend{},
 	}
 }
@@ -204,6 +208,7 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 		proxy:           proxy,
 		http:            client,
 		tls:             m.config,
+		exchange:        d.exchange,
 		minting:         newOneShot(m.config, proxy, client.Transport),
 		materialVersion: m.version,
 		breaker:         br,

@@ -110,6 +110,9 @@ func (q requester) Unwrap(ctx context.Context, wrappingToken, field, hint string
 	return value, err
 }
 
+// HTTPClient implements auth.Requester.
+func (q requester) HTTPClient() *http.Client { return q.b.exchange }
+
 // unwrap requests what Vault keeps for a wrapping token. If the response is lost, so is the value.
 func (b *Backend) unwrap(ctx context.Context, wrappingToken, field, hint string) (string, error) {
 	const what = "unwrapping the response of a wrapping token"

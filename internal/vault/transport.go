@@ -64,6 +64,13 @@ func newLoginClient(config *tls.Config, proxy proxyFunc, certificate tls.Certifi
 	return newHTTPClient(config, proxy)
 }
 
+// newExchangeClient makes the client for services that exchange tokens. It uses the proxy of the environment.
+func newExchangeClient(timeout time.Duration) *http.Client {
+	client := newHTTPClient(&tls.Config{MinVersion: tls.VersionTLS12}, http.ProxyFromEnvironment)
+	client.Timeout = timeout
+	return client
+}
+
 // connectTimeout bounds dialling a connection, and its TLS handshake.
 const connectTimeout = 10 * time.Second
 

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"math/big"
+	"net/http"
 	"testing"
 	"time"
 
@@ -72,6 +73,9 @@ func (f *fakeRequester) Unwrap(_ context.Context, wrappingToken, field, _ string
 	f.unwrapped = append(f.unwrapped, wrappingToken)
 	return "unwrapped-" + field, f.unwrapErr
 }
+
+// HTTPClient has no test server: the cloud methods are tested with one in the package vault.
+func (f *fakeRequester) HTTPClient() *http.Client { return http.DefaultClient }
 
 // who is the identity of an object that names its ServiceAccount.
 var who = backend.Identity{Namespace: "shop", ServiceAccount: "orders", Owner: owner}

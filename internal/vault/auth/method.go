@@ -7,6 +7,7 @@ package auth
 import (
 	"context"
 	"crypto/tls"
+	"net/http"
 	"strings"
 	"time"
 
@@ -53,6 +54,9 @@ type Requester interface {
 	// Unwrap returns the field of the response that Vault keeps for a wrapping token. Vault returns it only once, so
 	// it is kept in memory. LoginFailed: somebody has unwrapped it before, or it has expired.
 	Unwrap(ctx context.Context, wrappingToken, field, hint string) (string, error)
+
+	// HTTPClient is for requests to a service that exchanges tokens. It does not use the proxy of the provider.
+	HTTPClient() *http.Client
 }
 
 // Secret is what a method reads of a Secret.
@@ -169,7 +173,7 @@ func (u use) secret(ref v1alpha1.SecretReference) v1alpha1.SecretReference {
 
 // constructors of the methods. Each returns nil if spec does not choose its method.
 var constructors = []func(spec v1alpha1.VaultAuth, u use) (Method, error){
-	newAppRole, newCert, newJWT, newKubernetes, newLDAP, newToken, newUserPass,
+	newAppRole, newAWS, newCert, newJWT, newKubernetes, newLDAP, newToken, newUserPass,
 }
 
 // Issuer returns the method of spec.vault.auth. namespace is that of a SecretProvider.

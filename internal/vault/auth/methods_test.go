@@ -25,8 +25,11 @@ var specs = map[string]v1alpha1.VaultAuth{
 	"wrapped appRole":  {AppRole: &v1alpha1.VaultAppRoleAuth{RoleID: "role-id", SecretRef: ref, Wrapped: true}},
 	"cert":             {Cert: &v1alpha1.VaultCertAuth{Role: "app", SecretRef: ref.SecretReference}},
 	"cert of any role": {Cert: &v1alpha1.VaultCertAuth{Mount: "tls", SecretRef: ref.SecretReference}},
-	"userPass":         {UserPass: &v1alpha1.VaultUserPassAuth{Username: "orders", SecretRef: ref}},
-	"ldap":             {LDAP: &v1alpha1.VaultLDAPAuth{Mount: "directory", Username: "Orders App", SecretRef: ref}},
+	"aws": {AWS: &v1alpha1.VaultAWSAuth{Role: "app", RoleARN: "arn:aws:iam::111122223333:role/orders",
+		ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "app", Namespace: "system"}}},
+	"aws with keys": {AWS: &v1alpha1.VaultAWSAuth{Role: "app", SecretRef: &ref.SecretReference}},
+	"userPass":      {UserPass: &v1alpha1.VaultUserPassAuth{Username: "orders", SecretRef: ref}},
+	"ldap":          {LDAP: &v1alpha1.VaultLDAPAuth{Mount: "directory", Username: "Orders App", SecretRef: ref}},
 }
 
 // methodCase is what a method sends, and what it reports as its identity.
@@ -88,6 +91,7 @@ func secretData(t *testing.T) map[string]string {
 	cert, key := testCertificate(t)
 	return map[string]string{
 		"jwt": "a-jwt\n", "secretId": "a-secret-id\n", "password": "a-password\r\n", "tls.crt": cert, "tls.key": key,
+		"access_key_id": "AKIATEST", "secret_access_key": "a-secret-key\n",
 	}
 }
 
@@ -128,6 +132,9 @@ func TestLoginRequestOfEachMethod(t *testing.T) {
 func TestEveryMethodLogsAKeeperIn(t *testing.T) {
 	data := secretData(t)
 	for name, spec := range specs {
+		if name == "aws" {
+			spec = assuming(t, spec)
+		}
 		f := &fakeRequester{data: data}
 		token, err := keeper(t, spec, "").Login(t.Context(), f, backend.Identity{})
 		if err != nil || token.Value == "" {
@@ -146,7 +153,7 @@ func TestEveryMethodLogsAKeeperIn(t *testing.T) {
 
 func TestSecretsOfASecretProviderAreBesideIt(t *testing.T) {
 	data := secretData(t)
-	for _, name := range []string{"jwt of a Secret", "appRole", "cert", "userPass", "ldap"} {
+	for _, name := range []string{"jwt of a Secret", "appRole", "aws with keys", "cert", "userPass", "ldap"} {
 		spec := specs[name]
 		spec = *spec.DeepCopy()
 		secretOf(&spec).Namespace = ""
@@ -167,6 +174,8 @@ func secretOf(spec *v1alpha1.VaultAuth) *v1alpha1.SecretReference {
 		return &spec.JWT.SecretRef.SecretReference
 	case spec.AppRole != nil:
 		return &spec.AppRole.SecretRef.SecretReference
+	case spec.AWS != nil:
+		return spec.AWS.SecretRef
 	case spec.Cert != nil:
 		return &spec.Cert.SecretRef
 	case spec.UserPass != nil:
@@ -178,7 +187,7 @@ func secretOf(spec *v1alpha1.VaultAuth) *v1alpha1.SecretReference {
 func TestServiceAccountOfEachMethod(t *testing.T) {
 	for name, spec := range specs {
 		want := ""
-		if name == "kubernetes" || name == "jwt" {
+		if name == "kubernetes" || name == "jwt" || name == "aws" {
 			want = "orders"
 		}
 		got, err := issuer(t, spec).ServiceAccount(who)
@@ -218,6 +227,9 @@ func TestWhatProvesThatATokenIsOurs(t *testing.T) {
 		{"appRole", "a seal", "leasekeeper wrote the record", Description{"auth/approle/login", nil}, proven, true},
 		{"appRole", "another mount", "it is another method's",
 			Description{"auth/userpass/login/x", nil}, proven, false},
+		{"aws", "no seal", "objects may share the role", Description{"auth/aws/login", nil}, owner, false},
+		{"aws", "a seal", "leasekeeper wrote the record", Description{"auth/aws/login", nil}, proven, true},
+		{"aws", "another mount", "it is another method's", Description{"auth/cert/login", nil}, proven, false},
 		{"cert", "no seal", "all objects share the certificate", Description{"auth/cert/login", nil}, owner, false},
 		{"cert", "a seal", "leasekeeper wrote the record", Description{"auth/cert/login", nil}, proven, true},
 		{"cert", "another mount", "it is another method's", Description{"auth/certs/login", nil}, proven, false},

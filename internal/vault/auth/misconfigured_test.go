@@ -18,6 +18,8 @@ func TestEachMisconfigurationNamesTheFieldAndTheFix(t *testing.T) {
 	noAccountFor := func(field string) string {
 		return "no ServiceAccount to log in as: set spec.serviceAccountName, or " + field + " on the provider"
 	}
+	withoutAccount := &v1alpha1.VaultAWSAuth{Role: "app", RoleARN: "arn:aws:iam::111122223333:role/orders"}
+	podIdentity := &v1alpha1.VaultAWSAuth{Role: "app", PodIdentity: true}
 	cert, key := testCertificate(t)
 	_, otherKey := testCertificate(t)
 	other := specs["userPass"]
@@ -60,6 +62,18 @@ func TestEachMisconfigurationNamesTheFieldAndTheFix(t *testing.T) {
 			fakeRequester{data: map[string]string{"tls.key": key}}, who, backend.Misconfigured,
 			`auth.cert.secretRef: Secret "login" in namespace "system" has no key "tls.crt": ` +
 				"use one of type kubernetes.io/tls"},
+		{"aws without a ServiceAccount", "neither object nor provider names one",
+			v1alpha1.VaultAuth{AWS: withoutAccount}, false,
+			fakeRequester{}, backend.Identity{Namespace: "shop"}, backend.NoServiceAccount,
+			noAccountFor("auth.aws.serviceAccountRef")},
+		{"aws without a key", "a key is half of a pair", specs["aws with keys"], false,
+			fakeRequester{data: map[string]string{"access_key_id": "AKIATEST"}}, who, backend.Misconfigured,
+			`auth.aws.secretRef: Secret "login" in namespace "system" has no value at key "secret_access_key": add it`},
+		{"aws without Pod Identity", "leasekeeper's pod has no association",
+			v1alpha1.VaultAuth{AWS: podIdentity}, false,
+			fakeRequester{}, who, backend.Misconfigured,
+			"auth.aws.podIdentity: leasekeeper's pod has no EKS Pod Identity: " +
+				"create a pod identity association for its ServiceAccount and restart it"},
 		{"cert with another key", "TLS would fail", specs["cert"], false,
 			fakeRequester{data: map[string]string{"tls.crt": cert, "tls.key": otherKey}}, who, backend.TLS,
 			`auth.cert.secretRef: Secret "login" in namespace "system" has no matching certificate and key: ` +
