@@ -2,7 +2,7 @@ package v1alpha1
 
 // VaultAuth is a way to log in to Vault or OpenBao. Set exactly one method. docs/auth.md compares them.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.appRole), has(self.aws), has(self.cert), has(self.jwt), has(self.kubernetes), has(self.ldap), has(self.token), has(self.userPass)].exists_one(set, set)",message="set exactly one of appRole, aws, cert, jwt, kubernetes, ldap, token and userPass"
+// +kubebuilder:validation:XValidation:rule="[has(self.appRole), has(self.aws), has(self.azure), has(self.cert), has(self.gcp), has(self.jwt), has(self.kubernetes), has(self.ldap), has(self.token), has(self.userPass)].exists_one(set, set)",message="set exactly one of appRole, aws, azure, cert, gcp, jwt, kubernetes, ldap, token and userPass"
 type VaultAuth struct {
 	// Kubernetes logs in with a token of a ServiceAccount, which Vault reviews with the API server.
 	// +optional
@@ -31,6 +31,14 @@ type VaultAuth struct {
 	// AWS logs in with an identity of AWS IAM.
 	// +optional
 	AWS *VaultAWSAuth `json:"aws,omitempty"`
+
+	// GCP logs in with a service account of Google Cloud.
+	// +optional
+	GCP *VaultGCPAuth `json:"gcp,omitempty"`
+
+	// Azure logs in with an application or a managed identity of Microsoft Entra ID.
+	// +optional
+	Azure *VaultAzureAuth `json:"azure,omitempty"`
 
 	// Token uses a token that is stored in a Secret; as auth, each issuance creates a child of it. For development:
 	// everyone who can read that Secret has the token's rights.
@@ -242,6 +250,91 @@ type VaultAWSAuth struct {
 	// PodIdentity uses the EKS Pod Identity of leasekeeper's own pod. Only a ClusterSecretProvider may use it.
 	// +optional
 	PodIdentity bool `json:"podIdentity,omitempty"`
+}
+
+// VaultGCPAuth logs in with Vault's Google Cloud auth method. The identity is a service account of Google that a
+// ServiceAccount may use (workloadIdentityProvider), or leasekeeper's own (metadataServer).
+//
+// +kubebuilder:validation:XValidation:rule="has(self.workloadIdentityProvider) != (has(self.metadataServer) && self.metadataServer)",message="set either workloadIdentityProvider or metadataServer"
+// +kubebuilder:validation:XValidation:rule="has(self.workloadIdentityProvider) == has(self.serviceAccountEmail) && (has(self.workloadIdentityProvider) || !has(self.serviceAccountRef))",message="set workloadIdentityProvider together with serviceAccountEmail; serviceAccountRef requires both"
+type VaultGCPAuth struct {
+	// Mount of the auth method, without "auth/".
+	// +optional
+	// +kubebuilder:default=gcp
+	Mount VaultMount `json:"mount,omitempty"`
+
+	// Role of Vault to log in as. Its type must be iam for workloadIdentityProvider, and gce for metadataServer.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Role string `json:"role"`
+
+	// WorkloadIdentityProvider that trusts the cluster's issuer, such as
+	// projects/1/locations/global/workloadIdentityPools/cluster/providers/cluster.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^projects/[0-9]+/locations/global/workloadIdentityPools/[a-z0-9-]+/providers/[a-z0-9-]+$`
+	WorkloadIdentityProvider string `json:"workloadIdentityProvider,omitempty"`
+
+	// ServiceAccountEmail is the service account of Google that signs the login, such as
+	// orders@project.iam.gserviceaccount.com.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9-]+@[a-z0-9.-]+$`
+	ServiceAccountEmail string `json:"serviceAccountEmail,omitempty"`
+
+	// ServiceAccountRef names the ServiceAccount. Its audiences default to the provider's. For auth it belongs to the
+	// namespace of each DynamicSecret, which may name another one.
+	// +optional
+	ServiceAccountRef *ServiceAccountReference `json:"serviceAccountRef,omitempty"`
+
+	// MetadataServer uses the identity of leasekeeper's own pod or machine. Only a ClusterSecretProvider may use it.
+	// +optional
+	MetadataServer bool `json:"metadataServer,omitempty"`
+}
+
+// VaultAzureAuth logs in with Vault's Azure auth method. The identity is an application that trusts a ServiceAccount
+// (clientID, tenantID), or leasekeeper's own (metadataServer).
+//
+// +kubebuilder:validation:XValidation:rule="has(self.clientID) != (has(self.metadataServer) && self.metadataServer)",message="set either clientID or metadataServer"
+// +kubebuilder:validation:XValidation:rule="has(self.clientID) == has(self.tenantID) && (has(self.clientID) || !has(self.serviceAccountRef))",message="set clientID together with tenantID; serviceAccountRef requires both"
+type VaultAzureAuth struct {
+	// Mount of the auth method, without "auth/".
+	// +optional
+	// +kubebuilder:default=azure
+	Mount VaultMount `json:"mount,omitempty"`
+
+	// Role of Vault to log in as.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Role string `json:"role"`
+
+	// Resource is the audience of the token. It must be the resource in Vault's configuration. Defaults to
+	// https://management.azure.com/.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:MinLength=1
+	Resource string `json:"resource,omitempty"`
+
+	// TenantID of the application.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9.-]+$`
+	TenantID string `json:"tenantID,omitempty"`
+
+	// ClientID of the application, whose federated credential names the cluster's issuer and the ServiceAccount.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9-]+$`
+	ClientID string `json:"clientID,omitempty"`
+
+	// ServiceAccountRef names the ServiceAccount. Its audiences default to api://AzureADTokenExchange. For auth it
+	// belongs to the namespace of each DynamicSecret, which may name another one.
+	// +optional
+	ServiceAccountRef *ServiceAccountReference `json:"serviceAccountRef,omitempty"`
+
+	// MetadataServer uses the managed identity of leasekeeper's own machine. Only a ClusterSecretProvider may use it.
+	// +optional
+	MetadataServer bool `json:"metadataServer,omitempty"`
 }
 
 // VaultTokenAuth uses a token from a Secret.

@@ -12,13 +12,17 @@ import (
 )
 
 const (
-	oneMethod   = "set exactly one of appRole, aws, cert, jwt, kubernetes, ldap, token and userPass"
+	oneMethod   = "set exactly one of appRole, aws, azure, cert, gcp, jwt, kubernetes, ldap, token and userPass"
 	badMount    = "mount has no leading or trailing slash and no auth/: kubernetes"
 	oneIdentity = "set exactly one of roleARN, secretRef and podIdentity"
 	noRoleARN   = "set roleARN: the ServiceAccount assumes that role"
-	ownIdentity = "podIdentity is the identity of leasekeeper itself, which only a ClusterSecretProvider may use: " +
-		"set roleARN or secretRef"
-	oneJWT = "set serviceAccountRef or secretRef, not both"
+	ownIdentity = "podIdentity and metadataServer are the identity of leasekeeper itself, " +
+		"which only a ClusterSecretProvider may use: set one of the workload"
+	gcpSource   = "set either workloadIdentityProvider or metadataServer"
+	gcpPair     = "set workloadIdentityProvider together with serviceAccountEmail; serviceAccountRef requires both"
+	azureSource = "set either clientID or metadataServer"
+	azurePair   = "set clientID together with tenantID; serviceAccountRef requires both"
+	oneJWT      = "set serviceAccountRef or secretRef, not both"
 
 	foreignAccount = "omit namespace in the serviceAccountRef of auth: " +
 		"each DynamicSecret uses a ServiceAccount of its own namespace"
@@ -42,10 +46,13 @@ var methodSpecs = map[string]string{
 	"appRole":    "{roleID: id, secretRef: {%s}}",
 	"aws":        "{role: app, roleARN: 'arn:aws:iam::111122223333:role/app', serviceAccountRef: {%s}}",
 	"aws Secret": "{role: app, secretRef: {%s}}",
-	"cert":       "{secretRef: {%s}}",
-	"userPass":   "{username: u, secretRef: {%s}}",
-	"ldap":       "{username: u, secretRef: {%s}}",
-	"token":      "{secretRef: {%s}}",
+	"azure":      "{role: app, clientID: c, tenantID: t, serviceAccountRef: {%s}}",
+	"gcp": "{role: app, serviceAccountEmail: a@p.iam.gserviceaccount.com, serviceAccountRef: {%s}, " +
+		"workloadIdentityProvider: projects/1/locations/global/workloadIdentityPools/c/providers/c}",
+	"cert":     "{secretRef: {%s}}",
+	"userPass": "{username: u, secretRef: {%s}}",
+	"ldap":     "{username: u, secretRef: {%s}}",
+	"token":    "{secretRef: {%s}}",
 }
 
 // methodSpec is an auth block. fields name the object.
@@ -78,6 +85,15 @@ var authRejections = append(rejectionsOfEachMethod(), []rejection{
 	{cluster, "spec.vault.auth", "{aws: {role: app, podIdentity: true, serviceAccountRef: {name: a}}}", noRoleARN},
 	{cluster, "spec.vault.auth", "{aws: {role: app, roleARN: orders}}", "should match"},
 	{cluster, "spec.vault.auth", "{aws: {role: app, podIdentity: true, stsEndpoint: 'https://a@b'}}", "should match"},
+	{cluster, "spec.vault.auth", "{gcp: {role: app}}", gcpSource},
+	{cluster, "spec.vault.auth", "{gcp: {role: app, metadataServer: true, serviceAccountEmail: a@b}}", gcpPair},
+	{cluster, "spec.vault.auth", "{gcp: {role: app, metadataServer: true, serviceAccountRef: {name: a}}}", gcpPair},
+	{cluster, "spec.vault.auth", "{gcp: {role: app, workloadIdentityProvider: pool}}", "should match"},
+	{cluster, "spec.vault.auth", "{azure: {role: app}}", azureSource},
+	{cluster, "spec.vault.auth", "{azure: {role: app, clientID: c}}", azurePair},
+	{cluster, "spec.vault.auth", "{azure: {role: app, metadataServer: true, serviceAccountRef: {name: a}}}", azurePair},
+	{namespaced, "spec.vault.auth", "{gcp: {role: app, metadataServer: true}}", ownIdentity},
+	{namespaced, "spec.vault.keeperAuth", "{azure: {role: keeper, metadataServer: true}}", ownIdentity},
 	{namespaced, "spec.vault.auth", "{aws: {role: app, podIdentity: true}}", ownIdentity},
 	{namespaced, "spec.vault.keeperAuth", "{aws: {role: keeper, podIdentity: true}}", ownIdentity},
 	{namespaced, "spec.vault", "{address: 'https://v.example', auth: {kubernetes: {role: app}}}", noKeeperOrAuth},

@@ -173,7 +173,7 @@ func (u use) secret(ref v1alpha1.SecretReference) v1alpha1.SecretReference {
 
 // constructors of the methods. Each returns nil if spec does not choose its method.
 var constructors = []func(spec v1alpha1.VaultAuth, u use) (Method, error){
-	newAppRole, newAWS, newCert, newJWT, newKubernetes, newLDAP, newToken, newUserPass,
+	newAppRole, newAWS, newAzure, newCert, newGCP, newJWT, newKubernetes, newLDAP, newToken, newUserPass,
 }
 
 // Issuer returns the method of spec.vault.auth. namespace is that of a SecretProvider.
