@@ -64,7 +64,7 @@ func (a appRole) causes(s Secret) []Cause {
 	used := "or the secret id is used up (secret_id_num_uses), has expired (secret_id_ttl) or is destroyed: " +
 		a.renew(s)
 	return []Cause{{"invalid role or secret ID", used}, {"invalid secret", used}, {"invalid role", used},
-		{"permission denied", "or no auth method is mounted there, or Vault has locked the role after several refusals"}}
+		{"permission denied", "or no auth method is mounted there, or Vault has locked the role after some refusals"}}
 }
 
 // renew is how to replace the secret id.

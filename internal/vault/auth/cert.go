@@ -56,7 +56,7 @@ func (c cert) Login(ctx context.Context, r Requester, _ backend.Identity) (Token
 			Body: body,
 			Action: fmt.Sprintf("%s to %s of auth/%s with Secret %s/%s",
 				c.action(), c.target(), c.mount, s.Namespace, s.Name),
-			Hint: "the certificate must be valid now, match the role's certificate and its allowed names, and the auth " +
+			Hint: "the certificate must be valid now, match the role's certificate and its allowed names; the auth " +
 				"method must be mounted there",
 			Causes: []Cause{{"client certificate", "it must reach Vault's listener: nothing may terminate TLS " +
 				"before Vault, the listener must not have tls_disable_client_certs, and its tls_client_ca_file, " +
