@@ -27,14 +27,15 @@ func (s *ProviderSpec) Backend() string {
 //
 // +kubebuilder:validation:XValidation:rule="self.address == oldSelf.address",message="address is immutable, because leases live there: create another provider and point the DynamicSecrets to it"
 // +kubebuilder:validation:XValidation:rule="has(self.__namespace__) == has(oldSelf.__namespace__) && (!has(self.__namespace__) || self.__namespace__ == oldSelf.__namespace__)",message="namespace is immutable, because leases live there: create another provider and point the DynamicSecrets to it"
-// +kubebuilder:validation:XValidation:rule="has(self.auth.kubernetes) == has(oldSelf.auth.kubernetes) && (!has(self.auth.kubernetes) || self.auth.kubernetes.mount == oldSelf.auth.kubernetes.mount)",message="the method and mount of auth are immutable, because leases are recognised by them: create another provider and point the DynamicSecrets to it"
-// +kubebuilder:validation:XValidation:rule="!has(self.auth.kubernetes) || !has(self.auth.kubernetes.serviceAccountRef) || !has(self.auth.kubernetes.serviceAccountRef.__namespace__)",message="omit auth.kubernetes.serviceAccountRef.namespace: each DynamicSecret uses a ServiceAccount of its own namespace"
-// +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperAuth.kubernetes) || has(self.keeperAuth.kubernetes.serviceAccountRef.name)",message="set keeperAuth.kubernetes.serviceAccountRef.name: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+// +kubebuilder:validation:XValidation:rule="has(self.auth.kubernetes) == has(oldSelf.auth.kubernetes) && (!has(self.auth.kubernetes) || self.auth.kubernetes.mount == oldSelf.auth.kubernetes.mount) && has(self.auth.jwt) == has(oldSelf.auth.jwt) && (!has(self.auth.jwt) || self.auth.jwt.mount == oldSelf.auth.jwt.mount) && has(self.auth.appRole) == has(oldSelf.auth.appRole) && (!has(self.auth.appRole) || self.auth.appRole.mount == oldSelf.auth.appRole.mount) && has(self.auth.cert) == has(oldSelf.auth.cert) && (!has(self.auth.cert) || self.auth.cert.mount == oldSelf.auth.cert.mount) && has(self.auth.userPass) == has(oldSelf.auth.userPass) && (!has(self.auth.userPass) || self.auth.userPass.mount == oldSelf.auth.userPass.mount) && has(self.auth.ldap) == has(oldSelf.auth.ldap) && (!has(self.auth.ldap) || self.auth.ldap.mount == oldSelf.auth.ldap.mount) && has(self.auth.aws) == has(oldSelf.auth.aws) && (!has(self.auth.aws) || self.auth.aws.mount == oldSelf.auth.aws.mount) && has(self.auth.gcp) == has(oldSelf.auth.gcp) && (!has(self.auth.gcp) || self.auth.gcp.mount == oldSelf.auth.gcp.mount) && has(self.auth.azure) == has(oldSelf.auth.azure) && (!has(self.auth.azure) || self.auth.azure.mount == oldSelf.auth.azure.mount)",message="the method and mount of auth are immutable, because leases are recognised by them: create another provider and point the DynamicSecrets to it"
+// +kubebuilder:validation:XValidation:rule="(!has(self.auth.kubernetes) || !has(self.auth.kubernetes.serviceAccountRef.__namespace__)) && (!has(self.auth.jwt) || !has(self.auth.jwt.serviceAccountRef) || !has(self.auth.jwt.serviceAccountRef.__namespace__)) && (!has(self.auth.aws) || !has(self.auth.aws.serviceAccountRef) || !has(self.auth.aws.serviceAccountRef.__namespace__)) && (!has(self.auth.gcp) || !has(self.auth.gcp.serviceAccountRef) || !has(self.auth.gcp.serviceAccountRef.__namespace__)) && (!has(self.auth.azure) || !has(self.auth.azure.serviceAccountRef) || !has(self.auth.azure.serviceAccountRef.__namespace__))",message="omit namespace in the serviceAccountRef of auth: each DynamicSecret uses a ServiceAccount of its own namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || (!has(self.keeperAuth.kubernetes) || has(self.keeperAuth.kubernetes.serviceAccountRef.name)) && (!has(self.keeperAuth.jwt) || !has(self.keeperAuth.jwt.serviceAccountRef) || has(self.keeperAuth.jwt.serviceAccountRef.name)) && (!has(self.keeperAuth.gcp) || !has(self.keeperAuth.gcp.workloadIdentityProvider) || has(self.keeperAuth.gcp.serviceAccountRef) && has(self.keeperAuth.gcp.serviceAccountRef.name)) && (!has(self.keeperAuth.azure) || !has(self.keeperAuth.azure.clientID) || has(self.keeperAuth.azure.serviceAccountRef) && has(self.keeperAuth.azure.serviceAccountRef.name)) && (!has(self.keeperAuth.aws) || !has(self.keeperAuth.aws.roleARN) || has(self.keeperAuth.aws.serviceAccountRef) && has(self.keeperAuth.aws.serviceAccountRef.name))",message="set serviceAccountRef.name in keeperAuth: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
 // +kubebuilder:validation:XValidation:rule="!has(self.keeperAuth) || !has(self.keeperless) || !self.keeperless",message="set keeperAuth or keeperless, not both: keeperless accepts that leasekeeper has no identity that can revoke leases"
 type VaultProvider struct {
-	// Address of the server, such as https://vault.example:8200, without a path.
+	// Address of the server, such as https://vault.example:8200. Behind a gateway it may have a path, such as
+	// https://gateway.example/vault; omit /v1.
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' && url(self).getEscapedPath() in ['', '/'] && !self.contains('@') && !self.contains('?')",message="address must be like https://vault.example:8200: a scheme, a host, no path and no user"
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getHost() != '' && self.matches('^https?://[^/@?#]+(/[A-Za-z0-9_.~-]+)*/?$') && !self.matches('[^/]/([.][.]?|v1)(/|$)')",message="address must be like https://vault.example:8200 or https://gateway.example/vault: a scheme, a host, no /v1 and no user"
 	Address string `json:"address"`
 
 	// RedirectHosts are the hosts to which this server may redirect requests, besides the host of address: the other
@@ -58,6 +59,20 @@ type VaultProvider struct {
 	// +optional
 	TLS *TLSConfig `json:"tls,omitempty"`
 
+	// ProxyURL is the HTTP or SOCKS5 proxy for all requests to this server, such as http://proxy.example:3128. Absent:
+	// that of HTTPS_PROXY, HTTP_PROXY and NO_PROXY in leasekeeper's environment.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https', 'socks5'] && url(self).getHost() != '' && url(self).getEscapedPath() in ['', '/'] && !self.contains('@') && !self.contains('?')",message="proxyURL must be like http://proxy.example:3128: a scheme (http, https or socks5), a host, no path and no user"
+	ProxyURL string `json:"proxyURL,omitempty"`
+
+	// Headers are added to every request, for a gateway in front of the server.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=name
+	Headers []HTTPHeader `json:"headers,omitempty"`
+
 	// Auth is the identity that issues: the workload. Each issuance logs in for itself; its token owns the lease.
 	Auth VaultAuth `json:"auth"`
 
@@ -76,6 +91,29 @@ type VaultProvider struct {
 	Keeperless bool `json:"keeperless,omitempty"`
 }
 
+// HTTPHeader is a header of requests.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.value) != has(self.secretRef)",message="set either value or secretRef"
+// +kubebuilder:validation:XValidation:rule="!self.name.matches('(?i)^(x-vault-.*|host|connection|content-.*|transfer-encoding|te|trailer|upgrade|proxy-.*|user-agent)$')",message="leasekeeper sets this header itself: use a header of the gateway, such as CF-Access-Client-Id"
+type HTTPHeader struct {
+	// Name of the header.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_-]+$`
+	Name string `json:"name"`
+
+	// Value of the header. Everyone who can read this object can read it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	// +kubebuilder:validation:Pattern=`^[\x20-\x7e]*$`
+	Value string `json:"value,omitempty"`
+
+	// SecretRef names a Secret with a secret value (default key "value").
+	// +optional
+	SecretRef *SecretKeyReference `json:"secretRef,omitempty"`
+}
+
 // TLSConfig says how a server is verified.
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.caBundle) && has(self.caRef))",message="set caBundle or caRef, not both"
@@ -85,13 +123,14 @@ type TLSConfig struct {
 	// +kubebuilder:validation:MaxLength=253
 	ServerName string `json:"serverName,omitempty"`
 
-	// CABundle is a PEM bundle of certificate authorities, encoded as base64: `base64 -w0 ca.crt`. For plain PEM, use
-	// caRef with a ConfigMap: the API server rejects it here with "must be of type byte".
+	// CABundle is a bundle of certificate authorities, in PEM or DER, encoded as base64: `base64 -w0 ca.crt`. For plain
+	// PEM, use caRef with a ConfigMap: the API server rejects it here with "must be of type byte".
 	// +optional
 	// +kubebuilder:validation:MaxLength=1048576
 	CABundle []byte `json:"caBundle,omitempty"`
 
-	// CARef names a Secret or ConfigMap that contains a PEM bundle of certificate authorities.
+	// CARef names a Secret or ConfigMap that contains a bundle of certificate authorities, in PEM or DER. A change is
+	// noticed within a minute.
 	// +optional
 	CARef *CAReference `json:"caRef,omitempty"`
 
@@ -115,7 +154,7 @@ type CAReference struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace,omitempty"`
-	// Key that contains the bundle.
+	// Key that contains the bundle, in data or, of a ConfigMap, in binaryData.
 	// +optional
 	// +kubebuilder:default="ca.crt"
 	// +kubebuilder:validation:MaxLength=253
@@ -138,79 +177,11 @@ type SecretReference struct {
 type SecretKeyReference struct {
 	SecretReference `json:",inline"`
 
-	// Key that contains the value.
+	// Key that contains the value. Defaults to "token", "jwt", "secretId", "password" or "value", as the field says
+	// that refers to the Secret.
 	// +optional
-	// +kubebuilder:default=token
 	// +kubebuilder:validation:MaxLength=253
 	Key string `json:"key,omitempty"`
-}
-
-// VaultAuth is a way to log in to Vault or OpenBao. Set exactly one method.
-//
-// +kubebuilder:validation:XValidation:rule="has(self.kubernetes) != has(self.token)",message="set exactly one of kubernetes and token"
-type VaultAuth struct {
-	// Kubernetes logs in with a token of a ServiceAccount.
-	// +optional
-	Kubernetes *VaultKubernetesAuth `json:"kubernetes,omitempty"`
-
-	// Token uses a token that is stored in a Secret; as auth, each issuance creates a child of it. For development:
-	// everyone who can read that Secret has the token's rights.
-	// +optional
-	Token *VaultTokenAuth `json:"token,omitempty"`
-}
-
-// VaultKubernetesAuth logs in with Vault's Kubernetes auth method.
-type VaultKubernetesAuth struct {
-	// Mount of the auth method, without "auth/".
-	// +optional
-	// +kubebuilder:default=kubernetes
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('/') && !self.endsWith('/') && !self.startsWith('auth/') && self.matches('^[A-Za-z0-9_./-]+$') && !self.matches('(^|/)[.][.]?(/|$)')",message="mount has no leading or trailing slash and no auth/: kubernetes"
-	Mount string `json:"mount,omitempty"`
-
-	// Role to log in as. For auth it must issue service tokens (Vault's default), not batch tokens. The README has the
-	// policy that the role of keeperAuth needs.
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	Role string `json:"role"`
-
-	// ServiceAccountRef is the ServiceAccount and the audiences of its token. For auth, the ServiceAccount belongs to
-	// the namespace of each DynamicSecret, which may name another one with spec.serviceAccountName.
-	// +required
-	ServiceAccountRef *ServiceAccountReference `json:"serviceAccountRef,omitempty"`
-}
-
-// ServiceAccountReference names a ServiceAccount.
-type ServiceAccountReference struct {
-	// Name of the ServiceAccount. Required in keeperAuth. In auth it may be omitted if each DynamicSecret sets
-	// spec.serviceAccountName.
-	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	Name string `json:"name,omitempty"`
-
-	// Namespace of the ServiceAccount. Required in keeperAuth of a ClusterSecretProvider; must be omitted everywhere
-	// else.
-	// +optional
-	// +kubebuilder:validation:MaxLength=63
-	Namespace string `json:"namespace,omitempty"`
-
-	// Audiences of its token, such as [vault]. Vault's role should require one of them. Do not use an audience of the
-	// API server: Vault, and everyone who can read the request, could then act as the ServiceAccount in the cluster.
-	// +required
-	// +listType=set
-	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:items:MinLength=1
-	// +kubebuilder:validation:items:MaxLength=512
-	Audiences []string `json:"audiences"`
-}
-
-// VaultTokenAuth uses a token from a Secret.
-type VaultTokenAuth struct {
-	// SecretRef names the Secret and the key (default "token").
-	SecretRef SecretKeyReference `json:"secretRef"`
 }
 
 // ProviderStatus is what leasekeeper knows about a provider.
@@ -256,10 +227,11 @@ type ServerStatus struct {
 
 // SecretProviderSpec is ProviderSpec for one namespace.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth) || has(self.vault.auth.token) || !has(self.vault.auth.kubernetes) || has(self.vault.auth.kubernetes.serviceAccountRef.name)",message="set keeperAuth, or auth.kubernetes.serviceAccountRef.name: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)",message="a SecretProvider uses its own namespace: omit keeperAuth.kubernetes.serviceAccountRef.namespace"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.token) || !has(self.vault.keeperAuth.token.secretRef.__namespace__)",message="a SecretProvider uses its own namespace: omit keeperAuth.token.secretRef.namespace"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.auth.token) || !has(self.vault.auth.token.secretRef.__namespace__)",message="a SecretProvider uses its own namespace: omit auth.token.secretRef.namespace"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth) || (!has(self.vault.auth.kubernetes) || has(self.vault.auth.kubernetes.serviceAccountRef.name)) && (!has(self.vault.auth.jwt) || !has(self.vault.auth.jwt.serviceAccountRef) || has(self.vault.auth.jwt.serviceAccountRef.name)) && (!has(self.vault.auth.gcp) || !has(self.vault.auth.gcp.workloadIdentityProvider) || has(self.vault.auth.gcp.serviceAccountRef) && has(self.vault.auth.gcp.serviceAccountRef.name)) && (!has(self.vault.auth.azure) || !has(self.vault.auth.azure.clientID) || has(self.vault.auth.azure.serviceAccountRef) && has(self.vault.auth.azure.serviceAccountRef.name)) && (!has(self.vault.auth.aws) || !has(self.vault.auth.aws.roleARN) || has(self.vault.auth.aws.serviceAccountRef) && has(self.vault.auth.aws.serviceAccountRef.name))",message="set keeperAuth, or serviceAccountRef.name in auth: leasekeeper logs in as that ServiceAccount to renew and revoke leases"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || (!has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)) && (!has(self.vault.keeperAuth.jwt) || !has(self.vault.keeperAuth.jwt.serviceAccountRef) || !has(self.vault.keeperAuth.jwt.serviceAccountRef.__namespace__)) && (!has(self.vault.keeperAuth.aws) || !has(self.vault.keeperAuth.aws.serviceAccountRef) || !has(self.vault.keeperAuth.aws.serviceAccountRef.__namespace__)) && (!has(self.vault.keeperAuth.gcp) || !has(self.vault.keeperAuth.gcp.serviceAccountRef) || !has(self.vault.keeperAuth.gcp.serviceAccountRef.__namespace__)) && (!has(self.vault.keeperAuth.azure) || !has(self.vault.keeperAuth.azure.serviceAccountRef) || !has(self.vault.keeperAuth.azure.serviceAccountRef.__namespace__))",message="a SecretProvider uses its own namespace: omit namespace in the serviceAccountRef of keeperAuth"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || (!has(self.vault.auth.jwt) || !has(self.vault.auth.jwt.secretRef) || !has(self.vault.auth.jwt.secretRef.__namespace__)) && (!has(self.vault.auth.appRole) || !has(self.vault.auth.appRole.secretRef.__namespace__)) && (!has(self.vault.auth.cert) || !has(self.vault.auth.cert.secretRef.__namespace__)) && (!has(self.vault.auth.userPass) || !has(self.vault.auth.userPass.secretRef.__namespace__)) && (!has(self.vault.auth.ldap) || !has(self.vault.auth.ldap.secretRef.__namespace__)) && (!has(self.vault.auth.token) || !has(self.vault.auth.token.secretRef.__namespace__)) && (!has(self.vault.auth.aws) || !has(self.vault.auth.aws.secretRef) || !has(self.vault.auth.aws.secretRef.__namespace__)) && (!has(self.vault.keeperAuth) || (!has(self.vault.keeperAuth.jwt) || !has(self.vault.keeperAuth.jwt.secretRef) || !has(self.vault.keeperAuth.jwt.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.appRole) || !has(self.vault.keeperAuth.appRole.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.cert) || !has(self.vault.keeperAuth.cert.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.userPass) || !has(self.vault.keeperAuth.userPass.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.ldap) || !has(self.vault.keeperAuth.ldap.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.token) || !has(self.vault.keeperAuth.token.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.aws) || !has(self.vault.keeperAuth.aws.secretRef) || !has(self.vault.keeperAuth.aws.secretRef.__namespace__)))",message="a SecretProvider uses its own namespace: omit namespace in each secretRef of auth and keeperAuth"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || (!has(self.vault.auth.aws) || !has(self.vault.auth.aws.podIdentity) || !self.vault.auth.aws.podIdentity) && (!has(self.vault.auth.gcp) || !has(self.vault.auth.gcp.metadataServer) || !self.vault.auth.gcp.metadataServer) && (!has(self.vault.auth.azure) || !has(self.vault.auth.azure.metadataServer) || !self.vault.auth.azure.metadataServer) && (!has(self.vault.keeperAuth) || (!has(self.vault.keeperAuth.aws) || !has(self.vault.keeperAuth.aws.podIdentity) || !self.vault.keeperAuth.aws.podIdentity) && (!has(self.vault.keeperAuth.gcp) || !has(self.vault.keeperAuth.gcp.metadataServer) || !self.vault.keeperAuth.gcp.metadataServer) && (!has(self.vault.keeperAuth.azure) || !has(self.vault.keeperAuth.azure.metadataServer) || !self.vault.keeperAuth.azure.metadataServer))",message="podIdentity and metadataServer are the identity of leasekeeper itself, which only a ClusterSecretProvider may use: set one of the workload"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.headers) || self.vault.headers.all(h, !has(h.secretRef) || !has(h.secretRef.__namespace__))",message="a SecretProvider uses its own namespace: omit namespace in the secretRef of headers"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.tls) || ((!has(self.vault.tls.caRef) || !has(self.vault.tls.caRef.__namespace__)) && (!has(self.vault.tls.clientCertRef) || !has(self.vault.tls.clientCertRef.__namespace__)))",message="a SecretProvider uses its own namespace: omit namespace in tls.caRef and tls.clientCertRef"
 type SecretProviderSpec struct {
 	ProviderSpec `json:",inline"`
@@ -300,9 +272,9 @@ type SecretProviderList struct {
 // ClusterSecretProviderSpec is ProviderSpec for all namespaces.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || has(self.vault.keeperAuth)",message="a ClusterSecretProvider needs vault.keeperAuth: the identity that renews and revokes leases when a namespace is gone"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.kubernetes) || !has(self.vault.keeperAuth.kubernetes.serviceAccountRef) || has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)",message="set keeperAuth.kubernetes.serviceAccountRef.namespace: a ClusterSecretProvider has none of its own"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || !has(self.vault.keeperAuth.token) || has(self.vault.keeperAuth.token.secretRef.__namespace__)",message="set keeperAuth.token.secretRef.namespace: a ClusterSecretProvider has none of its own"
-// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.auth.token) || has(self.vault.auth.token.secretRef.__namespace__)",message="set auth.token.secretRef.namespace: a ClusterSecretProvider has none of its own"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.keeperAuth) || (!has(self.vault.keeperAuth.kubernetes) || has(self.vault.keeperAuth.kubernetes.serviceAccountRef.__namespace__)) && (!has(self.vault.keeperAuth.jwt) || !has(self.vault.keeperAuth.jwt.serviceAccountRef) || has(self.vault.keeperAuth.jwt.serviceAccountRef.__namespace__)) && (!has(self.vault.keeperAuth.aws) || !has(self.vault.keeperAuth.aws.serviceAccountRef) || has(self.vault.keeperAuth.aws.serviceAccountRef.__namespace__)) && (!has(self.vault.keeperAuth.gcp) || !has(self.vault.keeperAuth.gcp.serviceAccountRef) || has(self.vault.keeperAuth.gcp.serviceAccountRef.__namespace__)) && (!has(self.vault.keeperAuth.azure) || !has(self.vault.keeperAuth.azure.serviceAccountRef) || has(self.vault.keeperAuth.azure.serviceAccountRef.__namespace__))",message="set namespace in the serviceAccountRef of keeperAuth: a ClusterSecretProvider has none of its own"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || (!has(self.vault.auth.jwt) || !has(self.vault.auth.jwt.secretRef) || has(self.vault.auth.jwt.secretRef.__namespace__)) && (!has(self.vault.auth.appRole) || has(self.vault.auth.appRole.secretRef.__namespace__)) && (!has(self.vault.auth.cert) || has(self.vault.auth.cert.secretRef.__namespace__)) && (!has(self.vault.auth.userPass) || has(self.vault.auth.userPass.secretRef.__namespace__)) && (!has(self.vault.auth.ldap) || has(self.vault.auth.ldap.secretRef.__namespace__)) && (!has(self.vault.auth.token) || has(self.vault.auth.token.secretRef.__namespace__)) && (!has(self.vault.auth.aws) || !has(self.vault.auth.aws.secretRef) || has(self.vault.auth.aws.secretRef.__namespace__)) && (!has(self.vault.keeperAuth) || (!has(self.vault.keeperAuth.jwt) || !has(self.vault.keeperAuth.jwt.secretRef) || has(self.vault.keeperAuth.jwt.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.appRole) || has(self.vault.keeperAuth.appRole.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.cert) || has(self.vault.keeperAuth.cert.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.userPass) || has(self.vault.keeperAuth.userPass.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.ldap) || has(self.vault.keeperAuth.ldap.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.token) || has(self.vault.keeperAuth.token.secretRef.__namespace__)) && (!has(self.vault.keeperAuth.aws) || !has(self.vault.keeperAuth.aws.secretRef) || has(self.vault.keeperAuth.aws.secretRef.__namespace__)))",message="set namespace in each secretRef of auth and keeperAuth: a ClusterSecretProvider has none of its own"
+// +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.headers) || self.vault.headers.all(h, !has(h.secretRef) || has(h.secretRef.__namespace__))",message="set namespace in the secretRef of headers: a ClusterSecretProvider has none of its own"
 // +kubebuilder:validation:XValidation:rule="!has(self.vault) || !has(self.vault.tls) || ((!has(self.vault.tls.caRef) || has(self.vault.tls.caRef.__namespace__)) && (!has(self.vault.tls.clientCertRef) || has(self.vault.tls.clientCertRef.__namespace__)))",message="set namespace in tls.caRef and tls.clientCertRef: a ClusterSecretProvider has none of its own"
 type ClusterSecretProviderSpec struct {
 	ProviderSpec `json:",inline"`

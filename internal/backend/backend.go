@@ -66,6 +66,9 @@ type Owner struct {
 	Namespace string
 	Name      string
 	UID       string
+	// Proven is true if leasekeeper itself wrote the record: its seal is valid, or this process holds it. It decides
+	// if the server records nothing with a session that tells owners apart.
+	Proven bool
 }
 
 // Session is a login for one issuance.

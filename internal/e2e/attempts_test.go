@@ -199,9 +199,9 @@ func TestAttemptsOfAProvidersAuthor(t *testing.T) {
 			}
 		}},
 		{"sends a Secret of another namespace",
-			rejects("spec.vault.auth", "{token: {secretRef: {name: token, namespace: kube-system}}}", ownNamespace)},
+			rejects("spec.vault.auth", "{token: {secretRef: {name: token, namespace: kube-system}}}", ownSecrets)},
 		{"acts as a ServiceAccount of another namespace",
-			rejects("spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "kube-system", ownNamespace)},
+			rejects("spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "kube-system", ownAccount)},
 	})
 }
 

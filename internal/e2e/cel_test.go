@@ -95,12 +95,17 @@ const (
 	dynamic    = "DynamicSecret"
 	revoking   = "LeaseRevocation"
 
-	badPath        = "path has no leading, trailing or double slash: database/creds/orders"
-	badChar        = "path contains a character or a segment that is not allowed; letters, digits and _.@:~+=,- are"
-	badEngine      = "path must belong to a secrets engine; sys/ and auth/ do not"
-	badVersion     = "omit the leading v1/ from path"
-	badAddress     = "address must be like https://vault.example:8200: a scheme, a host, no path and no user"
-	badMount       = "mount has no leading or trailing slash and no auth/: kubernetes"
+	badPath = "path has no leading, trailing or double slash: database/creds/orders"
+	badChar = "path contains a character or a segment that is not allowed: no control characters, " +
+		"no dot segments, and write it unencoded, such as a space instead of %20"
+	badEngine  = "path must belong to a secrets engine; sys/ and auth/ do not"
+	badVersion = "omit the leading v1/ from path"
+	badAddress = "address must be like https://vault.example:8200 or https://gateway.example/vault: a scheme, " +
+		"a host, no /v1 and no user"
+	badProxy = "proxyURL must be like http://proxy.example:3128: a scheme (http, https or socks5), a host, " +
+		"no path and no user"
+	oneValue       = "set either value or secretRef"
+	ownHeader      = "leasekeeper sets this header itself: use a header of the gateway, such as CF-Access-Client-Id"
 	badSlash       = "namespace has no leading or trailing slash"
 	badInterval    = "refreshInterval must be at least 1s, such as 30s, 5m or 1h30m"
 	badIncrement   = "increment must be at least 1s, such as 30s, 5m or 1h30m"
@@ -109,7 +114,6 @@ const (
 	badOverlap     = "overlap must not be negative: a duration such as 0s, 2m or 1h"
 	badSettle      = "settle must not be negative: a duration such as 0s, 10s or 1m"
 	badName        = "name must be a lower-case DNS name"
-	oneMethod      = "set exactly one of kubernetes and token"
 	ownLabels      = "labels with the prefix leasekeeper.io/ are reserved"
 	ownAnnotations = "annotations with the prefix leasekeeper.io/ are reserved"
 	ownRights      = "the cluster grants rights to Secrets of this type; use another"
@@ -123,7 +127,7 @@ const (
 	noProvider    = "set providerRef, or a providerRef on each source"
 	sourceBackend = "name a backend on each source: set vault"
 	sourcePath    = "a path is like database/creds/orders: no leading, trailing or double slash, " +
-		"no leading v1/, sys/ or auth/, no dot segments; letters, digits and _.@:~+=,- are allowed"
+		"no leading v1/, sys/ or auth/, no dot segments, no control characters, and written unencoded"
 	badCubbyhole = "each token has a cubbyhole of its own, and leasekeeper logs in again for each credential, " +
 		"so it is always empty: use a KV engine"
 	needsWrite = "parametersFrom and privateKey need method: Write"
@@ -141,9 +145,6 @@ const (
 	fixedNamespace  = "namespace is immutable, because leases live there" + anotherProvider
 	fixedAuth       = "the method and mount of auth are immutable, because leases are recognised by them" +
 		anotherProvider
-	isKeeper     = ": leasekeeper logs in as that ServiceAccount to renew and revoke leases"
-	ownNamespace = "a SecretProvider uses its own namespace: omit "
-	noNamespace  = ": a ClusterSecretProvider has none of its own"
 )
 
 // severalSources is the spec of an object with two sources. The value replaces the second source.
@@ -189,7 +190,11 @@ var rejections = []rejection{
 	{dynamic, "spec", sourceWithPath("sys/mounts"), sourcePath},
 	{dynamic, "spec", sourceWithPath("auth/token/create"), sourcePath},
 	{dynamic, "spec", sourceWithPath("secret/../sys/mounts"), sourcePath},
-	{dynamic, "spec", sourceWithPath("secret/data/a?list=true"), sourcePath},
+	{dynamic, "spec", sourceWithPath("secret/data/my%20a"), sourcePath},
+	{
+		dynamic, "spec", `{providerRef: {name: vault}, sources: [{name: kv, vault: {path: "secret/a\tb"}}]}`,
+		sourcePath,
+	},
 	{dynamic, "spec", sourceWithPath("ab"), "at least 3 chars"},
 	{dynamic, "spec", severalSources("{name: kv, vault: {path: secret/data/a, namespace: /team}}"), badSlash},
 	{dynamic, "spec", sourcesWithFields("{include: [user, password]}", "{include: [password]}"), sourceKeys},
@@ -252,10 +257,9 @@ var rejections = []rejection{
 	},
 	{dynamic, "spec.vault.path", "database/../sys/mounts", badChar},
 	{dynamic, "spec.vault.path", "database/./orders", badChar},
-	{dynamic, "spec.vault.path", "database/creds/orders?list=true", badChar},
 	{dynamic, "spec.vault.path", "database/creds/or%2e%2e", badChar},
-	{dynamic, "spec.vault.path", "database/creds/orders#x", badChar},
-	{dynamic, "spec.vault.path", "'database/creds/my orders'", badChar},
+	{dynamic, "spec.vault.path", `"database/creds/my\torders"`, badChar},
+	{dynamic, "spec.vault.path", `"database/creds/my\u200border"`, badChar},
 	{dynamic, "spec.vault.method", "List", `supported values: "Read", "Write"`},
 	{dynamic, "spec.vault.namespace", "/team", badSlash},
 	{dynamic, "spec.vault.namespace", "team/", badSlash},
@@ -284,7 +288,29 @@ var rejections = []rejection{
 	{cluster, "spec.vault.address", "vault.example:8200", badAddress},
 	{cluster, "spec.vault.address", "ftp://vault.example", badAddress},
 	{cluster, "spec.vault.address", "https://vault.example/v1", badAddress},
+	{cluster, "spec.vault.address", "https://gateway.example/vault/v1/", badAddress},
+	{cluster, "spec.vault.address", "https://gateway.example/vault/../other", badAddress},
+	{cluster, "spec.vault.address", "https://gateway.example//vault", badAddress},
+	{cluster, "spec.vault.address", "'https://vault.example#x'", badAddress},
 	{cluster, "spec.vault.address", "https://root@vault.example", badAddress},
+	{cluster, "spec.vault.proxyURL", "proxy.example:3128", badProxy},
+	{cluster, "spec.vault.proxyURL", "http://user:secret@proxy.example:3128", badProxy},
+	{cluster, "spec.vault.proxyURL", "ftp://proxy.example", badProxy},
+	{cluster, "spec.vault.headers", "[{name: X-Gateway}]", oneValue},
+	{cluster, "spec.vault.headers", "[{name: X-A, value: x, secretRef: {name: s, namespace: other}}]", oneValue},
+	{cluster, "spec.vault.headers", "[{name: x-Vault-Token, value: x}]", ownHeader},
+	{cluster, "spec.vault.headers", "[{name: Host, value: x}]", ownHeader},
+	{cluster, "spec.vault.headers", "[{name: 'X Gateway', value: x}]", "should match"},
+	{cluster, "spec.vault.headers", `[{name: X-Gateway, value: "a\nb"}]`, "should match"},
+	{cluster, "spec.vault.headers", "[{name: X-A, value: a}, {name: X-A, value: b}]", "Duplicate value"},
+	{
+		cluster, "spec.vault.headers", "[{name: X-A, secretRef: {name: s}}]",
+		"set namespace in the secretRef of headers: a ClusterSecretProvider has none of its own",
+	},
+	{
+		namespaced, "spec.vault.headers", "[{name: X-A, secretRef: {name: s, namespace: other}}]",
+		"a SecretProvider uses its own namespace: omit namespace in the secretRef of headers",
+	},
 	{cluster, "spec.vault.address", "https://vault.example?x=y", badAddress},
 	{cluster, "spec.allowedNamespaces", "{}", "at least 1 properties"},
 	{cluster, "spec.allowedNamespaces", "{names: []}", "at least 1 items"},
@@ -296,35 +322,6 @@ var rejections = []rejection{
 	{cluster, "spec.vault.redirectHosts", "['*']", "should match"},
 	{cluster, "spec.vault.redirectHosts", "[vault-1, vault-1]", "Duplicate value"},
 	{cluster, "spec.vault.namespace", "/team", badSlash},
-	{cluster, "spec.vault.auth.kubernetes", "", oneMethod},
-	{cluster, "spec.vault.auth.token", "{secretRef: {name: token, namespace: default}}", oneMethod},
-	{cluster, "spec.vault.keeperAuth.kubernetes", "", oneMethod},
-	{cluster, "spec.vault.keeperAuth.token", "{secretRef: {name: token, namespace: default}}", oneMethod},
-	{cluster, "spec.vault.auth.kubernetes.mount", "auth/kubernetes", badMount},
-	{cluster, "spec.vault.auth.kubernetes.mount", "/kubernetes", badMount},
-	{cluster, "spec.vault.auth.kubernetes.mount", "kubernetes/../token", badMount},
-	{cluster, "spec.vault.keeperAuth.kubernetes.mount", "kubernetes/", badMount},
-	{cluster, "spec.vault.auth.kubernetes.role", `""`, "spec.vault.auth.kubernetes.role"},
-	{
-		cluster, "spec.vault.auth.kubernetes.serviceAccountRef.namespace", "other",
-		"omit auth.kubernetes.serviceAccountRef.namespace: " +
-			"each DynamicSecret uses a ServiceAccount of its own namespace",
-	},
-	{
-		namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.namespace", "other",
-		"omit auth.kubernetes.serviceAccountRef.namespace: " +
-			"each DynamicSecret uses a ServiceAccount of its own namespace",
-	},
-	{
-		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.name", "",
-		"set keeperAuth.kubernetes.serviceAccountRef.name" + isKeeper,
-	},
-	{cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef", "", "serviceAccountRef: Required value"},
-	{cluster, "spec.vault.auth.kubernetes.serviceAccountRef", "", "serviceAccountRef: Required value"},
-	{cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.audiences", "", "audiences: Required value"},
-	{namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.audiences", "", "audiences: Required value"},
-	{namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.audiences", "[]", "at least 1 items"},
-	{namespaced, "spec.vault.auth.kubernetes.serviceAccountRef.audiences", `[""]`, "at least 1 chars"},
 	{
 		cluster, "spec.vault.tls", "{caBundle: bm90aGluZw==, caRef: {name: ca, namespace: default}}",
 		"set caBundle or caRef, not both",
@@ -342,41 +339,12 @@ var rejections = []rejection{
 			"the identity that renews and revokes leases when a namespace is gone",
 	},
 	{cluster, "spec.vault.keeperless", "true", keeperOrKeeperless},
-	{
-		cluster, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "",
-		"set keeperAuth.kubernetes.serviceAccountRef.namespace" + noNamespace,
-	},
-	{
-		cluster, "spec.vault.keeperAuth", "{token: {secretRef: {name: token}}}",
-		"set keeperAuth.token.secretRef.namespace" + noNamespace,
-	},
-	{
-		cluster, "spec.vault.auth", "{token: {secretRef: {name: token}}}",
-		"set auth.token.secretRef.namespace" + noNamespace,
-	},
 	{cluster, "spec.vault.tls", "{caRef: {name: ca}}", clusterTLS},
 	{cluster, "spec.vault.tls", "{clientCertRef: {name: cert}}", clusterTLS},
 
-	{
-		namespaced, "spec.vault.keeperAuth.kubernetes.serviceAccountRef.namespace", "other",
-		ownNamespace + "keeperAuth.kubernetes.serviceAccountRef.namespace",
-	},
 	{namespaced, "spec.vault.keeperless", "true", keeperOrKeeperless},
-	{
-		namespaced, "spec.vault.keeperAuth", "{token: {secretRef: {name: token, namespace: other}}}",
-		ownNamespace + "keeperAuth.token.secretRef.namespace",
-	},
-	{
-		namespaced, "spec.vault.auth", "{token: {secretRef: {name: token, namespace: other}}}",
-		ownNamespace + "auth.token.secretRef.namespace",
-	},
 	{namespaced, "spec.vault.tls", "{caRef: {name: ca, namespace: other}}", ownTLS},
 	{namespaced, "spec.vault.tls", "{clientCertRef: {name: cert, namespace: other}}", ownTLS},
-	{
-		namespaced, "spec.vault", "{address: 'https://vault.example', " +
-			"auth: {kubernetes: {role: app, serviceAccountRef: {audiences: [vault]}}}}",
-		"set keeperAuth, or auth.kubernetes.serviceAccountRef.name" + isKeeper,
-	},
 }
 
 func TestInvalidManifestIsRejectedWithAHint(t *testing.T) {
@@ -387,7 +355,7 @@ func TestInvalidManifestIsRejectedWithAHint(t *testing.T) {
 		}
 	}
 	fields := ruleFields(t)
-	for _, c := range slices.Concat(rejections, revocationRejections) {
+	for _, c := range slices.Concat(rejections, authRejections, revocationRejections) {
 		t.Run(c.kind+" "+c.path+" "+c.value[:min(len(c.value), 40)], func(t *testing.T) {
 			o := manifest(t, c.kind, "bad")
 			set(t, o, c.path, c.value)
@@ -433,6 +401,7 @@ func TestValidSourcesAreAccepted(t *testing.T) {
 		sourcesWithFields("{include: [x]}", "{include: [x, z], exclude: [x]}"),
 		sourcesWithFields("{include: [DB_user], prefix: A_}", "{include: [user], prefix: DB_}"),
 		sourcesWithFields("{}", "{}"),
+		sourceWithPath("secret/data/my orders/a?b#c & 50% (ü)"),
 	} {
 		o := manifest(t, dynamic, "several")
 		set(t, o, "spec", spec)
@@ -456,14 +425,12 @@ func rejected(t *testing.T, err error, message string) {
 var immutables = []rejection{
 	{cluster, "spec.vault.address", "https://other.example:8200", fixedAddress},
 	{cluster, "spec.vault.namespace", "team-a", fixedNamespace},
-	{cluster, "spec.vault.auth", "{token: {secretRef: {name: token, namespace: default}}}", fixedAuth},
-	{cluster, "spec.vault.auth.kubernetes.mount", "other", fixedAuth},
 	{namespaced, "spec.vault.address", "https://other.example:8200", fixedAddress},
 }
 
 func TestFieldsThatIdentifyLeasesAreImmutable(t *testing.T) {
 	t.Parallel()
-	for i, c := range immutables {
+	for i, c := range slices.Concat(immutables, authImmutables) {
 		t.Run(c.kind+" "+c.path, func(t *testing.T) {
 			o := manifest(t, c.kind, fmt.Sprintf("immutable-%d", i))
 			if err := shared.Kube.Create(t.Context(), o); err != nil {
@@ -527,7 +494,8 @@ func schemas(t *testing.T) map[string]apiextensionsv1.JSONSchemaProps {
 
 func TestEveryValidationRuleHasARejection(t *testing.T) {
 	t.Parallel()
-	all := slices.Concat(rejections, immutables, revocationRejections, revocationImmutables)
+	all := slices.Concat(
+		rejections, authRejections, immutables, authImmutables, revocationRejections, revocationImmutables)
 	for kind, schema := range schemas(t) {
 		walk(kind, schema, func(path string, s apiextensionsv1.JSONSchemaProps) {
 			for _, rule := range s.XValidations {

@@ -17,7 +17,7 @@ func (r *rig) keepers() string { return r.name + "-keepers" }
 // withKeepers gives the rig's provider a keeper with its own auth mount, so that its tokens can be identified.
 func withKeepers() option {
 	return withProvider(func(p *v1alpha1.ClusterSecretProvider) {
-		p.Spec.Vault.KeeperAuth.Kubernetes.Mount = p.Name + "-keepers"
+		p.Spec.Vault.KeeperAuth.Kubernetes.Mount = v1alpha1.VaultMount(p.Name + "-keepers")
 	})
 }
 

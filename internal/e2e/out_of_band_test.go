@@ -34,7 +34,7 @@ func (r *rig) enableIssuers() {
 func TestDisabledAuthMountRemovesSecretsUntilItIsBack(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, shared, withProvider(func(p *v1alpha1.ClusterSecretProvider) {
-		p.Spec.Vault.Auth.Kubernetes.Mount = p.Name
+		p.Spec.Vault.Auth.Kubernetes.Mount = v1alpha1.VaultMount(p.Name)
 	}))
 	r.enableIssuers()
 	before := r.ready("orders")

@@ -12,8 +12,8 @@ import (
 
 // Seal proves that leasekeeper wrote a record into the ledger of the object with this UID: a MAC over what the record
 // names, with a key that only leasekeeper has. Empty without a key. It decides if two ledgers name the same session or
-// lease, and whether a certificate without a lease may be revoked. Otherwise a record without a valid seal is as good
-// as any other.
+// lease, whether a certificate without a lease may be revoked, and who owns a session if the backend does not record
+// that. Otherwise a record without a valid seal is as good as any other.
 func Seal(key []byte, uid types.UID, rec *v1alpha1.LeaseRecord) string {
 	if len(key) == 0 {
 		return ""

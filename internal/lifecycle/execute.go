@@ -271,6 +271,20 @@ func owner(d *v1alpha1.DynamicSecret) backend.Owner {
 	return backend.Owner{Namespace: d.Namespace, Name: d.Name, UID: string(d.UID)}
 }
 
+// holder is the owner of a record that this process holds in memory and has written itself.
+func holder(d *v1alpha1.DynamicSecret) backend.Owner {
+	o := owner(d)
+	o.Proven = true
+	return o
+}
+
+// ownerOf is the owner of a record of the ledger. Without a key no record has a seal, and none is required.
+func (l *Lifecycle) ownerOf(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) backend.Owner {
+	o := owner(d)
+	o.Proven = len(l.sealKey) == 0 || lease.Sealed(l.sealKey, d.UID, rec)
+	return o
+}
+
 func keyOf(d *v1alpha1.DynamicSecret) types.NamespacedName {
 	return types.NamespacedName{Namespace: d.Namespace, Name: d.Name}
 }

@@ -131,7 +131,7 @@ func (l *Lifecycle) revokeHeld(ctx context.Context, d *v1alpha1.DynamicSecret, h
 		rec := h.Records[i].Record
 		b, err := l.sources.BackendFor(ctx, d, &rec)
 		if err == nil {
-			err = b.Revoke(context.WithoutCancel(ctx), rec, owner(d))
+			err = b.Revoke(context.WithoutCancel(ctx), rec, holder(d))
 		}
 		failed = errors.Join(failed, err)
 	}

@@ -185,7 +185,7 @@ func sameHandles(stored *v1alpha1.IssuanceAttempt, records []v1alpha1.LeaseRecor
 func (l *Lifecycle) closeUnused(ctx context.Context, o *observation, h *held) {
 	for i := range h.Records {
 		rec := h.Records[i].Record
-		err := o.sources.Sources[i].Backend.Revoke(context.WithoutCancel(ctx), rec, owner(o.d))
+		err := o.sources.Sources[i].Backend.Revoke(context.WithoutCancel(ctx), rec, holder(o.d))
 		if err != nil {
 			log.FromContext(ctx).Info("an unused session could not be revoked; it expires by itself",
 				"handle", rec.Handle(), "error", err.Error())

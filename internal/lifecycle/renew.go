@@ -67,7 +67,7 @@ func (l *Lifecycle) extendSession(ctx context.Context, o *observation, s lease.S
 	if err == nil {
 		ctx, cancel := l.boundLast(ctx, &rec)
 		defer cancel()
-		term, err = b.ExtendSession(ctx, rec, owner(o.d))
+		term, err = b.ExtendSession(ctx, rec, l.ownerOf(o.d, &rec))
 	}
 	if err != nil {
 		// The lease ends with its session; the backend must confirm that it has.

@@ -59,7 +59,7 @@ func (l *Lifecycle) revoke(ctx context.Context, o *observation, s lease.Step) er
 	}
 	b, err := l.undisputed(ctx, o.d, &rec)
 	if err == nil {
-		err = b.Revoke(ctx, rec, owner(o.d))
+		err = b.Revoke(ctx, rec, l.ownerOf(o.d, &rec))
 	}
 	if err != nil {
 		l.announce.Count("revoke", string(backend.KindOf(err)))

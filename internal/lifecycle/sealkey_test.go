@@ -10,6 +10,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	clientfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
 // A policy or a quota that rejects the key's Secret, or strips it of its data, does not stop the manager; an
@@ -58,5 +61,31 @@ func TestRefusedSealKey(t *testing.T) {
 				t.Errorf("a key of %d bytes, %v", len(key), err)
 			}
 		})
+	}
+}
+
+func TestOwnerOfARecordIsProvenByItsSeal(t *testing.T) {
+	key := []byte("0123456789abcdef")
+	d := &v1alpha1.DynamicSecret{}
+	d.Namespace, d.Name, d.UID = "shop", "orders", "uid"
+	rec := v1alpha1.LeaseRecord{Vault: &v1alpha1.VaultRecord{Path: "database/creds/orders", TokenAccessor: "acc"}}
+	sealed, moved := rec, rec
+	sealed.Seal = lease.Seal(key, d.UID, &sealed)
+	moved.Seal = lease.Seal(key, "another object", &moved)
+	for _, c := range []struct {
+		it, because string
+		key         []byte
+		rec         v1alpha1.LeaseRecord
+		proven      bool
+	}{
+		{"a sealed record", "leasekeeper wrote it", key, sealed, true},
+		{"a record without a seal", "somebody else wrote it", key, rec, false},
+		{"a record of another object", "somebody copied it", key, moved, false},
+		{"a record while there is no key", "no record has a seal", nil, rec, true},
+	} {
+		l := &Lifecycle{sealKey: c.key}
+		if got := l.ownerOf(d, &c.rec); got.Proven != c.proven || got.UID != "uid" {
+			t.Errorf("%s, because %s: proven %t, want %t", c.it, c.because, got.Proven, c.proven)
+		}
 	}
 }

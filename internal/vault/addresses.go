@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
 // Hosts is a set of hosts: names, names with a leading "*." for everything below them, addresses, and CIDRs.
@@ -124,6 +126,11 @@ type refusedAddress struct{ host, why string }
 func (r *refusedAddress) Error() string {
 	return fmt.Sprintf("leasekeeper does not connect to %q, %s: "+
 		"ask the cluster's administrator to add it to --allowed-addresses", r.host, r.why)
+}
+
+// Unwrap tells auth methods, which do not know this type, what kind of error it is.
+func (r *refusedAddress) Unwrap() error {
+	return backend.Errorf(backend.Misconfigured, "%s", r.Error())
 }
 
 // check returns why leasekeeper does not connect to an address of the host; nil: it does.

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
@@ -180,6 +181,49 @@ func TestARedirectToAProtectedAddressIsNotFollowed(t *testing.T) {
 	wantText(t, err, `"127.0.0.2"`, "a loopback address", "--allowed-addresses")
 	if got := inside.paths(); got != "" {
 		t.Errorf("the internal host received %s", got)
+	}
+}
+
+// The author of a provider chooses these addresses, too.
+func TestAddressesBesideVaultsAreChecked(t *testing.T) {
+	inside := internal(t)
+	for name, change := range map[string]func(*v1alpha1.VaultProvider){
+		"a proxy": func(p *v1alpha1.VaultProvider) { p.ProxyURL = inside.URL },
+		"STS": func(p *v1alpha1.VaultProvider) {
+			p.Auth = v1alpha1.VaultAuth{AWS: &v1alpha1.VaultAWSAuth{
+				Role: "app", RoleARN: "arn:aws:iam::111122223333:role/orders", STSEndpoint: inside.URL,
+			}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, func(p *v1alpha1.ClusterSecretProvider, o *Options) {
+				change(p.Spec.Vault)
+				o.AllowedAddresses = must(ParseHosts([]string{"127.0.0.1"}))
+			})
+			_, err := f.Login(t.Context(), who)
+			wantKind(t, err, backend.Misconfigured)
+			wantText(t, err, `"127.0.0.2"`, "a loopback address", "--allowed-addresses")
+		})
+	}
+	if got := inside.paths(); got != "" {
+		t.Errorf("the internal host received %s", got)
+	}
+}
+
+// No provider chooses the address of a metadata server, which is always link-local.
+func TestOnlyMetadataServersNeedNoEntry(t *testing.T) {
+	s := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(s.Close)
+	clients := newCloudClients(time.Minute, dialer{})
+	response, err := clients.Metadata.Get(s.URL)
+	wantNil(t, err)
+	_ = response.Body.Close()
+	response, err = clients.Exchange.Get(s.URL)
+	if !errors.As(err, new(*refusedAddress)) {
+		t.Errorf("a service that exchanges tokens: got %v, want that its address is refused", err)
+	}
+	if err == nil {
+		_ = response.Body.Close()
 	}
 }
 

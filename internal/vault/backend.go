@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 	"net/url"
 	"sync/atomic"
@@ -19,6 +20,7 @@ type Backend struct {
 	clock           clock.PassiveClock
 	kube            Kube
 	serviceAccounts *serviceAccountTokens
+	secrets         *authSecrets
 	sleep           func(context.Context, time.Duration) error
 	timeout         time.Duration
 	issueTimeout    time.Duration
@@ -27,12 +29,22 @@ type Backend struct {
 	namespace  string
 	generation int64
 	spec       *v1alpha1.VaultProvider
-	base       *url.URL
+	// base is the address. Its path is that of a gateway, without a slash at the end.
+	base *url.URL
 	// redirectHosts are the hosts that the server may redirect to, besides its own.
 	redirectHosts Hosts
-	http          *http.Client
+	// headers are added to every request.
+	headers http.Header
+	// dial and proxy are the way to the server, for logins with another certificate.
+	dial  dialer
+	proxy proxyFunc
+	http  *http.Client
 	// minting sends requests that mint.
 	minting *http.Client
+	// cloud are the clients for services that exchange tokens of ServiceAccounts for those of a cloud.
+	cloud auth.HTTPClients
+	// tls is the configuration of http and minting, for logins with another certificate.
+	tls *tls.Config
 
 	materialVersion string
 	// materialReadAt is in nanoseconds since 1970; 0 after a TLS error.
@@ -41,6 +53,8 @@ type Backend struct {
 	breaker *breaker
 	// scopes are the breakers of paths and roles that the server refuses while it serves others.
 	scopes scopes
+	// refusals are logins that must not be repeated soon.
+	refusals refusals
 	// keeper is the session for leasekeeper's own work.
 	keeper *cached[session]
 	// keeperToken is what the keeper's last login returned, without the secret; nil: none did.
@@ -67,7 +81,7 @@ var (
 	_ backend.Preparer  = (*Backend)(nil)
 )
 
-func (b *Backend) address() string { return b.base.Scheme + "://" + b.base.Host }
+func (b *Backend) address() string { return b.base.String() }
 
 func (b *Backend) markMaterialRead(now time.Time) { b.materialReadAt.Store(now.UnixNano()) }
 

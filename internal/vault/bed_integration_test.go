@@ -118,7 +118,7 @@ func setUpCluster(ctx context.Context) (err error) {
 	if bed.client, err = client.New(bed.plane.Config, client.Options{}); err != nil {
 		return err
 	}
-	allowed, err := vault.ParseHosts([]string{"127.0.0.1"})
+	allowed, err := vault.ParseHosts([]string{"127.0.0.1", "vault.invalid"})
 	if err != nil {
 		return err
 	}

@@ -3,9 +3,11 @@ package vault
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -40,6 +42,9 @@ type call struct {
 	limit int
 	// role that the request logs in to. Refusals of one role concern no other.
 	role string
+	// certificate for the TLS handshake, and where it is set; nil: that of the provider, if it has one.
+	certificate      *tls.Certificate
+	certificateField string
 	// mints: the request must reach the server at most once, and Vault must finish it once it has begun; see oneShot.
 	mints bool
 	// engine: the request is served by a secrets engine, whose failures show nothing about the server.
@@ -194,7 +199,7 @@ func (b *Backend) send(ctx context.Context, c call) (rawResponse, error) {
 		if r.redirect == "" || followed {
 			return r, nil
 		}
-		next, refused := b.redirectTarget(base, r)
+		next, refused := b.redirectTarget(base, r, c.path)
 		switch {
 		case refused != nil && c.mints:
 			b.redirects.Store(false)
@@ -217,8 +222,8 @@ func (b *Backend) send(ctx context.Context, c call) (rawResponse, error) {
 
 // redirectTarget returns where a redirect leads to, if that may be followed: to the same host, or to one that the
 // provider lists. Anything else would let a server make leasekeeper send requests to hosts that trust leasekeeper's
-// network, with a token and a body of the server's choice.
-func (b *Backend) redirectTarget(base *url.URL, r rawResponse) (*url.URL, *backend.Error) {
+// network, with a token and a body of the server's choice. A gateway may have put a path before that of the request.
+func (b *Backend) redirectTarget(base *url.URL, r rawResponse, path string) (*url.URL, *backend.Error) {
 	next, err := url.Parse(r.redirect)
 	if err != nil || !isHost(next.Host) {
 		return nil, backend.Errorf(backend.NoResponse, "%s sent a redirect without a usable target", r.address)
@@ -234,7 +239,11 @@ func (b *Backend) redirectTarget(base *url.URL, r rawResponse) (*url.URL, *backe
 				"add it to spec.vault.redirectHosts",
 			r.address, host)
 	}
-	return &url.URL{Scheme: next.Scheme, Host: next.Host}, nil
+	prefix, same := strings.CutSuffix(next.Path, "/v1/"+path)
+	if !same || prefix != "" && !isHost(prefix) {
+		prefix = ""
+	}
+	return &url.URL{Scheme: next.Scheme, Host: next.Host, Path: prefix}, nil
 }
 
 // isHost reports whether it looks like a name or an address with a port. Messages contain it, so it must be short.
@@ -244,21 +253,25 @@ func isHost(host string) bool {
 }
 
 func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct bool) (rawResponse, error) {
-	r := rawResponse{at: b.clock.Now(), address: base.Scheme + "://" + base.Host, token: c.token, direct: direct}
+	r := rawResponse{at: b.clock.Now(), address: base.String(), token: c.token, direct: direct}
 	// Once there is a connection, bytes may be sent at any time; before that, none were.
 	var sent atomic.Bool
 	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }}
-	request, err := newRequest(httptrace.WithClientTrace(ctx, trace), c, base, direct)
+	request, err := newRequest(httptrace.WithClientTrace(ctx, trace), c, base, direct, b.headers)
 	if err != nil {
 		return r, err
 	}
 	client := b.http
-	if c.mints {
+	switch {
+	case c.mints:
 		client = b.minting
+	case c.certificate != nil:
+		client = newLoginClient(b.tls, b.dial, b.proxy, *c.certificate)
+		defer client.CloseIdleConnections()
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return r, b.networkError(ctx, err, r.address, sent.Load())
+		return r, b.networkError(ctx, err, r.address, sent.Load(), c.certificateField)
 	}
 	defer response.Body.Close()
 	r.status = response.StatusCode
@@ -267,7 +280,7 @@ func (b *Backend) roundTrip(ctx context.Context, c call, base *url.URL, direct b
 		return r, nil
 	}
 	if err := r.read(response.Body, c); err != nil {
-		return r, b.networkError(ctx, err, r.address, true)
+		return r, b.networkError(ctx, err, r.address, true, c.certificateField)
 	}
 	r.receivedAt = b.clock.Now()
 	return r, nil
@@ -296,8 +309,11 @@ func (r *rawResponse) read(from io.Reader, c call) error {
 	return nil
 }
 
-func newRequest(ctx context.Context, c call, base *url.URL, direct bool) (*http.Request, error) {
-	target := url.URL{Scheme: base.Scheme, Host: base.Host, Path: "/v1/" + c.path, RawQuery: c.query.Encode()}
+func newRequest(
+	ctx context.Context, c call, base *url.URL, direct bool, more http.Header,
+) (*http.Request, error) {
+	target := url.URL{Scheme: base.Scheme, Host: base.Host, Path: base.Path + "/v1/" + c.path,
+		RawQuery: c.query.Encode()}
 	var body io.Reader
 	if c.body != nil {
 		encoded, err := json.Marshal(c.body)
@@ -311,6 +327,7 @@ func newRequest(ctx context.Context, c call, base *url.URL, direct bool) (*http.
 		return nil, backend.Errorf(backend.Misconfigured, "no request can be made for %q at %s", c.path, base.Host)
 	}
 	header := request.Header
+	maps.Copy(header, more)
 	header.Set("User-Agent", "leasekeeper")
 	header.Set("X-Vault-Request", "true")
 	if c.body != nil {
@@ -328,13 +345,16 @@ func newRequest(ctx context.Context, c call, base *url.URL, direct bool) (*http.
 	return request, nil
 }
 
-// networkError translates an error of the network. The URL is removed: it may contain parameters.
-func (b *Backend) networkError(ctx context.Context, err error, address string, sent bool) *backend.Error {
+// networkError translates an error of the network. The URL is removed: it may contain parameters. certificateField is
+// where the client's certificate is set; empty: in the provider's TLS settings.
+func (b *Backend) networkError(
+	ctx context.Context, err error, address string, sent bool, certificateField string,
+) *backend.Error {
 	var wrapped *url.Error
 	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
-	kind, text := classifyNetworkError(ctx, err, sent)
+	kind, text := classifyNetworkError(ctx, err, sent, or(certificateField, "tls.clientCertRef"))
 	if kind == backend.TLS {
 		// The material that the provider refers to may have changed.
 		b.materialReadAt.Store(0)

@@ -13,7 +13,8 @@ import (
 // The CRD rejects these providers. Here nothing does.
 func TestASecretProviderReachesItsOwnNamespaceOnly(t *testing.T) {
 	foreign := v1alpha1.SecretReference{Name: "root", Namespace: "system"}
-	token := &v1alpha1.VaultTokenAuth{SecretRef: v1alpha1.SecretKeyReference{SecretReference: foreign}}
+	foreignKey := v1alpha1.SecretKeyReference{SecretReference: foreign}
+	token := &v1alpha1.VaultTokenAuth{SecretRef: foreignKey}
 	for _, c := range []struct {
 		it     string
 		change func(*v1alpha1.VaultProvider)
@@ -30,6 +31,20 @@ func TestASecretProviderReachesItsOwnNamespaceOnly(t *testing.T) {
 				Role: "keeper", ServiceAccountRef: serviceAccount("leasekeeper", "system"),
 			}}
 		}, keep},
+		{"keeps as such a ServiceAccount with jwt", func(p *v1alpha1.VaultProvider) {
+			p.KeeperAuth = &v1alpha1.VaultAuth{JWT: &v1alpha1.VaultJWTAuth{
+				Role: "keeper", ServiceAccountRef: serviceAccount("leasekeeper", "system"),
+			}}
+		}, keep},
+		{"issues with a password of another namespace", func(p *v1alpha1.VaultProvider) {
+			p.Auth = v1alpha1.VaultAuth{UserPass: &v1alpha1.VaultUserPassAuth{Username: "a", SecretRef: foreignKey}}
+		}, login},
+		{"keeps with a certificate of another namespace", func(p *v1alpha1.VaultProvider) {
+			p.KeeperAuth = &v1alpha1.VaultAuth{Cert: &v1alpha1.VaultCertAuth{SecretRef: foreign}}
+		}, keep},
+		{"sends a header of another namespace", func(p *v1alpha1.VaultProvider) {
+			p.Headers = []v1alpha1.HTTPHeader{{Name: "X-Key", SecretRef: &foreignKey}}
+		}, nil},
 		{"issues as a ServiceAccount of another namespace", func(*v1alpha1.VaultProvider) {}, func(
 			t *testing.T, b *Backend,
 		) error {

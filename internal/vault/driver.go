@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,9 +14,10 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/vault/auth"
 )
 
-// materialAge is how long TLS material that a provider refers to is assumed to be unchanged. A TLS error ends that.
+// materialAge is how long material that a provider refers to is assumed to be unchanged. A TLS error ends that.
 const materialAge = time.Minute
 
 // Options of a Driver. Clock and Kube are required.
@@ -41,6 +43,9 @@ type Options struct {
 type Driver struct {
 	opts            Options
 	serviceAccounts *serviceAccountTokens
+	secrets         *authSecrets
+	// cloud is shared, because all providers use the same services.
+	cloud auth.HTTPClients
 
 	mu       sync.Mutex
 	backends map[backendKey]*Backend
@@ -69,6 +74,8 @@ func NewDriver(opts Options) *Driver {
 	return &Driver{
 		opts:            opts,
 		serviceAccounts: newServiceAccountTokens(opts.Clock, opts.Kube),
+		secrets:         newAuthSecrets(opts.Clock, opts.Kube),
+		cloud:           newCloudClients(opts.Timeout, dialer{opts.AllowedAddresses}),
 		backends:        map[backendKey]*Backend{},
 	}
 }
@@ -84,8 +91,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Backend implements backend.Driver. TLS material that the provider refers to is read again once a minute and after a
-// TLS error; nothing else is requested from the API server.
+// Backend implements backend.Driver. TLS material and headers that the provider refers to are read again once a minute
+// and after a TLS error; nothing else is requested from the API server.
 func (d *Driver) Backend(ctx context.Context, p v1alpha1.Provider) (backend.Backend, error) {
 	b, err := d.backendFor(ctx, p)
 	if err != nil {
@@ -102,10 +109,10 @@ func (d *Driver) backendFor(ctx context.Context, p v1alpha1.Provider) (*Backend,
 	key, now := keyOf(p), d.opts.Clock.Now()
 	old := d.find(key)
 	sameSpec := old != nil && old.generation == p.GetGeneration()
-	if sameSpec && (spec.TLS == nil || old.materialFresh(now)) {
+	if sameSpec && (!refersTo(spec) || old.materialFresh(now)) {
 		return old, nil
 	}
-	m, err := readMaterial(ctx, confine(d.opts.Kube, p.GetNamespace()), spec.TLS, p.GetNamespace())
+	m, err := readMaterial(ctx, confine(d.opts.Kube, p.GetNamespace()), spec, p.GetNamespace())
 	switch {
 	case err != nil && sameSpec && backend.KindOf(err) == backend.Unavailable:
 		// The API server is unavailable. Leases must be renewed nevertheless.
@@ -179,7 +186,12 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 	if err != nil {
 		return nil, backend.Errorf(backend.Misconfigured, "spec.vault.redirectHosts: %s", err)
 	}
-	client := newHTTPClient(m.config, d.opts.AllowedAddresses)
+	proxy, err := proxyOf(spec)
+	if err != nil {
+		return nil, err
+	}
+	dial := dialer{d.opts.AllowedAddresses}
+	client := newHTTPClient(m.config, dial, proxy)
 	br := &breaker{clock: d.opts.Clock}
 	if object, ok := p.(runtime.Object); ok && d.opts.Changed != nil {
 		// The caller may change its own copy.
@@ -190,16 +202,23 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 		clock:           d.opts.Clock,
 		kube:            confine(d.opts.Kube, p.GetNamespace()),
 		serviceAccounts: d.serviceAccounts,
+		secrets:         d.secrets,
+		refusals:        refusals{clock: d.opts.Clock},
 		sleep:           d.opts.Sleep,
 		timeout:         d.opts.Timeout,
 		issueTimeout:    d.opts.IssueTimeout,
 		namespace:       p.GetNamespace(),
 		generation:      p.GetGeneration(),
 		spec:            spec,
-		base:            &url.URL{Scheme: base.Scheme, Host: base.Host},
+		base:            &url.URL{Scheme: base.Scheme, Host: base.Host, Path: strings.TrimRight(base.Path, "/")},
 		redirectHosts:   redirectHosts,
+		headers:         m.headers,
+		dial:            dial,
+		proxy:           proxy,
 		http:            client,
-		minting:         newOneShot(m.config, d.opts.AllowedAddresses, client.Transport),
+		tls:             m.config,
+		cloud:           d.cloud,
+		minting:         newOneShot(m.config, dial, proxy, client.Transport),
 		materialVersion: m.version,
 		breaker:         br,
 		keeper:          newCached[session](d.opts.Clock),

@@ -260,7 +260,7 @@ func TestMissingTLSMaterialIsNamed(t *testing.T) {
 		"no certificate": {v1alpha1.TLSConfig{CABundle: []byte("x")}, backend.TLS, "tls.caBundle"},
 		"a certificate that was encoded twice": {
 			v1alpha1.TLSConfig{CABundle: []byte(base64.StdEncoding.EncodeToString(ca))}, backend.TLS,
-			"tls.caBundle (a PEM file, encoded with base64 once) contains no certificate in PEM format",
+			"tls.caBundle (a PEM file, encoded with base64 once) contains no certificate in PEM or DER format",
 		},
 		"no client key": {
 			v1alpha1.TLSConfig{ClientCertRef: &v1alpha1.SecretReference{Name: "root", Namespace: "system"}},

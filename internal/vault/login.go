@@ -84,9 +84,22 @@ type requester struct{ b *Backend }
 
 // Login implements auth.Requester.
 func (q requester) Login(ctx context.Context, req auth.Request) (auth.Token, error) {
+	if !req.Locks {
+		return q.login(ctx, req)
+	}
+	key := keyOfLogin(req)
+	if err := q.b.refusals.check(key); err != nil {
+		return auth.Token{}, err
+	}
+	token, err := q.login(ctx, req)
+	q.b.refusals.note(key, err)
+	return token, err
+}
+
+func (q requester) login(ctx context.Context, req auth.Request) (auth.Token, error) {
 	r, err := q.b.do(ctx, call{
 		method: http.MethodPost, path: req.Path, namespace: q.b.spec.Namespace, token: req.Token, body: req.Body,
-		role: req.Role,
+		role: req.Role, certificate: req.Certificate, certificateField: req.CertificateField,
 	})
 	if err != nil {
 		return auth.Token{}, err

@@ -15,12 +15,14 @@ import (
 )
 
 // classifyNetworkError returns the kind of a network error and a text that is the same for the same fault: Go's own
-// texts contain local ports, which change with each attempt.
-func classifyNetworkError(ctx context.Context, err error, sent bool) (backend.ErrorKind, string) {
+// texts contain local ports, which change with each attempt. certificateField is where the client's certificate is set.
+func classifyNetworkError(
+	ctx context.Context, err error, sent bool, certificateField string,
+) (backend.ErrorKind, string) {
 	if refused := (*refusedAddress)(nil); errors.As(err, &refused) {
 		return backend.Misconfigured, refused.Error()
 	}
-	if text, ok := tlsText(err, sent); ok {
+	if text, ok := tlsText(err, sent, certificateField); ok {
 		return backend.TLS, text
 	}
 	cancelled := errors.Is(ctx.Err(), context.Canceled) || errors.Is(err, context.Canceled)
@@ -56,7 +58,7 @@ func isTimeout(err error) bool {
 // tlsText recognises TLS errors that let no request through. The client verifies before it writes. With TLS 1.3 a
 // server's alert about the client's certificate arrives after the client has written, but then the server has not
 // finished its handshake. Other alerts may arrive at any time and count only before anything was sent.
-func tlsText(err error, sent bool) (string, bool) {
+func tlsText(err error, sent bool, certificateField string) (string, bool) {
 	var (
 		authority x509.UnknownAuthorityError
 		hostname  x509.HostnameError
@@ -81,7 +83,7 @@ func tlsText(err error, sent bool) (string, bool) {
 	// crypto/tls has no exported type for an alert of the other side.
 	_, alert, found := strings.Cut(err.Error(), "remote error: tls: ")
 	if found && (!sent || strings.Contains(alert, "certificate")) {
-		return "the server rejected the TLS handshake (" + scrub(alert) + "): check tls.clientCertRef", true
+		return "the server rejected the TLS handshake (" + scrub(alert) + "): check " + certificateField, true
 	}
 	return "", false
 }

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"strings"
 	"time"
 )
@@ -29,7 +28,7 @@ type oneShot struct {
 	tls *tls.Config
 	// proxied is used if proxy returns a proxy for the address. That proxy decides what Vault learns about a broken
 	// connection.
-	proxy   func(*http.Request) (*url.URL, error)
+	proxy   proxyFunc
 	proxied http.RoundTripper
 }
 
@@ -37,8 +36,7 @@ type oneShot struct {
 const noOp = "OPTIONS * HTTP/1.1\r\n" +
 	"Host: %s\r\nUser-Agent: leasekeeper\r\nX-Padding: %05000d\r\nConnection: close\r\n\r\n"
 
-func newOneShot(config *tls.Config, allowed Hosts, proxied http.RoundTripper) *http.Client {
-	dial := dialer{allowed}
+func newOneShot(config *tls.Config, dial dialer, proxy proxyFunc, proxied http.RoundTripper) *http.Client {
 	config = config.Clone()
 	config.NextProtos = []string{"http/1.1"}
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(0)
@@ -46,7 +44,7 @@ func newOneShot(config *tls.Config, allowed Hosts, proxied http.RoundTripper) *h
 	config.DynamicRecordSizingDisabled = true
 	return &http.Client{
 		Transport: &oneShot{
-			dial: dial, tls: config, proxy: dial.proxy(http.ProxyFromEnvironment), proxied: proxied,
+			dial: dial, tls: config, proxy: dial.proxy(proxy), proxied: proxied,
 		},
 		CheckRedirect: noRedirect,
 	}

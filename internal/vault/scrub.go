@@ -54,6 +54,10 @@ var secretPatterns = []struct {
 	{regexp.MustCompile(`://([^\s/@:]*):\S*@`), "://$1:[secret]@"},
 }
 
+// prose are words of Vault's JWT method before its reason for a refusal, which look like the name of a secret.
+var prose = strings.NewReplacer("error validating token: ", "error validating token, ",
+	"invalid token: ", "invalid token, ", "malformed jwt: ", "malformed jwt, ")
+
 // scrub makes a server's text safe to show: one bounded line without secrets. It removes the given secrets and
 // everything that looks like a token, a JWT, a key or a password.
 func scrub(text string, secrets ...string) string {
@@ -71,7 +75,7 @@ func scrub(text string, secrets ...string) string {
 			text = strings.ReplaceAll(text, secret, "[token]")
 		}
 	}
-	text = oneLine(text)
+	text = prose.Replace(oneLine(text))
 	for _, pattern := range secretPatterns {
 		text = pattern.find.ReplaceAllString(text, pattern.replace)
 	}

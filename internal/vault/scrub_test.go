@@ -8,7 +8,11 @@ import (
 
 func TestSecretsAreRemovedFromTexts(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
-		"plain words stay":    {"unknown role: orders", "unknown role: orders"},
+		"plain words stay": {"unknown role: orders", "unknown role: orders"},
+		"Vault's reason after the word token": {
+			"error validating token: invalid audience (aud) claim",
+			"error validating token, invalid audience (aud) claim",
+		},
 		"the session's token": {"bad session-secret here", "bad [token] here"},
 		"a service token":     {"token hvs.CAESIJ-abc_DEF123 is bad", "token [token] is bad"},
 		"a batch token":       {"hvb.AAAAAQ", "[token]"},

@@ -5,21 +5,49 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net/http"
+	"net/url"
+	"slices"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
+	"golang.org/x/net/http/httpproxy"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/vault/auth"
 )
 
-// newHTTPClient makes the client for one provider. It does not use VAULT_* from the environment. It uses HTTPS_PROXY,
-// HTTP_PROXY and NO_PROXY, like every Go program. It connects to allowed addresses only.
-func newHTTPClient(config *tls.Config, allowed Hosts) *http.Client {
-	dial := dialer{allowed}
+// proxyFunc returns the proxy of a request; nil: none.
+type proxyFunc = func(*http.Request) (*url.URL, error)
+
+// proxyOf is the proxy of the provider, or else that of leasekeeper's environment.
+func proxyOf(spec *v1alpha1.VaultProvider) (proxyFunc, error) {
+	if spec.ProxyURL == "" {
+		return environmentProxy(), nil
+	}
+	proxy, err := url.Parse(spec.ProxyURL)
+	if err != nil || proxy.Host == "" {
+		return nil, backend.Errorf(backend.Misconfigured,
+			"proxyURL is not a URL with a scheme and a host: set spec.vault.proxyURL to one")
+	}
+	return http.ProxyURL(proxy), nil
+}
+
+// environmentProxy is the proxy of HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
+func environmentProxy() proxyFunc {
+	choose := httpproxy.FromEnvironment().ProxyFunc()
+	return func(r *http.Request) (*url.URL, error) { return choose(r.URL) }
+}
+
+// newHTTPClient makes the client for one provider. It does not use VAULT_* from the environment. It connects to the
+// dialer's addresses only, to a proxy as well.
+func newHTTPClient(config *tls.Config, dial dialer, proxy proxyFunc) *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
-			Proxy:                  dial.proxy(http.ProxyFromEnvironment),
+			Proxy:                  dial.proxy(proxy),
 			DialContext:            dial.DialContext,
-			TLSClientConfig:        config,
+			TLSClientConfig:        config.Clone(), // the transport changes it
 			TLSHandshakeTimeout:    connectTimeout,
 			ForceAttemptHTTP2:      true,
 			HTTP2:                  &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
@@ -34,48 +62,121 @@ func newHTTPClient(config *tls.Config, allowed Hosts) *http.Client {
 	}
 }
 
+// newLoginClient makes a client for one login with a certificate of its own. Its connection must not serve others.
+func newLoginClient(config *tls.Config, dial dialer, proxy proxyFunc, certificate tls.Certificate) *http.Client {
+	config = config.Clone()
+	config.Certificates = []tls.Certificate{certificate}
+	return newHTTPClient(config, dial, proxy)
+}
+
+// newCloudClients makes the clients for the services of a cloud. The author of a provider may choose the address of one
+// that exchanges tokens, so it must be allowed, and it is reached through the proxy of the environment. The addresses
+// for which the client for metadata is used are constants of the code, or come from leasekeeper's own environment. They
+// are link-local, so they are neither checked nor requested through a proxy, which has a metadata server of its own.
+func newCloudClients(timeout time.Duration, dial dialer) auth.HTTPClients {
+	exchange := newHTTPClient(&tls.Config{MinVersion: tls.VersionTLS12}, dial, environmentProxy())
+	exchange.Timeout = timeout
+	metadata := &http.Client{
+		Transport:     &http.Transport{MaxResponseHeaderBytes: 64 << 10},
+		CheckRedirect: noRedirect,
+		Timeout:       timeout,
+	}
+	return auth.HTTPClients{Exchange: exchange, Metadata: metadata}
+}
+
 // connectTimeout bounds dialling a connection, and its TLS handshake.
 const connectTimeout = 10 * time.Second
 
 // noRedirect leaves redirects to do, which knows when to follow them is safe.
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// material is a TLS configuration and the version of its sources.
+// material is a TLS configuration, headers, and the version of their sources.
 type material struct {
-	config *tls.Config
+	config  *tls.Config
+	headers http.Header
 	// version changes when a referenced object changes; empty if nothing is referenced.
 	version string
 }
 
-// readMaterial makes the TLS configuration of the provider's spec. namespace is that of a SecretProvider.
-func readMaterial(ctx context.Context, k Kube, spec *v1alpha1.TLSConfig, namespace string) (material, error) {
-	m := material{config: &tls.Config{MinVersion: tls.VersionTLS12}}
+// refersTo is true if the provider's spec refers to objects, which may change.
+func refersTo(spec *v1alpha1.VaultProvider) bool {
+	return spec.TLS != nil ||
+		slices.ContainsFunc(spec.Headers, func(h v1alpha1.HTTPHeader) bool { return h.SecretRef != nil })
+}
+
+// readMaterial makes the TLS configuration and the headers of the provider's spec. namespace is that of a
+// SecretProvider.
+func readMaterial(ctx context.Context, k Kube, spec *v1alpha1.VaultProvider, namespace string) (material, error) {
+	m := material{config: &tls.Config{MinVersion: tls.VersionTLS12}, headers: http.Header{}}
+	for _, h := range spec.Headers {
+		if err := m.readHeader(ctx, k, h, namespace); err != nil {
+			return m, err
+		}
+	}
+	return m, m.readTLS(ctx, k, spec.TLS, namespace)
+}
+
+func (m *material) readHeader(ctx context.Context, k Kube, h v1alpha1.HTTPHeader, namespace string) error {
+	if h.SecretRef == nil {
+		m.headers.Set(h.Name, h.Value)
+		return nil
+	}
+	namespace, key := or(h.SecretRef.Namespace, namespace), or(h.SecretRef.Key, "value")
+	secret, err := k.GetSecret(ctx, namespace, h.SecretRef.Name)
+	if err != nil {
+		return readError(err, "Secret", namespace, h.SecretRef.Name)
+	}
+	m.noteVersion(secret)
+	read := auth.Secret{Namespace: namespace, Name: secret.Name, Data: secret.Data}
+	value, err := read.Text(key, "headers["+h.Name+"].secretRef")
+	if err != nil {
+		return err
+	}
+	if !httpguts.ValidHeaderFieldValue(value) {
+		return backend.Errorf(backend.Misconfigured, "headers[%s].secretRef: key %q of Secret %q in namespace %q "+
+			"cannot be sent in a header: store one line of text", h.Name, key, h.SecretRef.Name, namespace)
+	}
+	m.headers.Set(h.Name, value)
+	return nil
+}
+
+// noteVersion adds an object to the version of the material.
+func (m *material) noteVersion(o metav1.Object) {
+	m.version += string(o.GetUID()) + o.GetResourceVersion() + "/"
+}
+
+func (m *material) readTLS(ctx context.Context, k Kube, spec *v1alpha1.TLSConfig, namespace string) error {
 	if spec == nil {
-		return m, nil
+		return nil
 	}
 	m.config.ServerName = spec.ServerName
 	if len(spec.CABundle) > 0 {
 		if err := m.trust(spec.CABundle, "tls.caBundle (a PEM file, encoded with base64 once)"); err != nil {
-			return m, err
+			return err
 		}
 	}
 	if spec.CARef != nil {
 		if err := m.readCA(ctx, k, *spec.CARef, namespace); err != nil {
-			return m, err
+			return err
 		}
 	}
 	if spec.ClientCertRef != nil {
-		if err := m.readClientCert(ctx, k, *spec.ClientCertRef, namespace); err != nil {
-			return m, err
-		}
+		return m.readClientCert(ctx, k, *spec.ClientCertRef, namespace)
 	}
-	return m, nil
+	return nil
 }
 
-func (m *material) trust(pem []byte, where string) error {
+// trust accepts PEM, and DER as `keytool` and Windows export it.
+func (m *material) trust(bundle []byte, where string) error {
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return backend.Errorf(backend.TLS, "%s contains no certificate in PEM format", where)
+	if !pool.AppendCertsFromPEM(bundle) {
+		all, err := x509.ParseCertificates(bundle)
+		if err != nil || len(all) == 0 {
+			return backend.Errorf(backend.TLS, "%s contains no certificate in PEM or DER format", where)
+		}
+		for _, c := range all {
+			pool.AddCert(c)
+		}
 	}
 	m.config.RootCAs = pool
 	return nil
@@ -84,27 +185,29 @@ func (m *material) trust(pem []byte, where string) error {
 func (m *material) readCA(ctx context.Context, k Kube, ref v1alpha1.CAReference, namespace string) error {
 	namespace, key := or(ref.Namespace, namespace), or(ref.Key, "ca.crt")
 	kind := or(ref.Kind, "Secret")
-	var pem []byte
+	var bundle []byte
 	if kind == "ConfigMap" {
 		object, err := k.GetConfigMap(ctx, namespace, ref.Name)
 		if err != nil {
 			return readError(err, kind, namespace, ref.Name)
 		}
-		pem = []byte(object.Data[key])
-		m.version += string(object.UID) + object.ResourceVersion + "/"
+		if bundle = object.BinaryData[key]; len(bundle) == 0 {
+			bundle = []byte(object.Data[key])
+		}
+		m.noteVersion(object)
 	} else {
 		object, err := k.GetSecret(ctx, namespace, ref.Name)
 		if err != nil {
 			return readError(err, kind, namespace, ref.Name)
 		}
-		pem = object.Data[key]
-		m.version += string(object.UID) + object.ResourceVersion + "/"
+		bundle = object.Data[key]
+		m.noteVersion(object)
 	}
-	if len(pem) == 0 {
+	if len(bundle) == 0 {
 		return backend.Errorf(backend.Misconfigured,
 			"tls.caRef: %s %q in namespace %q has no key %q: set tls.caRef.key", kind, ref.Name, namespace, key)
 	}
-	return m.trust(pem, "tls.caRef: key "+key+" of "+kind+" "+ref.Name)
+	return m.trust(bundle, "tls.caRef: key "+key+" of "+kind+" "+ref.Name)
 }
 
 func (m *material) readClientCert(ctx context.Context, k Kube, ref v1alpha1.SecretReference, namespace string) error {
@@ -113,21 +216,12 @@ func (m *material) readClientCert(ctx context.Context, k Kube, ref v1alpha1.Secr
 	if err != nil {
 		return readError(err, "Secret", namespace, ref.Name)
 	}
-	for _, key := range []string{"tls.crt", "tls.key"} {
-		if len(secret.Data[key]) == 0 {
-			return backend.Errorf(backend.Misconfigured,
-				"tls.clientCertRef: Secret %q in namespace %q has no key %q: use one of type kubernetes.io/tls",
-				ref.Name, namespace, key)
-		}
-	}
-	pair, err := tls.X509KeyPair(secret.Data["tls.crt"], secret.Data["tls.key"])
+	pair, err := auth.KeyPair(auth.Secret{Namespace: namespace, Name: ref.Name, Data: secret.Data}, "tls.clientCertRef")
 	if err != nil {
-		// The cause is dropped: it might quote the key.
-		return backend.Errorf(backend.TLS,
-			"tls.clientCertRef: Secret %q in namespace %q has no matching certificate and key", ref.Name, namespace)
+		return err
 	}
 	m.config.Certificates = []tls.Certificate{pair}
-	m.version += string(secret.UID) + secret.ResourceVersion + "/"
+	m.noteVersion(secret)
 	return nil
 }
 

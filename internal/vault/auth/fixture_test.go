@@ -2,8 +2,16 @@ package auth
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
+	"math/big"
+	"net/http"
 	"testing"
+	"time"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
@@ -12,11 +20,16 @@ import (
 // fakeRequester records what a method requests.
 type fakeRequester struct {
 	// errors of the three methods.
-	loginErr, secretErr, accountErr error
+	loginErr, secretErr, accountErr, unwrapErr error
+	// data of every Secret that WithSecret reads.
+	data map[string]string
 
 	logins   []Request
 	secrets  []v1alpha1.SecretKeyReference
+	read     []v1alpha1.SecretReference
 	accounts []ServiceAccount
+	// unwrapped are the wrapping tokens.
+	unwrapped []string
 }
 
 func (f *fakeRequester) Login(_ context.Context, r Request) (Token, error) {
@@ -40,6 +53,30 @@ func (f *fakeRequester) WithServiceAccountToken(
 		return Token{}, f.accountErr
 	}
 	return login("jwt-" + sa.Namespace + "-" + sa.Name)
+}
+
+func (f *fakeRequester) WithSecret(
+	_ context.Context, ref v1alpha1.SecretReference, login func(Secret) (Token, error),
+) (Token, error) {
+	f.read = append(f.read, ref)
+	if f.secretErr != nil {
+		return Token{}, f.secretErr
+	}
+	s := Secret{Namespace: ref.Namespace, Name: ref.Name, Data: map[string][]byte{}}
+	for key, value := range f.data {
+		s.Data[key] = []byte(value)
+	}
+	return login(s)
+}
+
+func (f *fakeRequester) Unwrap(_ context.Context, wrappingToken, field, _ string) (string, error) {
+	f.unwrapped = append(f.unwrapped, wrappingToken)
+	return "unwrapped-" + field, f.unwrapErr
+}
+
+// HTTPClients has no test server: the cloud methods are tested with one in the package vault.
+func (f *fakeRequester) HTTPClients() HTTPClients {
+	return HTTPClients{Exchange: http.DefaultClient, Metadata: http.DefaultClient}
 }
 
 // who is the identity of an object that names its ServiceAccount.
@@ -99,4 +136,26 @@ func wantError(t *testing.T, err error, kind backend.ErrorKind, message string) 
 	if !errors.As(err, &ours) || ours.Kind != kind || ours.Message != message {
 		t.Errorf("got %v\nwant %s (%s)", err, message, kind)
 	}
+}
+
+// testCertificate makes a certificate and its key, in PEM.
+func testCertificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode := func(kind string, der []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	return encode("CERTIFICATE", der), encode("PRIVATE KEY", keyDER)
 }

@@ -11,8 +11,7 @@ import (
 // kubernetes logs in with a token of a ServiceAccount, by Vault's Kubernetes auth method.
 type kubernetes struct {
 	mount, role string
-	// account that the provider names. A keeper's is complete; an issuer's has no namespace, and perhaps no name.
-	account ServiceAccount
+	account     account
 	use
 }
 
@@ -21,52 +20,24 @@ func newKubernetes(spec v1alpha1.VaultAuth, u use) (Method, error) {
 	if k == nil {
 		return nil, nil
 	}
-	m := kubernetes{mount: or(k.Mount, "kubernetes"), role: k.Role, use: u}
-	if ref := k.ServiceAccountRef; ref != nil {
-		m.account = ServiceAccount{Name: ref.Name, Audiences: ref.Audiences}
+	account, err := u.accountOf("kubernetes", k.ServiceAccountRef)
+	if err != nil {
+		return nil, err
 	}
-	if !u.keeper {
-		return m, nil
-	}
-	if m.account.Name == "" {
-		return nil, backend.Errorf(backend.Misconfigured,
-			"set %s.kubernetes.serviceAccountRef.name: leasekeeper logs in with it to renew and revoke leases", u.field)
-	}
-	m.account.Namespace = or(k.ServiceAccountRef.Namespace, u.namespace)
-	return m, nil
+	return kubernetes{mount: or(string(k.Mount), "kubernetes"), role: k.Role, account: account, use: u}, nil
 }
 
 // String implements Method.
 func (k kubernetes) String() string { return fmt.Sprintf("role %q", k.role) }
 
 // ServiceAccount implements Method.
-func (k kubernetes) ServiceAccount(who backend.Identity) (string, error) {
-	name := or(who.ServiceAccount, k.account.Name)
-	if name == "" {
-		return "", backend.Errorf(backend.NoServiceAccount, "no ServiceAccount to log in as: "+
-			"set spec.serviceAccountName, or auth.kubernetes.serviceAccountRef.name on the provider")
-	}
-	return name, nil
-}
+func (k kubernetes) ServiceAccount(who backend.Identity) (string, error) { return k.account.name(who) }
 
 // Login implements Method.
 func (k kubernetes) Login(ctx context.Context, r Requester, who backend.Identity) (Token, error) {
-	account, action := k.account, "keeper login"
-	if k.borrowed() {
-		action = "login of spec.vault.auth"
-	}
-	if !k.keeper {
-		name, err := k.ServiceAccount(who)
-		if err != nil {
-			return Token{}, err
-		}
-		account.Namespace, account.Name, action = who.Namespace, name, "login"
-	}
-	// The CRD requires audiences, too. A token without any is for the API server.
-	if len(account.Audiences) == 0 {
-		return Token{}, backend.Errorf(backend.Misconfigured,
-			"set %s.kubernetes.serviceAccountRef.audiences, such as [vault]: without audiences the token is valid at "+
-				"the API server, so Vault could act as the ServiceAccount", k.field)
+	account, err := k.account.of(who)
+	if err != nil {
+		return Token{}, err
 	}
 	token, err := r.WithServiceAccountToken(ctx, account, func(jwt string) (Token, error) {
 		return r.Login(ctx, Request{
@@ -74,7 +45,7 @@ func (k kubernetes) Login(ctx context.Context, r Requester, who backend.Identity
 			Role: k.role,
 			Body: map[string]string{"role": k.role, "jwt": jwt},
 			Action: fmt.Sprintf("%s to role %q of auth/%s as ServiceAccount %s/%s",
-				action, k.role, k.mount, account.Namespace, account.Name),
+				k.action(), k.role, k.mount, account.Namespace, account.Name),
 			Hint:    "check the role's bound names, namespaces and audience, and that the auth method is mounted there",
 			Causes:  k.causes(account.Audiences),
 			Secrets: []string{jwt},
@@ -101,5 +72,5 @@ func (k kubernetes) causes(audiences []string) []Cause {
 // Owns implements Method. Vault records the namespace of the ServiceAccount that logged in.
 func (k kubernetes) Owns(t Description, owner backend.Owner) bool {
 	return t.Path == "auth/"+k.mount+"/login" &&
-		owner.Namespace != "" && t.Meta["service_account_namespace"] == owner.Namespace
+		owner.Namespace != "" && t.Meta[metaAccountNamespace] == owner.Namespace
 }

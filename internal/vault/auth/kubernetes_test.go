@@ -191,11 +191,16 @@ func TestKubernetesLoginErrors(t *testing.T) {
 
 // Vault could use a token for the API server to act as the ServiceAccount in the cluster.
 func TestALoginWithoutAudiencesIsNotSent(t *testing.T) {
-	without := kubernetesAuth(&v1alpha1.ServiceAccountReference{Name: "a", Namespace: "system"})
-	for field, m := range map[string]Method{"auth": issuer(t, without), "keeperAuth": keeper(t, without, "")} {
+	ref := &v1alpha1.ServiceAccountReference{Name: "a", Namespace: "system"}
+	byKubernetes := kubernetesAuth(ref)
+	byJWT := v1alpha1.VaultAuth{JWT: &v1alpha1.VaultJWTAuth{Role: "app", ServiceAccountRef: ref}}
+	for field, m := range map[string]Method{
+		"auth.kubernetes": issuer(t, byKubernetes), "keeperAuth.kubernetes": keeper(t, byKubernetes, ""),
+		"auth.jwt": issuer(t, byJWT), "keeperAuth.jwt": keeper(t, byJWT, ""),
+	} {
 		f := &fakeRequester{}
 		_, err := m.Login(t.Context(), f, who)
-		field += ".kubernetes.serviceAccountRef.audiences"
+		field += ".serviceAccountRef.audiences"
 		wantError(t, err, backend.Misconfigured, "set "+field+", such as [vault]: "+
 			"without audiences the token is valid at the API server, so Vault could act as the ServiceAccount")
 		if len(f.accounts)+len(f.logins) > 0 {

@@ -6,6 +6,9 @@ package auth
 
 import (
 	"context"
+	"crypto/tls"
+	"net/http"
+	"strings"
 	"time"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -41,6 +44,48 @@ type Requester interface {
 	WithServiceAccountToken(
 		ctx context.Context, sa ServiceAccount, login func(token string) (Token, error),
 	) (Token, error)
+
+	// WithSecret calls login with a Secret, which is kept for a minute. If login fails with LoginFailed and the Secret
+	// has changed meanwhile, it is called again.
+	WithSecret(
+		ctx context.Context, ref v1alpha1.SecretReference, login func(Secret) (Token, error),
+	) (Token, error)
+
+	// Unwrap returns the field of the response that Vault keeps for a wrapping token. Vault returns it only once, so
+	// it is kept in memory. LoginFailed: somebody has unwrapped it before, or it has expired.
+	Unwrap(ctx context.Context, wrappingToken, field, hint string) (string, error)
+
+	// HTTPClients are for requests to the services of a cloud.
+	HTTPClients() HTTPClients
+}
+
+// HTTPClients do not follow redirects, and do not use the proxy of the provider.
+type HTTPClients struct {
+	// Exchange is for services that exchange tokens. It connects only to what --allowed-addresses permits, because a
+	// provider may choose the address.
+	Exchange *http.Client
+	// Metadata is for the metadata server and for the agent of EKS Pod Identity. It connects to their link-local
+	// addresses, which Exchange refuses. So no field of a provider may choose an address that is requested with it, nor
+	// may a SecretProvider use a method that requests it.
+	Metadata *http.Client
+}
+
+// Secret is what a method reads of a Secret.
+type Secret struct {
+	Namespace, Name string
+	Data            map[string][]byte
+}
+
+// Text is the value of a key without the line end that editors and `echo` append. The field of the provider's spec is
+// for messages.
+func (s Secret) Text(key, field string) (string, error) {
+	text := strings.TrimRight(string(s.Data[key]), "\r\n")
+	if text == "" {
+		return "", backend.Errorf(backend.Misconfigured,
+			"%s: Secret %q in namespace %q has no value at key %q: add it, or set %s.key",
+			field, s.Name, s.Namespace, key, field)
+	}
+	return text, nil
 }
 
 // Request is a login request.
@@ -60,6 +105,12 @@ type Request struct {
 	Causes []Cause
 	// Secrets in the body. No message repeats them.
 	Secrets []string
+	// Certificate is presented in the TLS handshake; nil: that of the provider, if it has one. CertificateField is
+	// where it is set, for messages.
+	Certificate      *tls.Certificate
+	CertificateField string
+	// Locks: a user may be locked out after several refusals, so the same request is not repeated soon after one.
+	Locks bool
 }
 
 // Cause is a hint for a refusal whose text contains Text.
@@ -108,8 +159,33 @@ type use struct {
 // borrowed: leasekeeper works with the identity of spec.vault.auth.
 func (u use) borrowed() bool { return u.keeper && u.field == "auth" }
 
+// action is what a login is for, for messages.
+func (u use) action() string {
+	switch {
+	case u.borrowed():
+		return "login of spec.vault.auth"
+	case u.keeper:
+		return "keeper login"
+	}
+	return "login"
+}
+
+// secretKey completes a reference to a key of a Secret.
+func (u use) secretKey(ref v1alpha1.SecretKeyReference, key string) v1alpha1.SecretKeyReference {
+	ref.SecretReference, ref.Key = u.secret(ref.SecretReference), or(ref.Key, key)
+	return ref
+}
+
+// secret completes a reference to a Secret.
+func (u use) secret(ref v1alpha1.SecretReference) v1alpha1.SecretReference {
+	ref.Namespace = or(ref.Namespace, u.namespace)
+	return ref
+}
+
 // constructors of the methods. Each returns nil if spec does not choose its method.
-var constructors = []func(spec v1alpha1.VaultAuth, u use) (Method, error){newKubernetes, newToken}
+var constructors = []func(spec v1alpha1.VaultAuth, u use) (Method, error){
+	newAppRole, newAWS, newAzure, newCert, newGCP, newJWT, newKubernetes, newLDAP, newToken, newUserPass,
+}
 
 // Issuer returns the method of spec.vault.auth. namespace is that of a SecretProvider.
 func Issuer(spec *v1alpha1.VaultProvider, namespace string) (Method, error) {

@@ -25,9 +25,7 @@ func newToken(spec v1alpha1.VaultAuth, u use) (Method, error) {
 	if spec.Token == nil {
 		return nil, nil
 	}
-	ref := spec.Token.SecretRef
-	ref.Namespace, ref.Key = or(ref.Namespace, u.namespace), or(ref.Key, "token")
-	return sharedToken{secret: ref, use: u}, nil
+	return sharedToken{secret: u.secretKey(spec.Token.SecretRef, "token"), use: u}, nil
 }
 
 // String implements Method.

@@ -1,0 +1,90 @@
+//go:build integration
+
+package vault_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/testbed"
+)
+
+const (
+	ordersARN = "arn:aws:iam::111122223333:role/orders"
+	keeperARN = "arn:aws:iam::111122223333:role/keeper"
+	userARN   = "arn:aws:iam::111122223333:user/orders"
+)
+
+// setUpAWS lets Vault ask an emulated STS. The serverID of all logins is vault.test.
+func setUpAWS(ctx context.Context, all map[string]methodOnVault) error {
+	s := testbed.StartSTS()
+	s.Trust(ordersARN, "shop", "orders")
+	s.Trust(keeperARN, "system", "leasekeeper")
+	s.AddKey("AKIAORDERS", userARN)
+	role := func(arn, policy string) map[string]any {
+		return map[string]any{"auth_type": "iam", "bound_iam_principal_arn": arn, "resolve_aws_unique_ids": false,
+			"token_policies": policy, "token_ttl": "1h"}
+	}
+	if err := enableAuth(ctx, "aws", "aws", setting{"config/client", map[string]any{
+		"sts_endpoint": s.URL, "sts_region": "eu-central-1", "iam_server_id_header_value": "vault.test",
+	}},
+		setting{"role/app", role(ordersARN, "app")}, setting{"role/user", role(userARN, "app")},
+		setting{"role/keeper", role(keeperARN, "keeper")},
+	); err != nil {
+		return err
+	}
+	keys, err := secretWith(ctx, "aws-keys",
+		map[string]string{"access_key_id": "AKIAORDERS", "secret_access_key": "secret\n"})
+	if err != nil {
+		return err
+	}
+	spec := func(role, arn, name, namespace string) v1alpha1.VaultAuth {
+		return v1alpha1.VaultAuth{AWS: &v1alpha1.VaultAWSAuth{
+			Role: role, Region: "eu-central-1", ServerID: "vault.test", STSEndpoint: s.URL, RoleARN: arn,
+			ServiceAccountRef: &v1alpha1.FederatedAccountReference{Name: name, Namespace: namespace},
+		}}
+	}
+	keeper := spec("keeper", keeperARN, "leasekeeper", "system")
+	all["aws"] = methodOnVault{spec("app", ordersARN, "orders", ""), keeper, false}
+	all["aws with keys"] = methodOnVault{v1alpha1.VaultAuth{AWS: &v1alpha1.VaultAWSAuth{
+		Role: "user", Region: "eu-central-1", ServerID: "vault.test", STSEndpoint: s.URL,
+		SecretRef: &keys.SecretReference,
+	}}, keeper, false}
+	return nil
+}
+
+func TestRefusalsOfAWS(t *testing.T) {
+	all := methods()
+	for _, c := range []struct {
+		name, because string
+		change        func(*v1alpha1.VaultAWSAuth)
+		kind          backend.ErrorKind
+		texts         []string
+	}{
+		{"a role that does not trust the ServiceAccount", "the trust policy has another subject",
+			func(a *v1alpha1.VaultAWSAuth) { a.RoleARN = keeperARN }, backend.LoginFailed,
+			[]string{"STS refused (AccessDenied)", "auth.aws.roleARN", "system:serviceaccount:shop:orders"}},
+		{"a token for another audience", "somebody set audiences",
+			func(a *v1alpha1.VaultAWSAuth) { a.ServiceAccountRef.Audiences = []string{"vault"} }, backend.LoginFailed,
+			[]string{"STS refused (InvalidIdentityToken)", `aud ["vault"]`}},
+		{"another server id", "Vault has iam_server_id_header_value",
+			func(a *v1alpha1.VaultAWSAuth) { a.ServerID = "other" }, backend.LoginFailed,
+			[]string{"auth.aws.serverID must be iam_server_id_header_value of auth/aws/config/client"}},
+		{"a role of Vault for another principal", "bound_iam_principal_arn does not match",
+			func(a *v1alpha1.VaultAWSAuth) { a.Role = "keeper" }, backend.LoginFailed,
+			[]string{`role "keeper"`, "bound_iam_principal_arn"}},
+		{"an STS that cannot be reached", "a typo",
+			func(a *v1alpha1.VaultAWSAuth) { a.STSEndpoint = "http://127.0.0.1:1" }, backend.Unavailable,
+			[]string{"STS cannot be reached", "auth.aws.stsEndpoint"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			spec := all["aws"].auth
+			spec = *spec.DeepCopy()
+			c.change(spec.AWS)
+			_, err := connectWith(t, spec, all["aws"].keeper).Login(t.Context(), who)
+			wantKind(t, err, c.kind, c.texts...)
+		})
+	}
+}
