@@ -32,7 +32,8 @@ var engineRows = []engineRow{
 		change: (*rig).rotateStaticRole,
 	},
 	{
-		sample: "database-schedule", setUp: (*rig).setUpRotationSchedule, kind: scheduled, works: (*rig).login, stays: true,
+		sample: "database-schedule", setUp: (*rig).setUpRotationSchedule, kind: scheduled, works: (*rig).login,
+		stays:  true,
 		keys:   []string{"username", "password", "ttl", "last_vault_rotation", "rotation_schedule", "rotation_window"},
 		change: (*rig).rotateScheduledRole,
 	},
@@ -44,7 +45,8 @@ var engineRows = []engineRow{
 		sample: "pki-issue", setUp: (*rig).setUpLeasedPKI, kind: leased, keys: tlsKeys, works: (*rig).checkCertificate,
 	},
 	{
-		sample: "pki-sign", setUp: (*rig).setUpSigningPKI, kind: expiring, keys: tlsKeys, works: (*rig).checkCertificate,
+		sample: "pki-sign", setUp: (*rig).setUpSigningPKI, kind: expiring, keys: tlsKeys,
+		works: (*rig).checkCertificate,
 	},
 	{
 		sample: "ssh-otp", setUp: (*rig).setUpOTP, kind: leased, works: (*rig).verifyOTP, onlyOnce: true,

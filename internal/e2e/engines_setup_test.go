@@ -31,7 +31,9 @@ var (
 	startLDAP     = testbed.Once(&behindEngines, func(ctx context.Context) (*testbed.LDAP, error) {
 		return testbed.StartLDAP(ctx, testbed.LDAPOptions{})
 	})
-	startAWS = testbed.Once(&behindEngines, func(context.Context) (*testbed.AWS, error) { return testbed.StartAWS(), nil })
+	startAWS = testbed.Once(&behindEngines, func(context.Context) (*testbed.AWS, error) {
+		return testbed.StartAWS(), nil
+	})
 )
 
 // longLife is longer than three times the overlap of the handover, so that nothing is replaced by itself.

@@ -56,8 +56,8 @@ func (m *MariaDB) start(ctx context.Context, server, install string) error {
 	data := filepath.Join(m.home, "data")
 	cmd := exec.CommandContext(ctx, install, "--no-defaults", "--datadir="+data, "--skip-test-db",
 		"--auth-root-authentication-method=normal", "--skip-name-resolve", "--innodb-flush-log-at-trx-commit=0")
-	cmd.Dir, cmd.Env = m.home, []string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/usr/bin", "HOME=" + m.home, "LC_ALL=C",
-		"TMPDIR=" + m.home}
+	path := os.Getenv("PATH") + ":/usr/sbin:/usr/bin"
+	cmd.Dir, cmd.Env = m.home, []string{"PATH=" + path, "HOME=" + m.home, "LC_ALL=C", "TMPDIR=" + m.home}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: m.owner}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("mariadb-install-db: %w\n%s", err, out)

@@ -326,7 +326,8 @@ func TestTheLoginOfAOneTimePasswordIsForeign(t *testing.T) {
 		"a user":              {`"username":"v-orders"`, false},
 		"another key type":    {`"key_type":"ca","ip":"10.0.0.1","username":"deploy"`, false},
 	} {
-		f.server.always(path, ok(`{"request_id":"1","lease_id":"`+path+`/a","lease_duration":60,"data":{`+test.data+`}}`))
+		f.server.always(path,
+			ok(`{"request_id":"1","lease_id":"`+path+`/a","lease_duration":60,"data":{`+test.data+`}}`))
 		got, err := f.Issue(t.Context(), at, source(path, write))
 		wantNil(t, err)
 		if got.ForeignUser != test.want {
