@@ -43,7 +43,7 @@ var methods = sync.OnceValue(func() map[string]methodOnVault {
 	defer cancel()
 	all := map[string]methodOnVault{}
 	for _, setUp := range []func(context.Context, map[string]methodOnVault) error{
-		setUpJWT, setUpAppRole, setUpUserPass, setUpCert, setUpAWS,
+		setUpJWT, setUpAppRole, setUpUserPass, setUpLDAP, setUpCert, setUpAWS,
 	} {
 		if err := setUp(ctx, all); err != nil {
 			panic(err)
@@ -233,6 +233,37 @@ func setUpUserPass(ctx context.Context, all map[string]methodOnVault) error {
 	return err
 }
 
+// setUpLDAP lets Vault bind to a directory. The settings of the tokens are those of the mount.
+func setUpLDAP(ctx context.Context, all map[string]methodOnVault) error {
+	if err := enableAuth(ctx, "ldap", "ldap", setting{"config", map[string]any{
+		"url": bed.ldap.Address, "userdn": "ou=people," + bed.ldap.BaseDN, "userattr": "cn", "token_ttl": "1h",
+	}},
+		setting{"users/orders app", map[string]any{"policies": "app"}},
+		setting{"users/keeper", map[string]any{"policies": "keeper"}},
+	); err != nil {
+		return err
+	}
+	var specs []v1alpha1.VaultAuth
+	for user, secret := range map[string]string{"orders app": "ldap-of-orders", "keeper": "ldap-of-keeper"} {
+		password := rand.Text()
+		if err := bed.ldap.AddUser(user, password); err != nil {
+			return err
+		}
+		ref, err := secretWith(ctx, secret, map[string]string{"password": password + "\n"})
+		if err != nil {
+			return err
+		}
+		specs = append(specs, v1alpha1.VaultAuth{LDAP: &v1alpha1.VaultLDAPAuth{
+			Username: v1alpha1.VaultUserName(user), SecretRef: ref,
+		}})
+	}
+	if specs[0].LDAP.Username == "keeper" {
+		specs[0], specs[1] = specs[1], specs[0]
+	}
+	all["ldap"] = methodOnVault{specs[0], specs[1], false}
+	return nil
+}
+
 // clientCertificate makes a self-signed client certificate.
 func clientCertificate(name string) (certPEM, keyPEM string, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -393,6 +424,9 @@ func TestRefusalsOfARealVault(t *testing.T) {
 		{"userPass with an unknown user", "a typo", "userPass",
 			func(a *v1alpha1.VaultAuth) { a.UserPass.Username = "nobody" },
 			[]string{"that auth/userpass/users/nobody exists"}},
+		{"ldap with a wrong password", "it was changed in the directory", "ldap",
+			func(a *v1alpha1.VaultAuth) { a.LDAP.SecretRef = wrongRef },
+			[]string{"check the password in Secret system/" + wrongRef.Name, "userattr in auth/ldap/config"}},
 		{"a certificate of nobody", "no role has it", "cert",
 			func(a *v1alpha1.VaultAuth) { a.Cert.SecretRef = strangeRef.SecretReference },
 			[]string{"match the role's certificate"}},

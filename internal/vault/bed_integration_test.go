@@ -27,6 +27,7 @@ var bed struct {
 	plane    *testbed.ControlPlane
 	vault    *testbed.Vault
 	postgres *testbed.Postgres
+	ldap     *testbed.LDAP
 	client   client.Client
 	driver   *vault.Driver
 }
@@ -49,6 +50,10 @@ func runAll(m *testing.M) int {
 		panic(err)
 	}
 	defer func() { _ = bed.postgres.Close() }()
+	if bed.ldap, err = testbed.StartLDAP(ctx, testbed.LDAPOptions{}); err != nil {
+		panic(err)
+	}
+	defer func() { _ = bed.ldap.Close() }()
 	if err := setUp(ctx); err != nil {
 		panic(err)
 	}
