@@ -5,10 +5,14 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
 const (
@@ -164,6 +168,33 @@ func TestEveryAuthMethodIsAccepted(t *testing.T) {
 			if err := shared.Kube.Create(t.Context(), o, client.DryRunAll); err != nil {
 				t.Errorf("%s of a %s: %v", method, kind, err)
 			}
+		}
+	}
+}
+
+func TestEverySampleOfAnAuthMethodIsAccepted(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/auth.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for method := range methodSpecs {
+		field, _, _ := strings.Cut(method, " ")
+		file := "config/samples/auth/" + strings.ToLower(field) + ".yaml"
+		text, err := os.ReadFile("../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &v1alpha1.SecretProvider{}
+		if err := yaml.UnmarshalStrict(text, p); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		p.Namespace = "default"
+		if err := shared.Kube.Create(t.Context(), p, client.DryRunAll); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+		if !strings.Contains(string(page), "(../"+file+")") {
+			t.Errorf("docs/auth.md must link to %s", file)
 		}
 	}
 }
