@@ -49,7 +49,7 @@ test-unit: ## Run the tests that need no servers
 	$(GO_TEST) ./...
 
 .PHONY: test-api
-test-api: servers debian-servers $(HELM) ## Test the manager on a real API server, Vault and the servers behind its engines
+test-api: servers debian-servers $(HELM) ## Test the manager on an API server, Vault and the servers behind its engines
 	$(E2E)
 
 .PHONY: test-vault
@@ -100,7 +100,7 @@ OBJECTS ?= 100
 LEASES ?= 2000
 
 .PHONY: chaos
-chaos: servers postgres build ## Inject all faults at once for FOR=10m, by SEED; again with three Vaults; failovers, outages, many leases
+chaos: servers postgres build ## Inject all faults at once for FOR=10m, by SEED; then three Vaults, failovers, outages
 	go build -race -o $(BIN)/manager-race .
 	go run ./hack/chaos -scenario storm,failover,isolation -seed $(SEED) -for $(FOR) -objects $(OBJECTS) \
 	  -manager $(BIN)/manager-race
