@@ -19,8 +19,8 @@ import (
 )
 
 // 20 objects are issued, renewed, replaced, deleted and created again, and an object with three sources is replaced and
-// its KV secret changed, while the manager is killed 100 times at random instants. Leases last an hour, so that a leaked
-// one still exists when they are counted at the end.
+// its KV secret changed, while the manager is killed 100 times at random instants. Leases last an hour, so that a
+// leaked one still exists when they are counted at the end.
 func TestAHundredKillsLeakNothing(t *testing.T) {
 	t.Parallel()
 	const objects, kills = 20, 100
