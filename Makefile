@@ -20,7 +20,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Without DWARF (-w), linking takes half the time.
 GO_TEST := go test -ldflags=-w -race -p 2
 # Tests mostly wait for servers and clocks, so run more tests than there are processors.
-INTEGRATION := go test -ldflags=-w -tags integration -count=1 -parallel 10 -timeout 40m
+INTEGRATION := go test -ldflags=-w -tags integration -count=1 -parallel 6 -timeout 40m
 # The managers that these tests start have the race detector. The tests themselves only wait.
 E2E := $(INTEGRATION) ./internal/e2e
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml \
@@ -105,7 +105,12 @@ chaos: servers postgres build ## Inject all faults at once for FOR=10m, by SEED;
 	go run ./hack/chaos -scenario storm,failover,isolation -seed $(SEED) -for $(FOR) -objects $(OBJECTS) \
 	  -manager $(BIN)/manager-race
 	go run ./hack/chaos -scenario scale -leases $(LEASES) -manager $(BIN)/manager
-	LEASEKEEPER_OBJECTS=$(OBJECTS) $(E2E) -v -run '^TestShortOutageChangesNothing$$'
+
+# `make test` runs these with fewer objects and kills.
+SOAK := Kills|Storm|ManyLeases|ShortOutage|LeaseRevocations|RestartIssuesNothing|NamespaceDeletionRevokesMany
+.PHONY: soak
+soak: servers postgres ## Run the tests that `make test` shortens at their full size
+	LEASEKEEPER_SOAK=1 $(E2E) -v -run '$(SOAK)'
 
 .PHONY: bench
 bench: OBJECTS = 300 2000

@@ -52,10 +52,10 @@ func (r *rig) untilRevocationFails(name, why string) {
 // revokeFailed is the reason of the event about a lease that cannot be revoked.
 const revokeFailed = "RevocationFailed"
 
-func TestNamespaceDeletionRevokesFiftyLeases(t *testing.T) {
+func TestNamespaceDeletionRevokesManyLeases(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, shared, withProxy())
-	const objects = 50
+	objects := scaled(15, 50)
 	for i := range objects {
 		r.apply(fmt.Sprintf("orders-%d", i))
 	}

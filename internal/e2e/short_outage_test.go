@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,19 +54,6 @@ var outages = []outage{
 	responding(http.StatusServiceUnavailable, "Vault is sealed"),
 }
 
-// objectsPerOutage is LEASEKEEPER_OBJECTS, or few enough for an everyday run.
-func objectsPerOutage(t *testing.T) int {
-	text := os.Getenv("LEASEKEEPER_OBJECTS")
-	if text == "" {
-		return 10
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
 // snapshot is the state of a rig before something happens that must not change it.
 type snapshot struct {
 	objects map[string]*v1alpha1.DynamicSecret
@@ -80,7 +66,7 @@ type snapshot struct {
 // shared work queue.
 func TestShortOutageChangesNothing(t *testing.T) {
 	t.Parallel()
-	objects, opts := objectsPerOutage(t), testbed.BedOptions{
+	objects, opts := scaled(5, 100), testbed.BedOptions{
 		Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit},
 		Flags: []string{"--backend-timeout=10s", "--leader-elect=false"},
 	}

@@ -107,7 +107,11 @@ func (b *Bed) startCluster(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if b.Plane.installed == config {
+		return nil // a plane that another bed has used
+	}
 	_, err = b.Plane.Kubectl(ctx, "apply", "--server-side", "-k", filepath.Join(b.opts.Root, "config", config))
+	b.Plane.installed = config
 	return err
 }
 

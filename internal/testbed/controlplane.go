@@ -41,6 +41,8 @@ type ControlPlane struct {
 	etcd, apiserver, controllers *process
 	scheduler, kwok              *process // nil until StartNodes
 	audit                        auditLog[APIRequest]
+	// installed is the folder of config/ that was applied last; empty: none.
+	installed string
 }
 
 // StartControlPlane starts the three servers and waits until the API server is ready, the CRDs are established, and

@@ -1,0 +1,3 @@
+package lease
+
+import _ "github.com/leasekeeper/leasekeeper/internal/racechecks" // fewer runs with the race detector

@@ -1,0 +1,3 @@
+package revocation
+
+import _ "github.com/leasekeeper/leasekeeper/internal/racechecks" // fewer runs with the race detector
