@@ -61,9 +61,9 @@ type snapshot struct {
 	mark    testbed.Mark
 }
 
-// Leases of 60 s are due for renewal 36 to 40 s after the last one. Each outage begins after 30 s and lasts 20 s, so
-// 10 s remain when it ends. All outages happen at about the same time, each in its own rig, with shared workers and a
-// shared work queue.
+// Leases of 60 s are due for renewal 36 to 40 s after the last one. Each outage begins after 30 s and lasts 15 s. A
+// request that hangs when it ends is given up after 10 s, so 10 s remain then. All outages happen at about the same
+// time, each in its own rig, with shared workers and a shared work queue.
 func TestShortOutageChangesNothing(t *testing.T) {
 	t.Parallel()
 	objects, opts := scaled(5, 100), testbed.BedOptions{
@@ -104,7 +104,7 @@ func (r *rig) surviveOutage(o outage, events *schedule, checks *[]func()) {
 	events.at(renewed.Add(30*time.Second), func() {
 		o.begin(r)
 		began := time.Now()
-		events.at(renewed.Add(50*time.Second), func() {
+		events.at(renewed.Add(45*time.Second), func() {
 			r.checkMissedRenewals(before, began)
 			o.end(r)
 			ended := time.Now()
