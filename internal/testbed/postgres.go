@@ -33,6 +33,8 @@ type Postgres struct {
 	admin, password string
 	port            int
 	process         *process
+	// templated: it uses the template.
+	templated bool
 }
 
 // StartPostgres creates a database in a temporary directory and waits until it accepts logins. As root it runs the
@@ -101,32 +103,55 @@ func (p *Postgres) args(data string) []string {
 	return args
 }
 
-// template is a new database that all servers of this process copy: creating one takes ten times as long. They have the
-// same administrator's password.
+// template is a new database that the servers of this process copy while one of them exists: creating one takes ten
+// times as long. They have the same administrator's password.
 var template struct {
 	sync.Mutex
-	data, password string
+	dir, data, password string
+	users               int
+}
+
+// useTemplate creates the template unless there is one.
+func (p *Postgres) useTemplate(ctx context.Context, owner *syscall.Credential) (err error) {
+	if template.users == 0 {
+		if template.dir, err = tempDir("postgres-template"); err != nil {
+			return err
+		}
+		home := filepath.Join(template.dir, "home")
+		template.data, p.password = filepath.Join(home, "data"), rand.Text()
+		if err = p.give(home, owner); err == nil {
+			err = p.initdb(ctx, home, template.data, owner)
+		}
+		if err != nil {
+			return errors.Join(err, os.RemoveAll(template.dir))
+		}
+		template.password = p.password
+	}
+	template.users++
+	p.templated, p.password = true, template.password
+	return nil
+}
+
+// leaveTemplate removes the template with its last user.
+func (p *Postgres) leaveTemplate() error {
+	template.Lock()
+	defer template.Unlock()
+	if !p.templated {
+		return nil
+	}
+	p.templated = false
+	if template.users--; template.users > 0 {
+		return nil
+	}
+	return os.RemoveAll(template.dir)
 }
 
 func (p *Postgres) copyTemplate(ctx context.Context, data string, owner *syscall.Credential) error {
 	template.Lock()
 	defer template.Unlock()
-	if template.data == "" {
-		dir, err := tempDir("postgres-template") // removed by the next process that uses this package
-		if err != nil {
-			return err
-		}
-		home := filepath.Join(dir, "home")
-		if err := p.give(home, owner); err != nil {
-			return err
-		}
-		p.password = rand.Text()
-		if err := p.initdb(ctx, home, filepath.Join(home, "data"), owner); err != nil {
-			return err
-		}
-		template.data, template.password = filepath.Join(home, "data"), p.password
+	if err := p.useTemplate(ctx, owner); err != nil {
+		return err
 	}
-	p.password = template.password
 	cmd := exec.CommandContext(ctx, "cp", "-a", template.data, data)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -299,5 +324,5 @@ func (p *Postgres) Close() error {
 		// Stop instead of kill: children of a killed parent live on for a moment and use the directory.
 		err = p.process.stop()
 	}
-	return errors.Join(err, os.RemoveAll(p.dir))
+	return errors.Join(err, os.RemoveAll(p.dir), p.leaveTemplate())
 }
