@@ -105,12 +105,7 @@ chaos: servers postgres build ## Inject all faults at once for FOR=10m, by SEED;
 	go run ./hack/chaos -scenario storm,failover,isolation -seed $(SEED) -for $(FOR) -objects $(OBJECTS) \
 	  -manager $(BIN)/manager-race
 	go run ./hack/chaos -scenario scale -leases $(LEASES) -manager $(BIN)/manager
-
-# `make test` runs these with fewer objects and kills.
-SOAK := Kills|Storm|ManyLeases|ShortOutage|LeaseRevocations|RestartIssuesNothing|NamespaceDeletionRevokesMany
-.PHONY: soak
-soak: servers postgres ## Run the tests that `make test` shortens at their full size
-	LEASEKEEPER_SOAK=1 $(E2E) -v -run '$(SOAK)'
+	LEASEKEEPER_OBJECTS=$(OBJECTS) $(E2E) -v -run '^TestShortOutageChangesNothing$$'
 
 .PHONY: bench
 bench: OBJECTS = 300 2000

@@ -135,14 +135,6 @@ func (b *bed) addReplica(ctx context.Context) (*testbed.Manager, error) {
 	return m, m.Run(ctx)
 }
 
-// scaled is the size of a test: in an everyday run, or in `make soak`.
-func scaled(everyday, full int) int {
-	if os.Getenv("LEASEKEEPER_SOAK") != "" {
-		return full
-	}
-	return everyday
-}
-
 // bedSlots bounds how many beds of single tests run at the same time. Each has eight servers. With many of them on two
 // cores, Vault gives up requests that take too long, which is not what these tests are about.
 var bedSlots = make(chan struct{}, 3)

@@ -29,7 +29,7 @@ func (r *rig) versions() map[string]string {
 // election.
 func TestRestartIssuesNothing(t *testing.T) {
 	t.Parallel()
-	objects := scaled(30, 100)
+	const objects = 100
 	b := ownBed(t, testbed.VaultOptions{})
 	r := newRig(t, b)
 	for i := range objects {
@@ -44,7 +44,7 @@ func TestRestartIssuesNothing(t *testing.T) {
 		r.eventually("the manager to reconcile every object", func() bool {
 			n, err := b.Manager.Metric(
 				`controller_runtime_reconcile_total{controller="dynamicsecret",result="requeue_after"}`)
-			return err == nil && n >= float64(objects)
+			return err == nil && n >= objects
 		})
 	}
 	if n := r.minted(vaultMark); n != 0 {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,6 +55,19 @@ var outages = []outage{
 	responding(http.StatusServiceUnavailable, "Vault is sealed"),
 }
 
+// objectsPerOutage is LEASEKEEPER_OBJECTS, or few enough for an everyday run.
+func objectsPerOutage(t *testing.T) int {
+	text := os.Getenv("LEASEKEEPER_OBJECTS")
+	if text == "" {
+		return 10
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // snapshot is the state of a rig before something happens that must not change it.
 type snapshot struct {
 	objects map[string]*v1alpha1.DynamicSecret
@@ -61,12 +75,12 @@ type snapshot struct {
 	mark    testbed.Mark
 }
 
-// Leases of 60 s are due for renewal 36 to 40 s after the last one. Each outage begins after 30 s and lasts 15 s. A
-// request that hangs when it ends is given up after 10 s, so 10 s remain then. All outages happen at about the same
+// Leases of 75 s are due for renewal 45 to 50 s after the last one. Each outage begins after 38 s and lasts 20 s, so
+// 17 s remain when it ends; a request that hangs then is given up after 10 s. All outages happen at about the same
 // time, each in its own rig, with shared workers and a shared work queue.
 func TestShortOutageChangesNothing(t *testing.T) {
 	t.Parallel()
-	objects, opts := scaled(5, 100), testbed.BedOptions{
+	objects, opts := objectsPerOutage(t), testbed.BedOptions{
 		Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit},
 		Flags: []string{"--backend-timeout=10s", "--leader-elect=false"},
 	}
@@ -77,7 +91,7 @@ func TestShortOutageChangesNothing(t *testing.T) {
 		if o.name == "sealed" {
 			on = b.withVault(t, testbed.VaultOptions{})
 		}
-		rigs[i] = newRig(t, on, withProxy(), withTTL(time.Minute, time.Hour))
+		rigs[i] = newRig(t, on, withProxy(), withTTL(75*time.Second, time.Hour))
 		t.Logf("%s is the namespace of %q", rigs[i].name, o.name)
 		for n := range objects {
 			rigs[i].apply(fmt.Sprintf("orders-%d", n))
@@ -101,10 +115,10 @@ func (r *rig) surviveOutage(o outage, events *schedule, checks *[]func()) {
 	renewed := time.Now()
 	r.renewAll("together")
 	before := r.snapshot()
-	events.at(renewed.Add(30*time.Second), func() {
+	events.at(renewed.Add(38*time.Second), func() {
 		o.begin(r)
 		began := time.Now()
-		events.at(renewed.Add(45*time.Second), func() {
+		events.at(renewed.Add(58*time.Second), func() {
 			r.checkMissedRenewals(before, began)
 			o.end(r)
 			ended := time.Now()

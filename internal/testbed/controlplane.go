@@ -24,8 +24,8 @@ type ControlPlaneOptions struct {
 	APIServerArgs []string
 }
 
-// ControlPlane is etcd, kube-apiserver with RBAC, and kube-controller-manager. It has no nodes, and no pod runs, until
-// StartNodes.
+// ControlPlane is etcd, kube-apiserver with RBAC, and kube-controller-manager with all controllers. It has no nodes,
+// and no pod runs, until StartNodes.
 type ControlPlane struct {
 	// Config is the administrator's, without throttling.
 	Config *rest.Config

@@ -1,3 +1,0 @@
-package revocation
-
-import _ "github.com/leasekeeper/leasekeeper/internal/racechecks" // fewer runs with the race detector
