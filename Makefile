@@ -20,7 +20,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Without DWARF (-w), linking takes half the time.
 GO_TEST := go test -ldflags=-w -race -p 2
 # Tests mostly wait for servers and clocks, so run more tests than there are processors.
-INTEGRATION := go test -ldflags=-w -tags integration -count=1 -parallel 10 -timeout 40m
+INTEGRATION := go test -ldflags=-w -tags integration -count=1 -parallel 9 -timeout 40m
 # The managers that these tests start have the race detector. The tests themselves only wait.
 E2E := $(INTEGRATION) ./internal/e2e
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml \

@@ -137,7 +137,7 @@ func (b *bed) addReplica(ctx context.Context) (*testbed.Manager, error) {
 
 // bedSlots bounds how many beds of single tests run at the same time. Each has eight servers. With many of them on two
 // cores, Vault gives up requests that take too long, which is not what these tests are about.
-var bedSlots = make(chan struct{}, 4)
+var bedSlots = make(chan struct{}, 3)
 
 // awaitSlot waits for a slot and keeps it until the test ends.
 func awaitSlot(t *testing.T) {

@@ -30,7 +30,7 @@ func TestFailoverReplacesNothing(t *testing.T) {
 	})
 	first, firstAPI := b.Manager, b.API
 	second := b.addReplicaBehindProxy(t)
-	r := newRig(t, b, withTTL(5*time.Minute, time.Hour))
+	r := newRig(t, b, withTTL(time.Minute, time.Hour))
 	const objects = 20
 	for i := range objects {
 		r.apply(fmt.Sprintf("orders-%d", i))

@@ -31,8 +31,8 @@ import (
 func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	t.Parallel()
 	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, "--leader-elect=false", "--concurrency=8")
-	brief := testbed.DatabaseRole{DefaultTTL: 30 * time.Second, MaxTTL: time.Hour}
-	healthy, hanging, unadmitted := newRig(t, b, withRole(brief)), newRig(t, b, withRole(brief)), newRig(t, b)
+	halfAMinute := withTTL(30*time.Second, time.Hour)
+	healthy, hanging, unadmitted := newRig(t, b, halfAMinute), newRig(t, b, halfAMinute), newRig(t, b)
 	proxy, err := testbed.StartTCPProxy(b.Postgres.Address)
 	healthy.must(err)
 	t.Cleanup(func() { _ = proxy.Close() })

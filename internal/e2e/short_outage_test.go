@@ -75,9 +75,9 @@ type snapshot struct {
 	mark    testbed.Mark
 }
 
-// Leases of 60 s are due for renewal 36 to 40 s after the last one. Each outage begins after 30 s and lasts 20 s, so
-// 10 s remain when it ends. All outages happen at about the same time, each in its own rig, with shared workers and a
-// shared work queue.
+// Leases of 75 s are due for renewal 45 to 50 s after the last one. Each outage begins after 38 s and lasts 20 s, so
+// 17 s remain when it ends; a request that hangs then is given up after 10 s. All outages happen at about the same
+// time, each in its own rig, with shared workers and a shared work queue.
 func TestShortOutageChangesNothing(t *testing.T) {
 	t.Parallel()
 	objects, opts := objectsPerOutage(t), testbed.BedOptions{
@@ -91,7 +91,7 @@ func TestShortOutageChangesNothing(t *testing.T) {
 		if o.name == "sealed" {
 			on = b.withVault(t, testbed.VaultOptions{})
 		}
-		rigs[i] = newRig(t, on, withProxy(), withTTL(time.Minute, time.Hour))
+		rigs[i] = newRig(t, on, withProxy(), withTTL(75*time.Second, time.Hour))
 		t.Logf("%s is the namespace of %q", rigs[i].name, o.name)
 		for n := range objects {
 			rigs[i].apply(fmt.Sprintf("orders-%d", n))
@@ -115,10 +115,10 @@ func (r *rig) surviveOutage(o outage, events *schedule, checks *[]func()) {
 	renewed := time.Now()
 	r.renewAll("together")
 	before := r.snapshot()
-	events.at(renewed.Add(30*time.Second), func() {
+	events.at(renewed.Add(38*time.Second), func() {
 		o.begin(r)
 		began := time.Now()
-		events.at(renewed.Add(50*time.Second), func() {
+		events.at(renewed.Add(58*time.Second), func() {
 			r.checkMissedRenewals(before, began)
 			o.end(r)
 			ended := time.Now()

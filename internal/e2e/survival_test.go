@@ -18,12 +18,12 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// 20 objects are issued, renewed, replaced, deleted and created again, and an object with three sources is replaced
-// and its KV secret changed, while the manager is killed 100 times at random instants. Leases last an hour, so that a
+// 20 objects are issued, renewed, replaced, deleted and created again, and an object with three sources is replaced and
+// its KV secret changed, while the manager is killed 200 times at random instants. Leases last an hour, so that a
 // leaked one still exists when they are counted at the end.
-func TestAHundredKillsLeakNothing(t *testing.T) {
+func TestTwoHundredKillsLeakNothing(t *testing.T) {
 	t.Parallel()
-	const objects, kills = 20, 100
+	const objects, kills = 20, 200
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

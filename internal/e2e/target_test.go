@@ -196,7 +196,7 @@ func TestSecretRejectedAfterIssuanceIsWrittenLater(t *testing.T) {
 	r.apply("orders")
 	message := r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonTargetRejected)
 	// A policy's message may quote the Secret, so it is shown only for the dry run, which contains no credential.
-	if !strings.Contains(message, "Secret orders could not be written") || strings.Contains(message, "Sundays") {
+	if !strings.Contains(message, "rejects Secret orders: ") || strings.Contains(message, "Sundays") {
 		t.Errorf("the message is %q", message)
 	}
 	id := leaseID(r.get("orders"))

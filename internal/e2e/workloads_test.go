@@ -25,8 +25,7 @@ import (
 // each of them. The overlap of the last is the time that a busy machine has before consumers are cut off.
 func TestNoLoginFailsDuringTwentyRotations(t *testing.T) {
 	t.Parallel()
-	r := newRigWithNodes(t, withTTL(30*time.Second, 90*time.Second))
-	r.rotatesUnderConsumers(5, 4, false, "invoices")
+	newRigWithNodes(t, brief).rotatesUnderConsumers(5, 4, false)
 }
 
 func TestNoLoginFailsWhileTheManagerIsKilled(t *testing.T) {
@@ -35,11 +34,14 @@ func TestNoLoginFailsWhileTheManagerIsKilled(t *testing.T) {
 	newRig(t, newBed(t, testbed.BedOptions{
 		Vault: testbed.VaultOptions{MaxRequestDuration: vaultLimit}, Rollout: true,
 		Flags: []string{"--rollout-window=2s", "--leader-elect=false"},
-	})).rotatesUnderConsumers(2, 3, true)
+	}), brief).rotatesUnderConsumers(2, 10, true)
 }
 
-// rotatesUnderConsumers rotates each object by age at least so many times, and each of others at its maximum TTL.
-func (r *rig) rotatesUnderConsumers(objects, rotations int, kill bool, others ...string) {
+// brief leases are replaced at their maximum TTL soon.
+var brief = withTTL(30*time.Second, 90*time.Second)
+
+// rotatesUnderConsumers rotates each object by age at least so many times, and one at its maximum TTL.
+func (r *rig) rotatesUnderConsumers(objects, rotations int, kill bool) {
 	r.t.Helper()
 	least := map[string]int{}
 	var aged []string
@@ -48,10 +50,8 @@ func (r *rig) rotatesUnderConsumers(objects, rotations int, kill bool, others ..
 		r.rolledOutObject(name, time.Second)
 		least[name], aged = rotations, append(aged, name)
 	}
-	for _, name := range others {
-		r.rolledOutObject(name, 20*time.Second)
-		least[name] = 1
-	}
+	r.rolledOutObject("invoices", 20*time.Second)
+	least["invoices"] = 1
 	for name := range least {
 		r.available(name)
 	}

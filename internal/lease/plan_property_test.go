@@ -167,7 +167,7 @@ func mayAbandon(in Input, rec *v1alpha1.LeaseRecord) bool {
 	requested := gone && (d.Spec.Lease.OnDelete == v1alpha1.OnDeleteAbandon || annotated)
 	expired := rec.ExpiresAt != nil && expires(rec) && in.Now.After(rec.ExpiresAt.Time)
 	sessionExpired := rec.Session != nil && in.Now.After(rec.Session.ExpiresAt.Time)
-	dead := expired || sessionExpired
+	dead := expired && (gone || rec.Session == nil || sessionExpired) || !expires(rec) && sessionExpired
 	late := gone && !in.Now.Before(d.DeletionTimestamp.Add(revocationDeadline(&d.Spec.Lease)))
 	hopeless := failure.Count > 0 && (dead || late)
 	return failure.Final || requested || hopeless

@@ -240,6 +240,7 @@ func TestPlanAbandons(t *testing.T) {
 	rec := record(retired(0, v1alpha1.ReasonLeaseLost))
 	certificate := record(revocable, retired(0, v1alpha1.ReasonLeaseLost))
 	bounded := record(noResponse, session(30*time.Minute, true), retired(0, v1alpha1.ReasonIssuing))
+	outlived := record(session(10*time.Hour, true), retired(0, v1alpha1.ReasonLeaseLost))
 	unbounded := record(noResponse, retired(0, v1alpha1.ReasonIssuing))
 	neighbour := record(numbered(3), maxTTL, granted(time.Minute), retired(0, v1alpha1.ReasonDeleting))
 	abandon := step(AbandonRecord, v1alpha1.ReasonAbandoned).ofRetiring(0)
@@ -278,6 +279,21 @@ func TestPlanAbandons(t *testing.T) {
 			it: "counts no renewal at the maximum", because: "none can have succeeded",
 			given: []given{idle, retiring(record(maxTTL, retired(0, v1alpha1.ReasonLeaseLost))),
 				revokeFailed(failed(0), rec), after(time.Hour + time.Minute)},
+			want: abandon,
+		}, {
+			it: "waits for a session that outlives its lease", because: "it can still issue",
+			given: []given{idle, retiring(outlived), revokeFailed(failed(0), outlived), after(3 * time.Hour)},
+			want:  revoke,
+		}, {
+			it: "abandons both at the end of the session", because: "nothing is alive then",
+			given: []given{
+				idle, retiring(outlived), revokeFailed(failed(0), outlived), after(10*time.Hour + time.Minute),
+			},
+			want: abandon,
+		}, {
+			it: "does not wait for it in a deletion", because: "it owns nothing that is alive",
+			given: []given{deleted(0), deadline(100 * time.Hour), retiring(outlived),
+				revokeFailed(failed(0), outlived), after(3 * time.Hour)},
 			want: abandon,
 		}, {
 			it: "does not abandon an expired certificate", because: "it is revoked by its expiry",

@@ -195,11 +195,16 @@ func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
 	return true
 }
 
-// abandonedAt is until when the backend may fail to revoke the record. False: there is no such time.
+// abandonedAt is until when the backend may fail to revoke the record. False: there is no such time. A session may
+// outlive its lease. It owns nothing else, so a deletion does not wait for its end, but an object that stays does.
 func (v *view) abandonedAt(rec *v1alpha1.LeaseRecord) (time.Time, bool) {
 	bound, bounded := finalEnd(rec, longestRequest(v.Object, rec))
+	removed := !v.Object.DeletionTimestamp.IsZero()
+	if s := rec.Session; s != nil && bounded && !removed && s.ExpiresAt.After(bound) {
+		bound = s.ExpiresAt.Time
+	}
 	bound = bound.Add(abandonGrace)
-	if !v.Object.DeletionTimestamp.IsZero() {
+	if removed {
 		if deadline := v.deletionDeadline(); !bounded || deadline.Before(bound) {
 			return deadline, true
 		}

@@ -351,39 +351,39 @@ func (l *Lifecycle) issueFailed(o *observation, err error) {
 func (l *Lifecycle) notWritten(
 	ctx context.Context, o *observation, f *lease.Failure, err error, placeholders bool,
 ) error {
-	if undecided(ctx, err) {
+	if err := undecided(ctx, o, err); err != nil {
 		return err
 	}
-	fail(f, l.unwrittenBlock(o, err, placeholders), l.clock.Now(), o.backoff)
+	fail(f, unwritten(o, err, placeholders), l.clock.Now(), o.backoff)
 	return nil
 }
 
-// undecided says that an error shows nothing about the Secret: something else has written, nothing was sent, or the
-// process ends.
-func undecided(ctx context.Context, err error) bool {
+// undecided returns the error if it shows nothing about the Secret: something else has written or deleted it, nothing
+// was sent, or the process ends. nil: it shows something.
+func undecided(ctx context.Context, o *observation, err error) error {
 	var busy busyError
-	raced := apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
-	return raced || errors.As(err, &busy) || ctx.Err() != nil
+	switch {
+	case apierrors.IsNotFound(err):
+		return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), err)
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), errors.As(err, &busy), ctx.Err() != nil:
+		return err
+	}
+	return nil
 }
 
-// unwrittenBlock tells an API server that rejects the Secret from one that could not decide: an admission webhook is
-// down, for example.
-func (l *Lifecycle) unwrittenBlock(o *observation, err error, placeholders bool) lease.Block {
+// unwritten tells an API server that rejects the Secret from one that could not decide: an admission webhook is down,
+// for example.
+func unwritten(o *observation, err error, placeholders bool) lease.Block {
+	name, why := o.d.TargetName(), rejection(err, placeholders)
 	if rejected(err) {
-		return l.rejectedBlock(o, err, placeholders)
+		return lease.Block{Reason: v1alpha1.ReasonTargetRejected, Stalled: true,
+			Message: "The API server rejects Secret " + name + ": " + why}
 	}
-	message := "Secret " + o.d.TargetName() + " could not be written: "
 	if errors.Is(err, context.DeadlineExceeded) {
-		message += "the API server did not respond in time. Check whether an admission webhook for Secrets responds"
-	} else {
-		message += rejection(err, placeholders)
+		why = "the API server did not respond in time. Check whether an admission webhook for Secrets responds"
 	}
-	return lease.Block{Reason: v1alpha1.ReasonPublishFailed, Message: message}
-}
-
-func (l *Lifecycle) rejectedBlock(o *observation, err error, placeholders bool) lease.Block {
-	return lease.Block{Reason: v1alpha1.ReasonTargetRejected, Stalled: true,
-		Message: "The API server rejects Secret " + o.d.TargetName() + ": " + rejection(err, placeholders)}
+	return lease.Block{Reason: v1alpha1.ReasonPublishFailed,
+		Message: "Secret " + name + " could not be written: " + why}
 }
 
 // rejected says that the API server inspected the Secret and refused it.

@@ -23,7 +23,8 @@ func (l *Lifecycle) publish(ctx context.Context, o *observation) error {
 		if h.untested && rejected(err) && !existed {
 			return l.giveUp(ctx, o, err)
 		}
-		return l.publishFailed(ctx, o, err)
+		// The credential stays in memory and is published again.
+		return l.notWritten(ctx, o, &o.mem.tries.Publish, err, false)
 	}
 	digest := h.content.Digest(h.salt)
 	if o.stored != digest {
@@ -144,7 +145,7 @@ func (l *Lifecycle) recordPublished(
 // that the fields of the response are not accepted either.
 func (l *Lifecycle) giveUp(ctx context.Context, o *observation, err error) error {
 	now := l.clock.Now()
-	fail(&o.mem.tries.Issue, l.rejectedBlock(o, err, false), now, o.backoff)
+	fail(&o.mem.tries.Issue, unwritten(o, err, false), now, o.backoff)
 	reason := o.mem.tries.Issue.Reason
 	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
 		lease.RetireLeases(d, lease.CauseUnpublished, -1, now)
@@ -154,14 +155,6 @@ func (l *Lifecycle) giveUp(ctx context.Context, o *observation, err error) error
 	}
 	o.mem.held, o.mem.tries.Publish = nil, lease.Failure{}
 	return nil
-}
-
-// publishFailed: the credential stays in memory and is published again.
-func (l *Lifecycle) publishFailed(ctx context.Context, o *observation, err error) error {
-	if apierrors.IsNotFound(err) {
-		return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), err)
-	}
-	return l.notWritten(ctx, o, &o.mem.tries.Publish, err, false)
 }
 
 // syncSecret brings the Secret in line with the spec and keeps its data: their digest is right, so no new credential is
@@ -329,10 +322,10 @@ func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) e
 		return err
 	}
 	if err := l.writing(o, func() error { return l.writePart(ctx, o, part) }); err != nil {
-		if undecided(ctx, err) {
+		if err := undecided(ctx, o, err); err != nil {
 			return err
 		}
-		failKey(&o.mem.tries.Refresh, rec.Source, l.unwrittenBlock(o, err, false), now, o.rejectedPause)
+		failKey(&o.mem.tries.Refresh, rec.Source, unwritten(o, err, false), now, o.rejectedPause)
 		return apierrors.NewConflict(corev1.Resource("secrets"), o.d.TargetName(), err)
 	}
 	if o.stored != whole {

@@ -125,11 +125,16 @@ func (b *Bed) startCluster(ctx context.Context) (err error) {
 		}
 	}
 	if b.opts.Install != nil {
+		b.Plane.installed = ""
 		flags, err := b.opts.Install(ctx, b.Plane)
 		b.opts.Flags = append(slices.Clone(b.opts.Flags), flags...)
 		return err
 	}
+	if b.Plane.installed == config {
+		return nil // a plane that another bed has used
+	}
 	_, err = b.Plane.Kubectl(ctx, "apply", "--server-side", "-k", filepath.Join(b.opts.Root, "config", config))
+	b.Plane.installed = config
 	return err
 }
 

@@ -24,8 +24,8 @@ type ControlPlaneOptions struct {
 	APIServerArgs []string
 }
 
-// ControlPlane is etcd, kube-apiserver with RBAC, and kube-controller-manager. It has no nodes, and no pod runs, until
-// StartNodes.
+// ControlPlane is etcd, kube-apiserver with RBAC, and kube-controller-manager with all controllers. It has no nodes,
+// and no pod runs, until StartNodes.
 type ControlPlane struct {
 	// Config is the administrator's, without throttling.
 	Config *rest.Config
@@ -41,6 +41,8 @@ type ControlPlane struct {
 	etcd, apiserver, controllers *process
 	scheduler, kwok              *process // nil until StartNodes
 	audit                        auditLog[APIRequest]
+	// installed is the folder of config/ that was applied last; empty: none.
+	installed string
 }
 
 // StartControlPlane starts the three servers and waits until the API server is ready, the CRDs are established, and

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
-	"strings"
 
 	"k8s.io/client-go/rest"
 )
@@ -21,15 +20,6 @@ rules:
   users: [system:apiserver, system:kube-controller-manager, system:kube-scheduler, kwok]
 - level: Metadata
 `
-
-// controllers are those that namespaces, ServiceAccounts, quotas, workloads and nodes need. All of them would use twice
-// the CPU time of an idle cluster.
-var controllers = []string{
-	"namespace-controller", "serviceaccount-controller", "garbage-collector-controller", "resourcequota-controller",
-	"clusterrole-aggregation-controller", "deployment-controller", "replicaset-controller", "statefulset-controller",
-	"daemonset-controller", "job-controller", "cronjob-controller", "node-lifecycle-controller",
-	"pod-garbage-collector-controller",
-}
 
 // configure writes keys, certificates and kubeconfigs, and prepares the three processes.
 func (c *ControlPlane) configure(opts ControlPlaneOptions) error {
@@ -167,7 +157,6 @@ func (c *ControlPlane) controllersArgs(port int) []string {
 		"--tls-private-key-file=" + c.path("serving.key"),
 		"--cert-dir=" + c.path("certs"),
 		"--leader-elect=false",
-		"--controllers=" + strings.Join(controllers, ","),
 		"--use-service-account-credentials",
 		"--service-account-private-key-file=" + c.path("sa.key"),
 		"--root-ca-file=" + c.path("ca.crt"),
