@@ -118,7 +118,7 @@ func (p *Postgres) useTemplate(ctx context.Context, owner *syscall.Credential) (
 		}
 		home := filepath.Join(template.dir, "home")
 		template.data, p.password = filepath.Join(home, "data"), rand.Text()
-		if err = p.give(home, owner); err == nil {
+		if err = giveDir(home, owner); err == nil {
 			err = p.initdb(ctx, home, template.data, owner)
 		}
 		if err != nil {
