@@ -224,7 +224,7 @@ func probeAt(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (time.Time, b
 // probed says that the lease was renewed at its known maximum and that the response did not disprove it.
 func probed(d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) bool {
 	at, known := probeAt(d, rec)
-	return known && Leased(rec) && !at.After(lastGrant(rec))
+	return known && expires(rec) && Leased(rec) && !at.After(lastGrant(rec))
 }
 
 func earlierOf(a, b time.Time) time.Time {

@@ -233,6 +233,7 @@ func quiet(in Input) bool {
 	for i := range d.Status.Leases {
 		rec, age := &d.Status.Leases[i], d.Spec.Rotation.MaxAge
 		_, _, ends := certainEnd(rec)
+		ends = ends || probed(d, rec) // its maximum ends it
 		if ends || age != nil && !ReadAgain(rec) && !in.Now.Before(maxAgeAt(rec, age.Duration, d.UID)) {
 			return false
 		}
