@@ -233,7 +233,7 @@ func quiet(in Input) bool {
 	for i := range d.Status.Leases {
 		rec, age := &d.Status.Leases[i], d.Spec.Rotation.MaxAge
 		_, _, ends := certainEnd(rec)
-		ends = ends || probed(d, rec) // its maximum ends it
+		ends = ends || probed(d, rec) && !in.Now.Before(handoverAt(d, issuedAt(rec), maximumEnd(rec)))
 		if ends || age != nil && !ReadAgain(rec) && !in.Now.Before(maxAgeAt(rec, age.Duration, d.UID)) {
 			return false
 		}
