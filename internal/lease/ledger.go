@@ -198,7 +198,9 @@ func Resolve(st *v1alpha1.DynamicSecretStatus, response *v1alpha1.LeaseRecord, n
 			continue
 		}
 		reason, at := rec.Reason, floor(now)
-		response.DeepCopyInto(rec)
+		if !Irrevocable(response) { // else the session is left to revoke, as in RetireAttempt
+			response.DeepCopyInto(rec)
+		}
 		rec.Reason, rec.RevokeAfter = reason, &at
 	}
 }

@@ -120,6 +120,12 @@ func TestResolveCompletesARecord(t *testing.T) {
 	same(t, "for a lease that was recorded, and may have been renewed", *st, *before)
 }
 
+func TestResolveKeepsTheSessionOfAnIrrevocableResponse(t *testing.T) {
+	st := &input(retiring(record(noResponse, retired(limit, "a")))).Object.Status
+	Resolve(st, record(expiring), t0)
+	same(t, "retiring", st.Retiring, values([]*v1alpha1.LeaseRecord{record(noResponse, retired(0, "a"))}))
+}
+
 func TestRevokedRemovesARecord(t *testing.T) {
 	d := input(retiring(record(numbered(1)), record(numbered(2)), record(numbered(3)))).Object
 	copied := d.Status // a shallow copy
