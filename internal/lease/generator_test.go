@@ -94,7 +94,7 @@ func drawFailure(t *rapid.T, label string) Failure {
 	if count == 0 {
 		return Failure{}
 	}
-	return Failure{Count: count, NotBefore: drawTime(t, label+" not before").Time,
+	return Failure{Count: count, At: drawTime(t, label+" at").Time, NotBefore: drawTime(t, label+" not before").Time,
 		Reason: v1alpha1.ReasonBackendUnavailable, Message: label + " failed",
 		Stalled: maybe(t, "stalled"), Final: rarely(t, "final")}
 }

@@ -191,6 +191,9 @@ func (f Failure) block() *Block {
 
 func (f Failure) waiting(now time.Time) bool { return f.Count > 0 && now.Before(f.NotBefore) }
 
+// pausesBriefly says that the pause is too short to be shown. It stays true or false until the next failure.
+func (f Failure) pausesBriefly() bool { return f.NotBefore.Sub(f.At) <= 2*maxBackoff }
+
 // Key identifies a record in Tries and Done.
 func Key(rec *v1alpha1.LeaseRecord) string { return rec.Handle() + "|" + rec.ID }
 

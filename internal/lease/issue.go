@@ -46,7 +46,7 @@ func issue(v *view) *Step {
 	}
 	if f := v.Tries.Issue; f.waiting(v.Now) {
 		v.blocked = f.block()
-		return v.retry(f.NotBefore, what)
+		return v.retry(f, what)
 	}
 	return &Step{Action: Issue, Reason: cause}
 }

@@ -58,7 +58,7 @@ type view struct {
 type upcoming struct {
 	at   time.Time
 	what string
-	// retry: it was due, and has failed.
+	// retry: it was due, has failed, and will be tried again soon.
 	retry bool
 }
 
@@ -79,15 +79,15 @@ func (v *view) later(at time.Time, what string) *Step {
 }
 
 // retry is later for something that has failed.
-func (v *view) retry(at time.Time, what string) *Step {
-	v.next = append(v.next, upcoming{at: at, what: what, retry: true})
+func (v *view) retry(f Failure, what string) *Step {
+	v.next = append(v.next, upcoming{at: f.NotBefore, what: what, retry: f.pausesBriefly()})
 	return nil
 }
 
 // due returns the step if its time has come, and notes it otherwise.
 func (v *view) due(at time.Time, f Failure, what string, s Step) *Step {
 	if f.waiting(v.Now) && f.NotBefore.After(at) {
-		return v.retry(f.NotBefore, what)
+		return v.retry(f, what)
 	}
 	if v.Now.Before(at) {
 		return v.later(at, what)
@@ -116,7 +116,7 @@ func (v *view) wait() Step {
 		}
 		if v.announces(s, u) {
 			s.Next, s.NextAt = u.what, u.at
-			s.Retrying = u.retry && u.at.Sub(v.Now) <= 2*maxBackoff
+			s.Retrying = u.retry
 		}
 	}
 	return s

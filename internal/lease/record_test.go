@@ -125,17 +125,15 @@ func retired(at time.Duration, reason string) change {
 	return func(rec *v1alpha1.LeaseRecord) { rec.RevokeAfter, rec.Reason = stampPtr(at), reason }
 }
 
-// failed is a failure that may be tried again at t0 + at.
+// failed is a failure that may be tried again at t0 + at, after a pause of a second.
 func failed(at time.Duration) Failure {
-	return Failure{Count: 1, NotBefore: t0.Add(at), Reason: v1alpha1.ReasonBackendUnavailable,
-		Message: "Vault is unavailable"}
+	return Failure{Count: 1, At: t0.Add(at - time.Second), NotBefore: t0.Add(at),
+		Reason: v1alpha1.ReasonBackendUnavailable, Message: "Vault is unavailable"}
 }
 
 // failedAt is a failure that happened at t0 + at.
 func failedAt(at time.Duration) Failure {
-	f := failed(at + time.Second)
-	f.At = t0.Add(at)
-	return f
+	return failed(at + time.Second)
 }
 
 // refusedAt is the n-th refusal in a row, at t0 + at.

@@ -101,7 +101,9 @@ func TestRotated(t *testing.T) {
 }
 
 func TestNextActionAndExpiry(t *testing.T) {
-	oddPause := renewFailed(failed(renewDue+half), record())
+	long := failed(renewDue + half)
+	long.At = t0
+	oddPause := renewFailed(long, record())
 	oneHour := stampPtr(time.Hour)
 	for _, c := range []struct {
 		it      string

@@ -204,7 +204,7 @@ func (l *Lifecycle) noteRepair(o *observation) {
 		*f = lease.Failure{}
 	}
 	f.Count++
-	f.NotBefore = now.Add(lease.LoopPause(f.Count, o.d.UID))
+	f.At, f.NotBefore = now, now.Add(lease.LoopPause(f.Count, o.d.UID))
 }
 
 // holdPublished holds what the Secret contains.
