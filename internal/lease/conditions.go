@@ -429,12 +429,12 @@ func utc(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 // removalMessage says how many records must still be revoked, what delays that, and for how long.
 func (v *view) removalMessage(left int) string {
 	message := fmt.Sprintf("Lease records still to be revoked: %d.", max(0, left))
-	records := append(v.leases[:len(v.leases):len(v.leases)], v.st.Retiring...)
+	records := Records(v.st)
 	var bound, unanswered time.Time
 	failure := ""
 	for i := range records {
 		rec := &records[i]
-		if v.Done[Key(rec)] || Irrevocable(rec) {
+		if v.Done[Key(rec)] {
 			continue
 		}
 		if f := v.Tries.Revoke[Key(rec)]; f.Count > 0 && failure == "" {
@@ -443,7 +443,7 @@ func (v *view) removalMessage(left int) string {
 		if at, bounded := v.abandonedAt(rec); bounded {
 			bound = laterOf(bound, at)
 		}
-		if from := v.revokeFrom(rec); rec.Kind == "" && v.Now.Before(from) {
+		if from := v.revokeFrom(rec); v.unanswered(rec) && v.Now.Before(from) {
 			unanswered = laterOf(unanswered, from)
 		}
 	}
@@ -461,6 +461,11 @@ func (v *view) removalMessage(left int) string {
 			"be done with it (--request-limit).", utc(unanswered))
 	}
 	return message + failure
+}
+
+// unanswered says that a record has no response, and waits for nothing else; see revoke.
+func (v *view) unanswered(rec *v1alpha1.LeaseRecord) bool {
+	return rec.Kind == "" && !Replaced(rec) && !v.sharesUser(rec)
 }
 
 // notEnded are reasons of retiring records that do not say why the last lease ended: it was replaced, it belongs to a

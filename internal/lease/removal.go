@@ -119,6 +119,9 @@ func revokeRetiring(v *view) *Step {
 	for i := range v.st.Retiring {
 		rec := &v.st.Retiring[i]
 		if v.inSecret(rec) {
+			if end, dies := LifeEnd(rec); dies {
+				v.later(end, "")
+			}
 			continue
 		}
 		if s := v.revoke(rec, i, true); s != nil {
