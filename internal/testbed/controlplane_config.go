@@ -54,12 +54,10 @@ func (c *ControlPlane) configure(opts ControlPlaneOptions) error {
 	if _, _, err := serving.write(c.dir, "serving"); err != nil {
 		return err
 	}
-	c.etcd = newProcess(c.Binaries.Etcd, c.dir, c.etcdArgs(ports[0], ports[1])...)
-	c.apiserver = newProcess(c.Binaries.APIServer, c.dir,
+	c.etcd = newServer(c.Binaries.Etcd, c.dir, c.etcdArgs(ports[0], ports[1])...)
+	c.apiserver = newServer(c.Binaries.APIServer, c.dir,
 		append(c.apiserverArgs(ports[0], ports[2], host), opts.APIServerArgs...)...)
-	// Collecting a small heap often would cost an eighth of the CPU time.
-	c.apiserver.env = append(c.apiserver.env, "GOGC=400")
-	c.controllers = newProcess(c.Binaries.ControllerManager, c.dir, c.controllersArgs(ports[3])...)
+	c.controllers = newServer(c.Binaries.ControllerManager, c.dir, c.controllersArgs(ports[3])...)
 	return nil
 }
 

@@ -77,8 +77,8 @@ func (c *ControlPlane) configureNodes(opts NodesOptions) (scheduler *rest.Config
 	if err != nil {
 		return nil, err
 	}
-	c.scheduler = newProcess(c.Binaries.Scheduler, c.dir, c.schedulerArgs(port)...)
-	c.kwok = newProcess(c.Binaries.Kwok, c.dir, c.kwokArgs()...)
+	c.scheduler = newServer(c.Binaries.Scheduler, c.dir, c.schedulerArgs(port)...)
+	c.kwok = newServer(c.Binaries.Kwok, c.dir, c.kwokArgs()...)
 	return &rest.Config{Host: "https://" + loopback(port), TLSClientConfig: rest.TLSClientConfig{CAData: c.CA}}, nil
 }
 

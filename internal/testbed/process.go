@@ -256,3 +256,10 @@ func newProcess(path, dir string, args ...string) *process {
 		logPath: filepath.Join(dir, name+".log"),
 	}
 }
+
+// newServer is newProcess for a server written in Go. Collecting a small heap often would cost an eighth of its CPU time.
+func newServer(path, dir string, args ...string) *process {
+	p := newProcess(path, dir, args...)
+	p.env = append(p.env, "GOGC=400")
+	return p
+}

@@ -88,7 +88,7 @@ func (v *Vault) launch(ctx context.Context, binary string, opts VaultOptions) er
 	if v.Root, err = v.Client(""); err != nil {
 		return err
 	}
-	v.process = newProcess(binary, v.dir, "server", "-config="+path)
+	v.process = newServer(binary, v.dir, "server", "-config="+path)
 	if err := v.process.start(); err != nil {
 		return err
 	}
