@@ -142,8 +142,8 @@ func (r *rig) setUpVaultFor(o rigOptions) {
 	r.must(r.Vault.Write(ctx, r.name+"/config/postgres", map[string]any{
 		"plugin_name":       "postgresql-database-plugin",
 		"username_template": r.userPrefix() + "{{random 20}}-{{unix_time}}",
-		// PostgreSQL does not have enough connections for each of a hundred rigs to keep one.
-		"max_connection_lifetime": "5s", "max_idle_connections": -1,
+		// PostgreSQL does not have enough connections for each of a hundred rigs to keep some.
+		"max_connection_lifetime": "5s", "max_idle_connections": 4,
 	}))
 	r.must(r.Vault.WriteDatabaseRole(ctx, r.name, "orders", o.role))
 	rules := `path "%s/*" { capabilities = ["read", "update"] }` + "\n" + o.policy

@@ -12,9 +12,9 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // PostgresOptions are all optional.
@@ -32,6 +32,8 @@ type Postgres struct {
 	admin, password string
 	port            int
 	process         *process
+	// admins are connections of the administrator. Tests ask often, and each connection is a process of the server.
+	admins *pgxpool.Pool
 	// templated: it uses the template.
 	templated bool
 }
@@ -81,7 +83,21 @@ func (p *Postgres) initialise(ctx context.Context) error {
 	p.process.credential = owner
 	// Fast shutdown. SIGTERM would wait until all clients disconnect.
 	p.process.stopSignal = syscall.SIGINT
+	if err := p.openAdmins(ctx); err != nil {
+		return err
+	}
 	return p.Start(ctx)
+}
+
+// openAdmins connects when the first statement needs it.
+func (p *Postgres) openAdmins(ctx context.Context) error {
+	cfg, err := pgxpool.ParseConfig(p.server())
+	if err != nil {
+		return err
+	}
+	cfg.ConnConfig.User, cfg.ConnConfig.Password, cfg.MaxConns = p.admin, p.password, 4
+	p.admins, err = pgxpool.NewWithConfig(ctx, cfg)
+	return err
 }
 
 func (p *Postgres) args(data string) []string {
@@ -95,7 +111,7 @@ func (p *Postgres) args(data string) []string {
 		"fsync=off", "synchronous_commit=off", "full_page_writes=off",
 		// Never log failed statements; they may contain a password.
 		"log_min_error_statement=panic",
-		"password_encryption=scram-sha-256",
+		"password_encryption=md5", // see initdb
 	} {
 		args = append(args, "-c", setting)
 	}
@@ -166,10 +182,9 @@ func (p *Postgres) initdb(ctx context.Context, home, data string, owner *syscall
 		return err
 	}
 	defer func() { _ = os.Remove(secret) }()
-	// Clients send the password, over loopback: the client's part of SCRAM takes 25 ms of CPU with the race detector,
-	// and tests log in all the time. The server still stores and checks a SCRAM hash.
+	// Tests log in all the time. SCRAM would cost the server 10 ms of CPU for each login, and the client even more.
 	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "initdb"), "--pgdata="+data, "--no-sync", "--no-locale",
-		"--encoding=UTF8", "--auth=password", "--username="+p.admin, "--pwfile="+secret)
+		"--encoding=UTF8", "--auth=md5", "--username="+p.admin, "--pwfile="+secret)
 	cmd.Dir = home
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "LC_ALL=C"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
@@ -188,11 +203,17 @@ func (p *Postgres) Start(ctx context.Context) error {
 }
 
 // Stop uses the fast shutdown, which closes open connections.
-func (p *Postgres) Stop() error { return p.process.stop() }
+func (p *Postgres) Stop() error {
+	p.admins.Reset()
+	return p.process.stop()
+}
 
 // Drain uses the smart shutdown. It refuses new connections and waits until the open ones close, so it aborts no
 // transaction.
-func (p *Postgres) Drain(ctx context.Context) error { return p.process.drain(ctx, syscall.SIGTERM) }
+func (p *Postgres) Drain(ctx context.Context) error {
+	p.admins.Reset()
+	return p.process.drain(ctx, syscall.SIGTERM)
+}
 
 // Pause freezes the server and all its connections.
 func (p *Postgres) Pause() error {
@@ -242,12 +263,7 @@ func (p *Postgres) Login(ctx context.Context, name, password string) error {
 
 // Users returns the roles with a name prefix. Vault's roles start with "v-".
 func (p *Postgres) Users(ctx context.Context, prefix string) ([]string, error) {
-	conn, err := p.connect(ctx, p.admin, p.password)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	rows, err := conn.Query(ctx, `SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1) ORDER BY rolname`, prefix)
+	rows, err := p.admins.Query(ctx, `SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1) ORDER BY rolname`, prefix)
 	if err != nil {
 		return nil, err
 	}
@@ -255,40 +271,36 @@ func (p *Postgres) Users(ctx context.Context, prefix string) ([]string, error) {
 }
 
 // Committing counts the committed transactions that wait for a standby.
-func (p *Postgres) Committing(ctx context.Context) (int, error) {
-	conn, err := p.connect(ctx, p.admin, p.password)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	var n int
-	err = conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`).Scan(&n)
+func (p *Postgres) Committing(ctx context.Context) (n int, err error) {
+	err = p.admins.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`).Scan(&n)
 	return n, err
 }
 
 // Exec runs a statement as the administrator.
 func (p *Postgres) Exec(ctx context.Context, statement string) error {
-	conn, err := p.connect(ctx, p.admin, p.password)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	_, err = conn.Exec(ctx, statement)
+	_, err := p.admins.Exec(ctx, statement)
 	return err
 }
 
 func (p *Postgres) connect(ctx context.Context, name, password string) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig("sslmode=disable dbname=postgres host=127.0.0.1 port=" + strconv.Itoa(p.port))
+	cfg, err := pgx.ParseConfig(p.server())
 	if err != nil {
 		return nil, err
 	}
-	cfg.User, cfg.Password, cfg.ConnectTimeout = name, password, 10*time.Second
+	cfg.User, cfg.Password = name, password
 	return pgx.ConnectConfig(ctx, cfg)
+}
+
+func (p *Postgres) server() string {
+	return "sslmode=disable connect_timeout=10 dbname=postgres host=127.0.0.1 port=" + strconv.Itoa(p.port)
 }
 
 // Close stops the server and removes its files.
 func (p *Postgres) Close() error {
 	var err error
+	if p.admins != nil {
+		p.admins.Close()
+	}
 	if p.process != nil {
 		// Stop instead of kill: children of a killed parent live on for a moment and use the directory.
 		err = p.process.stop()

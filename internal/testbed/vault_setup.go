@@ -100,13 +100,12 @@ func (v *Vault) EnableDatabase(ctx context.Context, mount string, pg *Postgres) 
 // user delays the others.
 func (v *Vault) ConnectDatabase(ctx context.Context, mount, name string, pg *Postgres, more map[string]any) error {
 	data := map[string]any{
-		"plugin_name":             "postgresql-database-plugin",
-		"allowed_roles":           "*",
-		"connection_url":          "postgresql://{{username}}:{{password}}@" + pg.Address + "/postgres?sslmode=disable",
-		"username":                pg.admin,
-		"password":                pg.password,
-		"password_authentication": "scram-sha-256",
-		"max_open_connections":    20,
+		"plugin_name":          "postgresql-database-plugin",
+		"allowed_roles":        "*",
+		"connection_url":       "postgresql://{{username}}:{{password}}@" + pg.Address + "/postgres?sslmode=disable",
+		"username":             pg.admin,
+		"password":             pg.password,
+		"max_open_connections": 20,
 	}
 	maps.Copy(data, more)
 	return v.Write(ctx, mount+"/config/"+name, data)
