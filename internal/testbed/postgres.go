@@ -263,7 +263,8 @@ func (p *Postgres) Login(ctx context.Context, name, password string) error {
 
 // Users returns the roles with a name prefix. Vault's roles start with "v-".
 func (p *Postgres) Users(ctx context.Context, prefix string) ([]string, error) {
-	rows, err := p.admins.Query(ctx, `SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1) ORDER BY rolname`, prefix)
+	rows, err := p.admins.Query(ctx,
+		`SELECT rolname FROM pg_roles WHERE starts_with(rolname, $1) ORDER BY rolname`, prefix)
 	if err != nil {
 		return nil, err
 	}
