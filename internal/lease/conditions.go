@@ -443,7 +443,7 @@ func (v *view) removalMessage(left int) string {
 		if at, bounded := v.abandonedAt(rec); bounded {
 			bound = laterOf(bound, at)
 		}
-		if from := v.revokeFrom(rec); v.unanswered(rec) && v.Now.Before(from) {
+		if from := v.revokeFrom(rec); rec.Kind == "" && v.Now.Before(from) {
 			unanswered = laterOf(unanswered, from)
 		}
 	}
@@ -461,11 +461,6 @@ func (v *view) removalMessage(left int) string {
 			"be done with it (--request-limit).", utc(unanswered))
 	}
 	return message + failure
-}
-
-// unanswered says that a record has no response, and waits for nothing else; see revoke.
-func (v *view) unanswered(rec *v1alpha1.LeaseRecord) bool {
-	return rec.Kind == "" && !Replaced(rec) && !v.sharesUser(rec)
 }
 
 // notEnded are reasons of retiring records that do not say why the last lease ended: it was replaced, it belongs to a

@@ -226,6 +226,9 @@ func (v *view) keep(i int, rec *v1alpha1.LeaseRecord) *Step {
 		s.Retiring = true
 		return v.due(end, f, v1alpha1.NextRenew, *s)
 	}
+	if dies {
+		v.later(end, "")
+	}
 	key := Key(rec)
 	if sessionExpiresFirst(rec) && rec.Session.Renewable {
 		at := extendSessionAt(rec, v.spec.RenewAtPercent, v.uid)
