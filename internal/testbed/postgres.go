@@ -182,7 +182,7 @@ func (p *Postgres) initdb(ctx context.Context, home, data string, owner *syscall
 		return err
 	}
 	defer func() { _ = os.Remove(secret) }()
-	// Tests log in all the time. SCRAM would cost the server 10 ms of CPU for each login, and the client even more.
+	// Tests log in all the time. SCRAM would double what a login costs the server, and the client computes as much.
 	cmd := exec.CommandContext(ctx, filepath.Join(p.bin, "initdb"), "--pgdata="+data, "--no-sync", "--no-locale",
 		"--encoding=UTF8", "--auth=md5", "--username="+p.admin, "--pwfile="+secret)
 	cmd.Dir = home

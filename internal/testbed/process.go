@@ -257,8 +257,8 @@ func newProcess(path, dir string, args ...string) *process {
 	}
 }
 
-// newServer is newProcess for a server written in Go. Collecting a small heap often would cost an eighth of its CPU
-// time.
+// newServer is newProcess for a server written in Go. Collecting a small heap often would cost the API server an eighth
+// of its CPU time.
 func newServer(path, dir string, args ...string) *process {
 	p := newProcess(path, dir, args...)
 	p.env = append(p.env, "GOGC=400")
