@@ -54,7 +54,7 @@ demo-up: build servers postgres-if-any ## Start the demo's servers and the manag
 .PHONY: test-unit
 test-unit: ## Run the tests that need no servers
 	go test -ldflags=-w $(CHECKS)=200
-	$(GO_TEST) $(CHECKS)=20
+	$(GO_TEST) $(CHECKS)=50
 	$(GO_TEST) -skip "$(PROPERTIES)" ./...
 
 .PHONY: test-api
@@ -70,7 +70,7 @@ test: servers debian-servers $(HELM) ## Run all tests, and set up everything the
 	@# Tests with servers mostly wait. The others use the processors meanwhile, with less priority.
 	unit=$$(go list ./... | grep -vE '$(WITH_SERVERS)')
 	with_servers=$$(go list ./... | grep -E '$(WITH_SERVERS)' | grep -v /internal/e2e$$)
-	(nice go test -ldflags=-w -count=1 -p 1 $(CHECKS)=200 && nice $(INTEGRATION) -race -p 1 $(CHECKS)=20 &&
+	(nice go test -ldflags=-w -count=1 -p 1 $(CHECKS)=200 && nice $(INTEGRATION) -race -p 1 $(CHECKS)=50 &&
 	  nice $(INTEGRATION) -race -p 1 -skip "$(PROPERTIES)" $$unit) & started=$$!
 	$(INTEGRATION) -race -p 1 $$with_servers & started+=" $$!"
 	$(E2E) || failed=1
