@@ -25,11 +25,6 @@ INTEGRATION := go test -ldflags=-w -tags integration -count=1 -parallel 9 -timeo
 WITH_SERVERS := /(internal/(e2e|rollout|testbed|vault)|hack/demo)$$
 # The managers that these tests start have the race detector. The tests themselves only wait.
 E2E := $(INTEGRATION) ./internal/e2e
-# The properties of this package simulate on one goroutine. The race detector finds nothing in that, and makes it six
-# times slower. So most runs are without it; a few with it would show a goroutine that somebody adds.
-SIMULATED := ./internal/lifecycle
-PROPERTIES = ^($(shell awk -f hack/properties.awk $(SIMULATED)/*_test.go | paste -sd '|'))$$
-CHECKS = -run "$(PROPERTIES)" $(SIMULATED) -rapid.checks
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/role.yaml \
   charts/leasekeeper/crds charts/leasekeeper/files
 CHART_RULES := $(addprefix config/rbac/,role.yaml viewer_role.yaml editor_role.yaml provider_editor_role.yaml \
@@ -53,9 +48,7 @@ demo-up: build servers postgres-if-any ## Start the demo's servers and the manag
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no servers
-	go test -ldflags=-w $(CHECKS)=200
-	$(GO_TEST) $(CHECKS)=50
-	$(GO_TEST) -skip "$(PROPERTIES)" ./...
+	$(GO_TEST) ./...
 
 .PHONY: test-api
 test-api: servers debian-servers $(HELM) ## Test the manager on an API server, Vault and the servers behind its engines
@@ -70,8 +63,7 @@ test: servers debian-servers $(HELM) ## Run all tests, and set up everything the
 	@# Tests with servers mostly wait. The others use the processors meanwhile, with less priority.
 	unit=$$(go list ./... | grep -vE '$(WITH_SERVERS)')
 	with_servers=$$(go list ./... | grep -E '$(WITH_SERVERS)' | grep -v /internal/e2e$$)
-	(nice go test -ldflags=-w -count=1 -p 1 $(CHECKS)=200 && nice $(INTEGRATION) -race -p 1 $(CHECKS)=50 &&
-	  nice $(INTEGRATION) -race -p 1 -skip "$(PROPERTIES)" $$unit) & started=$$!
+	nice $(INTEGRATION) -race -p 1 $$unit & started=$$!
 	$(INTEGRATION) -race -p 1 $$with_servers & started+=" $$!"
 	$(E2E) || failed=1
 	for each in $$started; do wait $$each || failed=1; done
@@ -97,7 +89,7 @@ storms: ## Run every property of internal/lifecycle for STORMTIME (10m), and pri
 	@dir=$$(mktemp -d); timer=; trap 'kill $$timer 2>/dev/null || true; rm -rf $$dir' EXIT
 	go test -c -o $$dir/storms ./internal/lifecycle
 	cd internal/lifecycle
-	for property in $$(awk -f ../../hack/properties.awk *_test.go); do
+	for property in $$(awk -F'[ (]' '/^func Test/ {name = $$2} /rapid\.Check\(/ {print name}' *_test.go); do
 	  sleep $(STORMTIME) & timer=$$!
 	  runs=0
 	  while kill -0 $$timer 2>/dev/null; do
