@@ -131,6 +131,9 @@ const (
 	// ReasonTargetContested: something else keeps changing or deleting the Secret, or the API server stores something
 	// else than leasekeeper writes. The pause before the next repair doubles up to an hour.
 	ReasonTargetContested = "TargetContested"
+	// ReasonRequestContested: something keeps changing the request, or keeps requesting rotations. The pause before the
+	// next issuance doubles up to an hour; the old credential stays valid.
+	ReasonRequestContested = "RequestContested"
 	// ReasonSharedUser: the backend gave a new lease the user of the old one. Revoking the old lease would drop the
 	// user that is in use, so it is kept.
 	ReasonSharedUser = "SharedUser"

@@ -64,6 +64,8 @@ type Request struct {
 	Source string
 	// Digest of the request; empty: unknown, because the provider is missing.
 	Digest string
+	// Changed are the fields in which it differs from the request of the lease, as far as that is known.
+	Changed []string
 }
 
 // Read is a read of a static or scheduled source that found nothing new.

@@ -469,7 +469,7 @@ func (l *Lifecycle) dropAttempt(ctx context.Context, o *observation, s lease.Ste
 	err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
 		lease.RetireAttempt(&d.Status, o.mem.heldForPlan(), s.Reason, l.requestLimit, l.clock.Now())
 		if h := o.mem.held; h != nil && h.unusable != "" {
-			lease.CountUnusable(d, h.unusable, l.clock.Now())
+			lease.CountUnusable(d, h.cause, h.unusable, l.clock.Now())
 		}
 	})
 	if err == nil {

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -283,13 +284,46 @@ func (l *Lifecycle) refreshInput(o *observation) {
 	}
 	for i := range o.sources.Sources {
 		s := &o.sources.Sources[i]
-		o.in.Requests = append(o.in.Requests, lease.Request{Source: s.Spec.Name, Digest: s.Record.RequestDigest})
+		o.in.Requests = append(o.in.Requests, lease.Request{Source: s.Spec.Name, Digest: s.Record.RequestDigest,
+			Changed: changedFields(o.d.Status.Leases, s)})
 	}
 	var err error
 	if o.in.Windows, err = lease.ParseWindows(o.d.Spec.Rotation.Windows); err != nil {
 		o.in.Invalid = &lease.Block{Reason: v1alpha1.ReasonInvalidWindow, Message: err.Error(), Stalled: true}
 	}
 	o.step = lease.Plan(o.in)
+}
+
+// changedFields are the fields of the spec in which a source differs from what was issued for it; nil: none, or nothing
+// was issued.
+func changedFields(issued []v1alpha1.LeaseRecord, s *source) (fields []string) {
+	i := slices.IndexFunc(issued, func(rec v1alpha1.LeaseRecord) bool { return rec.Source == s.Spec.Name })
+	if i < 0 && len(issued) > 0 {
+		return []string{"spec.sources"}
+	}
+	if i < 0 || s.Record.RequestDigest == "" || issued[i].RequestDigest == s.Record.RequestDigest {
+		return nil
+	}
+	was, is, at := &issued[i], &s.Record, "spec."
+	if s.Spec.Name != "" {
+		at = "spec.sources[" + s.Spec.Name + "]."
+	}
+	if was.Provider.Kind != is.Provider.Kind || was.Provider.Name != is.Provider.Name {
+		fields = append(fields, at+"providerRef")
+	}
+	if a, b := was.Vault, is.Vault; a != nil && b != nil {
+		for field, differs := range map[string]bool{"address of the provider": a.Address != b.Address,
+			at + "vault.namespace": a.Namespace != b.Namespace, at + "vault.path": a.Path != b.Path} {
+			if differs {
+				fields = append(fields, field)
+			}
+		}
+	}
+	if len(fields) == 0 {
+		fields = []string{at + "vault.method or parameters, spec.serviceAccountName, target.type, or selected fields"}
+	}
+	slices.Sort(fields)
+	return fields
 }
 
 func union(sets ...map[string]bool) map[string]bool {

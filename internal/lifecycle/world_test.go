@@ -61,6 +61,8 @@ type world struct {
 	serials map[string]*process
 	effects []string
 	events  []string
+	// edits counts those of the object.
+	edits int
 	// stored is called after each write of a status; nil: nothing is.
 	stored func(before, after *v1alpha1.DynamicSecret)
 	// takes is how long the consumers take to roll out; using is the credential that they use, stamp the one in their
@@ -385,6 +387,7 @@ func (w *world) person(edit func(*v1alpha1.DynamicSecret)) {
 	if w.object == nil {
 		return
 	}
+	w.edits++
 	before, _ := json.Marshal(w.object.Spec)
 	d := w.object.DeepCopy()
 	_ = w.store(d, func(stored *v1alpha1.DynamicSecret) {
