@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -102,9 +103,10 @@ func countIssuance(d *v1alpha1.DynamicSecret, cause string, now time.Time) {
 	}
 }
 
-// isFirst says that nothing was issued before. An object whose leases were revoked has a handover or a count.
+// isFirst says that nothing was issued before. After an issuance there is a condition, even if all leases were revoked.
 func isFirst(st *v1alpha1.DynamicSecretStatus) bool {
-	return st.Unplanned == nil && st.Secret == nil && st.Handover == nil && len(st.Retiring) == 0
+	issued := meta.FindStatusCondition(st.Conditions, v1alpha1.LeasedCondition) != nil
+	return st.Unplanned == nil && st.Secret == nil && len(st.Retiring) == 0 && !issued
 }
 
 // CountUnusable counts an issuance that minted without use: its response could not become the Secret, or the request of

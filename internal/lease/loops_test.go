@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -133,7 +134,7 @@ func TestAtMostTwelveIssuancesAnHour(t *testing.T) {
 				CountUnusable(d, cause, v1alpha1.ReasonInvalidResponse, now)
 			} else {
 				countIssuance(d, cause, now)
-				d.Status.Handover = &v1alpha1.HandoverStatus{}
+				d.Status.Conditions = []metav1.Condition{{Type: v1alpha1.LeasedCondition}}
 			}
 			cause = oneOf(t, "cause", CauseFirst, CauseSecretLost, CauseSecretChanged, CauseRequestChanged, CauseRequested)
 			if maybe(t, "the spec changes") {
@@ -160,7 +161,9 @@ func TestCountIssuance(t *testing.T) {
 		want  int64
 	}{
 		{"does not count the first", nil, CauseFirst, 0},
-		{"counts the first after a revocation", []given{handover()}, CauseFirst, 1},
+		{"counts the first after a revocation", []given{object(func(d *v1alpha1.DynamicSecret) {
+			d.Status.Conditions = []metav1.Condition{{Type: v1alpha1.LeasedCondition}}
+		})}, CauseFirst, 1},
 		{"starts again with an edit", []given{published, counts(9, 0)}, CauseRequestChanged, 0},
 		{"counts a repair", []given{published}, CauseSecretChanged, 1},
 		{"counts the next", []given{published, counts(2, 0)}, CauseSecretLost, 3},
