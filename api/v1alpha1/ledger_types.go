@@ -262,8 +262,9 @@ type LeaseRecord struct {
 	// +optional
 	Digest string `json:"digest,omitempty"`
 
-	// UserDigest identifies the user (username or access_key) of a leased response, salted with the UID of the object.
-	// While two leases have the same user, neither is revoked, because that drops the user of both.
+	// UserDigest identifies the user (username or access_key) of a leased response among those of the same mount of the
+	// same server. While two leases have the same user, of one object or of two, neither is revoked, because that drops
+	// the user of both.
 	// +optional
 	UserDigest string `json:"userDigest,omitempty"`
 
@@ -363,6 +364,19 @@ func (r *LeaseRecord) Location() string {
 		return r.Vault.Path
 	}
 	return ""
+}
+
+// UserScope identifies where a user of the backend is unique: for Vault, its server, its namespace and the mount. Roles of
+// one mount may name the same user.
+func (r *LeaseRecord) UserScope() string {
+	path := r.Location()
+	if v := r.Vault; v != nil {
+		path = strings.Trim(v.Namespace+"/"+strings.Trim(path, "/"), "/")
+	}
+	if mount, _, found := strings.Cut(path, "/creds/"); found {
+		path = mount
+	}
+	return r.server() + "|" + path
 }
 
 // Certificate is the serial number of a credential without a lease that is revoked by it; empty: there is none.

@@ -35,6 +35,8 @@ type Input struct {
 	Revoked map[string]bool
 	// Suspects are the ids of leases that were missing from a list of the backend.
 	Suspects map[string]bool
+	// Sharers are other objects that use the user of a record (see UsesUserOf), by its Key.
+	Sharers map[string]string
 	// Done are the keys (see Key) of records that this process has revoked or abandoned while the object is being
 	// deleted. Then the ledger is not updated for each.
 	Done map[string]bool

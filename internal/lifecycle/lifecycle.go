@@ -96,7 +96,7 @@ func New(c Config) *Lifecycle {
 		cache:   c.Cache,
 		objects: apiObjects{reader: c.Reader, writer: c.Writer},
 		secrets: apiSecrets{cache: c.Cache, reader: c.Reader, writer: c.Writer},
-		sources: &providerSources{cache: c.Cache, backends: c.Backends, requestLimit: c.RequestLimit,
+		sources: &providerSources{clock: c.Clock, cache: c.Cache, backends: c.Backends, requestLimit: c.RequestLimit,
 			sealKey: c.SealKey, namespacedOnly: c.NamespacedOnly},
 		announce:      c.Announce,
 		memory:        newMemory(),
@@ -187,7 +187,7 @@ func (l *Lifecycle) advance(ctx context.Context, o *observation) (at time.Time, 
 	if err != nil {
 		return time.Time{}, true, err
 	}
-	l.refreshInput(o)
+	l.refreshInput(ctx, o)
 	return time.Time{}, false, nil
 }
 

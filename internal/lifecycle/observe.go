@@ -85,7 +85,7 @@ func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*ob
 	if !certain {
 		return o, l.orRemove(ctx, o, l.confirm)
 	}
-	l.refreshInput(o)
+	l.refreshInput(ctx, o)
 	return o, nil
 }
 
@@ -127,7 +127,7 @@ func (l *Lifecycle) orRemove(
 	if err := l.notDeleted(ctx, o, unread.name, unread.error); err != nil {
 		return err
 	}
-	l.refreshInput(o)
+	l.refreshInput(ctx, o)
 	return nil
 }
 
@@ -147,7 +147,7 @@ func (l *Lifecycle) confirm(ctx context.Context, o *observation) error {
 	}
 	unchanged := lease.Published(&o.d.Status) && o.current(o.secret) && secret.InSync(o.secret, o.d)
 	if unchanged && o.previous == nil && o.mem.held == nil && o.secret.full.Type == secret.Type(o.d) {
-		l.refreshInput(o)
+		l.refreshInput(ctx, o)
 		return nil
 	}
 	return l.readObject(ctx, o)
@@ -239,7 +239,7 @@ func (l *Lifecycle) readObject(ctx context.Context, o *observation) error {
 	}
 	o.mem = l.memory.of(o.key(), fresh.UID)
 	o.locked = true
-	l.refreshInput(o)
+	l.refreshInput(ctx, o)
 	return nil
 }
 
@@ -256,7 +256,7 @@ func (l *Lifecycle) readSecret(ctx context.Context, namespace, name string) (*se
 }
 
 // refreshInput makes the input of the plan from the observation as it is now, and plans the next step.
-func (l *Lifecycle) refreshInput(o *observation) {
+func (l *Lifecycle) refreshInput(ctx context.Context, o *observation) {
 	o.mem.refresh(o.revision(), o.sources.Recoveries, o.d.Status.Leases)
 	o.mem.boundRevocations(&o.d.Status, l.requestLimit, l.clock.Now())
 	state, outOfSync := o.targetState()
@@ -272,6 +272,7 @@ func (l *Lifecycle) refreshInput(o *observation) {
 		Lost:           union(o.mem.lost, l.memory.lostOf(o.key())),
 		Revoked:        l.memory.lostOf(o.key()),
 		Suspects:       l.memory.suspectsOf(o.key()),
+		Sharers:        l.sources.Sharers(ctx, o.d),
 		Done:           o.mem.done,
 		RevokeBy:       o.mem.revokeBy,
 		Reads:          o.mem.reads,

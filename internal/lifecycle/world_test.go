@@ -34,6 +34,8 @@ type world struct {
 	clock   *testclock.FakeClock
 	backend *fake.Backend
 	object  *v1alpha1.DynamicSecret // nil: gone
+	// other is a world with another object on the same backend; nil: there is none.
+	other   *world
 	secrets map[string]*corev1.Secret
 	version int
 	procs   []*process
@@ -169,6 +171,15 @@ func newWorld(processes int) *world {
 		w.procs = append(w.procs, p)
 	}
 	return w
+}
+
+// second makes a world with another object on the same backend.
+func (w *world) second() *world {
+	other := newWorld(len(w.procs))
+	other.clock, other.backend = w.clock, w.backend
+	other.object.Namespace, other.object.UID = "billing", "uid-2"
+	w.other, other.other = other, w
+	return other
 }
 
 // severalSources makes the object request two leases, a static role and a KV secret.
@@ -625,6 +636,20 @@ func (s worldSources) backend() backend.Backend {
 
 func (s worldSources) Disputed(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord) error {
 	return nil
+}
+
+func (s worldSources) Sharers(_ context.Context, d *v1alpha1.DynamicSecret) map[string]string {
+	var sharers map[string]string
+	other := s.p.w.other
+	if other == nil || other.object == nil {
+		return nil
+	}
+	for _, rec := range revokedSoon(d) {
+		if name := sharerOf(&rec, d, []v1alpha1.DynamicSecret{*other.object}, s.p.w.clock.Now()); name != "" {
+			put(&sharers, lease.Key(&rec), name)
+		}
+	}
+	return sharers
 }
 
 // worldBackend is the backend as the process sees it, through faults.
