@@ -144,6 +144,9 @@ const (
 	ReasonInvalidWindow = "InvalidWindow"
 	// ReasonLedgerMismatch: the ledger names a session or lease of another object. leasekeeper does not act on it.
 	ReasonLedgerMismatch = "LedgerMismatch"
+	// ReasonNewerLedger: a newer version of leasekeeper wrote the ledger, and this one does not know its format. The
+	// object is left alone until the newer version runs again.
+	ReasonNewerLedger = "NewerLedger"
 
 	// ReasonPathNotFound: the backend has nothing at the path.
 	ReasonPathNotFound = "PathNotFound"

@@ -12,12 +12,12 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// Others can cause issuances in a loop: a controller that keeps changing the Secret or the request, an admission policy,
-// a response that cannot become the Secret, a set of which one source is denied. These issuances are counted in the
-// status, and the pause before the next one doubles from two seconds to an hour. A user's edit ends the pause, but only
-// freeEdits times, because a controller that edits the object looks the same. Whatever others do, at most 12 credentials
-// are issued in any hour, the first one included. A count starts again if no such issuance was necessary for an hour
-// after its pause.
+// Others can cause issuances in a loop: a controller that keeps changing the Secret or the request, an admission
+// policy, a response that cannot become the Secret, a set of which one source is denied. These issuances are counted in
+// the status, and the pause before the next one doubles from two seconds to an hour. A user's edit ends the pause, but
+// only freeEdits times, because a controller that edits the object looks the same. Whatever others do, at most 12
+// credentials are issued in any hour, the first one included. A count starts again if no such issuance was necessary
+// for an hour after its pause.
 
 const (
 	maxLoopPause = time.Hour

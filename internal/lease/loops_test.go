@@ -121,7 +121,8 @@ func TestContestedNamesTheWriter(t *testing.T) {
 	}
 }
 
-// However often a cause returns, and whoever edits the object meanwhile, at most 12 credentials are issued in any hour, with the first one.
+// However often a cause returns, and whoever edits the object meanwhile, at most 12 credentials are issued in any hour,
+// with the first one.
 func TestAtMostTwelveIssuancesAnHour(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := input().Object

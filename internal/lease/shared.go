@@ -6,8 +6,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
 
-// A role may give several leases the same user. Revoking one of them drops the user, so it is kept, as far as the backend
-// permits, while the credential of another one is in use: of the same object or of another one.
+// A role may give several leases the same user. Revoking one of them drops the user, so it is kept, as far as the
+// backend permits, while the credential of another one is in use: of the same object or of another one.
 
 // sharesUser says that a credential in use has the user of a record that should be revoked. spec.revoked is an order to
 // end the access of this object's user, whoever else has it.

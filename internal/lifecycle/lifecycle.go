@@ -120,9 +120,7 @@ func (l *Lifecycle) Woken() <-chan event.GenericEvent { return l.woken }
 // is the object from the cache; it is updated.
 func (l *Lifecycle) Run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Time, error) {
 	if d.Status.LedgerVersion > lease.Version {
-		log.FromContext(ctx).Info("the ledger was written by a newer version of leasekeeper: the object is left alone",
-			"ledgerVersion", d.Status.LedgerVersion)
-		return time.Time{}, nil
+		return l.reportNewer(ctx, d)
 	}
 	if !d.DeletionTimestamp.IsZero() && l.memory.isReleased(client.ObjectKeyFromObject(d), d.UID) {
 		return time.Time{}, nil // the cache still shows it

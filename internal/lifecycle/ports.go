@@ -22,6 +22,8 @@ import (
 type objects interface {
 	Get(ctx context.Context, key types.NamespacedName) (*v1alpha1.DynamicSecret, error)
 	UpdateStatus(ctx context.Context, d *v1alpha1.DynamicSecret) error
+	// PatchStatus writes only what differs between the two.
+	PatchStatus(ctx context.Context, before, d *v1alpha1.DynamicSecret) error
 	SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecret, present bool) error
 }
 

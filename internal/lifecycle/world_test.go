@@ -354,6 +354,12 @@ func (o worldObjects) UpdateStatus(ctx context.Context, d *v1alpha1.DynamicSecre
 	})
 }
 
+func (o worldObjects) PatchStatus(ctx context.Context, _, d *v1alpha1.DynamicSecret) error {
+	return o.p.do(ctx, "patch status", func() error {
+		return o.p.w.store(d, func(stored *v1alpha1.DynamicSecret) { stored.Status = d.Status })
+	})
+}
+
 func (o worldObjects) SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecret, present bool) error {
 	return o.p.do(ctx, fmt.Sprintf("finalizer %v", present), func() error {
 		return o.p.w.store(d, func(stored *v1alpha1.DynamicSecret) {
