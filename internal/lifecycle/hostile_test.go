@@ -197,7 +197,7 @@ func TestHostileWritersMintAtMostTwelveAnHour(t *testing.T) {
 					path, from, to, names, w.object.Status, tail(w.effects))
 			}
 		}
-		if writes := w.secretWrites(); writes > 100+15*restarts+2*w.edits {
+		if writes := w.secretWrites(); writes > 100+15*restarts+4*w.edits {
 			t.Fatalf("%d writes of the Secret, with %q: %v", writes, names, tail(w.effects))
 		}
 	})
