@@ -366,8 +366,8 @@ func (r *LeaseRecord) Location() string {
 	return ""
 }
 
-// UserScope identifies where a user of the backend is unique: for Vault, its server, its namespace and the mount. Roles of
-// one mount may name the same user.
+// UserScope identifies where a user of the backend is unique: for Vault, its server, its namespace and the mount. Roles
+// of one mount may name the same user.
 func (r *LeaseRecord) UserScope() string {
 	path := r.Location()
 	if v := r.Vault; v != nil {

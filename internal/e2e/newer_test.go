@@ -34,8 +34,9 @@ func TestNewerLedgerIsLeftAlone(t *testing.T) {
 		c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReadyCondition)
 		return c.Reason == v1alpha1.ReasonNewerLedger
 	})
-	if n := r.minted(mark); n != 0 || !equality.Semantic.DeepEqual(after.Status.Leases, before.Status.Leases) {
-		t.Errorf("%d credentials were issued; the leases are %+v, were %+v", n, after.Status.Leases, before.Status.Leases)
+	is, was := after.Status.Leases, before.Status.Leases
+	if n := r.minted(mark); n != 0 || !equality.Semantic.DeepEqual(is, was) {
+		t.Errorf("%d credentials were issued; the leases are %+v, were %+v", n, is, was)
 	}
 	r.must(r.login(r.target("orders")))
 	version(lease.Version, "again")

@@ -77,7 +77,7 @@ func TestUserOfTwoObjectsIsNotDropped(t *testing.T) {
 			metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.RotateRequestedAtAnnotation, time.Now().String())
 		})
 		r.until(name, "replaced", func(d *v1alpha1.DynamicSecret) bool {
-			return len(d.Status.Leases) == 1 && d.Status.Leases[0].ID != before.Status.Leases[0].ID && lease.Published(&d.Status)
+			return hasNewLease(before, d) && lease.Published(&d.Status)
 		})
 	}
 	inUse := func(leases int) {

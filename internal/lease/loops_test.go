@@ -137,7 +137,8 @@ func TestAtMostTwelveIssuancesAnHour(t *testing.T) {
 				countIssuance(d, cause, now)
 				d.Status.Conditions = []metav1.Condition{{Type: v1alpha1.LeasedCondition}}
 			}
-			cause = oneOf(t, "cause", CauseFirst, CauseSecretLost, CauseSecretChanged, CauseRequestChanged, CauseRequested)
+			cause = oneOf(t, "cause", CauseFirst, CauseSecretLost, CauseSecretChanged, CauseRequestChanged,
+				CauseRequested)
 			if maybe(t, "the spec changes") {
 				d.Generation++
 			}

@@ -98,8 +98,8 @@ func (v *view) keepsShared(rec *v1alpha1.LeaseRecord) bool {
 
 // sharedMessage says why a record is kept, and what to do.
 func (v *view) sharedMessage(rec *v1alpha1.LeaseRecord) string {
-	const fix = "because its revocation would drop the user; at its maximum TTL the backend drops the user. Change the " +
-		"role so that each lease gets a user of its own (username template), then request a rotation"
+	const fix = "because its revocation would drop the user; at its maximum TTL the backend drops the user. Change " +
+		"the role so that each lease gets a user of its own (username template), then request a rotation"
 	if other := v.Sharers[Key(rec)]; other != "" && !v.usesUserOf(rec) {
 		return rec.Location() + " gave DynamicSecret " + other + " the user of an old lease of this object. The old " +
 			"lease is kept, " + fix + " of both objects."

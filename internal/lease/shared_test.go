@@ -84,7 +84,7 @@ func TestPlanKeepsALeaseWithTheUserInUse(t *testing.T) {
 		t.Errorf("the message is %q", in.Object.Status.Message)
 	}
 	verifySharedUserIsReported(t, input(inUse, handover(), old()), "gave the new lease the user of the old one")
-	verifySharedUserIsReported(t, input(corrected, handover(), old(), byOther), "gave DynamicSecret billing/reports the")
+	verifySharedUserIsReported(t, input(corrected, handover(), old(), byOther), "gave DynamicSecret billing/reports")
 }
 
 func verifySharedUserIsReported(t *testing.T, in Input, message string) {

@@ -93,7 +93,9 @@ var hostilities = map[string]hostility{
 	},
 	"a controller changes the request to and fro": {often: func(w *world) { w.changeRequest(w.version % 2) }},
 	"a controller keeps changing the request":     {often: func(w *world) { w.changeRequest(w.version) }},
-	"a controller requests rotations":             {often: func(w *world) { w.requestRotation(strconv.Itoa(w.version)) }},
+	"a controller requests rotations": {often: func(w *world) {
+		w.requestRotation(strconv.Itoa(w.version))
+	}},
 	"a controller edits what is not requested": {often: func(w *world) {
 		w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Lease.RenewAtPercent = int32(50 + w.version%20) })
 	}},
@@ -140,8 +142,8 @@ func hostileNames() []string {
 }
 
 // No object mints more than 12 credentials of a source in any hour, whatever happens to its Secret, to its spec, to its
-// annotations and to its other sources. A credential that is lost because the manager was killed before it could publish it
-// is replaced in addition. Writes are few as well; each edit may cause some.
+// annotations and to its other sources. A credential that is lost because the manager was killed before it could
+// publish it is replaced in addition. Writes are few as well; each edit may cause some.
 func TestHostileWritersMintAtMostTwelveAnHour(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(1)

@@ -19,9 +19,9 @@ import (
 // expires (zero: never).
 func (l *Lifecycle) reportNewer(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Time, error) {
 	now, before := l.clock.Now(), d.DeepCopy()
-	message := fmt.Sprintf("A newer version of leasekeeper wrote the ledger of this object (version %d; this one knows "+
-		"version %d). Nothing is issued, renewed or revoked, and a deletion waits, until that version runs again: "+
-		"upgrade leasekeeper.", d.Status.LedgerVersion, lease.Version)
+	message := fmt.Sprintf("A newer version of leasekeeper wrote the ledger of this object (version %d; this one "+
+		"knows version %d). Nothing is issued, renewed or revoked, and a deletion waits, until that version runs "+
+		"again: upgrade leasekeeper.", d.Status.LedgerVersion, lease.Version)
 	s := lease.Summary{Reason: v1alpha1.ReasonNewerLedger, Message: message, Stalled: true}
 	ready := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReadyCondition)
 	end := d.Status.ExpiresAt

@@ -90,7 +90,8 @@ func TestPatchOfTheConditionsHasNothingElse(t *testing.T) {
 		Leases: []v1alpha1.LeaseRecord{vaultRecord("l", "a")}})
 	var sent []byte
 	c := interceptor.NewClient(apiServer(t, d).Build(), interceptor.Funcs{SubResourcePatch: func(
-		_ context.Context, _ client.Client, _ string, o client.Object, patch client.Patch, _ ...client.SubResourcePatchOption,
+		_ context.Context, _ client.Client, _ string, o client.Object, patch client.Patch,
+		_ ...client.SubResourcePatchOption,
 	) (err error) {
 		sent, err = patch.Data(o)
 		return err

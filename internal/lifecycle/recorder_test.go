@@ -191,7 +191,7 @@ func TestOperationsAreCountedByResult(t *testing.T) {
 	a.CountRevocation("success")
 	got := scrape(t, registry)
 	maps.DeleteFunc(got, func(name string, _ float64) bool {
-		return !strings.HasPrefix(name, "leasekeeper_provider_ready")
+		return strings.HasPrefix(name, "leasekeeper_lease_records") || name == "leasekeeper_newer_ledgers"
 	})
 	wantSeries(t, "one series for each result", got, map[string]float64{
 		"leasekeeper_operations_total operation=issue result=success":  2,

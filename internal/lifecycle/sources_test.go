@@ -148,8 +148,8 @@ func indexed(t *testing.T, stored ...client.Object) *clientfake.ClientBuilder {
 // sourcesOn is providerSources on a fake API server.
 func sourcesOn(t *testing.T, driver *stubDriver, stored ...client.Object) *providerSources {
 	t.Helper()
-	return &providerSources{clock: clock.RealClock{}, cache: indexed(t, stored...).Build(), backends: registryOf(driver),
-		requestLimit: time.Minute, sealKey: []byte("0123456789abcdef")}
+	return &providerSources{clock: clock.RealClock{}, cache: indexed(t, stored...).Build(),
+		backends: registryOf(driver), requestLimit: time.Minute, sealKey: []byte("0123456789abcdef")}
 }
 
 func TestCreatedBeforeIsAnOrder(t *testing.T) {

@@ -629,8 +629,8 @@ func (w *world) checkConsumers(t *rapid.T) {
 }
 
 // The user in a Secret is never dropped, although the backend gives every lease of two objects the same user: not when
-// the Secret is deleted, changed or stripped of its annotations, nor by rotations, failed writes, kills, the deletion of
-// the other object, and a correction of the role.
+// the Secret is deleted, changed or stripped of its annotations, nor by rotations, failed writes, kills, the deletion
+// of the other object, and a correction of the role.
 func TestTheUserOfAllLeasesIsNeverDropped(t *testing.T) {
 	shared, both := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
