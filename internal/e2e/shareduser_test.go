@@ -107,6 +107,7 @@ func TestUserOfTwoObjectsIsNotDropped(t *testing.T) {
 	replace("orders")
 	replace("reports")
 	r.until("orders", "at rest", atRest)
+	r.until("reports", "at rest", atRest)
 	r.must(r.Kube.Delete(t.Context(), &v1alpha1.DynamicSecret{ObjectMeta: r.named("orders")}))
 	r.until("orders", "waiting for the other object", func(d *v1alpha1.DynamicSecret) bool {
 		return strings.Contains(d.Status.Message, r.name+"/reports")
