@@ -29,7 +29,7 @@ import (
 )
 
 // +kubebuilder:rbac:groups=leasekeeper.io,resources=dynamicsecrets,verbs=get;list;watch;patch
-// +kubebuilder:rbac:groups=leasekeeper.io,resources=dynamicsecrets/status,verbs=update
+// +kubebuilder:rbac:groups=leasekeeper.io,resources=dynamicsecrets/status,verbs=update;patch
 // +kubebuilder:rbac:groups=leasekeeper.io,resources=dynamicsecrets/finalizers,verbs=update
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch

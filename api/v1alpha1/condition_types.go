@@ -131,6 +131,9 @@ const (
 	// ReasonTargetContested: something else keeps changing or deleting the Secret, or the API server stores something
 	// else than leasekeeper writes. The pause before the next repair doubles up to an hour.
 	ReasonTargetContested = "TargetContested"
+	// ReasonRequestContested: something keeps changing the request, or keeps requesting rotations. The pause before the
+	// next issuance doubles up to an hour; the old credential stays valid.
+	ReasonRequestContested = "RequestContested"
 	// ReasonSharedUser: the backend gave a new lease the user of the old one. Revoking the old lease would drop the
 	// user that is in use, so it is kept.
 	ReasonSharedUser = "SharedUser"
@@ -141,6 +144,9 @@ const (
 	ReasonInvalidWindow = "InvalidWindow"
 	// ReasonLedgerMismatch: the ledger names a session or lease of another object. leasekeeper does not act on it.
 	ReasonLedgerMismatch = "LedgerMismatch"
+	// ReasonNewerLedger: a newer version of leasekeeper wrote the ledger, and this one does not know its format. The
+	// object is left alone until the newer version runs again.
+	ReasonNewerLedger = "NewerLedger"
 
 	// ReasonPathNotFound: the backend has nothing at the path.
 	ReasonPathNotFound = "PathNotFound"

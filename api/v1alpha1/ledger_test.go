@@ -69,3 +69,29 @@ func TestTheIdentityOfARecordIsStable(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// Leases have the same user if their server has one place for it, whatever roles and providers they are of.
+func TestUserScope(t *testing.T) {
+	scope := func(address, namespace, path string) string {
+		rec := v1alpha1.LeaseRecord{Vault: &v1alpha1.VaultRecord{Address: address, Namespace: namespace, Path: path}}
+		return rec.UserScope()
+	}
+	const server = "https://vault.test:8200"
+	orders := scope(server, "team", "database/creds/orders")
+	for _, c := range []struct {
+		it    string
+		other string
+		same  bool
+	}{
+		{"another role of the mount", scope(server, "team", "database/creds/reports"), true},
+		{"an address with a slash", scope(server+"/", "team", "database/creds/orders"), true},
+		{"the namespace in the path", scope(server, "", "team/database/creds/orders"), true},
+		{"another mount", scope(server, "team", "rabbitmq/creds/orders"), false},
+		{"another namespace", scope(server, "other", "database/creds/orders"), false},
+		{"another server", scope("https://other.test", "team", "database/creds/orders"), false},
+	} {
+		if (c.other == orders) != c.same {
+			t.Errorf("%s: %q and %q", c.it, c.other, orders)
+		}
+	}
+}

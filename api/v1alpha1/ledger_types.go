@@ -67,7 +67,7 @@ type DynamicSecretStatus struct {
 	// +optional
 	GrantEndedAt *metav1.Time `json:"grantEndedAt,omitempty"`
 
-	// Unplanned counts the issuances that no schedule and no user requested. Absent: none.
+	// Unplanned counts the issuances that no schedule caused. Absent: none.
 	// +optional
 	Unplanned *UnplannedIssuances `json:"unplanned,omitempty"`
 
@@ -101,23 +101,33 @@ type IssuanceAttempt struct {
 	Records []LeaseRecord `json:"records"`
 }
 
-// UnplannedIssuances counts issuances that no schedule and no user requested: the Secret was changed or lost, a lease
-// was lost, or a credential could not be used: the response could not become the Secret, or another source of the set
-// was refused. The pause before the next one doubles up to an hour. A change of the spec, or a requested rotation, ends
-// the pause.
+// UnplannedIssuances counts issuances that no schedule caused: the Secret was changed or lost, a lease was lost, the
+// request changed, a rotation was requested, or a credential could not be used: the response could not become the
+// Secret, or another source of the set was refused. The pause before the next one doubles up to an hour. A change of
+// the spec, or a requested rotation, ends the pause the first five times.
 type UnplannedIssuances struct {
-	// Count since the last change of the spec, the last requested rotation, or the last time that the pause and another
-	// hour passed without such an issuance.
+	// Count since the last edit that ended the pause, or the last time that the pause and another hour passed without
+	// such an issuance.
 	Count int64 `json:"count"`
 
 	// LastAt is when the last of them was recorded.
 	LastAt metav1.Time `json:"lastAt"`
 
-	// Generation of the spec that they belong to.
+	// Edits is how many of them followed a change of the spec, or a requested rotation, without a pause.
+	// +optional
+	Edits int64 `json:"edits,omitempty"`
+
+	// Recent are the times of those of the last hour.
+	// +optional
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	Recent []metav1.Time `json:"recent,omitempty"`
+
+	// Generation of the spec at the last of them.
 	// +optional
 	Generation int64 `json:"generation,omitempty"`
 
-	// Request is the value of the annotation leasekeeper.io/rotate-requested-at that they belong to.
+	// Request is the value of the annotation leasekeeper.io/rotate-requested-at at the last of them.
 	// +optional
 	Request string `json:"request,omitempty"`
 
@@ -252,8 +262,9 @@ type LeaseRecord struct {
 	// +optional
 	Digest string `json:"digest,omitempty"`
 
-	// UserDigest identifies the user (username or access_key) of a leased response, salted with the UID of the object.
-	// While two leases have the same user, neither is revoked, because that drops the user of both.
+	// UserDigest identifies the user (username or access_key) of a leased response among those of the same mount of the
+	// same server. While two leases have the same user, of one object or of two, neither is revoked, because that drops
+	// the user of both.
 	// +optional
 	UserDigest string `json:"userDigest,omitempty"`
 
@@ -353,6 +364,19 @@ func (r *LeaseRecord) Location() string {
 		return r.Vault.Path
 	}
 	return ""
+}
+
+// UserScope identifies where a user of the backend is unique: for Vault, its server, its namespace and the mount. Roles
+// of one mount may name the same user.
+func (r *LeaseRecord) UserScope() string {
+	path := r.Location()
+	if v := r.Vault; v != nil {
+		path = strings.Trim(v.Namespace+"/"+strings.Trim(path, "/"), "/")
+	}
+	if mount, _, found := strings.Cut(path, "/creds/"); found {
+		path = mount
+	}
+	return r.server() + "|" + path
 }
 
 // Certificate is the serial number of a credential without a lease that is revoked by it; empty: there is none.

@@ -101,6 +101,9 @@ func (s *storm) mutate(ctx context.Context, name string, m mutation, value strin
 	}
 	markTriggered, withdraw := func() {}, func() {}
 	if m.cause {
+		if err := s.forgetLoop(ctx, d); err != nil {
+			return client.IgnoreNotFound(err)
+		}
 		c := s.history.addCause(name)
 		markTriggered, withdraw = c.markTriggered, c.withdraw
 	}

@@ -89,7 +89,7 @@ func (s *storm) endFaults(ctx context.Context) error {
 			if !objects[name].DeletionTimestamp.IsZero() {
 				return name + " is being deleted", nil
 			}
-			if err := s.endPause(ctx, objects[name]); err != nil {
+			if err := s.forgetLoop(ctx, objects[name]); err != nil {
 				return "", err
 			}
 		}
@@ -97,13 +97,13 @@ func (s *storm) endFaults(ctx context.Context) error {
 	})
 }
 
-// endPause ends the pause that follows many deleted Secrets and lost leases: a change of the spec does.
-func (s *storm) endPause(ctx context.Context, d *v1alpha1.DynamicSecret) error {
-	if d.Status.Unplanned == nil || d.Spec.Target.Labels["storm"] == "over" {
+// forgetLoop forgets how many credentials the object got within an hour. The storm causes more than leasekeeper issues.
+func (s *storm) forgetLoop(ctx context.Context, d *v1alpha1.DynamicSecret) error {
+	if d.Status.Unplanned == nil {
 		return nil
 	}
-	patch := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"target":{"labels":{"storm":"over"}}}}`))
-	return s.kube.Patch(ctx, d, patch)
+	patch := client.RawPatch(types.MergePatchType, []byte(`{"status":{"unplanned":null}}`))
+	return s.kube.Status().Patch(ctx, d, patch)
 }
 
 // settled reports whether the object is Ready, has no pending request and has nothing to revoke.

@@ -44,6 +44,7 @@ func (r *rig) restartsIssueNothing(name string) {
 func (r *rig) mutateSources(name string, color *string, serial int, random *rand.Rand) {
 	r.t.Helper()
 	if random.IntN(3) > 0 {
+		r.forgetLoop(name)
 		r.edit(name, func(d *v1alpha1.DynamicSecret) {
 			metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.RotateRequestedAtAnnotation, fmt.Sprint(serial))
 		})
@@ -58,6 +59,7 @@ func (r *rig) mutateSources(name string, color *string, serial int, random *rand
 // is deleted.
 func (r *rig) sourcesSurvived(name, color string) {
 	r.t.Helper()
+	r.forgetLoop(name)
 	r.until(name, "settled", settled)
 	r.eventually("the last value of KV", func() bool { return r.value(name, "color") == color })
 	r.onlyRecorded(name, "DB_")

@@ -288,10 +288,7 @@ func (v *view) complaint() *Block {
 		return &Block{Reason: h.Reason, Stalled: true, Message: v.rollingMessage()}
 	}
 	if rec := v.shared(); rec != nil {
-		return &Block{Reason: v1alpha1.ReasonSharedUser, Stalled: true,
-			Message: rec.Location() + " gave the new lease the user of the old one. The old lease is kept, because " +
-				"its revocation would drop the user; at its maximum TTL the backend drops the user. Change the role " +
-				"so that each lease gets a user of its own (username template), then request a rotation."}
+		return &Block{Reason: v1alpha1.ReasonSharedUser, Stalled: true, Message: v.sharedMessage(rec)}
 	}
 	for i := range v.st.Retiring {
 		if f := v.Tries.Revoke[Key(&v.st.Retiring[i])]; f.Count > 0 && f.Stalled {
@@ -371,7 +368,7 @@ func rotatedCondition(v *view) *metav1.Condition {
 				"somebody revoked it. Reduce spec.rotation.overlap, or raise the maximum TTL.", utc(h.CutShortAt.Time))
 	case v.shared() != nil:
 		return condition(kind, false, v1alpha1.ReasonSharedUser,
-			"%s. The old lease is kept, because both leases have the same user.", v.movedMessage())
+			"%s. The old lease is kept, because another lease has the same user.", v.movedMessage())
 	case held != "":
 		reason := v1alpha1.ReasonOverlap
 		if short {
@@ -431,11 +428,15 @@ func (v *view) removalMessage(left int) string {
 	message := fmt.Sprintf("Lease records still to be revoked: %d.", max(0, left))
 	records := Records(v.st)
 	var bound, unanswered time.Time
-	failure := ""
+	failure, shared := "", ""
 	for i := range records {
 		rec := &records[i]
 		if v.Done[Key(rec)] {
 			continue
+		}
+		if v.sharesUser(rec) {
+			shared = " " + v.sharedMessage(rec)
+			bound = laterOf(bound, v.keptUntil(rec))
 		}
 		if f := v.Tries.Revoke[Key(rec)]; f.Count > 0 && failure == "" {
 			failure = " The last attempt failed: " + f.Message
@@ -455,6 +456,9 @@ func (v *view) removalMessage(left int) string {
 	}
 	if !bound.IsZero() {
 		message += fmt.Sprintf(" What is not revoked until %s is abandoned.", utc(bound))
+	}
+	if failure == "" && shared != "" {
+		return message + shared
 	}
 	if failure == "" && !unanswered.IsZero() {
 		return message + fmt.Sprintf(" A request got no response; its session is revoked at %s, when the backend must "+

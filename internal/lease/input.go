@@ -35,6 +35,8 @@ type Input struct {
 	Revoked map[string]bool
 	// Suspects are the ids of leases that were missing from a list of the backend.
 	Suspects map[string]bool
+	// Sharers are other objects that use the user of a record (see UsesUserOf), by its Key.
+	Sharers map[string]string
 	// Done are the keys (see Key) of records that this process has revoked or abandoned while the object is being
 	// deleted. Then the ledger is not updated for each.
 	Done map[string]bool
@@ -64,6 +66,8 @@ type Request struct {
 	Source string
 	// Digest of the request; empty: unknown, because the provider is missing.
 	Digest string
+	// Changed are the fields in which it differs from the request of the lease, as far as that is known.
+	Changed []string
 }
 
 // Read is a read of a static or scheduled source that found nothing new.

@@ -41,8 +41,19 @@ func issue(v *view) *Step {
 		return v.later(v.Now.Add(blockedRecheck), "")
 	}
 	if at, b := v.pausedByLoop(cause); b != nil {
-		v.blocked = b
-		return v.later(at, what)
+		planned, due := v.planned()
+		if !byRequest(cause) || planned == "" || v.Now.Before(due) {
+			v.blocked = b
+			if planned != "" && due.Before(at) {
+				at = due
+			}
+			return v.later(at, what)
+		}
+		cause = planned // the old credential must not expire because its request keeps changing
+		if at, b := v.pausedByLoop(cause); b != nil {
+			v.blocked = b
+			return v.later(at, what)
+		}
 	}
 	if f := v.Tries.Issue; f.waiting(v.Now) {
 		v.blocked = f.block()

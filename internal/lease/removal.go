@@ -132,10 +132,13 @@ func revokeRetiring(v *view) *Step {
 }
 
 func (v *view) revoke(rec *v1alpha1.LeaseRecord, i int, retiring bool) *Step {
-	if retiring && v.keepsShared(rec) {
-		return nil
-	}
 	f := v.Tries.Revoke[Key(rec)]
+	if v.keepsShared(rec) {
+		if v.Object.DeletionTimestamp.IsZero() || v.Now.Before(v.keptUntil(rec)) && !v.abandonRequested() {
+			return nil
+		}
+		return &Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: i, Retiring: retiring}
+	}
 	if v.abandoned(rec, f) {
 		return &Step{Action: AbandonRecord, Reason: v1alpha1.ReasonAbandoned, Record: i, Retiring: retiring}
 	}
@@ -178,10 +181,7 @@ func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
 	if !Leased(rec) && rec.Revocable && v.Object.DeletionTimestamp.IsZero() {
 		return false // it expires, and then there is nothing left to revoke
 	}
-	removed := !v.Object.DeletionTimestamp.IsZero()
-	requested := v.spec.OnDelete == v1alpha1.OnDeleteAbandon ||
-		v.Object.Annotations[v1alpha1.AbandonLeaseAnnotation] == "true"
-	if removed && requested {
+	if v.abandonRequested() {
 		return true
 	}
 	if f.Count == 0 {
@@ -196,6 +196,24 @@ func (v *view) abandoned(rec *v1alpha1.LeaseRecord, f Failure) bool {
 		return false
 	}
 	return true
+}
+
+// abandonRequested says that the spec or somebody requests that a deletion gives the leases up.
+func (v *view) abandonRequested() bool {
+	requested := v.spec.OnDelete == v1alpha1.OnDeleteAbandon ||
+		v.Object.Annotations[v1alpha1.AbandonLeaseAnnotation] == "true"
+	return !v.Object.DeletionTimestamp.IsZero() && requested
+}
+
+// keptUntil is until when a deletion keeps a lease whose user another object uses: until its deadline, or until the
+// lease has expired, and the user with it.
+func (v *view) keptUntil(rec *v1alpha1.LeaseRecord) time.Time {
+	at := v.deletionDeadline()
+	if end, dies := LifeEnd(rec); dies {
+		at = earlierOf(at, end)
+	}
+	v.later(at, v1alpha1.NextRevoke)
+	return at
 }
 
 // abandonedAt is until when the backend may fail to revoke the record. False: there is no such time. A session may

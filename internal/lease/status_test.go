@@ -81,7 +81,7 @@ func TestRotated(t *testing.T) {
 			v1alpha1.ReasonRollingOut, "Workloads are moving to the new credential. The old lease is kept.", false},
 		{"says who has the new credential of a shared user", []given{kept(numbered(2), user("one")), handover(),
 			old(user("one"))}, "False", v1alpha1.ReasonSharedUser, "Secret orders contains the new credential " +
-			"(workloads are not followed without spec.rollout). The old lease is kept, because both", true},
+			"(workloads are not followed without spec.rollout). The old lease is kept, because another", true},
 	} {
 		t.Run(c.it, func(t *testing.T) {
 			st := statusOf(input(append([]given{kept(), checkAt(time.Minute)}, c.given...)...))

@@ -31,6 +31,11 @@ func (a apiObjects) UpdateStatus(ctx context.Context, d *v1alpha1.DynamicSecret)
 	return a.writer.Status().Update(ctx, d, FieldOwner)
 }
 
+func (a apiObjects) PatchStatus(ctx context.Context, before, d *v1alpha1.DynamicSecret) error {
+	lock := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	return a.writer.Status().Patch(ctx, d, lock, FieldOwner)
+}
+
 func (a apiObjects) SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecret, present bool) error {
 	before := d.DeepCopy()
 	if present {

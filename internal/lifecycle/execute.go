@@ -90,7 +90,7 @@ func (l *Lifecycle) commit(ctx context.Context, o *observation, transition func(
 	transition(d)
 	lease.SealNew(l.sealKey, before, d)
 	o.d = d
-	l.refreshInput(o)
+	l.refreshInput(ctx, o)
 	lease.SetStatus(d, o.in, o.step)
 	if err := l.objects.UpdateStatus(ctx, d); err != nil {
 		o.d = before
@@ -155,7 +155,7 @@ func (l *Lifecycle) rest(ctx context.Context, o *observation, s lease.Step) erro
 	issued := h != nil && h.Outcome == lease.OutcomeIssued
 	if issued && o.in.Target == lease.TargetCurrent && o.heldIsRecorded() {
 		o.mem.held = nil // published, or unchanged: nothing needs it any more
-		l.refreshInput(o)
+		l.refreshInput(ctx, o)
 	}
 	if !o.d.DeletionTimestamp.IsZero() && len(o.d.Finalizers) == 0 {
 		return nil

@@ -89,7 +89,7 @@ func (l *Lifecycle) settleOne(ctx context.Context, r *remains) (time.Time, error
 	l.prepare(ctx, r)
 	o := &observation{d: r.d, mem: r.mem, sources: &resolved{}}
 	for range maxSteps {
-		l.refreshInput(o)
+		l.refreshInput(ctx, o)
 		step := o.step
 		switch step.Action {
 		case lease.Wait:

@@ -3,11 +3,13 @@ package lifecycle
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
@@ -28,7 +30,7 @@ func byAdmission(of func(sec *corev1.Secret, dryRun bool) error) hostility {
 	return hostility{always: func(w *world) { w.admission = of }}
 }
 
-// hostilities by name. None of them is a user's request.
+// hostilities by name. None of them is a person's.
 var hostilities = map[string]hostility{
 	"a controller changes a key": {often: (*world).tamper},
 	"a controller adds a key":    {often: (*world).touch},
@@ -89,6 +91,17 @@ var hostilities = map[string]hostility{
 			w.failing[path] = errDenied
 		},
 	},
+	"a controller changes the request to and fro": {often: func(w *world) { w.changeRequest(w.version % 2) }},
+	"a controller keeps changing the request":     {often: func(w *world) { w.changeRequest(w.version) }},
+	"a controller requests rotations": {often: func(w *world) {
+		w.requestRotation(strconv.Itoa(w.version))
+	}},
+	"a controller edits what is not requested": {often: func(w *world) {
+		w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Lease.RenewAtPercent = int32(50 + w.version%20) })
+	}},
+	"a controller revokes and restores": {often: func(w *world) {
+		w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Revoked = !d.Spec.Revoked })
+	}},
 	"the selection selects nothing": {always: func(w *world) {
 		w.person(func(d *v1alpha1.DynamicSecret) {
 			d.Spec.Target.Fields = &v1alpha1.FieldSelection{Include: []string{"nothing"}}
@@ -108,6 +121,17 @@ func (w *world) useSeveralSources() {
 	w.object.Generation++
 }
 
+// changeRequest lets somebody change the request of the object, or of its first source.
+func (w *world) changeRequest(n int) {
+	w.person(func(d *v1alpha1.DynamicSecret) {
+		request := d.Spec.Vault
+		if request == nil {
+			request = d.Spec.Sources[0].Vault
+		}
+		request.Parameters = map[string]apiextensionsv1.JSON{"n": {Raw: []byte(strconv.Itoa(n))}}
+	})
+}
+
 func hostileNames() []string {
 	var names []string
 	for name := range hostilities {
@@ -117,9 +141,9 @@ func hostileNames() []string {
 	return names
 }
 
-// No object mints more than 12 credentials of a source in any hour without a user's request, whatever happens to its
-// Secret and to its other sources. A credential that is lost because the manager was killed before it could publish it
-// is replaced in addition. Writes are few as well.
+// No object mints more than 12 credentials of a source in any hour, whatever happens to its Secret, to its spec, to its
+// annotations and to its other sources. A credential that is lost because the manager was killed before it could
+// publish it is replaced in addition. Writes are few as well; each edit may cause some.
 func TestHostileWritersMintAtMostTwelveAnHour(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(1)
@@ -175,7 +199,7 @@ func TestHostileWritersMintAtMostTwelveAnHour(t *testing.T) {
 					path, from, to, names, w.object.Status, tail(w.effects))
 			}
 		}
-		if writes := w.secretWrites(); writes > 100+15*restarts {
+		if writes := w.secretWrites(); writes > 100+15*restarts+4*w.edits {
 			t.Fatalf("%d writes of the Secret, with %q: %v", writes, names, tail(w.effects))
 		}
 	})
@@ -259,8 +283,14 @@ func TestLoopsAreReported(t *testing.T) {
 		"the type does not fit":            v1alpha1.ReasonInvalidResponse,
 		"the selection selects nothing":    v1alpha1.ReasonInvalidResponse,
 		"a source is denied":               v1alpha1.ReasonAccessDenied,
-		"a controller adds a key":          "",
-		"a controller makes it immutable":  "",
+
+		"a controller keeps changing the request":  v1alpha1.ReasonRequestContested,
+		"a controller requests rotations":          v1alpha1.ReasonRequestContested,
+		"a controller revokes and restores":        v1alpha1.ReasonRequestContested,
+		"a controller edits what is not requested": "",
+
+		"a controller adds a key":         "",
+		"a controller makes it immutable": "",
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, h := newWorld(1), hostilities[name]

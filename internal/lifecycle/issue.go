@@ -230,7 +230,7 @@ func (l *Lifecycle) request(ctx context.Context, o *observation, h *held, places
 		part := selected(o.d, src.Spec, response)
 		respond(&rec.Record, response, part.Digest(salt))
 		if lease.Leased(&rec.Record) && !response.ForeignUser {
-			rec.Record.UserDigest = secret.UserDigest(response.Data, userSalt(o.d))
+			rec.Record.UserDigest = secret.UserDigest(response.Data, rec.Record.UserScope())
 		}
 		content[i] = part
 	}
@@ -278,12 +278,6 @@ func namesOf(r backend.Response) fieldNames {
 	}
 	return names
 }
-
-// userSalt makes the same user have the same digest in all leases of an object, and another one in other objects. It
-// depends on nothing that can be lost between two leases: not on the Secret, whose salt others can remove, and not on
-// the seal key, which may be deleted or refused. If the digests of a user differed, the old lease would be revoked and
-// the user in use dropped. Whoever can read the status can check a guess of the user's name, which is no secret.
-func userSalt(d *v1alpha1.DynamicSecret) string { return string(d.UID) }
 
 // requestOrder has the indexes of the sources in the order of their requests.
 func (o *observation) requestOrder() []int {
@@ -469,7 +463,7 @@ func (l *Lifecycle) dropAttempt(ctx context.Context, o *observation, s lease.Ste
 	err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
 		lease.RetireAttempt(&d.Status, o.mem.heldForPlan(), s.Reason, l.requestLimit, l.clock.Now())
 		if h := o.mem.held; h != nil && h.unusable != "" {
-			lease.CountUnusable(d, h.unusable, l.clock.Now())
+			lease.CountUnusable(d, h.cause, h.unusable, l.clock.Now())
 		}
 	})
 	if err == nil {

@@ -96,7 +96,7 @@ func New(c Config) *Lifecycle {
 		cache:   c.Cache,
 		objects: apiObjects{reader: c.Reader, writer: c.Writer},
 		secrets: apiSecrets{cache: c.Cache, reader: c.Reader, writer: c.Writer},
-		sources: &providerSources{cache: c.Cache, backends: c.Backends, requestLimit: c.RequestLimit,
+		sources: &providerSources{clock: c.Clock, cache: c.Cache, backends: c.Backends, requestLimit: c.RequestLimit,
 			sealKey: c.SealKey, namespacedOnly: c.NamespacedOnly},
 		announce:      c.Announce,
 		memory:        newMemory(),
@@ -120,9 +120,7 @@ func (l *Lifecycle) Woken() <-chan event.GenericEvent { return l.woken }
 // is the object from the cache; it is updated.
 func (l *Lifecycle) Run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Time, error) {
 	if d.Status.LedgerVersion > lease.Version {
-		log.FromContext(ctx).Info("the ledger was written by a newer version of leasekeeper: the object is left alone",
-			"ledgerVersion", d.Status.LedgerVersion)
-		return time.Time{}, nil
+		return l.reportNewer(ctx, d)
 	}
 	if !d.DeletionTimestamp.IsZero() && l.memory.isReleased(client.ObjectKeyFromObject(d), d.UID) {
 		return time.Time{}, nil // the cache still shows it
@@ -187,7 +185,7 @@ func (l *Lifecycle) advance(ctx context.Context, o *observation) (at time.Time, 
 	if err != nil {
 		return time.Time{}, true, err
 	}
-	l.refreshInput(o)
+	l.refreshInput(ctx, o)
 	return time.Time{}, false, nil
 }
 

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -84,7 +85,7 @@ func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*ob
 	if !certain {
 		return o, l.orRemove(ctx, o, l.confirm)
 	}
-	l.refreshInput(o)
+	l.refreshInput(ctx, o)
 	return o, nil
 }
 
@@ -126,7 +127,7 @@ func (l *Lifecycle) orRemove(
 	if err := l.notDeleted(ctx, o, unread.name, unread.error); err != nil {
 		return err
 	}
-	l.refreshInput(o)
+	l.refreshInput(ctx, o)
 	return nil
 }
 
@@ -146,7 +147,7 @@ func (l *Lifecycle) confirm(ctx context.Context, o *observation) error {
 	}
 	unchanged := lease.Published(&o.d.Status) && o.current(o.secret) && secret.InSync(o.secret, o.d)
 	if unchanged && o.previous == nil && o.mem.held == nil && o.secret.full.Type == secret.Type(o.d) {
-		l.refreshInput(o)
+		l.refreshInput(ctx, o)
 		return nil
 	}
 	return l.readObject(ctx, o)
@@ -238,7 +239,7 @@ func (l *Lifecycle) readObject(ctx context.Context, o *observation) error {
 	}
 	o.mem = l.memory.of(o.key(), fresh.UID)
 	o.locked = true
-	l.refreshInput(o)
+	l.refreshInput(ctx, o)
 	return nil
 }
 
@@ -255,7 +256,7 @@ func (l *Lifecycle) readSecret(ctx context.Context, namespace, name string) (*se
 }
 
 // refreshInput makes the input of the plan from the observation as it is now, and plans the next step.
-func (l *Lifecycle) refreshInput(o *observation) {
+func (l *Lifecycle) refreshInput(ctx context.Context, o *observation) {
 	o.mem.refresh(o.revision(), o.sources.Recoveries, o.d.Status.Leases)
 	o.mem.boundRevocations(&o.d.Status, l.requestLimit, l.clock.Now())
 	state, outOfSync := o.targetState()
@@ -271,6 +272,7 @@ func (l *Lifecycle) refreshInput(o *observation) {
 		Lost:           union(o.mem.lost, l.memory.lostOf(o.key())),
 		Revoked:        l.memory.lostOf(o.key()),
 		Suspects:       l.memory.suspectsOf(o.key()),
+		Sharers:        l.sources.Sharers(ctx, o.d),
 		Done:           o.mem.done,
 		RevokeBy:       o.mem.revokeBy,
 		Reads:          o.mem.reads,
@@ -283,13 +285,46 @@ func (l *Lifecycle) refreshInput(o *observation) {
 	}
 	for i := range o.sources.Sources {
 		s := &o.sources.Sources[i]
-		o.in.Requests = append(o.in.Requests, lease.Request{Source: s.Spec.Name, Digest: s.Record.RequestDigest})
+		o.in.Requests = append(o.in.Requests, lease.Request{Source: s.Spec.Name, Digest: s.Record.RequestDigest,
+			Changed: changedFields(o.d.Status.Leases, s)})
 	}
 	var err error
 	if o.in.Windows, err = lease.ParseWindows(o.d.Spec.Rotation.Windows); err != nil {
 		o.in.Invalid = &lease.Block{Reason: v1alpha1.ReasonInvalidWindow, Message: err.Error(), Stalled: true}
 	}
 	o.step = lease.Plan(o.in)
+}
+
+// changedFields are the fields of the spec in which a source differs from what was issued for it; nil: none, or nothing
+// was issued.
+func changedFields(issued []v1alpha1.LeaseRecord, s *source) (fields []string) {
+	i := slices.IndexFunc(issued, func(rec v1alpha1.LeaseRecord) bool { return rec.Source == s.Spec.Name })
+	if i < 0 && len(issued) > 0 {
+		return []string{"spec.sources"}
+	}
+	if i < 0 || s.Record.RequestDigest == "" || issued[i].RequestDigest == s.Record.RequestDigest {
+		return nil
+	}
+	was, is, at := &issued[i], &s.Record, "spec."
+	if s.Spec.Name != "" {
+		at = "spec.sources[" + s.Spec.Name + "]."
+	}
+	if was.Provider.Kind != is.Provider.Kind || was.Provider.Name != is.Provider.Name {
+		fields = append(fields, at+"providerRef")
+	}
+	if a, b := was.Vault, is.Vault; a != nil && b != nil {
+		for field, differs := range map[string]bool{"address of the provider": a.Address != b.Address,
+			at + "vault.namespace": a.Namespace != b.Namespace, at + "vault.path": a.Path != b.Path} {
+			if differs {
+				fields = append(fields, field)
+			}
+		}
+	}
+	if len(fields) == 0 {
+		fields = []string{at + "vault.method or parameters, spec.serviceAccountName, target.type, or selected fields"}
+	}
+	slices.Sort(fields)
+	return fields
 }
 
 func union(sets ...map[string]bool) map[string]bool {

@@ -22,6 +22,8 @@ import (
 type objects interface {
 	Get(ctx context.Context, key types.NamespacedName) (*v1alpha1.DynamicSecret, error)
 	UpdateStatus(ctx context.Context, d *v1alpha1.DynamicSecret) error
+	// PatchStatus writes only what differs between the two.
+	PatchStatus(ctx context.Context, before, d *v1alpha1.DynamicSecret) error
 	SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecret, present bool) error
 }
 
@@ -46,6 +48,8 @@ type sources interface {
 	BackendFor(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) (backend.Backend, error)
 	// Disputed refuses a record that another object's ledger names too: somebody else wrote one of the two.
 	Disputed(ctx context.Context, d *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord) error
+	// Sharers names other objects that use the user of a record which may be revoked, by the record's lease.Key.
+	Sharers(ctx context.Context, d *v1alpha1.DynamicSecret) map[string]string
 }
 
 // rollouts moves the consumers of a Secret to its new credential.

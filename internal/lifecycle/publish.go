@@ -146,10 +146,10 @@ func (l *Lifecycle) recordPublished(
 func (l *Lifecycle) giveUp(ctx context.Context, o *observation, err error) error {
 	now := l.clock.Now()
 	fail(&o.mem.tries.Issue, unwritten(o, err, false), now, o.backoff)
-	reason := o.mem.tries.Issue.Reason
+	reason, cause := o.mem.tries.Issue.Reason, o.mem.held.cause
 	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
 		lease.RetireLeases(d, lease.CauseUnpublished, -1, now)
-		lease.CountUnusable(d, reason, now)
+		lease.CountUnusable(d, cause, reason, now)
 	}); err != nil {
 		return err
 	}

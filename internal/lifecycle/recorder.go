@@ -134,6 +134,8 @@ var (
 	descHandover = prometheus.NewDesc("leasekeeper_handover_start_timestamp_seconds",
 		"When the current handover of a DynamicSecret started, in seconds since 1970. Absent: it is complete.",
 		[]string{"namespace", "name"}, nil)
+	descNewer = prometheus.NewDesc("leasekeeper_newer_ledgers",
+		"DynamicSecrets that are left alone, because a newer version of leasekeeper wrote their ledgers.", nil, nil)
 	descReady = prometheus.NewDesc("leasekeeper_provider_ready",
 		"Whether a provider is ready (1) or not (0).", []string{"provider_kind", "provider"}, nil)
 )
@@ -142,6 +144,7 @@ func (c *leaseCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- descExpiration
 	ch <- descRecords
 	ch <- descHandover
+	ch <- descNewer
 	ch <- descReady
 }
 
@@ -150,10 +153,13 @@ func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 	if err := c.cache.List(context.Background(), &list, client.UnsafeDisableDeepCopy); err != nil {
 		return // the cache has not started
 	}
-	var attempts, live, retiring int
+	var attempts, live, retiring, newer int
 	for i := range list.Items {
 		d := &list.Items[i]
 		retiring += len(d.Status.Retiring)
+		if d.Status.LedgerVersion > lease.Version {
+			newer++
+		}
 		if d.Status.Attempt != nil {
 			attempts += len(d.Status.Attempt.Records)
 		}
@@ -170,6 +176,7 @@ func (c *leaseCollector) Collect(ch chan<- prometheus.Metric) {
 			ch <- timestamp(descExpiration, end, d)
 		}
 	}
+	ch <- prometheus.MustNewConstMetric(descNewer, prometheus.GaugeValue, float64(newer))
 	for state, n := range map[string]int{"attempt": attempts, "live": live, "retiring": retiring} {
 		ch <- prometheus.MustNewConstMetric(descRecords, prometheus.GaugeValue, float64(n), state)
 	}

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
 // apiServer builds a fake API server with our kinds and their status subresources.
@@ -119,6 +120,7 @@ func TestCollectorReadsTheLedgers(t *testing.T) {
 		}),
 		ledgerOf("handed-over", v1alpha1.DynamicSecretStatus{Handover: handover}),
 		ledgerOf("new", v1alpha1.DynamicSecretStatus{}),
+		ledgerOf("of a newer version", v1alpha1.DynamicSecretStatus{LedgerVersion: lease.Version + 1}),
 	}
 	cache := apiServer(t, stored...).Build()
 	registry := prometheus.NewPedanticRegistry()
@@ -133,6 +135,7 @@ func TestCollectorReadsTheLedgers(t *testing.T) {
 		"leasekeeper_lease_records state=attempt":                                          2,
 		"leasekeeper_lease_records state=live":                                             5,
 		"leasekeeper_lease_records state=retiring":                                         2,
+		"leasekeeper_newer_ledgers":                                                        1,
 	})
 
 	for _, o := range stored {
@@ -144,6 +147,7 @@ func TestCollectorReadsTheLedgers(t *testing.T) {
 		"leasekeeper_lease_records state=attempt":  0,
 		"leasekeeper_lease_records state=live":     0,
 		"leasekeeper_lease_records state=retiring": 0,
+		"leasekeeper_newer_ledgers":                0,
 	})
 }
 
@@ -157,7 +161,7 @@ func TestCollectorReportsWhichProvidersAreReady(t *testing.T) {
 	NewRecorder(&eventLog{}, apiServer(t, up, down, unchecked).Build(), registry)
 	got := scrape(t, registry)
 	maps.DeleteFunc(got, func(name string, _ float64) bool {
-		return strings.HasPrefix(name, "leasekeeper_lease_records")
+		return !strings.HasPrefix(name, "leasekeeper_provider_ready")
 	})
 	wantSeries(t, "one series for each provider", got, map[string]float64{
 		"leasekeeper_provider_ready provider=up provider_kind=ClusterSecretProvider":  1,
@@ -187,7 +191,7 @@ func TestOperationsAreCountedByResult(t *testing.T) {
 	a.CountRevocation("success")
 	got := scrape(t, registry)
 	maps.DeleteFunc(got, func(name string, _ float64) bool {
-		return strings.HasPrefix(name, "leasekeeper_lease_records")
+		return strings.HasPrefix(name, "leasekeeper_lease_records") || name == "leasekeeper_newer_ledgers"
 	})
 	wantSeries(t, "one series for each result", got, map[string]float64{
 		"leasekeeper_operations_total operation=issue result=success":  2,

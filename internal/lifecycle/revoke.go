@@ -111,6 +111,10 @@ func (l *Lifecycle) abandon(ctx context.Context, o *observation, s lease.Step) e
 	rec := o.record(s)
 	key := lease.Key(&rec)
 	why := "spec.lease.onDelete or the annotation " + v1alpha1.AbandonLeaseAnnotation + " requests it"
+	if other := o.in.Sharers[key]; other != "" {
+		why = "DynamicSecret " + other +
+			" has the same user, which a revocation would drop; the lease ends at its expiry"
+	}
 	if f := o.mem.tries.Revoke[key]; f.Count > 0 {
 		why = f.Message
 	}

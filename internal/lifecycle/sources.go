@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -31,10 +32,13 @@ const (
 	indexTarget = "target"
 	// IndexProvider is by every provider that the spec or the ledger names; see ProviderKey.
 	IndexProvider = "provider"
+	// indexUser is by the users of the leases that an object uses, or did.
+	indexUser = "user"
 )
 
 // providerSources finds backends through the providers in the cache.
 type providerSources struct {
+	clock        clock.PassiveClock
 	cache        client.Reader
 	backends     *backend.Registry
 	requestLimit time.Duration
@@ -348,6 +352,50 @@ func names(st *v1alpha1.DynamicSecretStatus, keys []string) bool {
 	return false
 }
 
+// Sharers names other objects that use the user of a record. Records of live leases are revoked only in a deletion.
+func (s *providerSources) Sharers(ctx context.Context, d *v1alpha1.DynamicSecret) map[string]string {
+	var sharers map[string]string
+	for _, rec := range revokedSoon(d) {
+		var list v1alpha1.DynamicSecretList
+		err := s.cache.List(ctx, &list, client.MatchingFields{indexUser: rec.UserDigest}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			put(&sharers, lease.Key(&rec), "(the cache cannot be read)") // nothing is revoked meanwhile
+			continue
+		}
+		if name := sharerOf(&rec, d, list.Items, s.clock.Now()); name != "" {
+			put(&sharers, lease.Key(&rec), name)
+		}
+	}
+	return sharers
+}
+
+// revokedSoon are the records that may be revoked and whose users are known.
+func revokedSoon(d *v1alpha1.DynamicSecret) []v1alpha1.LeaseRecord {
+	records := d.Status.Retiring
+	if !d.DeletionTimestamp.IsZero() {
+		records = append(slices.Clone(records), d.Status.Leases...)
+	}
+	return slices.DeleteFunc(slices.Clone(records), func(rec v1alpha1.LeaseRecord) bool {
+		return rec.UserDigest == "" || d.Spec.Revoked
+	})
+}
+
+// sharerOf is the first of the objects, by name, that uses the user of a record; empty: none does.
+func sharerOf(
+	rec *v1alpha1.LeaseRecord, d *v1alpha1.DynamicSecret, objects []v1alpha1.DynamicSecret, now time.Time,
+) (first string) {
+	for i := range objects {
+		other := &objects[i]
+		if other.UID == d.UID || !lease.UsesUserOf(other, rec, now) {
+			continue
+		}
+		if name := other.Namespace + "/" + other.Name; first == "" || name < first {
+			first = name
+		}
+	}
+	return first
+}
+
 // GetProvider reads a provider of either kind. The namespace is that of the object that refers to it.
 func GetProvider(ctx context.Context, c client.Reader, kind, name, namespace string) (v1alpha1.Provider, error) {
 	if kind == v1alpha1.ProviderKindCluster {
@@ -386,6 +434,16 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 			}
 			slices.Sort(keys)
 			return slices.Compact(keys)
+		},
+		indexUser: func(d *v1alpha1.DynamicSecret) []string {
+			var users []string
+			for _, rec := range slices.Concat(d.Status.Leases, d.Status.Retiring) {
+				if rec.UserDigest != "" {
+					users = append(users, rec.UserDigest)
+				}
+			}
+			slices.Sort(users)
+			return slices.Compact(users)
 		},
 	}
 	for name, keys := range indexes {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	clientfake "sigs.k8s.io/controller-runtime/pkg/client/fake"
 
@@ -146,8 +148,8 @@ func indexed(t *testing.T, stored ...client.Object) *clientfake.ClientBuilder {
 // sourcesOn is providerSources on a fake API server.
 func sourcesOn(t *testing.T, driver *stubDriver, stored ...client.Object) *providerSources {
 	t.Helper()
-	return &providerSources{cache: indexed(t, stored...).Build(), backends: registryOf(driver),
-		requestLimit: time.Minute, sealKey: []byte("0123456789abcdef")}
+	return &providerSources{clock: clock.RealClock{}, cache: indexed(t, stored...).Build(),
+		backends: registryOf(driver), requestLimit: time.Minute, sealKey: []byte("0123456789abcdef")}
 }
 
 func TestCreatedBeforeIsAnOrder(t *testing.T) {
@@ -780,6 +782,34 @@ func TestDisputed(t *testing.T) {
 }
 
 // Without a key there are no seals, so only the ledgers say whose a certificate is.
+// Another object with the user is found in every namespace.
+func TestSharers(t *testing.T) {
+	withUser := func(id, user string) v1alpha1.LeaseRecord {
+		return vaultRecord(id, id, func(r *v1alpha1.LeaseRecord) { r.UserDigest = user })
+	}
+	other := ledgerOf("other", v1alpha1.DynamicSecretStatus{Leases: []v1alpha1.LeaseRecord{withUser("theirs", "app")}})
+	other.Namespace, other.UID = "bank", "uid-2"
+	d := requesting()
+	mine, unique := withUser("mine", "app"), withUser("unique", "v-123")
+	want := map[string]string{lease.Key(&mine): "bank/other"}
+	s := sourcesOn(t, &stubDriver{}, d, other)
+	if got := s.Sharers(t.Context(), d); len(got) > 0 {
+		t.Errorf("without records: %v", got)
+	}
+	d.Status.Retiring = []v1alpha1.LeaseRecord{mine, unique}
+	if got := s.Sharers(t.Context(), d); !maps.Equal(got, want) {
+		t.Errorf("of retiring records: %v", got)
+	}
+	d.Status.Retiring, d.Status.Leases = nil, []v1alpha1.LeaseRecord{mine, unique}
+	if got := s.Sharers(t.Context(), d); len(got) > 0 {
+		t.Errorf("of leases that are not revoked: %v", got)
+	}
+	d.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	if got := s.Sharers(t.Context(), d); !maps.Equal(got, want) {
+		t.Errorf("in a deletion: %v", got)
+	}
+}
+
 func TestDisputedCertificates(t *testing.T) {
 	certificate := func(path, serial string) v1alpha1.LeaseRecord {
 		return vaultRecord("", "", func(r *v1alpha1.LeaseRecord) {

@@ -628,46 +628,77 @@ func (w *world) checkConsumers(t *rapid.T) {
 	}
 }
 
-// The user in the Secret is never dropped, although the backend gives every lease of the object the same user: not when
-// the Secret is deleted, changed or stripped of its annotations, nor by rotations, failed writes and kills.
+// The user in a Secret is never dropped, although the backend gives every lease of two objects the same user: not when
+// the Secret is deleted, changed or stripped of its annotations, nor by rotations, failed writes, kills, the deletion
+// of the other object, and a correction of the role.
 func TestTheUserOfAllLeasesIsNeverDropped(t *testing.T) {
-	shared := 0
+	shared, both := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(2)
-		w.backend.TTL, w.backend.MaxTTL, w.backend.OneUser = 100*time.Hour, 1000*time.Hour, "orders"
-		overlaps := rapid.SampledFrom([]time.Duration{0, time.Minute})
-		w.object.Spec.Rotation.Overlap = &metav1.Duration{Duration: overlaps.Draw(t, "overlap")}
-		all, writable := w.actions(t), true
-		w.admission = func(_ *corev1.Secret, dryRun bool) error {
-			if !writable && !dryRun {
-				return apierrors.NewInternalError(errors.New("failed calling webhook"))
+		const user = "orders"
+		w.backend.TTL, w.backend.MaxTTL, w.backend.OneUser = 100*time.Hour, 1000*time.Hour, user
+		other := w.second()
+		some := map[string]func(*rapid.T){}
+		for i, w := range []*world{w, other} {
+			for action, do := range w.actionsWithOneUser(t) {
+				some[fmt.Sprintf("%d: %s", i, action)] = do
 			}
-			return nil
+			if rapid.IntRange(0, 3).Draw(t, "it is in order unless 0") > 0 {
+				_, _ = w.procs[0].run(nil)
+			}
 		}
-		some := map[string]func(*rapid.T){
-			"clear the annotations of the Secret": func(*rapid.T) {
-				for _, s := range w.secrets {
-					clear(s.Annotations)
-					w.put(s)
+		some["delete the second"] = func(*rapid.T) { other.delete() }
+		some["correct the role"] = func(*rapid.T) {
+			w.backend.OneUser = map[string]string{"": user, user: ""}[w.backend.OneUser]
+		}
+		some[""] = func(t *rapid.T) {
+			used := 0
+			for _, w := range []*world{w, other} {
+				if w.object == nil || !w.object.DeletionTimestamp.IsZero() {
+					continue // its Secret is about to be deleted
 				}
-			},
-			"let no Secret be written": func(*rapid.T) { writable = !writable },
-			"": func(t *rapid.T) {
 				for _, s := range w.secrets {
-					if string(s.Data["username"]) == w.backend.OneUser && w.backend.Dropped() {
-						t.Fatalf("the user was dropped: %+v\neffects: %v", w.object.Status, tail(w.effects))
+					if string(s.Data["username"]) != user {
+						continue
+					}
+					if used++; w.backend.Dropped() {
+						t.Fatalf("the user was dropped: %+v\neffects: %v\n%v",
+							w.object, tail(w.effects), tail(w.other.effects))
 					}
 				}
-				shared = max(shared, len(w.backend.Live()))
-			},
-		}
-		for _, name := range []string{"run", "kill", "let time pass", "outage", "tamper with the Secret",
-			"delete the Secret", "rename the target", "request a rotation", "change the request", "suspend"} {
-			some[name] = all[name]
+			}
+			shared, both = max(shared, len(w.backend.Live())), max(both, used)
 		}
 		t.Repeat(some)
 	})
-	if shared < 2 {
-		t.Error("no two leases had the user, so nothing was tested")
+	if shared < 2 || both < 2 {
+		t.Error("no two leases, or no two objects, had the user, so nothing was tested")
 	}
+}
+
+// actionsWithOneUser are what may happen to a world in which all leases have the same user.
+func (w *world) actionsWithOneUser(t *rapid.T) map[string]func(*rapid.T) {
+	overlaps := rapid.SampledFrom([]time.Duration{0, time.Minute})
+	w.object.Spec.Rotation.Overlap = &metav1.Duration{Duration: overlaps.Draw(t, "overlap")}
+	all, writable := w.actions(t), true
+	w.admission = func(_ *corev1.Secret, dryRun bool) error {
+		if !writable && !dryRun {
+			return apierrors.NewInternalError(errors.New("failed calling webhook"))
+		}
+		return nil
+	}
+	some := map[string]func(*rapid.T){
+		"clear the annotations of the Secret": func(*rapid.T) {
+			for _, s := range w.secrets {
+				clear(s.Annotations)
+				w.put(s)
+			}
+		},
+		"let no Secret be written": func(*rapid.T) { writable = !writable },
+	}
+	for _, name := range []string{"run", "kill", "let time pass", "outage", "tamper with the Secret",
+		"delete the Secret", "rename the target", "request a rotation", "change the request", "suspend"} {
+		some[name] = all[name]
+	}
+	return some
 }

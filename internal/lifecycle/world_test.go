@@ -34,6 +34,8 @@ type world struct {
 	clock   *testclock.FakeClock
 	backend *fake.Backend
 	object  *v1alpha1.DynamicSecret // nil: gone
+	// other is a world with another object on the same backend; nil: there is none.
+	other   *world
 	secrets map[string]*corev1.Secret
 	version int
 	procs   []*process
@@ -61,6 +63,8 @@ type world struct {
 	serials map[string]*process
 	effects []string
 	events  []string
+	// edits counts those of the object.
+	edits int
 	// stored is called after each write of a status; nil: nothing is.
 	stored func(before, after *v1alpha1.DynamicSecret)
 	// takes is how long the consumers take to roll out; using is the credential that they use, stamp the one in their
@@ -167,6 +171,15 @@ func newWorld(processes int) *world {
 		w.procs = append(w.procs, p)
 	}
 	return w
+}
+
+// second makes a world with another object on the same backend.
+func (w *world) second() *world {
+	other := newWorld(len(w.procs))
+	other.clock, other.backend = w.clock, w.backend
+	other.object.Namespace, other.object.UID = "billing", "uid-2"
+	w.other, other.other = other, w
+	return other
 }
 
 // severalSources makes the object request two leases, a static role and a KV secret.
@@ -341,6 +354,12 @@ func (o worldObjects) UpdateStatus(ctx context.Context, d *v1alpha1.DynamicSecre
 	})
 }
 
+func (o worldObjects) PatchStatus(ctx context.Context, _, d *v1alpha1.DynamicSecret) error {
+	return o.p.do(ctx, "patch status", func() error {
+		return o.p.w.store(d, func(stored *v1alpha1.DynamicSecret) { stored.Status = d.Status })
+	})
+}
+
 func (o worldObjects) SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecret, present bool) error {
 	return o.p.do(ctx, fmt.Sprintf("finalizer %v", present), func() error {
 		return o.p.w.store(d, func(stored *v1alpha1.DynamicSecret) {
@@ -385,6 +404,7 @@ func (w *world) person(edit func(*v1alpha1.DynamicSecret)) {
 	if w.object == nil {
 		return
 	}
+	w.edits++
 	before, _ := json.Marshal(w.object.Spec)
 	d := w.object.DeepCopy()
 	_ = w.store(d, func(stored *v1alpha1.DynamicSecret) {
@@ -622,6 +642,20 @@ func (s worldSources) backend() backend.Backend {
 
 func (s worldSources) Disputed(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord) error {
 	return nil
+}
+
+func (s worldSources) Sharers(_ context.Context, d *v1alpha1.DynamicSecret) map[string]string {
+	var sharers map[string]string
+	other := s.p.w.other
+	if other == nil || other.object == nil {
+		return nil
+	}
+	for _, rec := range revokedSoon(d) {
+		if name := sharerOf(&rec, d, []v1alpha1.DynamicSecret{*other.object}, s.p.w.clock.Now()); name != "" {
+			put(&sharers, lease.Key(&rec), name)
+		}
+	}
+	return sharers
 }
 
 // worldBackend is the backend as the process sees it, through faults.

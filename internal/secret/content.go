@@ -120,9 +120,13 @@ func (p Part) Digest(salt string) string {
 // userFields are the fields of a response that name the user that the backend drops when it revokes the lease.
 var userFields = []string{"username", "access_key"}
 
-// UserDigest is the digest of the user that a response names; empty: it names none.
-func UserDigest(fields map[string][]byte, salt string) string {
-	mac, named := hmac.New(sha256.New, []byte(salt)), false
+// UserDigest is the digest of the user that a response names; empty: it names none. The scope is where the name is
+// unique, so the same user has the same digest in all leases of all objects. It depends on nothing that can be lost
+// between two leases: not on the Secret, whose salt others can remove, and not on the seal key, which may be deleted or
+// refused. If the digests of a user differed, the old lease would be revoked and the user in use dropped. Whoever can
+// read the status can check a guess of the user's name, which is no secret.
+func UserDigest(fields map[string][]byte, scope string) string {
+	mac, named := hmac.New(sha256.New, []byte(scope)), false
 	for _, field := range userFields {
 		if value := fields[field]; len(value) > 0 {
 			named = true

@@ -88,6 +88,8 @@ type credential struct {
 	leased            bool
 	issuedAt, expires time.Time
 	revoked           bool
+	// shared: its user is OneUser.
+	shared bool
 }
 
 type lateIssuance struct {
@@ -143,7 +145,8 @@ func (b *Backend) mint(accessor, path string, at time.Time) *credential {
 		leased: b.kindOf(path) == v1alpha1.ResponseLeased,
 	}
 	b.minted[c.id] = c
-	b.dropped = b.dropped && !c.leased
+	c.shared = c.leased && b.OneUser != ""
+	b.dropped = b.dropped && !c.shared
 	return c
 }
 
@@ -341,7 +344,7 @@ func (b *Backend) revokeToken(t *token) {
 
 // end revokes a lease and drops its user.
 func (b *Backend) end(c *credential) {
-	b.dropped = b.dropped || !c.revoked
+	b.dropped = b.dropped || c.shared && !c.revoked
 	c.revoked = true
 }
 
