@@ -49,6 +49,8 @@ type breaker struct {
 	pause    time.Duration
 	fault    *backend.Error
 	servedAt time.Time
+	// downAt is when the server was last found down, or a request was refused for that.
+	downAt time.Time
 	// recoveries counts the resets after which all objects try again at once. A reset counts if a probe had failed, and
 	// if the last recovery is not recent: a server that serves some requests and refuses others trips and resets the
 	// breaker in turn, and the objects that fail must keep their back-off.
@@ -64,6 +66,7 @@ func (b *breaker) allow() (probe bool, err error) {
 		return false, nil
 	}
 	if b.probing || b.clock.Now().Before(b.probeAt) {
+		b.downAt = b.clock.Now()
 		return false, b.fault
 	}
 	b.probing = true
@@ -107,7 +110,7 @@ func (b *breaker) record(probe bool, sent time.Time, f finding, fault *backend.E
 		return true, recovered
 	}
 	if f == down {
-		b.fault = fault
+		b.fault, b.downAt = fault, now
 		b.probeAt = now.Add(b.pause)
 	}
 	return turned, false
@@ -118,6 +121,13 @@ func (b *breaker) servedSince(t time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.servedAt.After(t)
+}
+
+// lastDown is when the server was last found down; zero: never.
+func (b *breaker) lastDown() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.downAt
 }
 
 func (b *breaker) recovered() int64 {
