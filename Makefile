@@ -161,6 +161,7 @@ verify: ## Fail if generated files, go.mod or formatting are out of date, or a l
 	go mod tidy -diff
 	go -C hack/image mod tidy -diff
 	go run ./hack/rights
+	go run ./hack/tests
 	files=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go'))
 	[ -z "$$files" ] || { echo "Not formatted; run make fmt: $$files"; exit 1; }
 	git ls-files -co --exclude-standard | grep -vE '$(UNLIMITED)' | xargs -d '\n' env LC_ALL=C awk -f hack/width.awk

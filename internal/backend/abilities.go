@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"time"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 )
@@ -44,6 +45,13 @@ type Inspector interface {
 	// Inspect contacts the server and reports the permissions that leasekeeper's own identity lacks there. On an error
 	// the report is partial.
 	Inspect(ctx context.Context) (Report, error)
+}
+
+// OutageReporter tells an outage of the server from errors that concern some requests only, such as those of a path or
+// a role.
+type OutageReporter interface {
+	// LastOutage is when the server as a whole was last found unavailable; zero: never. It contacts nobody.
+	LastOutage() time.Time
 }
 
 // Report is the result of an inspection.

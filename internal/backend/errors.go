@@ -12,8 +12,9 @@ type ErrorKind string
 const (
 	// NoResponse: the backend did not respond (time-out, reset, gateway error). It may still execute the request.
 	NoResponse ErrorKind = "NoResponse"
-	// Unavailable: the request did not reach the backend (connection refused), or the backend responded that it
-	// serves nothing now: sealed, standby.
+	// Unavailable: the request did not reach the backend (connection refused), the backend responded that it serves
+	// nothing now (sealed, standby), or something that the request needs before it is sent cannot be obtained now, such
+	// as a token of a ServiceAccount. Only an OutageReporter knows whether the whole server is unavailable.
 	Unavailable ErrorKind = "Unavailable"
 	// Throttled: the backend limits the rate of these requests, such as those of one path. It serves others.
 	Throttled ErrorKind = "Throttled"

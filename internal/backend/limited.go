@@ -50,16 +50,32 @@ func (l limited) Unwrap() Backend { return l.next }
 
 // Admit implements Limiter.
 func (l limited) Admit(path string, first bool, who Waiter) (done func(error), err error) {
-	return l.limits.admit(lineKey{l.of, opIssue, path}, first, who)
+	return l.admit(lineKey{l.of, opIssue, path}, first, who)
 }
 
-// decorate limits the reads of the backend, and notes the outages that its inspections find.
+// admit reserves a place, with what the backend knows of outages before and after the request.
+func (l limited) admit(key lineKey, issues bool, who Waiter) (done func(error), err error) {
+	l.noteOutage()
+	finish, err := l.limits.admit(key, issues, who)
+	if err != nil {
+		return nil, err
+	}
+	return func(result error) {
+		l.noteOutage()
+		finish(result)
+	}, nil
+}
+
+func (l limited) noteOutage() {
+	if reporter, ok := As[OutageReporter](l.next); ok {
+		l.limits.noteOutage(l.of, reporter.LastOutage())
+	}
+}
+
+// decorate limits the reads of the backend.
 func (l limited) decorate(ability any) {
-	switch a := ability.(type) {
-	case *Reader:
+	if a, ok := ability.(*Reader); ok {
 		*a = limitedReader{l, *a}
-	case *Inspector:
-		*a = limitedInspector{l, *a}
 	}
 }
 
@@ -76,42 +92,24 @@ func (r limitedReader) Read(ctx context.Context, who Identity, src v1alpha1.Secr
 	return limit(r.limited, "read", path, func() (Response, error) { return r.next.Read(ctx, who, src) })
 }
 
-type limitedInspector struct {
-	limited limited
-	next    Inspector
-}
-
-func (i limitedInspector) Inspect(ctx context.Context) (Report, error) {
-	report, err := i.next.Inspect(ctx)
-	i.limited.limits.noteOutage(i.limited.of, err)
-	return report, err
-}
-
 // limit sends a request about a path unless the path is at a limit.
 func limit[T any](l limited, operation, path string, do func() (T, error)) (result T, err error) {
-	done, err := l.limits.admit(lineKey{l.of, operation, path}, false, Waiter{})
+	done, err := l.admit(lineKey{l.of, operation, path}, false, Waiter{})
 	if err != nil {
 		return result, err
 	}
-	defer func() {
-		l.limits.noteOutage(l.of, err)
-		done(err)
-	}()
+	defer func() { done(err) }()
 	return do()
 }
 
 // Login is limited by Admit.
 func (l limited) Login(ctx context.Context, who Identity) (Session, error) {
-	session, err := l.next.Login(ctx, who)
-	l.limits.noteOutage(l.of, err)
-	return session, err
+	return l.next.Login(ctx, who)
 }
 
 // Issue is limited by Admit.
 func (l limited) Issue(ctx context.Context, s Session, src v1alpha1.SecretSource) (Response, error) {
-	response, err := l.next.Issue(ctx, s, src)
-	l.limits.noteOutage(l.of, err)
-	return response, err
+	return l.next.Issue(ctx, s, src)
 }
 
 func (l limited) Renew(ctx context.Context, rec v1alpha1.LeaseRecord, increment time.Duration) (lease.Term, error) {

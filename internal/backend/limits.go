@@ -38,7 +38,8 @@ const (
 //   - Other operations: half of the workers until one has got a response, and a quarter as soon as one of them takes
 //     longer than a second.
 //   - After a request without a response, with an error after a long time, or refused by a quota: one at a time, as a
-//     probe, until one gets another response.
+//     probe, until one gets another response. So it is if what a request needs first, such as a login, fails while the
+//     server serves others.
 //   - Then each response permits one request more, unless the responses take longer because of that: a database that is
 //     only slow would let a quarter of the workers time out together. Issuances begin like that after an outage of the
 //     server.
@@ -241,15 +242,15 @@ func (l *Limits) release(key lineKey, id int, issued bool, result error) (wake [
 	delete(in.inFlight, id)
 	places := 1
 	switch {
-	case errors.Is(result, ErrNotSent), result != nil && KindOf(result) == Unavailable:
+	case errors.Is(result, ErrNotSent), KindOf(result) == Unavailable && l.outageSince(key, started):
 		// It shows nothing about the path.
-	case result != nil && (KindOf(result) == NoResponse || KindOf(result) == Failed && took > hanging):
+	case unanswered(result, took):
 		in.probeFailed = !in.probeAt.IsZero() && !started.Before(in.probeAt)
 		in.limit, in.alone, in.probeAt = 1, 0, now.Add(probePause)
 		in.fault = Errorf(Unavailable, "%s: waiting, because the last request got no response: one request at a time "+
 			"is sent until the backend responds", key.path)
 		in.fault.RetryAfter = retryWaiting
-	case result != nil && KindOf(result) == QuotaExceeded:
+	case KindOf(result) == QuotaExceeded:
 		in.probeAt = now.Add(quotaPause)
 		in.fault = Errorf(QuotaExceeded, "%s", result)
 		in.fault.RetryAfter = quotaPause
@@ -266,6 +267,20 @@ func (l *Limits) release(key lineKey, id int, issued bool, result error) (wake [
 		delete(l.lines, key)
 	}
 	return wake
+}
+
+// unanswered says that a result is none of the path's own: nothing responded, or only after it had given up waiting.
+func unanswered(result error, took time.Duration) bool {
+	if result == nil {
+		return false
+	}
+	switch KindOf(result) {
+	case NoResponse, Unavailable:
+		return true
+	case Failed:
+		return took > hanging
+	}
+	return false
 }
 
 // grow permits one request more after a response, until the usual limit applies again. It returns how many more. A
@@ -286,14 +301,19 @@ func (in *line) grow(took time.Duration, result error, usual int) int {
 	return 1
 }
 
-// noteOutage notes an error that shows that the server is unavailable.
-func (l *Limits) noteOutage(of providerKey, err error) {
-	if err == nil || KindOf(err) != Unavailable {
-		return
-	}
+// noteOutage notes when a server was found unavailable; zero: never.
+func (l *Limits) noteOutage(of providerKey, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.outages[of] = l.clock.Now()
+	if at.After(l.outages[of]) {
+		l.outages[of] = at
+	}
+}
+
+// outageSince says that the server of a line was found unavailable since then.
+func (l *Limits) outageSince(key lineKey, t time.Time) bool {
+	down, known := l.outages[key.providerKey]
+	return known && !down.Before(t)
 }
 
 // slowest is for how long the oldest request is in flight.

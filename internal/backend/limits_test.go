@@ -354,14 +354,16 @@ func TestAnOutageOfTheServerOpensNoLine(t *testing.T) {
 	l := newLineTest(t)
 	l.fill("renew", "a", 1)[0](noResponse)
 	l.clock.Step(2 * probePause)
-	l.fill("renew", "a", 1)[0](Errorf(Unavailable, "the server is sealed"))
+	done := l.fill("renew", "a", 1)
+	l.noteOutage(keyOf(vaultProvider()), l.clock.Now())
+	done[0](Errorf(Unavailable, "the server is sealed"))
 	l.fill("renew", "a", 1)
 	l.refused("renew", "a", Unavailable)
 }
 
 func TestAResponseWakesAsManyAsThereArePlaces(t *testing.T) {
 	l := newLineTest(t)
-	l.noteOutage(keyOf(vaultProvider()), Errorf(Unavailable, "the server is sealed"))
+	l.noteOutage(keyOf(vaultProvider()), l.clock.Now())
 	woken := map[string]bool{}
 	admit := func(key string) (func(error), error) {
 		who := Waiter{Key: key, Wake: func() { woken[key] = true }}
@@ -381,22 +383,50 @@ func TestAResponseWakesAsManyAsThereArePlaces(t *testing.T) {
 	}
 }
 
+// outageBackend fails every request, and reports an outage of its server since then, if it is one.
+type outageBackend struct {
+	ableBackend
+	clock  *testclock.FakeClock
+	outage bool
+}
+
+func (o outageBackend) LastOutage() time.Time {
+	if o.outage {
+		return o.clock.Now()
+	}
+	return time.Time{}
+}
+
+// failing is a backend whose requests fail as if its server, or only something about them, were unavailable.
+func (l *lineTest) failing(outage bool) Backend {
+	down := ableBackend{readingBackend{stubBackend{Errorf(Unavailable, "it is unavailable")}}}
+	return l.Wrap(outageBackend{down, l.clock, outage}, vaultProvider())
+}
+
+// requests to a backend, each by an object of its own.
+var requests = map[string]func(ctx context.Context, b Backend){
+	"a login": func(ctx context.Context, b Backend) {
+		done, _ := Admit(b, "hanging", true, Waiter{})
+		_, err := b.Login(ctx, Identity{})
+		done(err)
+	},
+	"an issuance": func(ctx context.Context, b Backend) {
+		done, _ := Admit(b, "hanging", true, Waiter{})
+		_, err := b.Issue(ctx, Session{}, v1alpha1.SecretSource{})
+		done(err)
+	},
+	"a renewal": func(ctx context.Context, b Backend) { _, _ = b.Renew(ctx, v1alpha1.LeaseRecord{}, time.Hour) },
+	"a read": func(ctx context.Context, b Backend) {
+		reader, _ := As[Reader](b)
+		_, _ = reader.Read(ctx, Identity{}, v1alpha1.SecretSource{})
+	},
+}
+
 func TestIssuancesBeginSlowlyAfterAnOutage(t *testing.T) {
-	down := Errorf(Unavailable, "the server is sealed")
-	for name, request := range map[string]func(ctx context.Context, b Backend){
-		"a login": func(ctx context.Context, b Backend) { _, _ = b.Login(ctx, Identity{}) },
-		"an issuance": func(ctx context.Context, b Backend) {
-			_, _ = b.Issue(ctx, Session{}, v1alpha1.SecretSource{})
-		},
-		"a renewal": func(ctx context.Context, b Backend) { _, _ = b.Renew(ctx, v1alpha1.LeaseRecord{}, time.Hour) },
-		"an inspection": func(ctx context.Context, b Backend) {
-			inspector, _ := As[Inspector](b)
-			_, _ = inspector.Inspect(ctx)
-		},
-	} {
+	for name, request := range requests {
 		t.Run(name, func(t *testing.T) {
 			l := newLineTest(t)
-			request(t.Context(), l.Wrap(ableBackend{readingBackend{stubBackend{down}}}, vaultProvider()))
+			request(t.Context(), l.failing(true))
 			l.clock.Step(time.Second)
 			done := l.fill(opIssue, "a", 1)
 			l.refused(opIssue, "a", Busy)
@@ -413,6 +443,30 @@ func TestIssuancesBeginSlowlyAfterAnOutage(t *testing.T) {
 			l.fill(opIssue, "b", 4)
 		})
 	}
+}
+
+// What one path or role needs may be unavailable: a gateway rejects its logins, or an admission webhook its tokens.
+func TestAFailureOfOneRequestIsNoOutage(t *testing.T) {
+	for name, request := range requests {
+		t.Run(name, func(t *testing.T) {
+			l := newLineTest(t)
+			request(t.Context(), l.failing(false))
+			l.clock.Step(time.Second)
+			l.fill(opIssue, "a", 4)
+			l.fill(opIssue, "b", 4)
+		})
+	}
+}
+
+// A login that hangs holds a place as long as an issuance does.
+func TestAPathWhoseLoginsFailGetsOneProbe(t *testing.T) {
+	l := newLineTest(t)
+	requests["a login"](t.Context(), l.failing(false))
+	l.refused(opIssue, "hanging", Unavailable)
+	l.clock.Step(2 * probePause)
+	l.fill(opIssue, "hanging", 1)
+	l.refused(opIssue, "hanging", Unavailable)
+	l.fill(opIssue, "a", 4)
 }
 
 // A path whose issuances always take long is not limited for that.
@@ -489,7 +543,7 @@ func TestASlowDatabaseIsNotOverrun(t *testing.T) {
 func TestNothingIsRequestedTwiceAfterAnOutage(t *testing.T) {
 	d := &database{lineTest: newLineTest(t), takes: time.Second, timeout: 4 * time.Second}
 	d.Limits = NewLimits(d.clock, 32)
-	d.noteOutage(keyOf(vaultProvider()), Errorf(Unavailable, "the server is sealed"))
+	d.noteOutage(keyOf(vaultProvider()), d.clock.Now())
 	d.clock.Step(time.Second)
 	if d.create(12); d.requested != 12 {
 		t.Errorf("%d credentials were requested for 12 objects", d.requested)

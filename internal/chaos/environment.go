@@ -125,19 +125,23 @@ func (e *environment) roles() map[string]testbed.DatabaseRole {
 }
 
 func (e *environment) setUpVault(ctx context.Context) error {
-	v := e.bed.Vault
-	errs := []error{
+	errs := []error{setUpIssuer(ctx, e.bed.Vault)}
+	for name := range e.roles() {
+		errs = append(errs, e.connect(ctx, name), e.writeRole(ctx, name, 0))
+	}
+	return errors.Join(errs...)
+}
+
+// setUpIssuer mounts the database engine and writes what the objects log in with.
+func setUpIssuer(ctx context.Context, v *testbed.Vault) error {
+	return errors.Join(
 		v.Root.Sys().MountWithContext(ctx, runName, &api.MountInput{Type: "database"}),
 		v.WritePolicy(ctx, runName, `path "`+runName+`/creds/*" { capabilities = ["read"] }`),
 		v.WriteRole(ctx, "kubernetes", runName, testbed.KubernetesRole{
 			ServiceAccounts: []string{"orders"}, Namespaces: []string{runName}, Policies: []string{runName},
 			Audience: "vault", TTL: time.Hour, MaxTTL: 24 * time.Hour,
 		}),
-	}
-	for name := range e.roles() {
-		errs = append(errs, e.connect(ctx, name), e.writeRole(ctx, name, 0))
-	}
-	return errors.Join(errs...)
+	)
 }
 
 // connect creates the connection of a role. Vault keeps no idle connection, because PostgreSQL's smart shutdown waits

@@ -18,6 +18,8 @@ const (
 	isolationTTL = time.Minute
 	// listDelay is how long the slow provider takes to list leases.
 	listDelay = 9 * time.Second
+	// leastLife is what must remain of a neighbour's lease at any time. It is renewed after two thirds of its life.
+	leastLife = 10 * time.Second
 )
 
 // isolated are the kinds of objects in the isolation run, and how many of each.
@@ -26,10 +28,18 @@ var isolated = map[string]int{
 	"healthy": 300,
 	// slowlist objects too, on a provider that takes listDelay to list them.
 	"slowlist": 50,
-	// hangdb objects use a database that accepts connections and never responds.
+	// hangdb objects use a database that accepts connections and never responds, through the provider of the healthy.
 	"hangdb": 100,
-	// hangvault objects use a Vault that never responds.
+	// hangvault objects use another Vault, which never responds.
 	"hangvault": 50,
+}
+
+// providerOf is the name of the provider of a kind.
+func providerOf(kind string) string {
+	if kind == "hangdb" {
+		return "healthy"
+	}
+	return kind
 }
 
 // Isolation is the outcome of an isolation run.
@@ -42,6 +52,8 @@ type Isolation struct {
 	Renewals int
 	// ClosestCall is the shortest remaining life that a neighbour's lease was seen to have.
 	ClosestCall time.Duration
+	// LookUps are the requests about single leases of the slow provider, which replace its lists.
+	LookUps int
 	// LateTime is how long a new object on the healthy database waited for its first credential meanwhile.
 	LateTime time.Duration
 }
@@ -52,6 +64,7 @@ func (r Isolation) rows(row func(string, any)) {
 	row(fmt.Sprintf("  %d neighbours with leases of %s", r.Neighbours, isolationTTL),
 		fmt.Sprintf("%d changed, %d renewals, shortest remaining life %s", r.Changed, r.Renewals,
 			r.ClosestCall.Round(time.Second)))
+	row("  leases looked up on the slow provider", r.LookUps)
 	row("  new object on the healthy database", "ready within "+r.LateTime.Round(100*time.Millisecond).String())
 }
 
@@ -59,7 +72,9 @@ func (r Isolation) rows(row func(string, any)) {
 type isolationRun struct {
 	*environment
 	database *testbed.TCPProxy
-	// vaults are proxies in front of Vault, by the name of their provider.
+	// second is the Vault of the hangvault objects.
+	second *testbed.Vault
+	// vaults are proxies in front of the Vaults, by the name of their provider.
 	vaults map[string]*testbed.Proxy
 	leases map[string]string
 }
@@ -67,7 +82,7 @@ type isolationRun struct {
 // isolation lets a database and a Vault hang next to healthy ones.
 func (e *environment) isolation(ctx context.Context, report *Report) (err error) {
 	r := &isolationRun{environment: e, vaults: map[string]*testbed.Proxy{}, leases: map[string]string{}}
-	defer func() { err = errors.Join(err, r.closeProxies()) }()
+	defer func() { err = errors.Join(err, r.close()) }()
 	for _, step := range []func(context.Context, *Isolation) error{r.prepare, r.issueAll, r.hang, r.recover} {
 		if err := step(ctx, &report.Isolation); err != nil {
 			report.Verdict = Broken
@@ -80,42 +95,56 @@ func (e *environment) isolation(ctx context.Context, report *Report) (err error)
 	return nil
 }
 
-func (r *isolationRun) closeProxies() (err error) {
+func (r *isolationRun) close() (err error) {
 	if r.database != nil {
 		err = r.database.Close()
 	}
 	for _, proxy := range r.vaults {
 		err = errors.Join(err, proxy.Close())
 	}
+	if r.second != nil {
+		err = errors.Join(err, r.second.Close())
+	}
 	return err
 }
 
-// prepare starts the proxies, and creates a role and a provider for each kind of object.
+// startSecond starts another Vault for the same cluster.
+func (r *isolationRun) startSecond(ctx context.Context) (err error) {
+	r.second, err = testbed.StartVault(ctx, testbed.VaultOptions{MaxRequestDuration: vaultLimit})
+	if err != nil {
+		return err
+	}
+	bed := testbed.Bed{Plane: r.bed.Plane, Vault: r.second}
+	return errors.Join(bed.SetUpVault(ctx), setUpIssuer(ctx, r.second))
+}
+
+// prepare starts the other Vault and the proxies, and creates a role for each kind of object, and the providers.
 func (r *isolationRun) prepare(ctx context.Context, _ *Isolation) (err error) {
 	if r.database, err = testbed.StartTCPProxy(r.bed.Postgres.Address); err != nil {
+		return err
+	}
+	if err := r.startSecond(ctx); err != nil {
 		return err
 	}
 	hanging := *r.bed.Postgres
 	hanging.Address = r.database.Address
 	for kind := range isolated {
-		server := r.bed.Postgres
-		if kind == "hangdb" {
+		server, vault := r.bed.Postgres, r.bed.Vault
+		switch kind {
+		case "hangdb":
 			server = &hanging
+		case "hangvault":
+			vault = r.second
 		}
 		settings := map[string]any{"username_template": userPrefix + "{{random 20}}-{{unix_time}}"}
 		role := testbed.DatabaseRole{Connection: kind, DefaultTTL: isolationTTL, MaxTTL: 24 * time.Hour}
-		proxy, err := testbed.StartProxy(r.bed.Vault.Address, testbed.ProxyOptions{})
-		if err != nil {
-			return err
-		}
-		r.vaults[kind] = proxy
-		p := r.provider()
-		p.Name, p.Spec.Vault.Address = kind, proxy.Address
 		err = errors.Join(
-			r.bed.Vault.ConnectDatabase(ctx, runName, kind, server, settings),
-			r.bed.Vault.WriteDatabaseRole(ctx, runName, kind, role),
-			r.kube.Create(ctx, p),
+			vault.ConnectDatabase(ctx, runName, kind, server, settings),
+			vault.WriteDatabaseRole(ctx, runName, kind, role),
 		)
+		if err == nil && providerOf(kind) == kind {
+			err = r.createProvider(ctx, kind, vault)
+		}
 		if err != nil {
 			return err
 		}
@@ -123,6 +152,18 @@ func (r *isolationRun) prepare(ctx context.Context, _ *Isolation) (err error) {
 	return r.vaults["slowlist"].Break(testbed.Fault{
 		Path: "^/v1/sys/leases/lookup/", Action: testbed.Delay, After: listDelay,
 	})
+}
+
+// createProvider creates a provider with a proxy in front of its Vault.
+func (r *isolationRun) createProvider(ctx context.Context, name string, vault *testbed.Vault) error {
+	proxy, err := testbed.StartProxy(vault.Address, testbed.ProxyOptions{})
+	if err != nil {
+		return err
+	}
+	r.vaults[name] = proxy
+	p := r.provider()
+	p.Name, p.Spec.Vault.Address = name, proxy.Address
+	return r.kube.Create(ctx, p)
 }
 
 // issueAll creates all objects but the last half of those whose backend will hang.
@@ -150,7 +191,7 @@ func (r *isolationRun) issueAll(ctx context.Context, _ *Isolation) error {
 func (r *isolationRun) createObjects(ctx context.Context, kind string, from, to int) error {
 	for i := from; i < to; i++ {
 		d := object(fmt.Sprintf("%s-%d", kind, i), kind, 67)
-		d.Spec.ProviderRef.Name = kind
+		d.Spec.ProviderRef.Name = providerOf(kind)
 		if err := r.kube.Create(ctx, d); err != nil {
 			return err
 		}
@@ -203,10 +244,41 @@ func (r *isolationRun) hang(ctx context.Context, out *Isolation) error {
 			out.Renewals += int(l.Renewals)
 		}
 	})
-	if err == nil && out.Changed > 0 {
-		err = fmt.Errorf("%d of %d credentials on healthy backends were replaced or lost", out.Changed, out.Neighbours)
+	if err != nil {
+		return err
 	}
-	return err
+	if out.LookUps, err = r.lookUpsSince(began); err != nil {
+		return err
+	}
+	return out.broken()
+}
+
+// broken says which promises were not kept while the backends hung.
+func (r Isolation) broken() error {
+	var errs []error
+	if r.Changed > 0 {
+		errs = append(errs, fmt.Errorf("%d of %d credentials on healthy backends were replaced or lost",
+			r.Changed, r.Neighbours))
+	}
+	if r.ClosestCall < leastLife {
+		errs = append(errs, fmt.Errorf("a lease on a healthy backend had only %s left, want at least %s",
+			r.ClosestCall.Round(time.Second), leastLife))
+	}
+	if r.LookUps == 0 {
+		errs = append(errs, errors.New("the leases that could not be listed in time were never looked up"))
+	}
+	return errors.Join(errs...)
+}
+
+// lookUpsSince counts the look-ups of leases of the slow provider. Only their verification sends them.
+func (r *isolationRun) lookUpsSince(began time.Time) (n int, err error) {
+	requests, err := r.vaults["slowlist"].Requests("^[A-Z]+ /v1/sys/leases/lookup$")
+	for _, request := range requests {
+		if request.At.After(began) {
+			n++
+		}
+	}
+	return n, err
 }
 
 // recover ends the faults, and waits until all objects are Ready; then it deletes them.

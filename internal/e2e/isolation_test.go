@@ -26,8 +26,8 @@ import (
 )
 
 // Twenty objects of a database that does not respond, twenty whose Secrets an admission webhook never admits, and
-// twenty others with leases of 30 s share eight workers. The first ten issuances of the hanging database were answered,
-// so its renewals hang as well.
+// twenty others with leases of 30 s share eight workers. Those of the database share the provider of the last. The
+// first ten issuances of the hanging database were answered, so its renewals hang as well.
 func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	t.Parallel()
 	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, "--leader-elect=false", "--concurrency=8")
@@ -37,12 +37,14 @@ func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	healthy.must(err)
 	t.Cleanup(func() { _ = proxy.Close() })
 	hanging.databaseAt(proxy.Address)
+	healthy.admitTenant(hanging)
+	there := func(d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Name = healthy.name }
 	for i := range 20 {
 		healthy.apply(fmt.Sprintf("orders-%d", i))
 		unadmitted.apply(fmt.Sprintf("orders-%d", i))
 	}
 	for i := range 10 {
-		hanging.apply(fmt.Sprintf("orders-%d", i))
+		hanging.apply(fmt.Sprintf("orders-%d", i), there)
 	}
 	hanging.untilAll(10, "Ready", isReady)
 	unadmitted.untilAll(20, "Ready", isReady)
@@ -53,7 +55,7 @@ func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	unadmitted.labelSecrets("team", "blue")
 	began := time.Now()
 	for i := 10; i < 20; i++ {
-		hanging.apply(fmt.Sprintf("orders-%d", i))
+		hanging.apply(fmt.Sprintf("orders-%d", i), there)
 	}
 	hanging.untilReason("orders-15", v1alpha1.ReconcilingCondition, v1alpha1.ReasonBackendUnavailable)
 	for _, since := range []time.Duration{20 * time.Second, 45 * time.Second, 70 * time.Second} {
@@ -83,6 +85,15 @@ func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	})
 	healthy.remove("late")
 	healthy.unchanged(snapshot{objects: before.objects, secrets: before.secrets, mark: healthy.vaultMark()})
+}
+
+// admitTenant lets the objects of another rig use the provider of this one, for their own database mount.
+func (r *rig) admitTenant(other *rig) {
+	r.t.Helper()
+	r.must(r.Vault.WriteRole(r.t.Context(), "kubernetes", r.name, testbed.KubernetesRole{
+		ServiceAccounts: []string{"orders"}, Namespaces: []string{r.name, other.name},
+		Policies: []string{r.name, other.name}, Audience: "vault", TTL: time.Hour, MaxTTL: 24 * time.Hour,
+	}))
 }
 
 // hangingWebhook makes every write of a Secret of the rig wait for a webhook that never responds, until it is removed.

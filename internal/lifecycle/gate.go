@@ -30,8 +30,8 @@ func (l *Lifecycle) gated(operation, namespace string, do func() error) error {
 	return err
 }
 
-// verdictOf classifies an error of the API server for the limits. An error that it reports after a long time counts as
-// no response: a webhook did not respond to it.
+// verdictOf classifies an error of the API server for the limits of a namespace. An error that it reports after a long
+// time counts as no response: a webhook did not respond to it.
 func verdictOf(err error) error {
 	var status apierrors.APIStatus
 	switch {
@@ -42,5 +42,5 @@ func verdictOf(err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return backend.Errorf(backend.NoResponse, "the API server does not respond")
 	}
-	return backend.Errorf(backend.Unavailable, "the API server cannot be reached")
+	return backend.ErrNotSent // the API server cannot be reached, whatever the namespace is
 }

@@ -138,11 +138,14 @@ func TestVerdictsOnTheAPIServer(t *testing.T) {
 	}{
 		{"an error that it reports", apierrors.NewInternalError(errors.New("x")), backend.Failed},
 		{"no response", fmt.Errorf("put: %w", context.DeadlineExceeded), backend.NoResponse},
-		{"no connection", &net.OpError{Op: "dial", Err: errors.New("connection refused")}, backend.Unavailable},
 	} {
 		if got := backend.KindOf(verdictOf(c.err)); got != c.want {
 			t.Errorf("%s is %s, want %s", c.it, got, c.want)
 		}
+	}
+	refused := &net.OpError{Op: "dial", Err: errors.New("connection refused")}
+	if err := verdictOf(refused); !errors.Is(err, backend.ErrNotSent) {
+		t.Errorf("a refused connection shows nothing about a namespace, got %v", err)
 	}
 	if verdictOf(nil) != nil {
 		t.Error("a success is an error")

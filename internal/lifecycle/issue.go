@@ -56,9 +56,7 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 		session, err := src.Backend.Login(ctx, src.Identity)
 		session.Inputs = inputs[i]
 		if err != nil {
-			if kind := backend.KindOf(err); kind == backend.NoResponse || kind == backend.QuotaExceeded {
-				places.note(src, err) // the others of the path need not try meanwhile
-			}
+			places.note(src, shownByLogin(err))
 			l.closeUnused(ctx, o, h)
 			l.issueFailed(o, err)
 			return nil
@@ -84,6 +82,19 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 	}
 	l.request(ctx, o, h, places)
 	return nil
+}
+
+// shownByLogin is what a failed login shows about the path. If it hangs, or the server or the API server fails, the
+// others of the path need not try meanwhile: each would keep a place until its time-out. A refusal concerns the
+// identity.
+func shownByLogin(err error) error {
+	switch backend.KindOf(err) {
+	case backend.NoResponse, backend.Unavailable, backend.QuotaExceeded:
+		return err
+	case backend.Failed: // it does not show that the path responds
+		return backend.Errorf(backend.NoResponse, "%s", err)
+	}
+	return backend.ErrNotSent
 }
 
 // inputsOf obtains what the requests need besides their sources.

@@ -14,6 +14,8 @@ func TestRefusedLoginClosesThePath(t *testing.T) {
 	}{
 		{backend.NoResponse, true},
 		{backend.QuotaExceeded, true},
+		{backend.Unavailable, true}, // no token of the ServiceAccount
+		{backend.Failed, true},
 		{backend.LoginFailed, false}, // of this ServiceAccount
 	} {
 		w := newWorld(1)

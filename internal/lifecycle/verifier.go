@@ -247,8 +247,12 @@ func canLookUp(err error) bool {
 	return true
 }
 
-// lookUp looks a part of the leases up, within the budget. Each lease gets its turn.
+// lookUp looks a part of the leases up, within the budget. Each lease gets its turn. A list that used up the budget
+// before it failed leaves some time: otherwise the leases of its path would never be verified.
 func (v *Verifier) lookUp(ctx context.Context, b backend.Backend, f *folder, until time.Time) {
+	if least := v.clock.Now().Add(v.interval / 4); until.Before(least) {
+		until = least
+	}
 	for range (len(f.entries) + lookupRounds - 1) / lookupRounds {
 		if !v.clock.Now().Before(until) {
 			return

@@ -393,6 +393,22 @@ func TestRoundsOfAProviderHaveABudget(t *testing.T) {
 	}
 }
 
+// A list that takes longer than the whole round until it fails is looked up all the same.
+func TestListsThatUseUpTheRoundAreLookedUp(t *testing.T) {
+	stored := []client.Object{clusterProvider()}
+	for i := range 10 {
+		stored = append(stored, leasesOf(fmt.Sprintf("orders-%d", i), leasedFor(dbPath, i)))
+	}
+	v, vault := slowServer(t, 4*time.Minute, stored...)
+	vault.errs = map[string]error{dbPath: backend.Errorf(backend.NoResponse, "no response in time")}
+	for range lookupRounds {
+		raised(t, v)
+	}
+	if slices.Sort(vault.looked); len(slices.Compact(vault.looked)) != 10 {
+		t.Errorf("looked up %v, want each lease", vault.looked)
+	}
+}
+
 func TestLateChecksAreReported(t *testing.T) {
 	var stored []client.Object
 	for i := range 100 {

@@ -85,6 +85,8 @@ type process struct {
 	life *Lifecycle
 	// limits of the requests to the backend.
 	limits *backend.Limits
+	// outage is when the process last noticed that the backend is down.
+	outage time.Time
 	// cached are the Secrets as the process's cache shows them.
 	cached map[string]*corev1.Secret
 	// ctx is canceled by a shutdown.
@@ -694,6 +696,14 @@ func (l worldBackend) call(ctx context.Context, op, path string, act func() erro
 		return backend.Errorf(backend.NoResponse, "%s got no response", op)
 	}
 	return err
+}
+
+// LastOutage implements backend.OutageReporter.
+func (l worldBackend) LastOutage() time.Time {
+	if l.p.w.down {
+		l.p.outage = skewedClock(l).Now()
+	}
+	return l.p.outage
 }
 
 // seen is a term as the process measures it: from when it sent the request, by its own clock.

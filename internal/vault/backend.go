@@ -78,7 +78,9 @@ var (
 	_ backend.Reader    = (*Backend)(nil)
 	_ backend.Lister    = (*Backend)(nil)
 	_ backend.Inspector = (*Backend)(nil)
-	_ backend.Preparer  = (*Backend)(nil)
+
+	_ backend.OutageReporter = (*Backend)(nil)
+	_ backend.Preparer       = (*Backend)(nil)
 )
 
 func (b *Backend) address() string { return b.base.String() }

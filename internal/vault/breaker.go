@@ -15,6 +15,8 @@ const (
 	lastProbe  = 2 * time.Second
 	// betweenRecoveries is the minimum time between two recoveries: see breaker.recoveries.
 	betweenRecoveries = 10 * time.Second
+	// severalPaths without a response show that the server is down although it reports that it is healthy.
+	severalPaths = 3
 )
 
 // finding is what the result of one request shows about the server.
@@ -27,6 +29,9 @@ const (
 	serving
 	// limited: it refuses requests like this one, such as those of a path or a role, and may serve others.
 	limited
+	// unclear: it accepted the request and did not respond, or a gateway responded that it does not. That concerns the
+	// server or the path only; see clarify.
+	unclear
 	// maybeDown: it cannot be reached or does not respond, which may concern this connection only.
 	maybeDown
 	// down: the server, or a gateway in front of it, reports that it does not serve: it is sealed, or overloaded.
@@ -49,6 +54,10 @@ type breaker struct {
 	pause    time.Duration
 	fault    *backend.Error
 	servedAt time.Time
+	// downAt is when the server was last found down, or a request was refused for that.
+	downAt time.Time
+	// failing are the paths whose requests were not served since another request was.
+	failing map[string]bool
 	// recoveries counts the resets after which all objects try again at once. A reset counts if a probe had failed, and
 	// if the last recovery is not recent: a server that serves some requests and refuses others trips and resets the
 	// breaker in turn, and the objects that fail must keep their back-off.
@@ -64,6 +73,7 @@ func (b *breaker) allow() (probe bool, err error) {
 		return false, nil
 	}
 	if b.probing || b.clock.Now().Before(b.probeAt) {
+		b.downAt = b.clock.Now()
 		return false, b.fault
 	}
 	b.probing = true
@@ -86,6 +96,7 @@ func (b *breaker) record(probe bool, sent time.Time, f finding, fault *backend.E
 	}
 	if f == serving {
 		b.servedAt = now
+		clear(b.failing)
 	}
 	if f == maybeDown {
 		// A server that is slow under load serves other requests meanwhile. Stopping those would not help it.
@@ -107,7 +118,7 @@ func (b *breaker) record(probe bool, sent time.Time, f finding, fault *backend.E
 		return true, recovered
 	}
 	if f == down {
-		b.fault = fault
+		b.fault, b.downAt = fault, now
 		b.probeAt = now.Add(b.pause)
 	}
 	return turned, false
@@ -118,6 +129,26 @@ func (b *breaker) servedSince(t time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.servedAt.After(t)
+}
+
+// fails notes a path whose request was not served. It returns the number of such paths since a request was served.
+func (b *breaker) fails(path string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.failing == nil {
+		b.failing = map[string]bool{}
+	}
+	if len(b.failing) < severalPaths {
+		b.failing[path] = true
+	}
+	return len(b.failing)
+}
+
+// lastDown is when the server was last found down; zero: never.
+func (b *breaker) lastDown() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.downAt
 }
 
 func (b *breaker) recovered() int64 {

@@ -96,17 +96,44 @@ func (b *Backend) do(ctx context.Context, c call) (rawResponse, error) {
 	sent := b.clock.Now()
 	r, err := b.send(ctx, c)
 	f, fault := conclude(ctx, c, r, err)
-	undecided := c.aboutLeases() && timedOut(r, err) && ctx.Err() == nil && !b.breaker.servedSince(sent)
-	if undecided && !b.healthy(ctx, c.token) {
-		f, fault = maybeDown, backend.Errorf(backend.Unavailable, "%s: no response in time", b.address())
+	if f == unclear {
+		f = b.clarify(ctx, c, sent, timedOut(r, err))
 	}
 	b.observe(c, probes, sent, f, fault)
 	return r, err
 }
 
+// clarify decides whether the server is down or only the path of a request that got no response of the server's own. A
+// gateway may fail for one path only, such as a long list. The server is down if it is not healthy either, or if
+// several paths fail and none is served meanwhile: something in front of it may let only requests for its health pass.
+func (b *Backend) clarify(ctx context.Context, c call, sent time.Time, late bool) finding {
+	waits := late && c.aboutLeases()
+	served := b.breaker.servedSince(sent)
+	switch {
+	case !served && !b.healthy(ctx, c.token):
+		if ctx.Err() != nil {
+			return inconclusive
+		}
+		return maybeDown
+	case !served && !waits && b.breaker.fails(c.endpoint()) >= severalPaths:
+		return maybeDown
+	case c.aboutLeases():
+		return inconclusive // renewals, for example, share one path, and the next lease may be served
+	}
+	return limited
+}
+
 // aboutLeases says that Vault may wait for what is behind an engine, such as a database, before it responds: a renewal
 // and a revocation that waits for the result call the engine, and a list of very many leases takes long.
 func (c call) aboutLeases() bool { return strings.HasPrefix(c.path, "sys/leases/") }
+
+// endpoint is the path, without that of the leases that it may be about: long lists have the same fault.
+func (c call) endpoint() string {
+	if c.aboutLeases() {
+		return strings.Join(strings.SplitN(c.path, "/", 4)[:3], "/")
+	}
+	return c.path
+}
 
 // timedOut says that the server, or a gateway in front of it, accepted the request and did not respond in time.
 func timedOut(r rawResponse, err error) bool {
@@ -117,8 +144,8 @@ func timedOut(r rawResponse, err error) bool {
 	return late && backend.KindOf(err) == backend.NoResponse
 }
 
-// healthy requests the server's health, which needs no engine, after a time-out that does not show whether the server
-// or only what is behind it hangs. One request at a time is enough, and a probe ends after it.
+// healthy requests the server's health, which needs no engine, after a request that does not show whether the server or
+// only its path hangs. One request at a time is enough, and a probe ends after it.
 func (b *Backend) healthy(ctx context.Context, token string) bool {
 	if !b.checkingHealth.CompareAndSwap(false, true) {
 		return true // the other one decides
@@ -142,10 +169,10 @@ func conclude(ctx context.Context, c call, r rawResponse, err error) (finding, *
 		return inconclusive, nil
 	case err != nil && backend.KindOf(err) == backend.Misconfigured:
 		return inconclusive, nil // nothing was sent, or the response is a redirect that is not followed
-	case c.aboutLeases() && timedOut(r, err):
-		return inconclusive, nil // see healthy
 	case err != nil && backend.KindOf(err) == backend.TLS:
 		return maybeDown, backend.Errorf(backend.TLS, "%s", err)
+	case err != nil && backend.KindOf(err) == backend.NoResponse && !c.exempt:
+		return unclear, backend.Errorf(backend.Unavailable, "%s", err)
 	case err != nil:
 		return maybeDown, backend.Errorf(backend.Unavailable, "%s", err)
 	case c.exempt, r.redirect != "", r.status == http.StatusPreconditionFailed:
@@ -158,17 +185,24 @@ func conclude(ctx context.Context, c call, r rawResponse, err error) (finding, *
 		return limited, quotaFault(a, r.address+": requests of "+c.scope())
 	case c.engine && !succeeded(r.status), c.aboutLeases() && a.says(lostActive):
 		return inconclusive, nil
+	case fromVault && a.says(namespaceSealed):
+		return limited, backend.Errorf(backend.Unavailable, "%s: requests of %s: %s",
+			r.address, c.scope(), a.errorText())
 	case a.outage() && (r.status != http.StatusServiceUnavailable || a.says(noActiveNode)):
 		// Another node at the same address may serve.
 		return maybeDown, backend.Errorf(backend.Unavailable, "%s: it does not serve now (%s): %s",
 			r.address, statusText(r.status), a.errorText())
 	case notServing(r.status) || gateway:
-		return down, backend.Errorf(backend.Unavailable, "%s: it does not serve now (%s): %s",
+		f := down
+		if gateway || !fromVault {
+			f = unclear
+		}
+		return f, backend.Errorf(backend.Unavailable, "%s: it does not serve now (%s): %s",
 			r.address, statusText(r.status), a.errorText())
 	case r.tooLong && succeeded(r.status):
 		return inconclusive, nil
 	case !fromVault && !succeeded(r.status):
-		f := down
+		f := unclear
 		if clientError(r.status) || r.status == http.StatusTooManyRequests {
 			f = limited // a gateway that rejects this path may pass others
 		}

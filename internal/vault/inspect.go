@@ -74,6 +74,9 @@ func (b *Backend) inspectServer(ctx context.Context) (backend.Report, error) {
 	return report, err
 }
 
+// LastOutage implements backend.OutageReporter. What a path or a role is refused for is in the scopes.
+func (b *Backend) LastOutage() time.Time { return b.breaker.lastDown() }
+
 // healthTimeout is short: a server that does not respond must not occupy a worker for long.
 const healthTimeout = 3 * time.Second
 

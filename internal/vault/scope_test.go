@@ -1,11 +1,15 @@
 package vault
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
@@ -22,6 +26,11 @@ var scoped = map[string]says{
 	"a gateway's 403":          {status: 403, body: "<html>blocked</html>"},
 	"a gateway's 404":          {status: 404, body: "<html>not here</html>"},
 	"a gateway's 429":          {status: 429, body: "slow down"},
+	"a gateway's 502":          {status: 502, body: "<html>bad gateway</html>"},
+	"a gateway's 503":          {status: 503, body: "<html>unavailable</html>"},
+	"a gateway's 504":          {status: 504, body: "<html>gateway time-out</html>"},
+	"a broken connection":      {hangUp: true},
+	"a sealed namespace":       errs(503, "namespace is sealed"),
 	"an error of the database": errs(500, "connection refused"),
 }
 
@@ -32,6 +41,7 @@ func TestARefusalOfOnePathStopsNoOther(t *testing.T) {
 				f := newFixture(t)
 				f.server.always(refused, answer)
 				f.server.always("sys/leases/renew", ok(renewed))
+				f.server.always("sys/health", ok(healthy))
 				for range 3 {
 					_ = f.Revoke(t.Context(), record(), owner)
 					_ = f.Lookup(t.Context(), record())
@@ -39,7 +49,7 @@ func TestARefusalOfOnePathStopsNoOther(t *testing.T) {
 						t.Fatalf("renewals are refused too: %v", err)
 					}
 				}
-				if f.driver.Recoveries(f.provider) != 0 {
+				if f.driver.Recoveries(f.provider) != 0 || !f.LastOutage().IsZero() {
 					t.Error("it counts as an outage")
 				}
 			})
@@ -59,6 +69,7 @@ func TestARefusalOfOneRoleStopsNoOther(t *testing.T) {
 				return login(r)
 			})
 			f.server.always("sys/leases/renew", ok(renewed))
+			f.server.always("sys/health", ok(healthy))
 			for range 3 {
 				if _, err := f.Login(t.Context(), who); err == nil {
 					t.Fatal("the login succeeded")
@@ -67,7 +78,108 @@ func TestARefusalOfOneRoleStopsNoOther(t *testing.T) {
 					t.Fatalf("the keeper's login is refused too: %v", err)
 				}
 			}
+			if !f.LastOutage().IsZero() {
+				t.Error("it counts as an outage")
+			}
 		})
+	}
+}
+
+// A gateway that fails for long lists serves the look-ups that replace them.
+func TestListsThatAGatewayFailsLeaveTheLookUps(t *testing.T) {
+	for _, status := range []int{502, 503, 504, 520} {
+		f := newFixture(t)
+		f.server.always("sys/health", ok(healthy))
+		f.server.always("sys/leases/lookup", ok(aliveLease))
+		for range 3 { // rounds
+			for path := range 2 * severalPaths {
+				list := fmt.Sprint("database/creds/", path)
+				f.server.always("sys/leases/lookup/"+list, says{status: status, body: "<html>"})
+				_, err := f.listKeys(t.Context(), "", list)
+				wantKind(t, err, backend.NoResponse)
+			}
+			wantNil(t, f.Lookup(t.Context(), record()))
+		}
+		if !f.LastOutage().IsZero() {
+			t.Errorf("%d counts as an outage", status)
+		}
+	}
+}
+
+// Something in front of the server may serve its health and nothing else.
+func TestSeveralPathsThatFailAreAnOutage(t *testing.T) {
+	for name, c := range map[string]struct {
+		paths  int
+		served bool
+		outage bool
+	}{
+		"nothing is served":           {paths: severalPaths, outage: true},
+		"another path is served":      {paths: severalPaths, served: true},
+		"too few to say that of more": {paths: severalPaths - 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.server.always("sys/health", ok(healthy))
+			f.server.always("sys/leases/lookup", ok(aliveLease))
+			wantNil(t, f.Lookup(t.Context(), record())) // the keeper is logged in
+			for path, request := range []struct {
+				path string
+				send func()
+			}{
+				{"sys/leases/renew", func() { _ = f.renew(t) }},
+				{"auth/token/lookup-accessor", func() { _ = f.Revoke(t.Context(), record(), owner) }},
+				{"sys/leases/revoke", func() { _ = f.revokeOnce(t.Context(), record()) }},
+			} {
+				if path == c.paths {
+					break
+				}
+				f.server.always(request.path, says{status: 502, body: "<html>"})
+				request.send()
+				request.send()
+				if c.served {
+					wantNil(t, f.Lookup(t.Context(), record()))
+				}
+			}
+			if f.LastOutage().IsZero() == c.outage {
+				t.Errorf("the last outage was at %s", f.LastOutage())
+			}
+		})
+	}
+}
+
+func TestAnOutageOfTheServerIsReported(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer, health says
+	}{
+		"it is sealed":                  {errs(503, "Vault is sealed"), ok(healthy)},
+		"a gateway fails for all paths": {says{status: 502, body: "<html>"}, says{status: 502, body: "<html>"}},
+		"it hangs up":                   {says{hangUp: true}, says{hangUp: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.server.always("sys/health", c.health)
+			f.server.always("sys/leases/renew", c.answer)
+			_ = f.renew(t)
+			if !f.LastOutage().Equal(epoch) {
+				t.Errorf("the last outage was at %s", f.LastOutage())
+			}
+			f.clock.SetTime(epoch.Add(FirstProbe / 2))
+			_ = f.renew(t)
+			if !f.LastOutage().Equal(f.clock.Now()) {
+				t.Errorf("a request was refused for the outage, which was last noticed at %s", f.LastOutage())
+			}
+		})
+	}
+}
+
+// Nobody but the objects of the path waits for a token that the API server does not issue.
+func TestATokenThatIsNotIssuedIsNoOutage(t *testing.T) {
+	f := newFixture(t)
+	f.kube.refuse = apierrors.NewInternalError(errors.New("failed calling webhook: context deadline exceeded"))
+	_, err := f.Login(t.Context(), who)
+	wantKind(t, err, backend.Unavailable)
+	if !f.LastOutage().IsZero() {
+		t.Error("it counts as an outage of the server")
 	}
 }
 

@@ -19,6 +19,8 @@ const (
 	// notHandled: the node rejected the request before it handled it, because it is sealed, or because it is a standby
 	// and no node is active. So nothing was done.
 	notHandled
+	// namespaceSealed: the namespace of the request is sealed, and others are not.
+	namespaceSealed
 	// noActiveNode: a standby found no active node, perhaps after it had forwarded the request to one and lost it.
 	noActiveNode
 	// lostActive: the node stopped being active while it handled the request.
@@ -108,6 +110,7 @@ var knownTexts = []knownText{
 
 	{notHandled, whole, "Vault is sealed", everySDK, "sdk/helper/consts/error.go: with status 503"},
 	{notHandled, whole, "namespace is sealed", openBao, "sdk/helper/consts/error.go: a namespace with its own seal"},
+	{namespaceSealed, whole, "namespace is sealed", openBao, "sdk/helper/consts/error.go: the same"},
 	{notHandled, whole, "node is not active", everyServer, "http/handler.go: with status 503, without HA"},
 	{notHandled, whole, "Vault is in standby mode", everySDK, "sdk/helper/consts/error.go: usually a redirect instead"},
 	{notHandled, whole, "local node not active but active cluster node not found", everyServer,
