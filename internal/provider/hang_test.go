@@ -2,13 +2,11 @@ package provider
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
@@ -60,7 +58,7 @@ func TestReadyProviderStaysReadyUntilItsFullInspectionFails(t *testing.T) {
 	if _, p := b.run(); Ready(p).Status != metav1.ConditionTrue {
 		t.Errorf("after an inspection that was cancelled: %+v", Ready(p))
 	}
-	leave, _ := b.hanging.enter("another", b.clock.Now(), time.Minute)
+	leave, _ := b.hanging.Enter("another", b.clock.Now(), time.Minute)
 	if pause, p := b.run(); Ready(p).Status != metav1.ConditionTrue || pause != b.RetryInterval {
 		t.Errorf("while it waits for its turn: next run in %s, %+v", pause, Ready(p))
 	}
@@ -73,7 +71,7 @@ func TestReadyProviderStaysReadyUntilItsFullInspectionFails(t *testing.T) {
 
 func TestProviderThatWaitsForItsTurnReportsWhy(t *testing.T) {
 	b := hanging(t)
-	leave, _ := b.hanging.enter("another", b.clock.Now(), time.Minute)
+	leave, _ := b.hanging.Enter("another", b.clock.Now(), time.Minute)
 	defer leave()
 	for range 2 {
 		pause, p := b.run()
@@ -91,29 +89,5 @@ func TestShutdownIsNotAHang(t *testing.T) {
 	p := clusterProvider()
 	if _, _, err := b.inspectInTurn(ctx, p); err == nil || b.known(p).hangs != nil {
 		t.Errorf("error %v, known: %+v", err, b.known(p))
-	}
-}
-
-func TestWhoWaitsLongestIsNext(t *testing.T) {
-	const pause = time.Second
-	l := lane{places: 2}
-	now := t0.Time
-	enter := func(uid types.UID) bool {
-		_, ok := l.enter(uid, now, pause)
-		return ok
-	}
-	for uid, want := range map[types.UID]bool{"a": true, "b": true} {
-		if enter(uid) != want {
-			t.Fatalf("%s got no place", uid)
-		}
-	}
-	got := fmt.Sprint(enter("c"), enter("d"), enter("e"))
-	l.leave()
-	got += fmt.Sprint(" ", enter("e"), enter("d"), enter("c"), enter("d"))
-	l.leave()
-	now = now.Add(4 * pause) // d and e were deleted meanwhile
-	got += fmt.Sprint(" ", enter("f"))
-	if want := "false false false false false true false true"; got != want {
-		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/turns"
 )
 
 // Config is what a Runner needs.
@@ -80,7 +81,7 @@ type Runner struct {
 	// failures are the consecutive inspections without success. Losing them costs a few inspections after short pauses.
 	failures map[types.UID]failures
 	// hanging inspections.
-	hanging lane
+	hanging *turns.Turns[types.UID]
 }
 
 // failures of one spec since the last recovery of the server.
@@ -94,7 +95,7 @@ type failures struct {
 
 // New makes a Runner.
 func New(c Config) *Runner {
-	return &Runner{Config: c, failures: map[types.UID]failures{}, hanging: lane{places: max(1, c.Workers/4)}}
+	return &Runner{Config: c, failures: map[types.UID]failures{}, hanging: turns.New[types.UID](max(1, c.Workers/4))}
 }
 
 // Run inspects the provider and stores the result, or lets go of a provider that is being deleted. It returns when to
@@ -153,7 +154,7 @@ func (r *Runner) inspectOrRelease(ctx context.Context, p Object) (time.Duration,
 // has to wait for a place.
 func (r *Runner) inspectInTurn(ctx context.Context, p Object) (backend.Report, time.Duration, error) {
 	if hangs := r.known(p).hangs; hangs != nil {
-		leave, ok := r.hanging.enter(p.GetUID(), r.Clock.Now(), r.RetryInterval)
+		leave, ok := r.hanging.Enter(p.GetUID(), r.Clock.Now(), r.RetryInterval)
 		if !ok {
 			return backend.Report{}, r.RetryInterval, hangs
 		}

@@ -82,7 +82,7 @@ func TestCountsAgainIfTheObjectWasWritten(t *testing.T) {
 	if err := b.objects.Update(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.step(); err != nil || s.count("RevokeAll") != 0 || s.count("Matching") != 2 {
+	if _, err := b.step(); err != nil || s.count("RevokeAll") != 0 || s.lists != 2 {
 		t.Errorf("error %v, calls %v", err, s.calls)
 	}
 	b.settle()
@@ -132,7 +132,7 @@ func TestNewerLeasesAreLeftAlone(t *testing.T) {
 			if crash {
 				b.restart()
 			}
-			b.stepUntil("checked", func() bool { return s.count("Matching") == 2 })
+			b.stepUntil("checked", func() bool { return s.lists == 2 })
 			if got := *b.get().Status.RemainingLeases; got != 3 {
 				t.Errorf("%d remain, want 3", got)
 			}
@@ -238,10 +238,10 @@ func TestRefusalIsReportedOnceAndRetriedSlowly(t *testing.T) {
 
 func TestChangedProviderEndsThePause(t *testing.T) {
 	s := newServer(threeLeases...)
-	s.fails["Matching"] = []error{backend.Errorf(backend.Denied, "policy lacks a line")}
+	s.fails["ListNext"] = []error{backend.Errorf(backend.Denied, "policy lacks a line")}
 	b := newBed(t, s, provider(), revocation())
 	_, _ = b.Run(t.Context(), "incident")
-	if pause, err := b.Run(t.Context(), "incident"); err != nil || pause != stalledPause || s.count("Matching") != 1 {
+	if pause, err := b.Run(t.Context(), "incident"); err != nil || pause != stalledPause || s.count("ListNext") != 1 {
 		t.Fatalf("next step in %s (%v), calls %v", pause, err, s.calls)
 	}
 	p := provider()
@@ -252,7 +252,7 @@ func TestChangedProviderEndsThePause(t *testing.T) {
 	if err := b.objects.Update(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Run(t.Context(), "incident"); err != nil || s.count("Matching") != 2 {
+	if _, err := b.Run(t.Context(), "incident"); err != nil || s.lists != 1 {
 		t.Errorf("error %v, calls %v", err, s.calls)
 	}
 }
