@@ -236,6 +236,39 @@ func TestRefusalIsReportedOnceAndRetriedSlowly(t *testing.T) {
 	}
 }
 
+// Nobody watches policies at the backend. The promise is 5 s, at each step and however long it has lasted.
+func TestFixedPolicyIsDetectedWithinFiveSeconds(t *testing.T) {
+	denied := backend.Errorf(backend.Denied, "policy lacks a line")
+	for _, what := range []string{"ListNext", "RevokeAll", "Lives"} {
+		for _, times := range []int{1, 2, 50} {
+			t.Run(fmt.Sprintf("%s is denied %d times", what, times), func(t *testing.T) {
+				s := newServer(threeLeases...)
+				b := newBed(t, s, provider(), revocation())
+				if what == "Lives" { // a process that does not know which leases are newer looks them up
+					s.slow = true
+					b.stepUntil("accepted", func() bool { return b.get().Status.AcceptedAt != nil })
+					b.restart()
+				}
+				s.fails[what] = slices.Repeat([]error{denied}, times)
+				var last time.Time // when it was denied last; the policy is fixed right after
+				for n := range times {
+					b.stepUntil("denied", func() bool {
+						if b.counted["Denied"] == n {
+							last = b.clock.Now()
+						}
+						return b.counted["Denied"] > n
+					})
+				}
+				tried := s.count(what)
+				b.stepUntil("tried again", func() bool { return s.count(what) > tried })
+				if took := b.clock.Now().Sub(last); took > 5*time.Second {
+					t.Errorf("the next try was after %s", took)
+				}
+			})
+		}
+	}
+}
+
 func TestChangedProviderEndsThePause(t *testing.T) {
 	s := newServer(threeLeases...)
 	s.fails["ListNext"] = []error{backend.Errorf(backend.Denied, "policy lacks a line")}
