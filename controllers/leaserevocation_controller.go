@@ -20,9 +20,9 @@ import (
 // +kubebuilder:rbac:groups=leasekeeper.io,resources=leaserevocations,verbs=get;list;watch;delete
 // +kubebuilder:rbac:groups=leasekeeper.io,resources=leaserevocations/status,verbs=update
 
-// concurrentRevocations is how many LeaseRevocations run at the same time. One that waits for a response does not delay
-// the others.
-const concurrentRevocations = 4
+// concurrentRevocations is how many LeaseRevocations run at the same time. One that waits for a response costs little.
+// The runner limits how many of them wait for the same backend.
+const concurrentRevocations = 64
 
 // LeaseRevocationReconciler runs LeaseRevocations.
 type LeaseRevocationReconciler struct {

@@ -5,9 +5,9 @@ import (
 	"strings"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -27,8 +27,36 @@ import (
 // +kubebuilder:rbac:groups=leasekeeper.io,resources=secretproviders/status;clustersecretproviders/status,verbs=update
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get
 
-// concurrentInspections of each kind of provider. Inspections of hosts that do not respond must not delay the others.
-const concurrentInspections = 24
+const (
+	// concurrentInspections of each kind of provider. An inspection that waits for a response costs little, and must
+	// not delay the others.
+	concurrentInspections = 100
+	// inspectionPatience is how long an inspection may take before it counts as hanging. A server whose health request
+	// gets no response fails its inspection earlier.
+	inspectionPatience = 4 * time.Second
+)
+
+// Priorities of providers in the queue.
+const (
+	// failingPriority: the last inspection failed, and the next one may hang.
+	failingPriority = iota - 1
+	// readyPriority is also that of the events of other objects.
+	readyPriority
+	// changedPriority: this spec was not inspected yet, or the provider is being deleted. A user waits.
+	changedPriority
+)
+
+// inspectionPriority is the priority of a provider in the queue.
+func inspectionPriority(p provider.Object) int {
+	ready := provider.Ready(p)
+	switch {
+	case !p.GetDeletionTimestamp().IsZero(), ready.ObservedGeneration != p.GetGeneration():
+		return changedPriority
+	case ready.Status == metav1.ConditionTrue:
+		return readyPriority
+	}
+	return failingPriority
+}
 
 // ProviderReconciler inspects the providers of one kind.
 type ProviderReconciler struct {
@@ -50,7 +78,7 @@ func (r *ProviderReconciler) Reconcile(ctx context.Context, req reconcile.Reques
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	after, err := r.Runner.Run(ctx, p)
-	return reconcile.Result{RequeueAfter: after}, err
+	return reconcile.Result{RequeueAfter: after, Priority: new(inspectionPriority(p))}, err
 }
 
 // SetupWithManager wires the reconciler to a manager. changed has providers whose server became unavailable or
@@ -65,9 +93,10 @@ func (r *ProviderReconciler) SetupWithManager(mgr ctrl.Manager, changed <-chan e
 	return ctrl.NewControllerManagedBy(mgr).
 		Named(strings.ToLower(kind)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrentInspections}).
-		For(r.New(), builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, deletionBegan))).
+		Watches(r.New(), itsPriority(0),
+			builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, deletionBegan))).
 		Watches(&v1alpha1.DynamicSecret{}, toProviders, builder.WithPredicates(onlyDeleted)).
-		WatchesRawSource(ctrlsource.Channel(changed, handler.Funcs{GenericFunc: r.enqueueLater})).
+		WatchesRawSource(ctrlsource.Channel(changed, itsPriority(r.ProbeDelay))).
 		Complete(r)
 }
 
@@ -78,11 +107,19 @@ var onlyDeleted = predicate.Funcs{
 	GenericFunc: func(event.GenericEvent) bool { return false },
 }
 
-// enqueueLater enqueues a provider after the probe delay.
-func (r *ProviderReconciler) enqueueLater(
-	_ context.Context, e event.GenericEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request],
-) {
-	q.AddAfter(reconcile.Request{NamespacedName: client.ObjectKeyFromObject(e.Object)}, r.ProbeDelay)
+// itsPriority enqueues the provider of an event, with its priority, after a delay.
+func itsPriority(delay time.Duration) handler.EventHandler {
+	add := func(o client.Object, q requestQueue) {
+		if p, ok := o.(provider.Object); ok {
+			enqueue(q, client.ObjectKeyFromObject(p), inspectionPriority(p), delay)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc:  func(_ context.Context, e event.CreateEvent, q requestQueue) { add(e.Object, q) },
+		UpdateFunc:  func(_ context.Context, e event.UpdateEvent, q requestQueue) { add(e.ObjectNew, q) },
+		DeleteFunc:  func(_ context.Context, e event.DeleteEvent, q requestQueue) { add(e.Object, q) },
+		GenericFunc: func(_ context.Context, e event.GenericEvent, q requestQueue) { add(e.Object, q) },
+	}
 }
 
 // providersOf lists the providers of a kind in the spec and in the ledger of a DynamicSecret.

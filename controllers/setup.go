@@ -111,6 +111,7 @@ func (s *Setup) providers(mgr ctrl.Manager, recorder *lifecycle.Recorder, verifi
 		Announce:     recorder.ProviderEvent,
 		Users:        lifecycle.IndexProvider, Key: lifecycle.ProviderKey,
 		Interval: s.ProviderInterval, RetryInterval: s.ProviderRetryInterval,
+		Workers: concurrentInspections, Patience: inspectionPatience,
 	})
 	for kind, empty := range map[string]func() provider.Object{
 		v1alpha1.ProviderKindNamespaced: func() provider.Object { return &v1alpha1.SecretProvider{} },

@@ -77,12 +77,17 @@ func (h byUrgency) Generic(ctx context.Context, e event.GenericEvent, q requestQ
 func (h byUrgency) add(ctx context.Context, o client.Object, q requestQueue) {
 	now := h.clock.Now()
 	for _, d := range h.affected(ctx, o) {
-		request := reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&d)}
-		if ordered, ok := q.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
-			ordered.AddWithOpts(priorityqueue.AddOpts{Priority: new(urgency(&d, now))}, request)
-		} else {
-			q.Add(request)
-		}
+		enqueue(q, client.ObjectKeyFromObject(&d), urgency(&d, now), 0)
+	}
+}
+
+// enqueue enqueues an object with a priority after a pause.
+func enqueue(q requestQueue, key client.ObjectKey, priority int, after time.Duration) {
+	request := reconcile.Request{NamespacedName: key}
+	if ordered, ok := q.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
+		ordered.AddWithOpts(priorityqueue.AddOpts{Priority: &priority, After: after}, request)
+	} else {
+		q.AddAfter(request, after)
 	}
 }
 

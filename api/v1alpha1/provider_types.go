@@ -123,11 +123,12 @@ type TLSConfig struct {
 	// +kubebuilder:validation:MaxLength=253
 	ServerName string `json:"serverName,omitempty"`
 
-	// CABundle is a bundle of certificate authorities, in PEM or DER, encoded as base64: `base64 -w0 ca.crt`. For plain
-	// PEM, use caRef with a ConfigMap: the API server rejects it here with "must be of type byte".
+	// CABundle is a bundle of certificate authorities: PEM, as it is in ca.crt, or that file (PEM or DER) encoded with
+	// base64, as `base64 ca.crt` prints it.
 	// +optional
 	// +kubebuilder:validation:MaxLength=1048576
-	CABundle []byte `json:"caBundle,omitempty"`
+	// +kubebuilder:validation:XValidation:rule="self.contains('-----BEGIN CERTIFICATE-----') || self.matches('^[A-Za-z0-9+/=[:space:]]*$')",message="caBundle must be certificates in PEM (-----BEGIN CERTIFICATE-----), or a file with them encoded with base64 (base64 ca.crt)"
+	CABundle string `json:"caBundle,omitempty"`
 
 	// CARef names a Secret or ConfigMap that contains a bundle of certificate authorities, in PEM or DER. A change is
 	// noticed within a minute.

@@ -12,9 +12,9 @@ import (
 // this backend may revoke, and no request was sent. Denied names every permission that the revocation lacks. All
 // methods can be repeated. A repeated RevokeAll also revokes leases that were issued after the first call.
 type BulkRevoker interface {
-	// Matching returns the ids of the selected leases that the server lists, including expired leases that it could not
-	// revoke.
-	Matching(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec) ([]string, error)
+	// ListNext continues a list of the selected leases, by one or two requests: a server may need thousands for all of
+	// them. The list includes expired leases that the server could not revoke. An error loses nothing of the list.
+	ListNext(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec, l *Listing) error
 
 	// RevokeAll starts to revoke the selected leases. A nil error means that all of them have expired, that none can be
 	// renewed, and that the server is revoking them in the background. It never forces a revocation.
@@ -29,4 +29,15 @@ type BulkRevoker interface {
 
 	// Covers is true if the lease of the record is one of the selected leases. It contacts nobody.
 	Covers(spec *v1alpha1.LeaseRevocationSpec, rec *v1alpha1.LeaseRecord) bool
+}
+
+// Listing is a list of leases in progress. The zero value is one that has not begun.
+type Listing struct {
+	// IDs that were found so far.
+	IDs []string
+	// Pending are the places that must still be listed, in the backend's own terms. Listed is how many were.
+	Pending []string
+	Listed  int
+	// Complete: IDs are all of them.
+	Complete bool
 }

@@ -150,8 +150,11 @@ type measuredBulkRevoker struct {
 	m measured
 }
 
-func (b measuredBulkRevoker) Matching(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec) ([]string, error) {
-	return measure(b.m, "bulk_list", func() ([]string, error) { return b.BulkRevoker.Matching(ctx, spec) })
+func (b measuredBulkRevoker) ListNext(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec, l *Listing) error {
+	_, err := measure(b.m, "bulk_list", func() (struct{}, error) {
+		return struct{}{}, b.BulkRevoker.ListNext(ctx, spec, l)
+	})
+	return err
 }
 
 func (b measuredBulkRevoker) RevokeAll(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec) error {

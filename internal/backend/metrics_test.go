@@ -67,7 +67,7 @@ func callAll(ctx context.Context, b Backend) []error {
 	inspector, _ := As[Inspector](b)
 	_, inspect := inspector.Inspect(ctx)
 	bulk, _ := As[BulkRevoker](b)
-	_, matching := bulk.Matching(ctx, nil)
+	matching := bulk.ListNext(ctx, nil, &Listing{})
 	_, lives := bulk.Lives(ctx, nil, "lease")
 	return []error{
 		login, issue, renew, extend, b.Revoke(ctx, rec, owner), b.Lookup(ctx, rec), read, list, inspect,
@@ -128,9 +128,10 @@ func TestMetricsPassResultsThrough(t *testing.T) {
 		t.Errorf("read %+v, listed %v in %q, inspected %+v", read, listed, lister.Folder(nil), report)
 	}
 	bulk, _ := As[BulkRevoker](b)
-	matching, _ := bulk.Matching(t.Context(), nil)
+	var matching Listing
+	_ = bulk.ListNext(t.Context(), nil, &matching)
 	lives, _ := bulk.Lives(t.Context(), nil, "lease")
-	if len(matching) != 1 || !lives || !bulk.Covers(nil, nil) {
+	if len(matching.IDs) != 1 || !lives || !bulk.Covers(nil, nil) {
 		t.Errorf("matching %v, lives %t, covers %t", matching, lives, bulk.Covers(nil, nil))
 	}
 }

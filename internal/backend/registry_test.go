@@ -99,8 +99,9 @@ func (a ableBackend) Inspect(context.Context) (Report, error) {
 	return Report{Version: "1.21.0"}, a.err
 }
 
-func (a ableBackend) Matching(context.Context, *v1alpha1.LeaseRevocationSpec) ([]string, error) {
-	return []string{"lease"}, a.err
+func (a ableBackend) ListNext(_ context.Context, _ *v1alpha1.LeaseRevocationSpec, l *Listing) error {
+	l.IDs, l.Complete = []string{"lease"}, true
+	return a.err
 }
 
 func (a ableBackend) RevokeAll(context.Context, *v1alpha1.LeaseRevocationSpec) error { return a.err }

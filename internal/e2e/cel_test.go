@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -102,6 +103,8 @@ const (
 	badVersion = "omit the leading v1/ from path"
 	badAddress = "address must be like https://vault.example:8200 or https://gateway.example/vault: a scheme, " +
 		"a host, no /v1 and no user"
+	badBundle = "caBundle must be certificates in PEM (-----BEGIN CERTIFICATE-----), or a file with them encoded " +
+		"with base64 (base64 ca.crt)"
 	badProxy = "proxyURL must be like http://proxy.example:3128: a scheme (http, https or socks5), a host, " +
 		"no path and no user"
 	oneValue       = "set either value or secretRef"
@@ -326,8 +329,8 @@ var rejections = []rejection{
 		cluster, "spec.vault.tls", "{caBundle: bm90aGluZw==, caRef: {name: ca, namespace: default}}",
 		"set caBundle or caRef, not both",
 	},
-	// The API server checks that it is base64.
-	{cluster, "spec.vault.tls", "{caBundle: '-----BEGIN CERTIFICATE-----'}", "must be of type byte"},
+	{cluster, "spec.vault.tls", "{caBundle: 'vault.example:8200'}", badBundle},
+	{cluster, "spec.vault.tls", "{caBundle: '-----BEGIN PUBLIC KEY-----'}", badBundle},
 	{
 		cluster, "spec.vault.tls", "{caRef: {kind: Pod, name: ca, namespace: default}}",
 		`supported values: "Secret", "ConfigMap"`,
@@ -366,6 +369,22 @@ func TestInvalidManifestIsRejectedWithAHint(t *testing.T) {
 				t.Errorf("the error does not name one of the fields %v: %v", paths, err)
 			}
 		})
+	}
+}
+
+func TestCABundleIsPEMOrBase64(t *testing.T) {
+	t.Parallel()
+	encoded := base64.StdEncoding.EncodeToString(shared.Plane.CA)
+	for name, bundle := range map[string]string{
+		"PEM": string(shared.Plane.CA), "base64": encoded, "base64 in lines": encoded[:76] + "\n" + encoded[76:] + "\n",
+	} {
+		o := manifest(t, cluster, "bundle")
+		if err := unstructured.SetNestedField(o.Object, bundle, "spec", "vault", "tls", "caBundle"); err != nil {
+			t.Fatal(err)
+		}
+		if err := shared.Kube.Create(t.Context(), o, client.DryRunAll); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

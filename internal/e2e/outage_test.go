@@ -111,16 +111,16 @@ func TestTLSErrorIsReportedAndNothingIsSent(t *testing.T) {
 	}{
 		{
 			"caBundle of another authority", v1alpha1.ReasonTLSFailed, "unknown authority",
-			&v1alpha1.TLSConfig{CABundle: b.Plane.CA},
+			&v1alpha1.TLSConfig{CABundle: string(b.Plane.CA)},
 		},
 		{"no authority", v1alpha1.ReasonTLSFailed, "unknown authority", nil},
 		{
 			"serverName of another server", v1alpha1.ReasonTLSFailed, `not valid for "vault.example"`,
-			&v1alpha1.TLSConfig{CABundle: b.Vault.CA, ServerName: "vault.example"},
+			&v1alpha1.TLSConfig{CABundle: string(b.Vault.CA), ServerName: "vault.example"},
 		},
 		{
 			"caBundle without a certificate", v1alpha1.ReasonTLSFailed, "tls.caBundle",
-			&v1alpha1.TLSConfig{CABundle: []byte("nothing")},
+			&v1alpha1.TLSConfig{CABundle: "nothing"},
 		},
 		{"ConfigMap without the key", v1alpha1.ReasonInvalidSpec, "other.crt", ref("ConfigMap", "other.crt")},
 		{"missing Secret", v1alpha1.ReasonInvalidSpec, "vault-ca", ref("Secret", "ca.crt")},

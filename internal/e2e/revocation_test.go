@@ -427,20 +427,28 @@ func TestDeniedRevocationNamesTheMissingLines(t *testing.T) {
 			t.Errorf("no %s in %q", line, message)
 		}
 	}
-	listed := len(r.requestTimes("^GET /v1/sys/leases/lookup/" + r.name + "/creds$"))
 	r.makesFewRequests()
-	// The verifier lists the same path.
-	if n := len(r.requestTimes("^GET /v1/sys/leases/lookup/" + r.name + "/creds$")); n > listed+3 {
-		t.Errorf("it was tried %d more times", n-listed)
+	// The verifier lists the path below. A refused request is repeated at once with a new login.
+	tries := func() (pauses []time.Duration) {
+		times := r.requestTimes("^GET /v1/sys/leases/lookup/" + r.name + "/creds$")
+		for i := 1; i < len(times); i++ {
+			if pause := times[i].Sub(times[i-1]); pause > time.Second {
+				pauses = append(pauses, pause)
+			}
+		}
+		return pauses
+	}
+	r.eventually("three more tries", func() bool { return len(tries()) >= 3 })
+	// A machine under load makes pauses longer, so the shortest is the intended one. All are equal in
+	// TestFixedPolicyIsDetectedWithinFiveSeconds.
+	if shortest := slices.Min(tries()); shortest > 5*time.Second || shortest < 3*time.Second {
+		t.Errorf("the pauses between tries are %v", tries())
 	}
 	if d := r.get("orders"); firstLease(d) != firstLease(before) {
 		t.Error("the lease was replaced")
 	}
-	// The lines as they were reported, and a change of the provider, which starts the next attempt at once.
+	// The lines as they were reported. Nothing else tells leasekeeper about them.
 	r.keeperMay(testbed.KeeperPolicyWithoutList + strings.Join(lines, "\n"))
-	change(r, r.provider(), func(p *v1alpha1.ClusterSecretProvider) {
-		p.Spec.AllowedNamespaces = &v1alpha1.AllowedNamespaces{Selector: &metav1.LabelSelector{}}
-	})
 	r.untilFinished(o, 1, 1)
 	r.until("orders", "replaced", func(d *v1alpha1.DynamicSecret) bool {
 		return replaced(d, firstLease(before))

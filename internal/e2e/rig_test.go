@@ -173,7 +173,7 @@ func (r *rig) newProvider(address string) *v1alpha1.ClusterSecretProvider {
 		}},
 	}
 	if len(r.Vault.CA) > 0 && strings.HasPrefix(address, "https") {
-		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: r.Vault.CA}
+		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: string(r.Vault.CA)}
 	}
 	return p
 }

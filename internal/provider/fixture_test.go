@@ -52,7 +52,12 @@ type inspected struct {
 	bed *bed
 }
 
-func (i inspected) Inspect(context.Context) (backend.Report, error) { return i.bed.report, i.bed.err }
+func (i inspected) Inspect(ctx context.Context) (backend.Report, error) {
+	if i.bed.hangs {
+		<-ctx.Done()
+	}
+	return i.bed.report, i.bed.err
+}
 
 // bed runs a Runner for cluster providers on a fake API server.
 type bed struct {
@@ -65,6 +70,9 @@ type bed struct {
 	err      error
 	notFound error
 	plain    bool
+	// hangs: inspections take until they are cancelled. recoveries of the server.
+	hangs      bool
+	recoveries int64
 
 	verification Verification
 	// stale: the cache does not know the ledgers yet.
@@ -105,6 +113,7 @@ func newBed(t *testing.T, stored ...client.Object) *bed {
 		WithStatusSubresource(&v1alpha1.DynamicSecret{}, &v1alpha1.ClusterSecretProvider{}).Build()
 	b.Runner = New(Config{
 		Clock: b.clock, Backends: b, Users: users, Key: key, Interval: time.Hour, RetryInterval: time.Minute,
+		Workers: 4, Patience: time.Minute,
 		Client:       interceptor.NewClient(server, interceptor.Funcs{List: b.cachedList}),
 		Reader:       interceptor.NewClient(server, interceptor.Funcs{List: b.uncachedList}),
 		Verification: func(v1alpha1.Provider) Verification { return b.verification },
@@ -141,6 +150,8 @@ func (b *bed) Backend(context.Context, v1alpha1.Provider) (backend.Backend, erro
 	}
 	return inspected{bed: b}, nil
 }
+
+func (b *bed) Recoveries(v1alpha1.Provider) int64 { return b.recoveries }
 
 func (b *bed) Forget(p v1alpha1.Provider) { b.forgotten = append(b.forgotten, p.GetName()) }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/turns"
 )
 
 // Config is what a Runner needs.
@@ -38,14 +39,21 @@ type Config struct {
 	Users string
 	Key   func(kind, name, namespace string) string
 	// Interval between inspections of a provider that is ready. RetryInterval is the first pause for one that is not;
-	// it doubles up to maxRetries times that.
+	// it doubles up to maxRetries times that, or maxHangingRetries times if inspections hang.
 	Interval, RetryInterval time.Duration
+	// Workers is how many inspections run at the same time. Those that are known to hang use a quarter of them.
+	Workers int
+	// Patience is how long an inspection may take that is not known to hang. One that takes longer is cancelled, and
+	// repeated without this limit when one of the places for inspections that hang is free.
+	Patience time.Duration
 }
 
 // Backends finds the backend of a provider; *backend.Registry does.
 type Backends interface {
 	// Backend returns the backend. It does not contact the server.
 	Backend(ctx context.Context, p v1alpha1.Provider) (backend.Backend, error)
+	// Recoveries counts how often the provider's server became available again after an outage.
+	Recoveries(p v1alpha1.Provider) int64
 	// Forget drops what is kept in memory for a provider that is gone.
 	Forget(p v1alpha1.Provider)
 }
@@ -56,9 +64,15 @@ type Object interface {
 	client.Object
 }
 
-// maxRetries is the longest pause between inspections of a provider that is not ready, in RetryIntervals. A change of
-// its spec, and a change of its server's availability, are noticed at once.
-const maxRetries = 8
+const (
+	// maxRetries is the longest pause between inspections of a provider that is not ready, in RetryIntervals. A change
+	// of its spec, and a change of its server's availability, are noticed at once.
+	maxRetries = 8
+	// maxHangingRetries is the same for a provider whose inspections hang: each holds a worker for long.
+	maxHangingRetries = 64
+	// atOnce is the pause before a cancelled inspection is repeated.
+	atOnce = time.Millisecond
+)
 
 // Runner keeps the status of providers.
 type Runner struct {
@@ -66,16 +80,23 @@ type Runner struct {
 	mu sync.Mutex
 	// failures are the consecutive inspections without success. Losing them costs a few inspections after short pauses.
 	failures map[types.UID]failures
+	// hanging inspections.
+	hanging *turns.Turns[types.UID]
 }
 
-// failures of one spec.
+// failures of one spec since the last recovery of the server.
 type failures struct {
-	generation int64
-	pause      time.Duration
+	generation, recoveries int64
+	// pause after the last one.
+	pause time.Duration
+	// hangs is the error of an inspection that was cancelled because it took longer than Patience; nil: none did.
+	hangs error
 }
 
 // New makes a Runner.
-func New(c Config) *Runner { return &Runner{Config: c, failures: map[types.UID]failures{}} }
+func New(c Config) *Runner {
+	return &Runner{Config: c, failures: map[types.UID]failures{}, hanging: turns.New[types.UID](max(1, c.Workers/4))}
+}
 
 // Run inspects the provider and stores the result, or lets go of a provider that is being deleted. It returns when to
 // run again; 0: never.
@@ -94,7 +115,10 @@ func (r *Runner) inspectOrRelease(ctx context.Context, p Object) (time.Duration,
 	if err := r.addFinalizer(ctx, p); err != nil {
 		return 0, err
 	}
-	report, inspectErr := r.inspect(ctx, p)
+	report, later, inspectErr := r.inspectInTurn(ctx, p)
+	if judged := Ready(p).ObservedGeneration == p.GetGeneration(); later > 0 && (judged || inspectErr == nil) {
+		return later, nil
+	}
 	verification := r.Verification(p)
 	report.Advised = p.ProviderStatus().AdvisedCapabilities
 	if verification.Known {
@@ -115,6 +139,9 @@ func (r *Runner) inspectOrRelease(ctx context.Context, p Object) (time.Duration,
 		now.Reason != verified.Reason {
 		r.Announce(p, corev1.EventTypeWarning, now.Reason, now.Message)
 	}
+	if later > 0 {
+		return later, nil
+	}
 	if Ready(p).Status == metav1.ConditionTrue && inspectErr == nil {
 		r.forget(p)
 		return r.Interval, nil
@@ -122,16 +149,55 @@ func (r *Runner) inspectOrRelease(ctx context.Context, p Object) (time.Duration,
 	return r.retryPause(p), nil
 }
 
-// retryPause is the pause after one more inspection without success.
-func (r *Runner) retryPause(p Object) time.Duration {
+// inspectInTurn inspects the provider, unless it is known to hang and all places for such inspections are taken.
+// Without a result it returns when to try again. The error is then that of the inspection that hung, if the provider
+// has to wait for a place.
+func (r *Runner) inspectInTurn(ctx context.Context, p Object) (backend.Report, time.Duration, error) {
+	if hangs := r.known(p).hangs; hangs != nil {
+		leave, ok := r.hanging.Enter(p.GetUID(), r.Clock.Now(), r.RetryInterval)
+		if !ok {
+			return backend.Report{}, r.RetryInterval, hangs
+		}
+		defer leave()
+		report, err := r.inspect(ctx, p)
+		return report, 0, err
+	}
+	limited, cancel := context.WithTimeout(ctx, r.Patience)
+	defer cancel()
+	report, err := r.inspect(limited, p)
+	if err == nil || limited.Err() == nil || ctx.Err() != nil {
+		return report, 0, err
+	}
+	r.change(p, func(f *failures) { f.hangs = err })
+	return backend.Report{}, atOnce, nil
+}
+
+// known failures of the provider's spec.
+func (r *Runner) known(p Object) failures { return r.change(p, func(*failures) {}) }
+
+// change changes what is known of the failures of the provider's spec, and returns it.
+func (r *Runner) change(p Object, change func(*failures)) failures {
+	current := failures{generation: p.GetGeneration(), recoveries: r.Backends.Recoveries(p)}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pause := r.RetryInterval
-	if last, ok := r.failures[p.GetUID()]; ok && last.generation == p.GetGeneration() {
-		pause = min(2*last.pause, maxRetries*r.RetryInterval)
+	f := r.failures[p.GetUID()]
+	if f.generation != current.generation || f.recoveries != current.recoveries {
+		f = current
 	}
-	r.failures[p.GetUID()] = failures{p.GetGeneration(), pause}
-	return pause
+	change(&f)
+	r.failures[p.GetUID()] = f
+	return f
+}
+
+// retryPause is the pause after one more inspection without success.
+func (r *Runner) retryPause(p Object) time.Duration {
+	return r.change(p, func(f *failures) {
+		most := time.Duration(maxRetries)
+		if f.hangs != nil {
+			most = maxHangingRetries
+		}
+		f.pause = max(r.RetryInterval, min(2*f.pause, most*r.RetryInterval))
+	}).pause
 }
 
 // forget drops the failures of a provider.

@@ -7,11 +7,14 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
+	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// Facts is what this process knows about a LeaseRevocation and no other does. Losing it costs a few lookups and, if the
-// response to the revocation was lost too, a second revocation of the same leases.
+// Facts is what this process knows about a LeaseRevocation and no other does. Losing it costs a list that is begun
+// again, a few lookups and, if the response to the revocation was lost too, a second revocation of the same leases.
 type Facts struct {
+	// Listing of the leases, which may take several steps.
+	Listing Listing
 	// Own are the ids of leases that existed before the revocation, Newer those of leases that were issued after it.
 	Own, Newer map[string]bool
 	// Counted is the count that this process stored last.
@@ -24,10 +27,18 @@ type Facts struct {
 	Notified bool
 	// Check is the last check of the leases that remain.
 	Check Checked
+	// Retried is how many leases were revoked one by one.
+	Retried int
 	// Forced is the number of leases that were forced and are not in the status yet.
 	Forced int64
 	// Failure of the last step.
 	Failure Failure
+}
+
+// Listing is a list of leases for one action. Another action begins another list.
+type Listing struct {
+	backend.Listing
+	For Action
 }
 
 // Counted is a count of leases in the status.
@@ -39,7 +50,12 @@ type Counted struct {
 
 // permits is true if the leases may be revoked: the count is recent, and nobody has written the object since.
 func (c Counted) permits(r *v1alpha1.LeaseRevocation, now time.Time) bool {
-	return r.Status.StartedAt != nil && c.Version != "" && c.Version == r.ResourceVersion && now.Sub(c.At) < countLife
+	return c.stored(r) && now.Sub(c.At) < countLife
+}
+
+// stored is true if nobody has written the object since this count.
+func (c Counted) stored(r *v1alpha1.LeaseRevocation) bool {
+	return r.Status.StartedAt != nil && c.Version != "" && c.Version == r.ResourceVersion
 }
 
 // Checked is a check of the leases that remain.

@@ -39,6 +39,13 @@ type server struct {
 	fails map[string][]error
 	acts  bool
 	calls []string
+	// lists is the number of lists that were begun.
+	lists int
+	// onList runs before a folder is listed, onOne before a lease is revoked or looked up, and onForce before one is
+	// forced.
+	onList, onOne, onForce func()
+	// harmed are leases that lived, so were issued after the revocation, when they were revoked one by one.
+	harmed []string
 	// onRevoke runs right after the server accepted a revocation.
 	onRevoke func()
 }
@@ -77,18 +84,36 @@ func (s *server) Covers(spec *v1alpha1.LeaseRevocationSpec, rec *v1alpha1.LeaseR
 	return rec.Vault != nil && rec.Vault.Namespace == "team" && selects(spec, rec.ID)
 }
 
-func (s *server) Matching(_ context.Context, spec *v1alpha1.LeaseRevocationSpec) ([]string, error) {
-	if err := s.call("Matching"); err != nil {
-		return nil, err
+// ListNext lists one folder: each segment of a path is one, as in Vault.
+func (s *server) ListNext(_ context.Context, spec *v1alpha1.LeaseRevocationSpec, l *backend.Listing) error {
+	if err := s.call("ListNext"); err != nil {
+		return err
 	}
-	var ids []string
+	if s.onList != nil {
+		s.onList()
+	}
+	folder := strings.TrimSuffix(spec.Vault.Prefix, "/")
+	if l.Listed > 0 {
+		folder, l.Pending = l.Pending[0], l.Pending[1:]
+	} else {
+		s.lists++
+	}
+	l.Listed++
 	for id := range s.leases {
-		if selects(spec, id) {
-			ids = append(ids, id)
+		rest, below := strings.CutPrefix(id, folder+"/")
+		name, _, nested := strings.Cut(rest, "/")
+		switch sub := folder + "/" + name; {
+		case !below:
+		case !nested:
+			l.IDs = append(l.IDs, id)
+		case !slices.Contains(l.Pending, sub):
+			l.Pending = append(l.Pending, sub)
 		}
 	}
-	slices.Sort(ids)
-	return ids, nil
+	slices.Sort(l.IDs)
+	slices.Sort(l.Pending)
+	l.Complete = len(l.Pending) == 0
+	return nil
 }
 
 func (s *server) RevokeAll(_ context.Context, spec *v1alpha1.LeaseRevocationSpec) error {
@@ -120,12 +145,18 @@ func (s *server) tidy() {
 func (s *server) RevokeOne(_ context.Context, _ *v1alpha1.LeaseRevocationSpec, id string, force bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name := "RevokeOne"
+	name, respond := "RevokeOne", s.onOne
 	if force {
-		name = "Force"
+		name, respond = "Force", s.onForce
+	}
+	if respond != nil {
+		respond()
 	}
 	if err := s.call(name); err != nil {
 		return err
+	}
+	if s.leases[id] {
+		s.harmed = append(s.harmed, id)
 	}
 	if s.stuck[id] && !force {
 		return backend.Errorf(backend.Failed, "revoking a lease: the database is unavailable")
@@ -135,6 +166,9 @@ func (s *server) RevokeOne(_ context.Context, _ *v1alpha1.LeaseRevocationSpec, i
 }
 
 func (s *server) Lives(_ context.Context, _ *v1alpha1.LeaseRevocationSpec, id string) (bool, error) {
+	if s.onOne != nil {
+		s.onOne()
+	}
 	return s.leases[id], s.call("Lives")
 }
 
@@ -146,8 +180,10 @@ type bed struct {
 	server   *server
 	objects  client.WithWatch
 	notified []string
-	events   []string
-	counted  map[string]int
+	// mu is for events and counted.
+	mu      sync.Mutex
+	events  []string
+	counted map[string]int
 	// refuseWrites is the number of status writes that fail from now on.
 	refuseWrites int
 }
@@ -232,10 +268,16 @@ func (b *bed) RaiseLost(_ context.Context, d *v1alpha1.DynamicSecret, ids ...str
 }
 
 func (b *bed) RevocationEvent(_ *v1alpha1.LeaseRevocation, kind, reason, _ string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.events = append(b.events, kind+" "+reason)
 }
 
-func (b *bed) CountRevocation(result string) { b.counted[result]++ }
+func (b *bed) CountRevocation(result string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.counted[result]++
+}
 
 // step runs one step, and sets the clock to when the next one is due.
 func (b *bed) step() (time.Duration, error) {

@@ -21,6 +21,14 @@ func (w *work) underWay() lease.Block {
 		w.Spec.Selection(), ptr.Deref(w.Status.RemainingLeases, 0), ptr.Deref(w.Status.MatchedLeases, 0))}
 }
 
+// listing is the progress of a list that takes several steps.
+func (w *work) listing() lease.Block {
+	l := &w.facts.Listing
+	return lease.Block{Reason: v1alpha1.ReasonRevokingLeases, Message: fmt.Sprintf(
+		"Listing %s before they are revoked: %s in %s so far.", w.Spec.Selection(),
+		plural(int64(len(l.IDs)), "lease"), plural(int64(l.Listed), "path"))}
+}
+
 // result is the summary of a finished LeaseRevocation.
 func (w *work) result() *lease.Summary {
 	matched := plural(ptr.Deref(w.Status.MatchedLeases, 0), "lease")

@@ -61,6 +61,16 @@ const (
 	DeleteObject Action = "DeleteObject"
 )
 
+// contactsBackend is true for the actions that send requests to the backend.
+func (a Action) contactsBackend() bool {
+	switch a {
+	case CountLeases, RevokeLeases, CheckLeases, RetryLeases, ForceLeases:
+		return true
+	default:
+		return false
+	}
+}
+
 // Step is what to do next.
 type Step struct {
 	Action Action

@@ -139,6 +139,7 @@ func TestPlanOfAnyInput(t *testing.T) {
 }
 
 // A revocation survives crashes, failures of the backend and of the API server, and leases that are issued meanwhile.
+// A slow request ends the step, so all of that also happens between any two requests of a list.
 func TestAnyRunRevokesExactlyTheLeasesThatExisted(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) { newRun(t, rt).check() })
 }
@@ -169,7 +170,25 @@ func newRun(t *testing.T, rt *rapid.T) *run {
 			rt.Fatal("leases were revoked before their count was stored")
 		}
 	}
+	s.onList, s.onOne = r.respond, r.respond
 	return r
+}
+
+// respond is a request of a list, or about one lease, that may take long. Leases are issued meanwhile.
+func (r *run) respond() {
+	if rapid.Bool().Draw(r.rt, "slow response") {
+		r.clock.SetTime(r.clock.Now().Add(stepTime))
+	}
+	if rapid.IntRange(0, 9).Draw(r.rt, "issued meanwhile") == 0 {
+		r.issue()
+	}
+}
+
+// issue a lease in a folder that may be new.
+func (r *run) issue() {
+	r.issued++
+	folder := rapid.SampledFrom([]string{"orders", "web", "new"}).Draw(r.rt, "folder")
+	r.server.leases[fmt.Sprintf("database/creds/%s/new-%d", folder, r.issued)] = true
 }
 
 func (r *run) check() {
@@ -183,7 +202,7 @@ func (r *run) check() {
 		r.advance()
 	}
 	// The faults end, and so the revocation must.
-	r.server.slow = false
+	r.server.slow, r.server.onList, r.server.onOne = false, nil, nil
 	r.server.fails, r.refuseWrites = map[string][]error{}, 0
 	clear(r.server.stuck)
 	for range 400 {
@@ -202,14 +221,13 @@ func (r *run) disturb() {
 	kinds := []backend.ErrorKind{backend.NoResponse, backend.Unavailable, backend.Failed, backend.Denied}
 	fault := backend.Errorf(rapid.SampledFrom(kinds).Draw(r.rt, "kind"), "a fault")
 	events := []string{"", "", "crash", "issue", "tidy", "drop", "write",
-		"Matching", "RevokeAll", "RevokeOne", "Lives", "Force"}
+		"ListNext", "RevokeAll", "RevokeOne", "Lives", "Force"}
 	switch what := rapid.SampledFrom(events).Draw(r.rt, "event"); what {
 	case "":
 	case "crash":
 		r.restart()
 	case "issue":
-		r.issued++
-		r.server.leases[fmt.Sprintf("database/creds/orders/new-%d", r.issued)] = true
+		r.issue()
 	case "tidy":
 		r.server.tidy()
 	case "drop":
@@ -240,6 +258,9 @@ func (r *run) verify() {
 	st := r.get().Status
 	if st.AcceptedAt == nil || st.StartedAt == nil || *st.RemainingLeases != 0 {
 		r.rt.Fatalf("finished with status %+v", st)
+	}
+	if len(r.server.harmed) > 0 {
+		r.rt.Fatalf("leases that were issued after the revocation were revoked: %v", r.server.harmed)
 	}
 	for id, lives := range r.server.leases {
 		if r.revoked[id] || !lives {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,6 +20,7 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/lease"
+	"github.com/leasekeeper/leasekeeper/internal/turns"
 )
 
 const (
@@ -26,6 +28,13 @@ const (
 	atOnce = time.Millisecond
 	// conflictPause is the pause after a write that lost against another one.
 	conflictPause = 100 * time.Millisecond
+	// stepTime is how long a step sends requests. The request in progress then is its last one.
+	stepTime = 3 * time.Second
+	// stepsOfProvider is how many LeaseRevocations of a provider contact its backend at the same time. A backend that
+	// is slow must not hold the workers that those of another one need.
+	stepsOfProvider = 4
+	// turnPause is the pause before a LeaseRevocation tries again to be one of these.
+	turnPause = 500 * time.Millisecond
 )
 
 // Config is what a Runner needs.
@@ -65,16 +74,34 @@ type Announcer interface {
 type Runner struct {
 	Config
 	memory memory
+
+	mu sync.Mutex
+	// turns of the LeaseRevocations of a provider, by its key.
+	turns map[v1alpha1.RevocationProviderReference]*turns.Turns[types.UID]
 }
 
 // New makes a Runner.
-func New(c Config) *Runner { return &Runner{Config: c} }
+func New(c Config) *Runner {
+	return &Runner{Config: c, turns: map[v1alpha1.RevocationProviderReference]*turns.Turns[types.UID]{}}
+}
+
+// turnsOf are the turns of a provider.
+func (r *Runner) turnsOf(ref v1alpha1.RevocationProviderReference) *turns.Turns[types.UID] {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.turns[ref] == nil {
+		r.turns[ref] = turns.New[types.UID](stepsOfProvider)
+	}
+	return r.turns[ref]
+}
 
 // work is one step of one LeaseRevocation.
 type work struct {
 	*v1alpha1.LeaseRevocation
 	*Runner
 	facts *Facts
+	// begun is when the step began.
+	begun time.Time
 	// stored is the status that the API server has.
 	stored *v1alpha1.LeaseRevocationStatus
 	// bulk is the backend, holders are the DynamicSecrets that have one of the leases.
@@ -92,7 +119,10 @@ func (r *Runner) Run(ctx context.Context, name string) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	w := &work{LeaseRevocation: object, Runner: r, facts: r.memory.of(object), stored: object.Status.DeepCopy()}
+	w := &work{
+		LeaseRevocation: object, Runner: r, facts: r.memory.of(object), begun: r.Clock.Now(),
+		stored: object.Status.DeepCopy(),
+	}
 	if object.Finished() {
 		r.memory.forget(name)
 	}
@@ -101,6 +131,13 @@ func (r *Runner) Run(ctx context.Context, name string) (time.Duration, error) {
 		return 0, err
 	}
 	step := Plan(Input{Now: r.Clock.Now(), Object: object, Observation: seen, Facts: w.facts})
+	if step.Action.contactsBackend() {
+		leave, ok := r.turnsOf(object.Spec.ProviderRef).Enter(object.UID, r.Clock.Now(), turnPause)
+		if !ok {
+			return turnPause, nil
+		}
+		defer leave()
+	}
 	pause, err := w.execute(ctx, step)
 	var fault *backend.Error
 	if errors.As(err, &fault) {
@@ -180,6 +217,9 @@ func versionOf(p v1alpha1.Provider) string {
 	ready := meta.IsStatusConditionTrue(p.ProviderStatus().Conditions, v1alpha1.ReadyCondition)
 	return fmt.Sprintf("%s/%d/%t", p.GetUID(), p.GetGeneration(), ready)
 }
+
+// hasTime is true if the step may send another request.
+func (w *work) hasTime() bool { return w.Clock.Since(w.begun) < stepTime }
 
 // execute the step.
 func (w *work) execute(ctx context.Context, s Step) (time.Duration, error) {

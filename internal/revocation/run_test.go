@@ -82,7 +82,7 @@ func TestCountsAgainIfTheObjectWasWritten(t *testing.T) {
 	if err := b.objects.Update(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.step(); err != nil || s.count("RevokeAll") != 0 || s.count("Matching") != 2 {
+	if _, err := b.step(); err != nil || s.count("RevokeAll") != 0 || s.lists != 2 {
 		t.Errorf("error %v, calls %v", err, s.calls)
 	}
 	b.settle()
@@ -132,7 +132,7 @@ func TestNewerLeasesAreLeftAlone(t *testing.T) {
 			if crash {
 				b.restart()
 			}
-			b.stepUntil("checked", func() bool { return s.count("Matching") == 2 })
+			b.stepUntil("checked", func() bool { return s.lists == 2 })
 			if got := *b.get().Status.RemainingLeases; got != 3 {
 				t.Errorf("%d remain, want 3", got)
 			}
@@ -236,12 +236,45 @@ func TestRefusalIsReportedOnceAndRetriedSlowly(t *testing.T) {
 	}
 }
 
+// Nobody watches policies at the backend. The promise is 5 s, at each step and however long it has lasted.
+func TestFixedPolicyIsDetectedWithinFiveSeconds(t *testing.T) {
+	denied := backend.Errorf(backend.Denied, "policy lacks a line")
+	for _, what := range []string{"ListNext", "RevokeAll", "Lives"} {
+		for _, times := range []int{1, 2, 50} {
+			t.Run(fmt.Sprintf("%s is denied %d times", what, times), func(t *testing.T) {
+				s := newServer(threeLeases...)
+				b := newBed(t, s, provider(), revocation())
+				if what == "Lives" { // a process that does not know which leases are newer looks them up
+					s.slow = true
+					b.stepUntil("accepted", func() bool { return b.get().Status.AcceptedAt != nil })
+					b.restart()
+				}
+				s.fails[what] = slices.Repeat([]error{denied}, times)
+				var last time.Time // when it was denied last; the policy is fixed right after
+				for n := range times {
+					b.stepUntil("denied", func() bool {
+						if b.counted["Denied"] == n {
+							last = b.clock.Now()
+						}
+						return b.counted["Denied"] > n
+					})
+				}
+				tried := s.count(what)
+				b.stepUntil("tried again", func() bool { return s.count(what) > tried })
+				if took := b.clock.Now().Sub(last); took > 5*time.Second {
+					t.Errorf("the next try was after %s", took)
+				}
+			})
+		}
+	}
+}
+
 func TestChangedProviderEndsThePause(t *testing.T) {
 	s := newServer(threeLeases...)
-	s.fails["Matching"] = []error{backend.Errorf(backend.Denied, "policy lacks a line")}
+	s.fails["ListNext"] = []error{backend.Errorf(backend.Denied, "policy lacks a line")}
 	b := newBed(t, s, provider(), revocation())
 	_, _ = b.Run(t.Context(), "incident")
-	if pause, err := b.Run(t.Context(), "incident"); err != nil || pause != stalledPause || s.count("Matching") != 1 {
+	if pause, err := b.Run(t.Context(), "incident"); err != nil || pause != stalledPause || s.count("ListNext") != 1 {
 		t.Fatalf("next step in %s (%v), calls %v", pause, err, s.calls)
 	}
 	p := provider()
@@ -252,7 +285,7 @@ func TestChangedProviderEndsThePause(t *testing.T) {
 	if err := b.objects.Update(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Run(t.Context(), "incident"); err != nil || s.count("Matching") != 2 {
+	if _, err := b.Run(t.Context(), "incident"); err != nil || s.lists != 1 {
 		t.Errorf("error %v, calls %v", err, s.calls)
 	}
 }

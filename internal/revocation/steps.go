@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -20,12 +21,36 @@ const (
 	forceWorkers = 8
 )
 
+// list continues the list for the action until it is complete or the time of the step is used up.
+func (w *work) list(ctx context.Context, action Action) (complete bool, err error) {
+	l := &w.facts.Listing
+	if l.For != action {
+		*l = Listing{For: action}
+	}
+	for !l.Complete {
+		if err := w.bulk.ListNext(ctx, &w.Spec, &l.Listing); err != nil {
+			return false, err
+		}
+		if !l.Complete && !w.hasTime() {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // count lists the leases and stores their number. Nothing is revoked before that.
 func (w *work) count(ctx context.Context) error {
-	ids, err := w.bulk.Matching(ctx, &w.Spec)
+	if w.facts.Counted.stored(w.LeaseRevocation) { // too long ago: the same count is stored again
+		return w.storeCount(ctx)
+	}
+	complete, err := w.list(ctx, CountLeases)
 	if err != nil {
 		return err
 	}
+	if !complete {
+		return w.write(ctx, w.unlessFailed(w.listing()))
+	}
+	ids := w.facts.Listing.IDs
 	if w.facts.Rejected {
 		clear(w.facts.Own)
 		w.Status.MatchedLeases, w.Status.DynamicSecrets = nil, nil
@@ -33,23 +58,33 @@ func (w *work) count(ctx context.Context) error {
 	for _, id := range ids {
 		w.facts.Own[id] = true
 	}
-	now := w.Clock.Now()
 	if w.Status.StartedAt == nil {
-		w.Status.StartedAt = &metav1.Time{Time: now}
+		w.Status.StartedAt = &metav1.Time{Time: w.Clock.Now()}
 	}
 	// An attempt without a response may have revoked some of the leases, so the numbers never decrease.
 	w.Status.MatchedLeases = atLeast(w.Status.MatchedLeases, len(w.facts.Own))
 	w.Status.DynamicSecrets = atLeast(w.Status.DynamicSecrets, len(w.facts.concerned(w.holders)))
 	w.Status.RemainingLeases = number(len(ids))
-	summary := notReady(w.underWay())
-	if w.facts.Failure.Count > 0 {
-		summary = nil // the last failure is reported until the step succeeds
-	}
-	if err := w.store(ctx, summary, true); err != nil {
+	return w.storeCount(ctx)
+}
+
+// storeCount stores the count, and so learns if another process has continued.
+func (w *work) storeCount(ctx context.Context) error {
+	w.facts.Listing = Listing{}
+	now := w.Clock.Now()
+	if err := w.store(ctx, w.unlessFailed(w.underWay()), true); err != nil {
 		return err
 	}
 	w.facts.Counted = Counted{At: now, Version: w.ResourceVersion}
 	return nil
+}
+
+// unlessFailed is the summary of progress. The last failure is reported until the step succeeds.
+func (w *work) unlessFailed(progress lease.Block) *lease.Summary {
+	if w.facts.Failure.Count > 0 {
+		return nil
+	}
+	return notReady(progress)
 }
 
 // notStarted are the errors after which the backend has revoked nothing.
@@ -64,7 +99,7 @@ func (w *work) revoke(ctx context.Context) error {
 	if err := w.bulk.RevokeAll(ctx, &w.Spec); err != nil {
 		kind := backend.KindOf(err)
 		w.facts.Rejected = slices.Contains(notStarted, kind)
-		w.facts.Counted = Counted{}
+		w.facts.Counted = Counted{} // the leases are listed again
 		return err
 	}
 	w.facts.AcceptedAt, w.facts.Failure = w.Clock.Now(), Failure{}
@@ -100,15 +135,15 @@ func (w *work) notify(ctx context.Context) {
 
 // check lists the leases that remain, and notifies the DynamicSecrets that still have one.
 func (w *work) check(ctx context.Context) error {
-	ids, err := w.bulk.Matching(ctx, &w.Spec)
-	if err != nil {
+	complete, err := w.list(ctx, CheckLeases)
+	if err != nil || !complete {
 		return err
 	}
-	remaining, err := w.own(ctx, ids)
-	if err != nil {
+	remaining, complete, err := w.own(ctx, w.facts.Listing.IDs)
+	if err != nil || !complete {
 		return err
 	}
-	w.facts.Failure = Failure{}
+	w.facts.Listing, w.facts.Failure = Listing{}, Failure{}
 	if !w.facts.Check.At.IsZero() {
 		w.notify(ctx)
 	}
@@ -121,14 +156,17 @@ func (w *work) check(ctx context.Context) error {
 }
 
 // own returns the leases that existed before the revocation. Others were issued later: they live, and every lease that
-// existed before has expired.
-func (w *work) own(ctx context.Context, ids []string) ([]string, error) {
-	var own []string
+// existed before has expired. It is incomplete if the time of the step is used up before all are looked up.
+func (w *work) own(ctx context.Context, ids []string) (own []string, complete bool, err error) {
+	lookups := 0
 	for _, id := range ids {
 		if !w.facts.Own[id] && !w.facts.Newer[id] {
+			if lookups++; lookups > 1 && !w.hasTime() {
+				return nil, false, nil
+			}
 			lives, err := w.bulk.Lives(ctx, &w.Spec, id)
 			if err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			if lives {
 				w.facts.Newer[id] = true
@@ -140,17 +178,21 @@ func (w *work) own(ctx context.Context, ids []string) ([]string, error) {
 			own = append(own, id)
 		}
 	}
-	return own, nil
+	return own, true, nil
 }
 
 // retry revokes some of the remaining leases one by one, each time others. The server tries them again at once, and
 // its error is reported.
 func (w *work) retry(ctx context.Context) error {
 	left := w.facts.Check.Remaining
-	first := w.facts.Check.Idle * retriedAtOnce % len(left)
 	b := w.underWay()
 	for i := range min(retriedAtOnce, len(left)) {
-		if err := w.bulk.RevokeOne(ctx, &w.Spec, left[(first+i)%len(left)], false); err != nil {
+		if i > 0 && !w.hasTime() {
+			break
+		}
+		id := left[w.facts.Retried%len(left)]
+		w.facts.Retried++
+		if err := w.bulk.RevokeOne(ctx, &w.Spec, id, false); err != nil {
 			b = w.remains(err)
 			break
 		}
@@ -160,22 +202,28 @@ func (w *work) retry(ctx context.Context) error {
 	return w.write(ctx, notReady(b))
 }
 
-// force makes the backend forget remaining leases, several at a time.
+// force makes the backend forget remaining leases, several at a time, until the time of the step is used up.
 func (w *work) force(ctx context.Context) error {
 	left := w.facts.Check.Remaining
 	left = left[:min(len(left), forcedAtOnce)]
 	errs := make([]error, len(left))
+	var next atomic.Int64
 	var wait sync.WaitGroup
-	for worker := range forceWorkers {
+	for range min(forceWorkers, len(left)) {
 		wait.Go(func() {
-			for i := worker; i < len(left); i += forceWorkers {
+			for first := true; first || w.hasTime(); first = false {
+				i := int(next.Add(1)) - 1
+				if i >= len(left) {
+					return
+				}
 				errs[i] = w.bulk.RevokeOne(ctx, &w.Spec, left[i], true)
 			}
 		})
 	}
 	wait.Wait()
+	tried := min(int(next.Load()), len(left))
 	b := w.underWay()
-	for i, err := range errs {
+	for i, err := range errs[:tried] {
 		if err != nil {
 			b = w.remains(err)
 			continue
@@ -184,7 +232,10 @@ func (w *work) force(ctx context.Context) error {
 		w.facts.Check.Progress = true
 		log.FromContext(ctx).Info("lease revoked by force", w.logged("lease", left[i])...)
 	}
-	w.facts.Check.Helped = true
+	w.facts.Check.Helped = tried == len(left)
+	if !w.facts.Check.Helped {
+		w.facts.Check.Remaining = w.facts.Check.Remaining[tried:] // the next step continues
+	}
 	return w.write(ctx, notReady(b))
 }
 

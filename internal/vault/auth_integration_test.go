@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"math/big"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
+	"github.com/leasekeeper/leasekeeper/internal/testbed"
 	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
@@ -376,7 +378,20 @@ func TestAKeeperCannotExtendBoundCertificateTokens(t *testing.T) {
 // TestRefusalsOfARealVault covers what only Vault can check. What a method checks itself is in the package auth, in
 // TestEachMisconfigurationNamesTheFieldAndTheFix.
 func TestRefusalsOfARealVault(t *testing.T) {
-	all := methods()
+	all := maps.Clone(methods())
+	account := &v1alpha1.ServiceAccountReference{Name: "orders", Audiences: []string{"vault"}}
+	all["kubernetes"] = methodOnVault{auth: v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
+		Mount: "kubernetes", Role: "app", ServiceAccountRef: account,
+	}}, keeper: all["jwt-keys"].keeper}
+	// Without a token for reviews, Vault presents the token of the login.
+	must(t, bed.vault.EnableKubernetesAuth(t.Context(), "unreviewed", bed.plane))
+	must(t, bed.vault.WriteRole(t.Context(), "unreviewed", "app", testbed.KubernetesRole{
+		ServiceAccounts: []string{"orders"}, Namespaces: []string{"*"}, Audience: "vault",
+	}))
+	write(t, "auth/unreviewed/config", map[string]any{
+		"kubernetes_host": bed.plane.Config.Host, "kubernetes_ca_cert": string(bed.plane.CA),
+		"disable_local_ca_jwt": true,
+	})
 	used, err := newSecretID(t.Context(), "app", false, map[string]any{"num_uses": 1})
 	must(t, err)
 	usedRef, err := secretWith(t.Context(), unique("used"), map[string]string{"secretId": used})
@@ -399,6 +414,14 @@ func TestRefusalsOfARealVault(t *testing.T) {
 		change        func(*v1alpha1.VaultAuth)
 		texts         []string
 	}{
+		{"kubernetes with another audience", "the role has an audience", "kubernetes",
+			func(a *v1alpha1.VaultAuth) { a.Kubernetes.ServiceAccountRef.Audiences = []string{"other"} },
+			[]string{`the token has the audiences ["other"] of auth.kubernetes.serviceAccountRef.audiences`,
+				"set it to the audience of the role"}},
+		{"kubernetes without a reviewer", "Vault runs outside the cluster", "kubernetes",
+			func(a *v1alpha1.VaultAuth) { a.Kubernetes.Mount = "unreviewed" },
+			[]string{"check kubernetes_host in auth/unreviewed/config", "token_reviewer_jwt",
+				`rejects for its audiences ["vault"]`}},
 		{"jwt with another audience", "the role has bound_audiences", "jwt-keys",
 			func(a *v1alpha1.VaultAuth) { a.JWT.ServiceAccountRef.Audiences = []string{"other"} },
 			[]string{"bound_audiences must be in auth.jwt.serviceAccountRef.audiences"}},

@@ -158,7 +158,7 @@ func connect(t *testing.T, role string, changes ...func(*v1alpha1.VaultProvider)
 	p := &v1alpha1.ClusterSecretProvider{
 		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name), Generation: 1},
 		Spec: v1alpha1.ClusterSecretProviderSpec{ProviderSpec: v1alpha1.ProviderSpec{Vault: &v1alpha1.VaultProvider{
-			Address: bed.vault.Address, TLS: &v1alpha1.TLSConfig{CABundle: bed.vault.CA},
+			Address: bed.vault.Address, TLS: &v1alpha1.TLSConfig{CABundle: string(bed.vault.CA)},
 			Auth: v1alpha1.VaultAuth{Kubernetes: &v1alpha1.VaultKubernetesAuth{
 				Mount: "kubernetes", Role: role,
 				ServiceAccountRef: &v1alpha1.ServiceAccountReference{Name: "orders", Audiences: []string{"vault"}},

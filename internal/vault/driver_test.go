@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -222,7 +223,7 @@ func TestAClientCertificateIsPresented(t *testing.T) {
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	trusting := func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
-		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: certificate(s)}
+		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: string(certificate(s))}
 	}
 	_, err := newFixtureAt(t, nil, s.URL, trusting).health(t.Context())
 	wantKind(t, err, backend.TLS)
@@ -242,6 +243,39 @@ func TestAClientCertificateIsPresented(t *testing.T) {
 	wantKind(t, err, "")
 }
 
+func encoded(file []byte) string { return base64.StdEncoding.EncodeToString(file) }
+
+// CABundle is what people paste: a file, or what `base64` prints of it.
+func TestCABundleInEachFormIsTrusted(t *testing.T) {
+	s := newTLSServer(t)
+	ca := certificate(s)
+	block, _ := pem.Decode(ca)
+	wrapped := ""
+	for line := range slices.Chunk([]byte(encoded(ca)), 76) {
+		wrapped += string(line) + "\n"
+	}
+	for name, bundle := range map[string]string{
+		"PEM":                           string(ca),
+		"PEM with a comment before":     "# Root CA 1\n" + string(ca),
+		"PEM with Windows line ends":    strings.ReplaceAll(string(ca), "\n", "\r\n"),
+		"PEM of several":                string(certificate(newTLSServer(t))) + string(ca),
+		"base64 of PEM":                 encoded(ca),
+		"base64 of PEM in lines":        wrapped,
+		"base64 of DER":                 encoded(block.Bytes),
+		"base64 that ends with a space": encoded(ca) + " ",
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixtureAt(t, nil, s.URL, func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
+				p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: bundle}
+			})
+			_, err := f.stateOf(t.Context(), record())
+			if backend.KindOf(err) == backend.TLS {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestMissingTLSMaterialIsNamed(t *testing.T) {
 	ca := certificate(newTLSServer(t))
 	for name, test := range map[string]struct {
@@ -257,10 +291,10 @@ func TestMissingTLSMaterialIsNamed(t *testing.T) {
 			v1alpha1.TLSConfig{CARef: &v1alpha1.CAReference{Name: "root", Namespace: "system", Key: "bundle"}},
 			backend.Misconfigured, `no key "bundle"`,
 		},
-		"no certificate": {v1alpha1.TLSConfig{CABundle: []byte("x")}, backend.TLS, "tls.caBundle"},
+		"no certificate": {v1alpha1.TLSConfig{CABundle: "x"}, backend.TLS, "tls.caBundle"},
 		"a certificate that was encoded twice": {
-			v1alpha1.TLSConfig{CABundle: []byte(base64.StdEncoding.EncodeToString(ca))}, backend.TLS,
-			"tls.caBundle (a PEM file, encoded with base64 once) contains no certificate in PEM or DER format",
+			v1alpha1.TLSConfig{CABundle: encoded([]byte(encoded(ca)))}, backend.TLS,
+			"tls.caBundle (PEM, or a PEM or DER file encoded with base64 once) contains no certificate",
 		},
 		"no client key": {
 			v1alpha1.TLSConfig{ClientCertRef: &v1alpha1.SecretReference{Name: "root", Namespace: "system"}},

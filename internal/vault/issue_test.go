@@ -328,7 +328,7 @@ func tlsServer(t *testing.T, handler http.Handler, http2 bool) *httptest.Server 
 
 func trusting(s *httptest.Server) change {
 	return func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
-		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: certificate(s)}
+		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: string(certificate(s))}
 	}
 }
 
@@ -417,7 +417,7 @@ func TestARedirectAwayFromTLSIsNotFollowed(t *testing.T) {
 	s := httptest.NewTLSServer(http.RedirectHandler(elsewhere.URL+"/v1/sys/health", http.StatusTemporaryRedirect))
 	defer s.Close()
 	f := newFixtureAt(t, nil, s.URL, func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
-		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: certificate(s)}
+		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: string(certificate(s))}
 	})
 	_, err := f.Inspect(t.Context())
 	wantKind(t, err, backend.NoResponse)

@@ -140,57 +140,70 @@ func (b *Backend) Covers(spec *v1alpha1.LeaseRevocationSpec, rec *v1alpha1.Lease
 	return rec.Vault.Address == b.spec.Address && rec.Vault.Namespace == o.Namespace && o.selects(rec.ID)
 }
 
-// Matching implements backend.BulkRevoker.
-func (b *Backend) Matching(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec) ([]string, error) {
-	o, err := b.orderOf(spec)
-	if err != nil {
-		return nil, err
-	}
-	if o.LeaseID != "" {
-		return b.listOne(ctx, o, o.LeaseID)
-	}
-	ids, err := b.listBelow(ctx, o)
-	if err != nil || len(ids) > 0 || !ofPath(path.Dir(o.folder()), o.folder()) {
-		return ids, b.expandDenied(ctx, o, err)
-	}
-	return b.listOne(ctx, o, o.folder()) // the prefix may be a whole id
-}
-
-// listOne lists the lease if it exists.
-func (b *Backend) listOne(ctx context.Context, o order, id string) ([]string, error) {
-	found, err := b.stateOf(ctx, o.record(id))
-	if err != nil || found == leaseUnknown {
-		return nil, b.expandDenied(ctx, o, err)
-	}
-	return []string{id}, nil
-}
-
 // maxFolders limits a list that a faulty server could make endless.
 const maxFolders = 10_000
 
-func (b *Backend) listBelow(ctx context.Context, o order) ([]string, error) {
-	var ids []string
-	folders := []string{o.folder()}
-	for i := 0; i < len(folders); i++ {
-		if len(folders) > maxFolders {
-			return nil, backend.Errorf(backend.InvalidResponse,
-				"listing the %s: more than %d paths", o.name, maxFolders)
-		}
-		keys, err := b.listKeys(ctx, o.Namespace, folders[i])
-		if err != nil {
-			return nil, err
-		}
-		for _, key := range keys {
-			name, nested := strings.CutSuffix(key, "/")
-			switch id := folders[i] + "/" + name; {
-			case nested && isPath(id):
-				folders = append(folders, id)
-			case !nested && name != "":
-				ids = append(ids, id)
-			}
+// ListNext implements backend.BulkRevoker.
+func (b *Backend) ListNext(ctx context.Context, spec *v1alpha1.LeaseRevocationSpec, l *backend.Listing) error {
+	o, err := b.orderOf(spec)
+	switch {
+	case err != nil:
+		return err
+	case o.LeaseID != "":
+		return b.listOne(ctx, o, o.LeaseID, l)
+	case l.Listed == 0:
+		l.Pending = []string{o.folder()}
+	}
+	if len(l.Pending) > 0 {
+		if err := b.listFolder(ctx, o, l); err != nil {
+			return b.expandDenied(ctx, o, err)
 		}
 	}
-	return ids, nil
+	switch {
+	case len(l.Pending) > 0:
+	case len(l.IDs) == 0 && ofPath(path.Dir(o.folder()), o.folder()):
+		return b.listOne(ctx, o, o.folder(), l) // the prefix may be a whole id
+	default:
+		l.Complete = true
+	}
+	return nil
+}
+
+// listOne lists the lease if it exists.
+func (b *Backend) listOne(ctx context.Context, o order, id string, l *backend.Listing) error {
+	found, err := b.stateOf(ctx, o.record(id))
+	if err != nil {
+		return b.expandDenied(ctx, o, err)
+	}
+	if l.Complete = true; found != leaseUnknown {
+		l.IDs = []string{id}
+	}
+	return nil
+}
+
+// listFolder lists the next folder.
+func (b *Backend) listFolder(ctx context.Context, o order, l *backend.Listing) error {
+	folder := l.Pending[0]
+	keys, err := b.listKeys(ctx, o.Namespace, folder)
+	if err != nil {
+		return err
+	}
+	l.Pending = l.Pending[1:]
+	l.Listed++
+	for _, key := range keys {
+		name, nested := strings.CutSuffix(key, "/")
+		switch id := folder + "/" + name; {
+		case nested && isPath(id):
+			l.Pending = append(l.Pending, id)
+		case !nested && name != "":
+			l.IDs = append(l.IDs, id)
+		}
+	}
+	if l.Listed+len(l.Pending) > maxFolders {
+		*l = backend.Listing{}
+		return backend.Errorf(backend.InvalidResponse, "listing the %s: more than %d paths", o.name, maxFolders)
+	}
+	return nil
 }
 
 // RevokeAll implements backend.BulkRevoker. It does not wait for the revocations: Vault marks every lease as expired

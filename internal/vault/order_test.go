@@ -132,6 +132,31 @@ func TestMatchingListsAllBelowThePrefix(t *testing.T) {
 	}
 }
 
+// A step of a LeaseRevocation may end after any of the requests, and a request may fail.
+func TestListingIsOneRequestAtATime(t *testing.T) {
+	f := newFixture(t)
+	f.server.always(lookupBelow, keys("orders/", "web/", "one"))
+	f.server.always(lookupBelow+"/orders", errs(500, "internal error"))
+	f.server.always(lookupBelow+"/web", keys("b"))
+	var l backend.Listing
+	next := func(kind backend.ErrorKind, want string) {
+		t.Helper()
+		before := strings.Count(f.server.paths(), "sys/leases/lookup")
+		wantKind(t, f.ListNext(t.Context(), prefixed("database/creds/"), &l), kind)
+		if n := strings.Count(f.server.paths(), "sys/leases/lookup") - before; n != 1 {
+			t.Errorf("it sent %d requests", n)
+		}
+		if got := fmt.Sprintf("%s %t", strings.Join(l.IDs, " "), l.Complete); got != want {
+			t.Errorf("the list is %s, want %s", got, want)
+		}
+	}
+	next("", "database/creds/one false")
+	next(backend.Failed, "database/creds/one false")
+	f.server.always(lookupBelow+"/orders", keys("a"))
+	next("", "database/creds/one database/creds/orders/a false")
+	next("", "database/creds/one database/creds/orders/a database/creds/web/b true")
+}
+
 func TestPrefixThatIsAWholeIDIsThatLease(t *testing.T) {
 	f := newFixture(t)
 	f.server.always("sys/leases/lookup", ok(aliveLease))

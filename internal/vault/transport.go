@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -151,7 +153,8 @@ func (m *material) readTLS(ctx context.Context, k Kube, spec *v1alpha1.TLSConfig
 	}
 	m.config.ServerName = spec.ServerName
 	if len(spec.CABundle) > 0 {
-		if err := m.trust(spec.CABundle, "tls.caBundle (a PEM file, encoded with base64 once)"); err != nil {
+		const where = "tls.caBundle (PEM, or a PEM or DER file encoded with base64 once)"
+		if err := m.trust(bundleOf(spec.CABundle), where); err != nil {
 			return err
 		}
 	}
@@ -164,6 +167,15 @@ func (m *material) readTLS(ctx context.Context, k Kube, spec *v1alpha1.TLSConfig
 		return m.readClientCert(ctx, k, *spec.ClientCertRef, namespace)
 	}
 	return nil
+}
+
+// bundleOf is the bundle in a field that has it as PEM or encoded with base64.
+func bundleOf(field string) []byte {
+	text := strings.Join(strings.Fields(field), "") // base64 wraps its lines
+	if decoded, err := base64.StdEncoding.DecodeString(text); err == nil {
+		return decoded
+	}
+	return []byte(field) // PEM has hyphens, which base64 has not
 }
 
 // trust accepts PEM, and DER as `keytool` and Windows export it.

@@ -187,7 +187,7 @@ func TestHTTPSThroughAProxyOfTheEnvironment(t *testing.T) {
 	proxy := newProxy(t, s.URL)
 	t.Setenv("HTTPS_PROXY", proxy.URL)
 	verified := func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
-		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: certificate(s), ServerName: "example.com"}
+		p.Spec.Vault.TLS = &v1alpha1.TLSConfig{CABundle: string(certificate(s)), ServerName: "example.com"}
 	}
 	b := newFixtureAt(t, nil, "https://vault.invalid:8200", allowNowhere, verified)
 	_, err := b.health(t.Context())
