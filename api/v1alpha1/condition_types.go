@@ -72,6 +72,9 @@ const (
 	// ReasonSecretNotDeleted is the reason of an event: the API server did not delete the Secret of an object that is
 	// deleted or revoked, or of a lease that has expired. The leases are revoked all the same.
 	ReasonSecretNotDeleted = "SecretNotDeleted"
+	// ReasonObjectNotUpdated: the API server does not accept leasekeeper's status or finalizer on this object, so
+	// nothing is issued. The event reports both; a condition can only report the finalizer.
+	ReasonObjectNotUpdated = "ObjectNotUpdated"
 	// ReasonOldLeaseRevoked is the reason of an event: a handover is complete, and its old lease is revoked.
 	ReasonOldLeaseRevoked = "OldLeaseRevoked"
 	// ReasonSecretLost is the reason of an event: the Secret was deleted or changed, and spec.suspend prevents a new

@@ -279,6 +279,8 @@ func (v *view) complaint() *Block {
 		return v.providerBlock()
 	case v.Invalid != nil:
 		return v.Invalid
+	case v.unprotected() != nil:
+		return v.unprotected()
 	case v.RolloutOff && RollsOut(v.Object):
 		return &Block{Reason: v1alpha1.ReasonRolloutDisabled, Stalled: true,
 			Message: "spec.rollout requires permission to patch workloads: set rollout.enabled in leasekeeper's " +
@@ -452,6 +454,9 @@ func (v *view) removalMessage(left int) string {
 		if !v.Object.DeletionTimestamp.IsZero() {
 			bound = laterOf(bound, v.deletionDeadline())
 		}
+	}
+	if f := v.Tries.Finalizer; failure == "" && f.Count > 0 {
+		failure = " " + f.Message
 	}
 	if !bound.IsZero() {
 		message += fmt.Sprintf(" What is not revoked until %s is abandoned.", utc(bound))

@@ -34,7 +34,7 @@ func (l *Lifecycle) followRollout(ctx context.Context, o *observation, s lease.S
 		return nil
 	}
 	var progress rollout.Progress
-	err := l.gated("roll_out", o.d.Namespace, func() (err error) {
+	err := l.gated(ctx, rollOut, o.d.Namespace, func() (err error) {
 		progress, err = l.rollouts.Follow(ctx, o.d, s.Hold)
 		return err
 	})
