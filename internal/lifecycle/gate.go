@@ -14,8 +14,8 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
-// operation is a kind of write to the API server. Each has its own admission webhooks, so each has its own limits; those
-// of all namespaces that seem to hang share a quarter of the workers.
+// operation is a kind of write to the API server. Each has its own admission webhooks, so each has its own limits.
+// Those of all namespaces that seem to hang share a quarter of the workers.
 type operation string
 
 const (
@@ -34,8 +34,8 @@ func (l *Lifecycle) writing(ctx context.Context, o *observation, write func() er
 	return l.gated(ctx, writeSecret, o.d.Namespace, write)
 }
 
-// gated limits the writes of one kind to one namespace of the API server, like the requests to one path of a backend: an
-// admission webhook may take half a minute for each. Every write passes it.
+// gated limits the writes of one kind to one namespace of the API server, like the requests to one path of a backend:
+// an admission webhook may take half a minute for each. Every write passes it.
 func (l *Lifecycle) gated(ctx context.Context, kind operation, namespace string, do func() error) error {
 	done, err := l.limits.AdmitTo(ctx, string(kind), namespace)
 	if err != nil {
