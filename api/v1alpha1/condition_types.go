@@ -102,6 +102,9 @@ const (
 	ReasonRolloutCheckFailed = "RolloutCheckFailed"
 	// ReasonRolloutTargetNotFound: spec.rollout.targets names a workload that does not exist.
 	ReasonRolloutTargetNotFound = "RolloutTargetNotFound"
+	// ReasonRolloutContested: something removes the annotation that rolls out a workload. The pause before leasekeeper
+	// sets it again doubles up to an hour.
+	ReasonRolloutContested = "RolloutContested"
 	// ReasonRolloutForbidden: the API server does not permit leasekeeper to inspect or stamp workloads.
 	ReasonRolloutForbidden = "RolloutForbidden"
 	// ReasonRolloutDisabled: spec.rollout requires a permission that leasekeeper was installed without.

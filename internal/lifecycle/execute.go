@@ -206,6 +206,10 @@ func (l *Lifecycle) reportFailure(o *observation, d *v1alpha1.DynamicSecret) {
 	}
 }
 
+// reportedOtherwise are reasons of conditions that a user caused, or that another event reports.
+var reportedOtherwise = []string{v1alpha1.ReasonRevoked, v1alpha1.ReasonGrantEnded, v1alpha1.ReasonRevoking,
+	v1alpha1.ReasonObjectNotUpdated, v1alpha1.ReasonRolloutContested}
+
 // failures are the messages of what fails, by reason.
 func (o *observation) failures(d *v1alpha1.DynamicSecret) map[string]string {
 	failures := map[string]string{}
@@ -222,8 +226,7 @@ func (o *observation) failures(d *v1alpha1.DynamicSecret) map[string]string {
 		stalled := c.Type == v1alpha1.StalledCondition && c.Status == "True"
 		reconciling := c.Type == v1alpha1.ReconcilingCondition && c.Status == "True"
 		trying := reconciling && o.mem.failing() && !o.mem.awaitsBackend(c.Reason)
-		expected := c.Reason == v1alpha1.ReasonObjectNotUpdated || c.Reason == v1alpha1.ReasonRevoked || c.Reason == v1alpha1.ReasonGrantEnded ||
-			c.Reason == v1alpha1.ReasonRevoking || strings.HasPrefix(c.Message, lease.NotRevoked) // reported above
+		expected := slices.Contains(reportedOtherwise, c.Reason) || strings.HasPrefix(c.Message, lease.NotRevoked)
 		if (stalled || trying) && !expected && d.DeletionTimestamp.IsZero() {
 			failures[c.Reason] = c.Message
 		}

@@ -87,8 +87,12 @@ func (w *world) messages() (all string) {
 func TestAHangingWebhookUsesAQuarterOfTheWorkers(t *testing.T) {
 	d := &v1alpha1.DynamicSecret{ObjectMeta: metav1.ObjectMeta{Namespace: "hanging", Name: "orders"}}
 	for kind, write := range map[string]func(*Lifecycle, context.Context, *observation) error{
-		"a status":          func(l *Lifecycle, ctx context.Context, o *observation) error { return l.updateStatus(ctx, o, d) },
-		"a first condition": func(l *Lifecycle, ctx context.Context, o *observation) error { return l.rest(ctx, o, o.step) },
+		"a status": func(l *Lifecycle, ctx context.Context, o *observation) error {
+			return l.updateStatus(ctx, o, d)
+		},
+		"a first condition": func(l *Lifecycle, ctx context.Context, o *observation) error {
+			return l.rest(ctx, o, o.step)
+		},
 		"a journal": func(l *Lifecycle, ctx context.Context, o *observation) error {
 			return l.commit(ctx, o, func(*v1alpha1.DynamicSecret) {})
 		},
@@ -106,7 +110,7 @@ func TestAHangingWebhookUsesAQuarterOfTheWorkers(t *testing.T) {
 		},
 		"a workload": func(l *Lifecycle, ctx context.Context, o *observation) error {
 			return l.gated(ctx, rollOut, o.d.Namespace, func() error {
-				_, err := l.rollouts.Follow(ctx, o.d, false)
+				_, err := l.rollouts.Follow(ctx, o.d, false, nil)
 				return err
 			})
 		},
@@ -205,7 +209,9 @@ func (s hangingSecrets) Delete(context.Context, *metav1.ObjectMeta) error   { re
 
 type hangingRollouts struct{ api *hangingAPI }
 
-func (r hangingRollouts) Follow(context.Context, *v1alpha1.DynamicSecret, bool) (rollout.Progress, error) {
+func (r hangingRollouts) Follow(
+	context.Context, *v1alpha1.DynamicSecret, bool, map[string]bool,
+) (rollout.Progress, error) {
 	return rollout.Progress{}, r.api.hang()
 }
 

@@ -202,7 +202,11 @@ func (l *Lifecycle) syncSecret(ctx context.Context, o *observation) error {
 // noteRepair counts a correction of the Secret. If another one is necessary soon, somebody else writes it too, or the
 // API server stores something else than leasekeeper writes.
 func (l *Lifecycle) noteRepair(o *observation) {
-	f, now := &o.mem.tries.Repair, l.clock.Now()
+	o.countRepair(&o.mem.tries.Repair, l.clock.Now())
+}
+
+// countRepair counts something that succeeded and had to be done again. The pause before the next time grows.
+func (o *observation) countRepair(f *lease.Failure, now time.Time) {
 	if f.Count > 0 && lease.LoopOver(f.NotBefore, now) {
 		*f = lease.Failure{}
 	}

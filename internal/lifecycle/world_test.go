@@ -74,7 +74,9 @@ type world struct {
 	rolledAt     time.Time
 	// rolloutFault fails the inspections of the consumers; inspections counts them.
 	rolloutFault error
-	inspections  int
+	// unstamps: something removes the stamp at once.
+	unstamps    bool
+	inspections int
 }
 
 // process is one replica of the manager.
@@ -761,11 +763,21 @@ func (l worldBackend) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) erro
 	return l.call(ctx, "lookup", rec.Vault.Path, func() error { return l.p.w.backend.Lookup(ctx, rec) })
 }
 
+const ordersWorkload = "Deployment/orders"
+
 // worldRollouts are the consumers: one workload that reads the Secret when it starts.
 type worldRollouts struct{ p *process }
 
-func (r worldRollouts) Follow(ctx context.Context, d *v1alpha1.DynamicSecret, hold bool) (rollout.Progress, error) {
+func (r worldRollouts) Follow(
+	ctx context.Context, d *v1alpha1.DynamicSecret, hold bool, contested map[string]bool,
+) (rollout.Progress, error) {
 	w := r.p.w
+	if w.unstamps {
+		w.stamp, w.rolledAt = "", time.Time{} // the pods keep what they use
+		if contested[ordersWorkload] {
+			return rollout.Progress{Reason: v1alpha1.ReasonRolloutContested, Waiting: []string{"removed"}}, nil
+		}
+	}
 	if w.inspections++; w.rolloutFault != nil {
 		return rollout.Progress{}, w.rolloutFault
 	}
@@ -780,7 +792,7 @@ func (r worldRollouts) Follow(ctx context.Context, d *v1alpha1.DynamicSecret, ho
 		}); err != nil {
 			return rollout.Progress{}, err
 		}
-		return rollout.Progress{Reason: v1alpha1.ReasonRollingOut, Stamped: 1}, nil
+		return rollout.Progress{Reason: v1alpha1.ReasonRollingOut, Stamped: []string{ordersWorkload}}, nil
 	}
 	w.move()
 	if w.clock.Now().Before(w.rolledAt) {
