@@ -18,8 +18,8 @@ import (
 
 var errHangs = errors.New("no response")
 
-// A policy or a quota that rejects the key's Secret, or strips it of its data, and a webhook that hangs, do not stop the
-// manager; an unavailable API server does.
+// A policy or a quota that rejects the key's Secret or strips it of its data, and a webhook that hangs, do not stop the
+// manager. An unavailable API server does.
 func TestRefusedSealKey(t *testing.T) {
 	denied := apierrors.NewForbidden(corev1.Resource("secrets"), sealKeySecret, errors.New("exceeded quota"))
 	unavailable := apierrors.NewServiceUnavailable("starting")
@@ -51,7 +51,7 @@ func TestRefusedSealKey(t *testing.T) {
 				},
 				Create: func(ctx context.Context, w client.WithWatch, o client.Object,
 					opts ...client.CreateOption) error {
-					if c.created == errHangs {
+					if errors.Is(c.created, errHangs) {
 						<-ctx.Done()
 						return ctx.Err()
 					}

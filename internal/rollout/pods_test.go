@@ -140,8 +140,8 @@ func TestProgressReportsTheWorstReason(t *testing.T) {
 	all := []finding{rolling("c"), stuck("d"), paused("b"), {v1alpha1.ReasonRolloutTargetNotFound, "a"},
 		{v1alpha1.ReasonRolloutForbidden, "e"}, checkFailed("f"), {v1alpha1.ReasonRolloutContested, "g"}}
 	for i, reason := range []string{v1alpha1.ReasonRolloutForbidden, v1alpha1.ReasonRolloutTargetNotFound,
-		v1alpha1.ReasonRolloutContested, v1alpha1.ReasonRolloutCheckFailed, v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutPaused,
-		v1alpha1.ReasonRollingOut} {
+		v1alpha1.ReasonRolloutContested, v1alpha1.ReasonRolloutCheckFailed, v1alpha1.ReasonRolloutStuck,
+		v1alpha1.ReasonRolloutPaused, v1alpha1.ReasonRollingOut} {
 		worst := slices.DeleteFunc(slices.Clone(all),
 			func(f finding) bool { return slices.Index(severity, f.reason) < i })
 		if p := newProgress(worst, nil); p.Reason != reason || p.Done || !slices.IsSorted(p.Waiting) ||

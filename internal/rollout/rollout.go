@@ -29,8 +29,8 @@ type Consumer struct {
 	Stamp string
 	// Spec selects the workloads.
 	Spec v1alpha1.RolloutSpec
-	// Contested are workloads, such as "Deployment/orders", from which something removes the stamp again and again. They
-	// are not stamped now. If all their pods use the new credential nevertheless, they do not delay the handover.
+	// Contested are workloads, such as "Deployment/orders", from which something removes the stamp again and again.
+	// They are not stamped now. If all their pods use the new credential nevertheless, they do not delay the handover.
 	Contested map[string]bool
 }
 

@@ -162,7 +162,7 @@ func TestStampsEachWorkloadOnce(t *testing.T) {
 			cluster := newCluster(objects...)
 			p := cluster.follow(t, c.consumer, false)
 			if len(p.Stamped) != len(c.want) || cluster.patches != len(c.want) {
-				t.Errorf("%d stamped in %d patches, want %d: %q", len(p.Stamped), cluster.patches, len(c.want), p.Waiting)
+				t.Errorf("stamped %v in %d patches, want %d: %q", p.Stamped, cluster.patches, len(c.want), p.Waiting)
 			}
 			if len(c.want) == 0 && !p.Done {
 				t.Errorf("got %+v, want it done", p)
@@ -350,7 +350,8 @@ func TestConflict(t *testing.T) {
 		conflictingChanges(t, cluster, 1, func(d *appsv1.Deployment) {
 			d.Spec.Template.Annotations = map[string]string{StampKey("billing-db"): "b2"}
 		})
-		if p := cluster.follow(t, discoverConsumer("orders-db", "o2"), false); len(p.Stamped) != 1 || cluster.patches != 2 {
+		p := cluster.follow(t, discoverConsumer("orders-db", "o2"), false)
+		if len(p.Stamped) != 1 || cluster.patches != 2 {
 			t.Errorf("%d patches, %+v", cluster.patches, p)
 		}
 		cluster.expectStamps(t, deployment("orders"), "orders-db", "o2", "billing-db", "b2")
@@ -360,7 +361,8 @@ func TestConflict(t *testing.T) {
 		conflictingChanges(t, cluster, 1, func(d *appsv1.Deployment) {
 			d.Spec.Template.Annotations = map[string]string{StampKey("orders-db"): "o2"}
 		})
-		if p := cluster.follow(t, discoverConsumer("orders-db", "o2"), false); len(p.Stamped) != 0 || cluster.patches != 1 {
+		p := cluster.follow(t, discoverConsumer("orders-db", "o2"), false)
+		if len(p.Stamped) != 0 || cluster.patches != 1 {
 			t.Errorf("%d patches, %+v", cluster.patches, p)
 		}
 	})
