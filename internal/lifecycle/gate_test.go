@@ -126,10 +126,9 @@ func useHangingWebhook(
 	const workers = 32
 	c := testclock.NewFakeClock(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
 	api := &hangingAPI{started: make(chan struct{}), release: make(chan struct{})}
-	w := newWorld(1)
 	l := &Lifecycle{clock: c, limits: backend.NewLimits(c, workers), memory: newMemory(),
 		objects: hangingObjects{api: api}, secrets: hangingSecrets{api: api}, rollouts: hangingRollouts{api},
-		announce: worldAnnouncer{w}, sources: w.procs[0].life.sources}
+		announce: silent{}, sources: newWorld(1).procs[0].life.sources}
 	observed := func(i int) *observation {
 		d := d.DeepCopy()
 		d.UID = types.UID(fmt.Sprint(i))
@@ -167,6 +166,14 @@ func useHangingWebhook(
 	if api.requests == 0 || api.requests > 2 {
 		t.Errorf("%d writes tried whether the webhook is back, want one at a time", api.requests)
 	}
+}
+
+// silent reports nothing.
+type silent struct{}
+
+func (silent) Event(*v1alpha1.DynamicSecret, string, string, string) {}
+func (silent) Count(string, string)                                  {}
+func (silent) Abandoned(context.Context, *v1alpha1.DynamicSecret, *v1alpha1.LeaseRecord, string) {
 }
 
 // hangingAPI is an API server whose webhooks do not respond.
