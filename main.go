@@ -17,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
-	"k8s.io/apimachinery/pkg/util/wait"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -226,20 +225,13 @@ func loadSealKey(ctx context.Context, mgr ctrl.Manager, f flags) ([]byte, error)
 		}
 		namespace = strings.TrimSpace(string(text))
 	}
-	// Wait for an API server that is briefly unavailable: each restart of the container takes longer than the last.
-	var key []byte
-	var last error
-	load := func(ctx context.Context) (bool, error) {
-		key, last = lifecycle.LoadSealKey(ctx, mgr.GetAPIReader(), mgr.GetClient(), namespace)
-		return last == nil || errors.Is(last, lifecycle.ErrSealRefused), nil
-	}
-	err := wait.PollUntilContextTimeout(ctx, time.Second, 30*time.Second, true, load)
-	if errors.Is(last, lifecycle.ErrSealRefused) {
-		ctrl.Log.Error(last, "running without the key that seals ledger records: permit the Secret in the manager's "+
+	key, err := lifecycle.LoadSealKey(ctx, mgr.GetAPIReader(), mgr.GetClient(), namespace, lifecycle.SealKeyPatience)
+	if errors.Is(err, lifecycle.ErrSealRefused) {
+		ctrl.Log.Error(err, "running without the key that seals ledger records: permit the Secret in the manager's "+
 			"namespace, then restart the manager")
 		return nil, nil
 	}
-	return key, errors.Join(err, last)
+	return key, err
 }
 
 func newManager(f flags) (ctrl.Manager, error) {

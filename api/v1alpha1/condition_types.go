@@ -72,6 +72,9 @@ const (
 	// ReasonSecretNotDeleted is the reason of an event: the API server did not delete the Secret of an object that is
 	// deleted or revoked, or of a lease that has expired. The leases are revoked all the same.
 	ReasonSecretNotDeleted = "SecretNotDeleted"
+	// ReasonObjectNotUpdated: the API server does not accept leasekeeper's status or finalizer on this object, so
+	// nothing is issued. The event reports both; a condition can only report the finalizer.
+	ReasonObjectNotUpdated = "ObjectNotUpdated"
 	// ReasonOldLeaseRevoked is the reason of an event: a handover is complete, and its old lease is revoked.
 	ReasonOldLeaseRevoked = "OldLeaseRevoked"
 	// ReasonSecretLost is the reason of an event: the Secret was deleted or changed, and spec.suspend prevents a new
@@ -99,6 +102,9 @@ const (
 	ReasonRolloutCheckFailed = "RolloutCheckFailed"
 	// ReasonRolloutTargetNotFound: spec.rollout.targets names a workload that does not exist.
 	ReasonRolloutTargetNotFound = "RolloutTargetNotFound"
+	// ReasonRolloutContested: something removes the annotation that rolls out a workload. The pause before leasekeeper
+	// sets it again doubles up to an hour.
+	ReasonRolloutContested = "RolloutContested"
 	// ReasonRolloutForbidden: the API server does not permit leasekeeper to inspect or stamp workloads.
 	ReasonRolloutForbidden = "RolloutForbidden"
 	// ReasonRolloutDisabled: spec.rollout requires a permission that leasekeeper was installed without.

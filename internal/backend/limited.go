@@ -28,10 +28,43 @@ func Admit(b Backend, path string, first bool, who Waiter) (done func(error), er
 	return func(error) {}, nil
 }
 
+const (
+	// waitBriefly is the pause between two tries to get a place among requests that seem to be well, and maxBriefWaits
+	// how many there are: together as long as a request may take before the line seems to hang.
+	waitBriefly   = 20 * time.Millisecond
+	maxBriefWaits = int(slow / waitBriefly)
+)
+
 // AdmitTo reserves a place for requests that no backend serves, such as writes to a namespace of the API server. They
-// are limited like the operations of a backend. Call done once with the result.
-func (l *Limits) AdmitTo(operation, path string) (done func(error), err error) {
-	return l.admit(lineKey{operation: operation, path: path}, false, Waiter{})
+// are limited like the operations of a backend. Call done once with the result. While the others seem to be well, it
+// waits for a place for a second at most: such a request often records something that was already done.
+func (l *Limits) AdmitTo(ctx context.Context, operation, path string) (done func(error), err error) {
+	for i := 0; ; i++ {
+		done, err = l.admit(lineKey{operation: operation, path: path}, false, Waiter{})
+		if i == maxBriefWaits || !isBrief(err) {
+			return done, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(waitBriefly):
+		}
+	}
+}
+
+// isBrief says that there will soon be a place.
+func isBrief(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Kind == Busy && e.RetryAfter == retrySoon
+}
+
+// Hangs says that such a request seems to hang, or that the last one got no response.
+func (l *Limits) Hangs(operation, path string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	key := lineKey{operation: operation, path: path}
+	in := l.lines[key]
+	return in != nil && in.suspect(key, l.clock.Now())
 }
 
 // Wrap limits the requests to the backend of a provider.

@@ -130,12 +130,24 @@ func TestContestedSecretMintsFewCredentials(t *testing.T) {
 // mutateSecrets makes the API server merge an object into the rig's Secrets, and waits until it does.
 func (r *rig) mutateSecrets(expression string, mutated func(*corev1.Secret) bool) {
 	r.t.Helper()
+	r.mutate(admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"}},
+		admissionv1.Mutation{
+			PatchType:          admissionv1.PatchTypeApplyConfiguration,
+			ApplyConfiguration: &admissionv1.ApplyConfiguration{Expression: expression},
+		})
+	r.eventually("the API server to change Secrets", func() bool {
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, GenerateName: "probe-"}}
+		r.must(r.Kube.Create(r.t.Context(), s, client.DryRunAll))
+		return mutated(s)
+	})
+}
+
+// mutate makes the API server change the rig's objects of a kind until the policy is deleted.
+func (r *rig) mutate(kind admissionv1.Rule, mutation admissionv1.Mutation) *admissionv1.MutatingAdmissionPolicy {
+	r.t.Helper()
 	fail, equivalent := admissionv1.Fail, admissionv1.Equivalent
 	writes := admissionv1.RuleWithOperations{
-		Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
-		Rule: admissionv1.Rule{
-			APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"},
-		},
+		Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update}, Rule: kind,
 	}
 	policy := &admissionv1.MutatingAdmissionPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: r.name},
@@ -147,10 +159,7 @@ func (r *rig) mutateSecrets(expression string, mutated func(*corev1.Secret) bool
 					"kubernetes.io/metadata.name": r.name}},
 				ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: writes}},
 			},
-			Mutations: []admissionv1.Mutation{{
-				PatchType:          admissionv1.PatchTypeApplyConfiguration,
-				ApplyConfiguration: &admissionv1.ApplyConfiguration{Expression: expression},
-			}},
+			Mutations: []admissionv1.Mutation{mutation},
 		},
 	}
 	r.create(policy)
@@ -159,11 +168,7 @@ func (r *rig) mutateSecrets(expression string, mutated func(*corev1.Secret) bool
 		Spec:       admissionv1.MutatingAdmissionPolicyBindingSpec{PolicyName: r.name},
 	})
 	r.t.Cleanup(func() { _ = r.Kube.Delete(context.Background(), policy) })
-	r.eventually("the API server to change Secrets", func() bool {
-		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, GenerateName: "probe-"}}
-		r.must(r.Kube.Create(r.t.Context(), s, client.DryRunAll))
-		return mutated(s)
-	})
+	return policy
 }
 
 func TestLabelOfAnAdmissionPolicyCausesNoLoop(t *testing.T) {

@@ -63,13 +63,22 @@ func TestDeletionDoesNotWaitForAProtectedSecret(t *testing.T) {
 func TestAbandonDoesNotWaitForAProtectedSecret(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, shared, withProxy())
-	r.ready("orders", deadline(20*time.Second))
-	r.protectSecrets()
+	r.ready("orders", deadline(time.Hour))
+	policy := r.protectSecrets()
 	r.must(r.proxy.RefuseConnections())
 	r.must(r.Kube.Delete(t.Context(), r.get("orders")))
 	r.edit("orders", func(d *v1alpha1.DynamicSecret) {
 		metav1.SetMetaDataAnnotation(&d.ObjectMeta, v1alpha1.AbandonLeaseAnnotation, "true")
 	})
 	r.reportsAbandoned("")
-	r.eventuallyWithin(40*time.Second, "the object to be gone", func() bool { return r.get("orders") == nil })
+	r.eventually("the metric to count it", func() bool {
+		n, err := r.Manager.Metric(`leasekeeper_abandoned_leases_total{namespace="` + r.name + `"}`)
+		return err == nil && n == 1
+	})
+	r.until("orders", "without a record", func(d *v1alpha1.DynamicSecret) bool {
+		c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReadyCondition)
+		return c != nil && strings.Contains(c.Message, "still to be revoked: 0.")
+	})
+	r.must(r.Kube.Delete(t.Context(), policy))
+	r.eventually("the object to be gone", func() bool { return r.get("orders") == nil })
 }

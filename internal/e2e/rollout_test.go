@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -262,4 +263,47 @@ func TestTwoSecretsOfOneWorkloadRollOutOnce(t *testing.T) {
 	if n := r.rolledOut("both"); n != 1 {
 		t.Errorf("the workload was rolled out %d times", n)
 	}
+}
+
+// An admission policy removes the stamp. The old lease is held and the condition says why, after few patches. Without
+// the policy, another rotation ends the pause.
+func TestRemovedStampIsReported(t *testing.T) {
+	t.Parallel()
+	r := newRigWithNodes(t)
+	r.ready("orders", discovers)
+	r.create(r.workload("orders", "orders", 1))
+	r.available("orders")
+	policy := r.mutate(admissionv1.Rule{
+		APIGroups: []string{"apps"}, APIVersions: []string{"v1"}, Resources: []string{"deployments"},
+	}, admissionv1.Mutation{
+		PatchType: admissionv1.PatchTypeJSONPatch,
+		JSONPatch: &admissionv1.JSONPatch{Expression: `has(object.spec.template.metadata.annotations) ? ` +
+			`[JSONPatch{op: "remove", path: "/spec/template/metadata/annotations"}] : []`},
+	})
+	r.eventually("the API server to remove annotations", func() bool {
+		probe := r.workload("probe", "none", 0)
+		probe.Spec.Template.Annotations = map[string]string{"a": "b"}
+		r.must(r.Kube.Create(t.Context(), probe, client.DryRunAll))
+		return len(probe.Spec.Template.Annotations) == 0
+	})
+	mark := r.apiMark()
+	_, old := r.rotate("orders")
+	r.holdsOldLease("orders", v1alpha1.ReasonRolloutContested, rollout.StampKey("orders"), old)
+	t.Log(r.untilReason("orders", v1alpha1.StalledCondition, v1alpha1.ReasonRolloutContested))
+	r.eventually("the event", func() bool { return r.warned(dynamic, v1alpha1.ReasonRolloutContested, "") })
+	patches := r.managerCalls(mark, func(a testbed.APIRequest) bool {
+		return a.Resource == "deployments" && a.Verb == "patch"
+	})
+	if len(patches) == 0 || len(patches) > 5 {
+		t.Errorf("%d patches of the Deployment", len(patches))
+	}
+	r.must(r.Kube.Delete(t.Context(), policy))
+	r.eventually("the policy to end", func() bool {
+		probe := r.workload("probe", "none", 0)
+		probe.Spec.Template.Annotations = map[string]string{"a": "b"}
+		r.must(r.Kube.Create(t.Context(), probe, client.DryRunAll))
+		return len(probe.Spec.Template.Annotations) == 1
+	})
+	_, old = r.rotate("orders")
+	r.handoverCompletes("orders", old)
 }

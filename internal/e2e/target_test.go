@@ -134,8 +134,15 @@ func (r *rig) denyPolicy(
 	expression, message string, operations ...admissionv1.OperationType,
 ) *admissionv1.ValidatingAdmissionPolicy {
 	r.t.Helper()
+	return r.denyPolicyIn(r.name, expression, message, operations...)
+}
+
+func (r *rig) denyPolicyIn(
+	namespace, expression, message string, operations ...admissionv1.OperationType,
+) *admissionv1.ValidatingAdmissionPolicy {
+	r.t.Helper()
 	fail, equivalent := admissionv1.Fail, admissionv1.Equivalent
-	here := &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": r.name}}
+	here := &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": namespace}}
 	writes := admissionv1.RuleWithOperations{
 		Operations: operations,
 		Rule: admissionv1.Rule{

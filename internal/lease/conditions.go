@@ -38,7 +38,11 @@ func SetStatus(d *v1alpha1.DynamicSecret, in Input, s Step) {
 
 // troubled are the reasons of Rotated that a person should know of although nothing else is wrong.
 var troubled = []string{v1alpha1.ReasonRolloutPaused, v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutCheckFailed,
-	v1alpha1.ReasonHandoverCutShort}
+	v1alpha1.ReasonRolloutContested, v1alpha1.ReasonHandoverCutShort}
+
+// personal are the reasons of a rollout that does not continue until a person changes something.
+var personal = []string{v1alpha1.ReasonRolloutTargetNotFound, v1alpha1.ReasonRolloutForbidden,
+	v1alpha1.ReasonRolloutContested}
 
 // headline is the most important reason of the conditions, and its message.
 func headline(d *v1alpha1.DynamicSecret) (reason, message string) {
@@ -279,12 +283,13 @@ func (v *view) complaint() *Block {
 		return v.providerBlock()
 	case v.Invalid != nil:
 		return v.Invalid
+	case v.unprotected() != nil:
+		return v.unprotected()
 	case v.RolloutOff && RollsOut(v.Object):
 		return &Block{Reason: v1alpha1.ReasonRolloutDisabled, Stalled: true,
 			Message: "spec.rollout requires permission to patch workloads: set rollout.enabled in leasekeeper's " +
 				"chart, or remove spec.rollout."}
-	case v.isRolling() &&
-		(h.Reason == v1alpha1.ReasonRolloutTargetNotFound || h.Reason == v1alpha1.ReasonRolloutForbidden):
+	case v.isRolling() && slices.Contains(personal, h.Reason):
 		return &Block{Reason: h.Reason, Stalled: true, Message: v.rollingMessage()}
 	}
 	if rec := v.shared(); rec != nil {
@@ -311,6 +316,10 @@ func (v *view) rollingMessage() string {
 	case v1alpha1.ReasonRolloutTargetNotFound:
 		state, fix = "spec.rollout.targets selects a workload that leasekeeper cannot find.",
 			" Create it, or correct spec.rollout.targets."
+	case v1alpha1.ReasonRolloutContested:
+		state, fix = "Something removes the annotation that rolls out a workload.",
+			" leasekeeper sets it again after pauses of up to an hour. Let the policy or tool that removes it ignore "+
+				"annotations with the prefix "+v1alpha1.StampAnnotationPrefix+" on pod templates."
 	case v1alpha1.ReasonRolloutPaused:
 		state, fix = "Not all workloads use the new credential.", " Resume the rollout, or delete the old pods."
 	case v1alpha1.ReasonRolloutStuck:
@@ -453,6 +462,9 @@ func (v *view) removalMessage(left int) string {
 		if !v.Object.DeletionTimestamp.IsZero() {
 			bound = laterOf(bound, v.deletionDeadline())
 		}
+	}
+	if f := v.Tries.Finalizer; failure == "" && f.Count > 0 {
+		failure = " " + f.Message
 	}
 	if !bound.IsZero() {
 		message += fmt.Sprintf(" What is not revoked until %s is abandoned.", utc(bound))

@@ -160,6 +160,8 @@ func (h Held) find(handle string) *HeldRecord {
 // Tries are consecutive failures, by what failed. They are kept in memory: after a restart everything is tried at once.
 type Tries struct {
 	Issue, Publish, Sync, Settle, DeleteSecret Failure
+	// Finalizer counts the failures to add or remove the finalizer.
+	Finalizer Failure
 	// Repair counts how often the metadata of the Secret were corrected. Each correction succeeded.
 	Repair Failure
 	// Renew, ExtendSession and Revoke by Key of the record; Refresh by source.

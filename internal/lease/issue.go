@@ -40,6 +40,10 @@ func issue(v *view) *Step {
 		// The cause of the block may not be watched, such as a Secret of something else.
 		return v.later(v.Now.Add(blockedRecheck), "")
 	}
+	if b := v.unprotected(); b != nil {
+		v.blocked = b
+		return nil // until the finalizer is there
+	}
 	if at, b := v.pausedByLoop(cause); b != nil {
 		planned, due := v.planned()
 		if !byRequest(cause) || planned == "" || v.Now.Before(due) {

@@ -211,11 +211,20 @@ func resolveHeld(v *view) *Step {
 		Step{Action: ResolveHeld, Reason: v1alpha1.ReasonReplacing})
 }
 
+// addFinalizer comes before an issuance. Without a finalizer, leases that exist are kept as usual.
 func addFinalizer(v *view) *Step {
 	if slices.Contains(v.Object.Finalizers, v1alpha1.Finalizer) {
 		return nil
 	}
-	return &Step{Action: AddFinalizer, Reason: v1alpha1.ReasonIssuing}
+	return v.due(v.Now, v.Tries.Finalizer, "", Step{Action: AddFinalizer, Reason: v1alpha1.ReasonIssuing})
+}
+
+// unprotected says why the object has no finalizer; nil: it has one.
+func (v *view) unprotected() *Block {
+	if slices.Contains(v.Object.Finalizers, v1alpha1.Finalizer) {
+		return nil
+	}
+	return v.Tries.Finalizer.block()
 }
 
 // settleAttempt: an attempt either has responses that this process holds, or it has none and never will.

@@ -49,7 +49,12 @@ func deleting(v *view) *Step {
 		return &s
 	}
 	// A Secret that cannot be deleted is left to the garbage collector.
-	return &Step{Action: RemoveFinalizer, Reason: v1alpha1.ReasonDeleting}
+	step := Step{Action: RemoveFinalizer, Reason: v1alpha1.ReasonDeleting}
+	if s := v.due(v.Now, v.Tries.Finalizer, v1alpha1.NextRevoke, step); s != nil {
+		return s
+	}
+	s := v.wait()
+	return &s
 }
 
 func (v *view) deletionDeadline() time.Time {

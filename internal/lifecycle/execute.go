@@ -65,7 +65,7 @@ func (l *Lifecycle) execute(ctx context.Context, o *observation, s lease.Step) e
 
 func (l *Lifecycle) setFinalizer(ctx context.Context, o *observation, present bool) error {
 	d := o.d.DeepCopy()
-	err := l.objects.SetFinalizer(ctx, d, present)
+	err := l.gated(ctx, writeFinalizer, d.Namespace, func() error { return l.objects.SetFinalizer(ctx, d, present) })
 	if !present && (err == nil || apierrors.IsNotFound(err)) {
 		l.memory.release(o.key(), o.d.UID)
 		return nil
@@ -74,7 +74,7 @@ func (l *Lifecycle) setFinalizer(ctx context.Context, o *observation, present bo
 		d.Status = o.d.Status // what is in memory is not older
 		l.stored(o, d)
 	}
-	return err
+	return l.noteUpdate(ctx, o, &o.mem.tries.Finalizer, writeFinalizer, err, o.backoff)
 }
 
 // stored notes that a locked write of the object succeeded: the observation is as current as a read.
@@ -92,7 +92,7 @@ func (l *Lifecycle) commit(ctx context.Context, o *observation, transition func(
 	o.d = d
 	l.refreshInput(ctx, o)
 	lease.SetStatus(d, o.in, o.step)
-	if err := l.objects.UpdateStatus(ctx, d); err != nil {
+	if err := l.updateStatus(ctx, o, d); err != nil {
 		o.d = before
 		return err
 	}
@@ -167,7 +167,7 @@ func (l *Lifecycle) rest(ctx context.Context, o *observation, s lease.Step) erro
 	if equality.Semantic.DeepEqual(o.d.Status, d.Status) {
 		return nil
 	}
-	if err := l.objects.UpdateStatus(ctx, d); err != nil {
+	if err := l.updateStatus(ctx, o, d); err != nil {
 		if apierrors.IsConflict(err) {
 			l.memory.setLatest(o.key(), nil)
 		}
@@ -206,6 +206,10 @@ func (l *Lifecycle) reportFailure(o *observation, d *v1alpha1.DynamicSecret) {
 	}
 }
 
+// reportedOtherwise are reasons of conditions that a user caused, or that another event reports.
+var reportedOtherwise = []string{v1alpha1.ReasonRevoked, v1alpha1.ReasonGrantEnded, v1alpha1.ReasonRevoking,
+	v1alpha1.ReasonObjectNotUpdated, v1alpha1.ReasonRolloutContested}
+
 // failures are the messages of what fails, by reason.
 func (o *observation) failures(d *v1alpha1.DynamicSecret) map[string]string {
 	failures := map[string]string{}
@@ -222,8 +226,7 @@ func (o *observation) failures(d *v1alpha1.DynamicSecret) map[string]string {
 		stalled := c.Type == v1alpha1.StalledCondition && c.Status == "True"
 		reconciling := c.Type == v1alpha1.ReconcilingCondition && c.Status == "True"
 		trying := reconciling && o.mem.failing() && !o.mem.awaitsBackend(c.Reason)
-		expected := c.Reason == v1alpha1.ReasonRevoked || c.Reason == v1alpha1.ReasonGrantEnded ||
-			c.Reason == v1alpha1.ReasonRevoking || strings.HasPrefix(c.Message, lease.NotRevoked) // reported above
+		expected := slices.Contains(reportedOtherwise, c.Reason) || strings.HasPrefix(c.Message, lease.NotRevoked)
 		if (stalled || trying) && !expected && d.DeletionTimestamp.IsZero() {
 			failures[c.Reason] = c.Message
 		}

@@ -24,6 +24,9 @@ import (
 // issue checks what can be checked, logs in once for each source, journals, and requests the credentials. It keeps the
 // responses in memory for the next step to record; the journal covers a response that never arrives.
 func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) error {
+	if err := l.testJournal(ctx, o); err != nil {
+		return err
+	}
 	places, err := l.admit(o)
 	if backend.KindOf(err) == backend.Busy {
 		return busyError{recheckBusy} // it is woken when there is a place
@@ -38,7 +41,7 @@ func (l *Lifecycle) issue(ctx context.Context, o *observation, s lease.Step) err
 		return nil
 	}
 	var untested bool
-	err = l.writing(o, func() (err error) {
+	err = l.writing(ctx, o, func() (err error) {
 		untested, err = l.rehearse(ctx, o)
 		return err
 	})

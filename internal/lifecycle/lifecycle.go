@@ -133,6 +133,9 @@ func (l *Lifecycle) Run(ctx context.Context, d *v1alpha1.DynamicSecret) (time.Ti
 		return time.Time{}, err
 	}
 	defer func() { o.d.DeepCopyInto(d) }()
+	if at := l.paused(o); !at.IsZero() {
+		return at, nil
+	}
 	former, err := l.settleRemains(ctx, o.key())
 	if err != nil {
 		return time.Time{}, err

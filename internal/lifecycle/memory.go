@@ -58,6 +58,8 @@ type remembered struct {
 	done    map[string]bool
 	reads   map[string]lease.Read
 	handled map[string]string
+	// unrecorded are the failures to write the status.
+	unrecorded lease.Failure
 	// writer says who else writes the Secret; see secret.OtherWriter.
 	writer string
 	// response has the field names of the last response; nil: there was none.
@@ -66,6 +68,8 @@ type remembered struct {
 	revokeBy map[string]time.Time
 	// rolloutCheckAt is when to check the consumers again.
 	rolloutCheckAt time.Time
+	// stamps of the current handover.
+	stamps stamps
 	// rolloutTries are the failures to check them.
 	rolloutTries lease.Failure
 	// tried identifies the spec, the request and the providers that the failures in tries are about.
@@ -324,6 +328,8 @@ func (r *remembered) refresh(tried string, recoveries int64, leases []v1alpha1.L
 		r.tried = tried
 		r.tries.Issue, r.tries.Publish = lease.Failure{}, lease.Failure{}
 		r.tries.Sync, r.tries.Repair, r.tries.DeleteSecret = lease.Failure{}, lease.Failure{}, lease.Failure{}
+		r.stamps = stamps{}
+		r.tries.Finalizer, r.unrecorded = lease.Failure{}, lease.Failure{}
 		r.tries.Refresh = nil
 	}
 }

@@ -55,8 +55,10 @@ type sources interface {
 // rollouts moves the consumers of a Secret to its new credential.
 type rollouts interface {
 	// Follow stamps the workloads that must roll out, and reports their progress. With hold, workloads that also use
-	// other Secrets are not stamped yet.
-	Follow(ctx context.Context, d *v1alpha1.DynamicSecret, hold bool) (rollout.Progress, error)
+	// other Secrets are not stamped yet. Contested workloads are not stamped at all.
+	Follow(
+		ctx context.Context, d *v1alpha1.DynamicSecret, hold bool, contested map[string]bool,
+	) (rollout.Progress, error)
 }
 
 // resolved is where the credentials of an object come from.

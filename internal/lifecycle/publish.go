@@ -19,7 +19,7 @@ import (
 func (l *Lifecycle) publish(ctx context.Context, o *observation) error {
 	h := o.mem.held
 	existed := o.secret != nil || o.previous != nil
-	if err := l.writing(o, func() error { return l.write(ctx, o, h.content, h.salt) }); err != nil {
+	if err := l.writing(ctx, o, func() error { return l.write(ctx, o, h.content, h.salt) }); err != nil {
 		if h.untested && rejected(err) && !existed {
 			return l.giveUp(ctx, o, err)
 		}
@@ -175,13 +175,16 @@ func (l *Lifecycle) syncSecret(ctx context.Context, o *observation) error {
 		// It must be deleted and created again. If that fails half way, the data are still here to be published.
 		o.mem.held = l.holdPublished(o, content, salt)
 	}
-	if err := l.deleteStrays(ctx, o); err != nil {
-		return err
+	if len(o.strays) > 0 {
+		delete := func() error { return l.deleteStrays(ctx, o) }
+		if err := l.gated(ctx, deleteSecret, o.d.Namespace, delete); err != nil {
+			return l.notWritten(ctx, o, &o.mem.tries.Sync, err, false)
+		}
 	}
 	moved := from != o.secret || o.previous != nil
 	if moved || from.kind() != secret.Type(o.d) || !secret.InSync(from, o.d) {
 		o.stored = ""
-		if err := l.writing(o, func() error { return l.write(ctx, o, content, salt) }); err != nil {
+		if err := l.writing(ctx, o, func() error { return l.write(ctx, o, content, salt) }); err != nil {
 			return l.notWritten(ctx, o, &o.mem.tries.Sync, err, false)
 		}
 		l.noteRepair(o)
@@ -199,7 +202,11 @@ func (l *Lifecycle) syncSecret(ctx context.Context, o *observation) error {
 // noteRepair counts a correction of the Secret. If another one is necessary soon, somebody else writes it too, or the
 // API server stores something else than leasekeeper writes.
 func (l *Lifecycle) noteRepair(o *observation) {
-	f, now := &o.mem.tries.Repair, l.clock.Now()
+	o.countRepair(&o.mem.tries.Repair, l.clock.Now())
+}
+
+// countRepair counts something that succeeded and had to be done again. The pause before the next time grows.
+func (o *observation) countRepair(f *lease.Failure, now time.Time) {
 	if f.Count > 0 && lease.LoopOver(f.NotBefore, now) {
 		*f = lease.Failure{}
 	}
@@ -266,7 +273,7 @@ func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.St
 func (l *Lifecycle) deleteQuickly(ctx context.Context, s *seen) error {
 	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
 	defer cancel()
-	return l.secrets.Delete(ctx, &s.ObjectMeta)
+	return l.gated(ctx, deleteSecret, s.Namespace, func() error { return l.secrets.Delete(ctx, &s.ObjectMeta) })
 }
 
 // notDeleted counts the failure to delete a Secret. Revocation does not wait for it.
@@ -274,14 +281,19 @@ func (l *Lifecycle) notDeleted(ctx context.Context, o *observation, name string,
 	if ctx.Err() != nil {
 		return err // the process ends
 	}
-	result := backend.Failed
-	if rejected(err) {
-		result = backend.Refused
+	block := lease.Block{Reason: v1alpha1.ReasonSecretNotDeleted, Stalled: rejected(err)}
+	why := rejection(err, false)
+	var busy busyError
+	switch {
+	case errors.As(err, &busy):
+		block.RetryAfter = busy.after
+		why = "the API server does not respond to other deletions in this namespace"
+	case rejected(err):
+		l.announce.Count(string(deleteSecret), string(backend.Refused))
+	default:
+		l.announce.Count(string(deleteSecret), string(backend.Failed))
 	}
-	l.announce.Count("delete_secret", string(result))
-	block := lease.Block{Reason: v1alpha1.ReasonSecretNotDeleted, Stalled: rejected(err),
-		Message: "Secret " + name + " could not be deleted: " + rejection(err, false) +
-			". The leases are revoked all the same."}
+	block.Message = "Secret " + name + " could not be deleted: " + why + ". The leases are revoked all the same."
 	fail(&o.mem.tries.DeleteSecret, block, l.clock.Now(), o.backoff)
 	o.locked = false
 	return nil
@@ -321,7 +333,7 @@ func (l *Lifecycle) refresh(ctx context.Context, o *observation, s lease.Step) e
 	if err := l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) { lease.BeginRefresh(&d.Status, whole) }); err != nil {
 		return err
 	}
-	if err := l.writing(o, func() error { return l.writePart(ctx, o, part) }); err != nil {
+	if err := l.writing(ctx, o, func() error { return l.writePart(ctx, o, part) }); err != nil {
 		if err := undecided(ctx, o, err); err != nil {
 			return err
 		}

@@ -47,8 +47,8 @@ func NewRecorder(recorder events.EventRecorder, cache client.Reader, registry pr
 		cache:    cache,
 		results: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leasekeeper_operations_total",
-			Help: "Operations on credentials (issue, renew, refresh, revoke, delete_secret), " +
-				"by result: success, or the kind of error.",
+			Help: "Operations on credentials (issue, renew, refresh, revoke, delete_secret, write_status, " +
+				"write_finalizer), by result: success, or the kind of error.",
 		}, []string{"operation", "result"}),
 		abandoned: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "leasekeeper_abandoned_leases_total",

@@ -34,8 +34,8 @@ func (l *Lifecycle) followRollout(ctx context.Context, o *observation, s lease.S
 		return nil
 	}
 	var progress rollout.Progress
-	err := l.gated("roll_out", o.d.Namespace, func() (err error) {
-		progress, err = l.rollouts.Follow(ctx, o.d, s.Hold)
+	err := l.gated(ctx, rollOut, o.d.Namespace, func() (err error) {
+		progress, err = l.rollouts.Follow(ctx, o.d, s.Hold, o.contestedWorkloads(now))
 		return err
 	})
 	var busy busyError
@@ -50,7 +50,7 @@ func (l *Lifecycle) followRollout(ctx context.Context, o *observation, s lease.S
 	if ctx.Err() != nil {
 		return ctx.Err() // a shutdown
 	}
-	if progress.Stamped > 0 {
+	if o.noteStamps(progress.Stamped, now) {
 		l.announce.Event(o.d, corev1.EventTypeNormal, v1alpha1.ReasonRollingOut,
 			"Workloads are being rolled out to use the new credential.")
 	}
@@ -74,21 +74,27 @@ func (o *observation) checkRolloutAgain(reason string, now time.Time) {
 }
 
 // troubled are the reasons of a rollout that an event reports.
-var troubled = []string{v1alpha1.ReasonRolloutPaused, v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutCheckFailed}
+var troubled = []string{v1alpha1.ReasonRolloutPaused, v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutCheckFailed,
+	v1alpha1.ReasonRolloutContested}
 
 // recordRollout writes the progress to the status if it has changed.
 func (l *Lifecycle) recordRollout(ctx context.Context, o *observation, progress rollout.Progress) error {
 	h := o.d.Status.Handover
-	if progress.Reason != h.Reason && slices.Contains(troubled, progress.Reason) {
+	contested := progress.Reason == v1alpha1.ReasonRolloutContested
+	known := progress.Reason == h.Reason || contested && o.mem.stamps.reported
+	if contested {
+		o.mem.stamps.reported = true
+	}
+	if !known && slices.Contains(troubled, progress.Reason) {
 		l.announce.Event(o.d, corev1.EventTypeWarning, progress.Reason,
 			"The old lease is kept: "+strings.Join(progress.Waiting, "; ")+".")
 	}
-	noted := progress.Stamped == 0 || h.StampedAt != nil
+	noted := len(progress.Stamped) == 0 || h.StampedAt != nil
 	if progress.Reason == h.Reason && sameWaiting(progress, h.Waiting) && noted {
 		return nil
 	}
 	return l.commit(ctx, o, func(d *v1alpha1.DynamicSecret) {
-		lease.RecordRollout(&d.Status, progress.Reason, progress.Waiting, progress.Stamped > 0, l.clock.Now())
+		lease.RecordRollout(&d.Status, progress.Reason, progress.Waiting, len(progress.Stamped) > 0, l.clock.Now())
 	})
 }
 
@@ -105,13 +111,53 @@ func sameWaiting(progress rollout.Progress, waiting []string) bool {
 	})
 }
 
+// quickStamps is how often a workload is stamped without a pause: a tool may just be replacing it.
+const quickStamps = 3
+
+// stamps are what this process knows of the stamps of one handover.
+type stamps struct {
+	// of is the stamp.
+	of string
+	// workloads counts, such as for Deployment/orders, how often each got it, and has when it may get it again.
+	workloads map[string]lease.Failure
+	// reported: an event has reported that something removes it.
+	reported bool
+}
+
+// contestedWorkloads are those that may not be stamped again yet.
+func (o *observation) contestedWorkloads(now time.Time) map[string]bool {
+	if s := &o.mem.stamps; s.of != o.d.Status.Handover.Stamp {
+		*s = stamps{of: o.d.Status.Handover.Stamp}
+	}
+	var contested map[string]bool
+	for workload, f := range o.mem.stamps.workloads {
+		if f.Count >= quickStamps && now.Before(f.NotBefore) {
+			put(&contested, workload, true)
+		}
+	}
+	return contested
+}
+
+// noteStamps counts the stamps of workloads. It reports whether one of them had none before.
+func (o *observation) noteStamps(workloads []string, now time.Time) (first bool) {
+	for _, workload := range workloads {
+		f := o.mem.stamps.workloads[workload]
+		first = first || f.Count == 0
+		o.countRepair(&f, now)
+		put(&o.mem.stamps.workloads, workload, f)
+	}
+	return first
+}
+
 // apiRollouts are the workloads of the API server.
 type apiRollouts struct {
 	*rollout.Rollouts
 	cache, reader client.Reader
 }
 
-func (a apiRollouts) Follow(ctx context.Context, d *v1alpha1.DynamicSecret, hold bool) (rollout.Progress, error) {
+func (a apiRollouts) Follow(
+	ctx context.Context, d *v1alpha1.DynamicSecret, hold bool, contested map[string]bool,
+) (rollout.Progress, error) {
 	var all v1alpha1.DynamicSecretList
 	if err := a.cache.List(ctx, &all, client.InNamespace(d.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return rollout.Progress{}, err
@@ -126,7 +172,9 @@ func (a apiRollouts) Follow(ctx context.Context, d *v1alpha1.DynamicSecret, hold
 	if err != nil {
 		return rollout.Progress{}, err
 	}
-	return a.Rollouts.Follow(ctx, consumer(d), written, others, hold)
+	c := consumer(d)
+	c.Contested = contested
+	return a.Rollouts.Follow(ctx, c, written, others, hold)
 }
 
 // consumer describes the Secret of the object; with a stamp only during a rollout.

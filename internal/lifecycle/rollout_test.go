@@ -84,3 +84,61 @@ func TestFailingInspectionDelaysNoRevocation(t *testing.T) {
 		t.Errorf("live leases %v, effects %v", w.backend.Live(), w.effects)
 	}
 }
+
+// Something removes the stamp again and again. leasekeeper stamps a few times quickly, then after growing pauses, keeps
+// the old lease, and reports that once. The pauses end with the next credential, or when somebody changes the spec.
+func TestRemovedStampsAreSetAfterGrowingPauses(t *testing.T) {
+	for name, end := range map[string]func(*world){
+		"another rotation": func(w *world) { w.requestRotation("2") },
+		"a new spec": func(w *world) {
+			w.person(func(d *v1alpha1.DynamicSecret) { d.Spec.Target.Labels = map[string]string{"a": "b"} })
+		},
+		"nothing": func(w *world) { w.pass(time.Hour) },
+	} {
+		w := newWorld(1)
+		w.backend.TTL, w.backend.MaxTTL = 100*time.Hour, 1000*time.Hour
+		w.object.Spec.Rollout = &v1alpha1.RolloutSpec{Discover: true}
+		if err := w.settle(); err != nil {
+			t.Fatal(err)
+		}
+		w.unstamps = true
+		w.requestRotation("1")
+		stamps := func() (n int) {
+			for _, e := range w.effects {
+				if e == "a:stamp" {
+					n++
+				}
+			}
+			return n
+		}
+		w.pass(30 * time.Second)
+		quick := stamps()
+		w.pass(10 * time.Hour)
+		if all := stamps(); quick < quickStamps || all > 24 || all <= quick {
+			t.Errorf("%s: %d stamps in 30 s, %d in 10 hours", name, quick, all)
+		}
+		rotated := meta.FindStatusCondition(w.object.Status.Conditions, v1alpha1.RotatedCondition)
+		if rotated == nil || rotated.Reason != v1alpha1.ReasonRolloutContested || len(w.backend.Live()) != 2 {
+			t.Errorf("%s: Rotated is %+v, %d leases live", name, rotated, len(w.backend.Live()))
+		}
+		if !meta.IsStatusConditionTrue(w.object.Status.Conditions, v1alpha1.StalledCondition) {
+			t.Errorf("%s: it is not Stalled", name)
+		}
+		events := map[string]int{}
+		for _, e := range w.events {
+			reason, _, _ := strings.Cut(e, ":")
+			events[reason]++
+		}
+		if events[v1alpha1.ReasonRolloutContested] == 0 || events[v1alpha1.ReasonRolloutContested] > 2 ||
+			events[v1alpha1.ReasonRollingOut] != 1 {
+			t.Errorf("%s: the events are %v", name, w.events)
+		}
+		w.unstamps = false
+		end(w)
+		w.pass(time.Minute)
+		if !meta.IsStatusConditionTrue(w.object.Status.Conditions, v1alpha1.RotatedCondition) ||
+			len(w.backend.Live()) != 1 {
+			t.Errorf("%s: it does not complete: %s", name, w.messages())
+		}
+	}
+}

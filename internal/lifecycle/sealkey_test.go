@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,8 +16,10 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/lease"
 )
 
-// A policy or a quota that rejects the key's Secret, or strips it of its data, does not stop the manager; an
-// unavailable API server does.
+var errHangs = errors.New("no response")
+
+// A policy or a quota that rejects the key's Secret or strips it of its data, and a webhook that hangs, do not stop the
+// manager. An unavailable API server does.
 func TestRefusedSealKey(t *testing.T) {
 	denied := apierrors.NewForbidden(corev1.Resource("secrets"), sealKeySecret, errors.New("exceeded quota"))
 	unavailable := apierrors.NewServiceUnavailable("starting")
@@ -32,6 +35,8 @@ func TestRefusedSealKey(t *testing.T) {
 		{"a policy that strips the data", nil, nil, true, func(s *corev1.Secret) { s.Data = nil }},
 		{"a policy that changes the key", nil, nil, true, func(s *corev1.Secret) { s.Data["key"] = []byte("short") }},
 		{"no permission to read it", denied, nil, true, nil},
+		{"a webhook that hangs", nil, errHangs, true, nil},
+		{"a webhook that times out", nil, apierrors.NewTimeoutError("failed calling webhook", 1), true, nil},
 		{"the API server starts", nil, unavailable, false, nil},
 		{"the API server starts, at the read", unavailable, nil, false, nil},
 	} {
@@ -46,6 +51,10 @@ func TestRefusedSealKey(t *testing.T) {
 				},
 				Create: func(ctx context.Context, w client.WithWatch, o client.Object,
 					opts ...client.CreateOption) error {
+					if errors.Is(c.created, errHangs) {
+						<-ctx.Done()
+						return ctx.Err()
+					}
 					if c.created != nil {
 						return c.created
 					}
@@ -55,7 +64,9 @@ func TestRefusedSealKey(t *testing.T) {
 					return w.Create(ctx, o, opts...)
 				},
 			})
-			key, err := LoadSealKey(t.Context(), api, api, "leasekeeper-system")
+			key, err := LoadSealKey(t.Context(), api, api, "leasekeeper-system", Patience{
+				Request: 20 * time.Millisecond, Unanswered: 2, Pause: time.Millisecond, Total: time.Second,
+			})
 			failed := c.read != nil || c.created != nil || c.change != nil
 			if errors.Is(err, ErrSealRefused) != c.refused || (err != nil) != failed || (len(key) > 0) == failed {
 				t.Errorf("a key of %d bytes, %v", len(key), err)

@@ -48,6 +48,10 @@ type world struct {
 	unread  bool
 	// admission changes or rejects each Secret before it is stored; nil: neither.
 	admission func(sec *corev1.Secret, dryRun bool) error
+	// updates is the error of the API server for each write of the status, or of the finalizer; nil: it accepts all.
+	updates func(kind operation) error
+	// counts are the operations by result.
+	counts map[string]int
 	// refuses are the operations that the backend refuses.
 	refuses map[string]bool
 	// failing are the errors of the backend for issuances, by path, and for "login".
@@ -74,7 +78,9 @@ type world struct {
 	rolledAt     time.Time
 	// rolloutFault fails the inspections of the consumers; inspections counts them.
 	rolloutFault error
-	inspections  int
+	// unstamps: something removes the stamp at once.
+	unstamps    bool
+	inspections int
 }
 
 // process is one replica of the manager.
@@ -146,6 +152,7 @@ func newWorld(processes int) *world {
 		secrets:   map[string]*corev1.Secret{},
 		fault:     fault{after: -1},
 		abandoned: map[string]bool{},
+		counts:    map[string]int{},
 		refuses:   map[string]bool{},
 		failing:   map[string]error{},
 		minted:    map[string][]time.Time{},
@@ -341,6 +348,9 @@ func (o worldObjects) Get(context.Context, types.NamespacedName) (*v1alpha1.Dyna
 func (o worldObjects) UpdateStatus(ctx context.Context, d *v1alpha1.DynamicSecret) error {
 	return o.p.do(ctx, "status", func() error {
 		w, before := o.p.w, o.p.w.object
+		if err := w.refusedUpdate(writeStatus); err != nil {
+			return err
+		}
 		err := w.store(d, func(stored *v1alpha1.DynamicSecret) { stored.Status = d.Status })
 		if err == nil {
 			for _, rec := range lease.Records(&d.Status) {
@@ -364,6 +374,9 @@ func (o worldObjects) PatchStatus(ctx context.Context, _, d *v1alpha1.DynamicSec
 
 func (o worldObjects) SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecret, present bool) error {
 	return o.p.do(ctx, fmt.Sprintf("finalizer %v", present), func() error {
+		if err := o.p.w.refusedUpdate(writeFinalizer); err != nil {
+			return err
+		}
 		return o.p.w.store(d, func(stored *v1alpha1.DynamicSecret) {
 			stored.Finalizers = nil
 			if present {
@@ -371,6 +384,13 @@ func (o worldObjects) SetFinalizer(ctx context.Context, d *v1alpha1.DynamicSecre
 			}
 		})
 	})
+}
+
+func (w *world) refusedUpdate(kind operation) error {
+	if w.updates == nil {
+		return nil
+	}
+	return w.updates(kind)
 }
 
 // store applies a change if d is up to date, and fills d with what was stored.
@@ -787,11 +807,21 @@ func (l worldBackend) Lookup(ctx context.Context, rec v1alpha1.LeaseRecord) erro
 	return l.call(ctx, "lookup", rec.Vault.Path, func() error { return l.p.w.backend.Lookup(ctx, rec) })
 }
 
+const ordersWorkload = "Deployment/orders"
+
 // worldRollouts are the consumers: one workload that reads the Secret when it starts.
 type worldRollouts struct{ p *process }
 
-func (r worldRollouts) Follow(ctx context.Context, d *v1alpha1.DynamicSecret, hold bool) (rollout.Progress, error) {
+func (r worldRollouts) Follow(
+	ctx context.Context, d *v1alpha1.DynamicSecret, hold bool, contested map[string]bool,
+) (rollout.Progress, error) {
 	w := r.p.w
+	if w.unstamps {
+		w.stamp, w.rolledAt = "", time.Time{} // the pods keep what they use
+		if contested[ordersWorkload] {
+			return rollout.Progress{Reason: v1alpha1.ReasonRolloutContested, Waiting: []string{"removed"}}, nil
+		}
+	}
 	if w.inspections++; w.rolloutFault != nil {
 		return rollout.Progress{}, w.rolloutFault
 	}
@@ -806,7 +836,7 @@ func (r worldRollouts) Follow(ctx context.Context, d *v1alpha1.DynamicSecret, ho
 		}); err != nil {
 			return rollout.Progress{}, err
 		}
-		return rollout.Progress{Reason: v1alpha1.ReasonRollingOut, Stamped: 1}, nil
+		return rollout.Progress{Reason: v1alpha1.ReasonRollingOut, Stamped: []string{ordersWorkload}}, nil
 	}
 	w.move()
 	if w.clock.Now().Before(w.rolledAt) {
@@ -831,7 +861,9 @@ type worldAnnouncer struct{ w *world }
 func (a worldAnnouncer) Event(_ *v1alpha1.DynamicSecret, _, reason, message string) {
 	a.w.events = append(a.w.events, reason+": "+message)
 }
-func (worldAnnouncer) Count(string, string) {}
+
+func (a worldAnnouncer) Count(operation, result string) { a.w.counts[operation+" "+result]++ }
+
 func (a worldAnnouncer) Abandoned(_ context.Context, _ *v1alpha1.DynamicSecret, rec *v1alpha1.LeaseRecord, _ string) {
 	a.w.abandoned[rec.Handle()] = true
 }
@@ -940,7 +972,7 @@ func (w *world) pass(d time.Duration) {
 
 // settle stops all faults and lets time pass until everything is at rest.
 func (w *world) settle() error {
-	w.fault, w.down, w.refusal, w.admission = fault{after: -1}, false, nil, nil
+	w.fault, w.down, w.refusal, w.admission, w.updates = fault{after: -1}, false, nil, nil, nil
 	clear(w.refuses)
 	clear(w.failing)
 	clear(w.broken)

@@ -170,11 +170,11 @@ func TestStampChangesTemplateOnce(t *testing.T) {
 	}
 	s.create(all...)
 	p := s.follow(discoverConsumer("orders-db", "o1"), false)
-	if p.Stamped != 3 || p.Done || p.Reason != v1alpha1.ReasonRollingOut {
+	if len(p.Stamped) != 3 || p.Done || p.Reason != v1alpha1.ReasonRollingOut {
 		t.Errorf("got %+v", p)
 	}
 	for range 3 {
-		if p := s.follow(discoverConsumer("orders-db", "o1"), false); p.Stamped != 0 {
+		if p := s.follow(discoverConsumer("orders-db", "o1"), false); len(p.Stamped) != 0 {
 			t.Errorf("stamped again: %+v", p)
 		}
 	}
@@ -210,10 +210,10 @@ func TestTwoCredentialsCauseOneRollout(t *testing.T) {
 		"Deployment/orders waits for its other credentials")
 	s.expectStamps(shared)
 	billing.Stamp = "b1"
-	if p := s.follow(billing, true, orders); p.Stamped != 1 {
+	if p := s.follow(billing, true, orders); len(p.Stamped) != 1 {
 		t.Errorf("got %+v", p)
 	}
-	if p := s.follow(orders, true, billing); p.Stamped != 0 {
+	if p := s.follow(orders, true, billing); len(p.Stamped) != 0 {
 		t.Errorf("got %+v", p)
 	}
 	s.expectStamps(shared, "orders-db", "o1", "billing-db", "b1")
@@ -268,7 +268,7 @@ func TestConcurrentStampsAreKept(t *testing.T) {
 		}
 	}}
 	p := s.followWith(&Rollouts{Reader: bed.keeper, Writer: in}, discoverConsumer("orders-db", "o1"), false)
-	if p.Stamped != 1 || in.applies < 2 {
+	if len(p.Stamped) != 1 || in.applies < 2 {
 		t.Errorf("%d applies, %+v", in.applies, p)
 	}
 	s.expectStamps(shared, "orders-db", "o1", "billing-db", "b1")
@@ -281,7 +281,7 @@ func TestStampDoesNotRecreateDeletedWorkload(t *testing.T) {
 	s.create(orders)
 	in := &interleaver{Client: bed.keeper, before: func() { s.check(bed.admin.Delete(t.Context(), orders)) }}
 	p := s.followWith(&Rollouts{Reader: bed.keeper, Writer: in}, discoverConsumer("orders-db", "o1"), false)
-	if !p.Done || p.Stamped != 0 || in.applies != 1 {
+	if !p.Done || len(p.Stamped) != 0 || in.applies != 1 {
 		t.Errorf("%d applies, %+v", in.applies, p)
 	}
 	if err := bed.admin.Get(t.Context(), client.ObjectKeyFromObject(orders), orders); !apierrors.IsNotFound(err) {

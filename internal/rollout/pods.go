@@ -48,6 +48,9 @@ func podFindings(c Consumer, publishedAt time.Time, found []*workload, pods []po
 			}
 		}
 		if f := w.evaluate(old, blocked); f.reason != "" {
+			if w.contested {
+				f = w.remover(c, publishedAt)
+			}
 			findings = append(findings, finding{f.reason, w.String() + f.text})
 		}
 	}

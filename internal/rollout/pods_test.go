@@ -138,18 +138,18 @@ func TestPodFindings(t *testing.T) {
 
 func TestProgressReportsTheWorstReason(t *testing.T) {
 	all := []finding{rolling("c"), stuck("d"), paused("b"), {v1alpha1.ReasonRolloutTargetNotFound, "a"},
-		{v1alpha1.ReasonRolloutForbidden, "e"}, checkFailed("f")}
+		{v1alpha1.ReasonRolloutForbidden, "e"}, checkFailed("f"), {v1alpha1.ReasonRolloutContested, "g"}}
 	for i, reason := range []string{v1alpha1.ReasonRolloutForbidden, v1alpha1.ReasonRolloutTargetNotFound,
-		v1alpha1.ReasonRolloutCheckFailed, v1alpha1.ReasonRolloutStuck, v1alpha1.ReasonRolloutPaused,
-		v1alpha1.ReasonRollingOut} {
+		v1alpha1.ReasonRolloutContested, v1alpha1.ReasonRolloutCheckFailed, v1alpha1.ReasonRolloutStuck,
+		v1alpha1.ReasonRolloutPaused, v1alpha1.ReasonRollingOut} {
 		worst := slices.DeleteFunc(slices.Clone(all),
 			func(f finding) bool { return slices.Index(severity, f.reason) < i })
-		if p := newProgress(worst, 0); p.Reason != reason || p.Done || !slices.IsSorted(p.Waiting) ||
+		if p := newProgress(worst, nil); p.Reason != reason || p.Done || !slices.IsSorted(p.Waiting) ||
 			len(p.Waiting) != len(worst) {
 			t.Errorf("want %s, got %+v", reason, p)
 		}
 	}
-	if p := newProgress(nil, 2); !p.Done || p.Reason != "" || p.Waiting != nil || p.Stamped != 2 {
+	if p := newProgress(nil, []string{"a", "b"}); !p.Done || p.Reason != "" || p.Waiting != nil || len(p.Stamped) != 2 {
 		t.Errorf("got %+v, want it done", p)
 	}
 }
@@ -159,11 +159,11 @@ func TestProgressTruncatesWaiting(t *testing.T) {
 	for i := range 16 {
 		findings = append(findings, rolling(fmt.Sprintf("Deployment/%02d", i)))
 	}
-	if p := newProgress(slices.Clone(findings), 0); len(p.Waiting) != 16 || p.Waiting[15] != "Deployment/15" {
+	if p := newProgress(slices.Clone(findings), nil); len(p.Waiting) != 16 || p.Waiting[15] != "Deployment/15" {
 		t.Errorf("got %q, want all 16", p.Waiting)
 	}
 	findings = append(findings, paused("StatefulSet/z is paused"))
-	p := newProgress(findings, 0)
+	p := newProgress(findings, nil)
 	if len(p.Waiting) != 16 || !slices.Contains(p.Waiting, "StatefulSet/z is paused") ||
 		!slices.Contains(p.Waiting, "and 2 more") || !slices.IsSorted(p.Waiting) {
 		t.Errorf("got %q", p.Waiting)

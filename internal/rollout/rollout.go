@@ -29,6 +29,9 @@ type Consumer struct {
 	Stamp string
 	// Spec selects the workloads.
 	Spec v1alpha1.RolloutSpec
+	// Contested are workloads, such as "Deployment/orders", from which something removes the stamp again and again.
+	// They are not stamped now. If all their pods use the new credential nevertheless, they do not delay the handover.
+	Contested map[string]bool
 }
 
 // Progress of a handover.
@@ -36,14 +39,14 @@ type Progress struct {
 	// Done reports that all consumers use the new credential and that no pod may hold the old one.
 	Done bool
 	// Reason why the handover is not done; empty when it is. The most serious of v1alpha1.ReasonRolloutForbidden,
-	// ReasonRolloutTargetNotFound, ReasonRolloutCheckFailed, ReasonRolloutStuck, ReasonRolloutPaused and
-	// ReasonRollingOut, in this order.
+	// ReasonRolloutTargetNotFound, ReasonRolloutContested, ReasonRolloutCheckFailed, ReasonRolloutStuck,
+	// ReasonRolloutPaused and ReasonRollingOut, in this order.
 	Reason string
 	// Waiting lists what delays the handover, sorted, in at most 16 lines, such as "Deployment/orders: 1 of 3 pods
 	// updated". With ReasonRolloutForbidden it names the missing permission, such as "patch deployments.apps".
 	Waiting []string
-	// Stamped counts the pod templates changed by this call.
-	Stamped int
+	// Stamped are the workloads that this call has stamped, such as "Deployment/orders".
+	Stamped []string
 }
 
 // Rollouts finds and stamps workloads. It must not be copied.
@@ -73,9 +76,9 @@ func (r *Rollouts) Follow(
 ) (Progress, error) {
 	found, findings, err := r.findWorkloads(ctx, c)
 	if err != nil {
-		return newProgress([]finding{failed(err)}, 0), ctx.Err()
+		return newProgress([]finding{failed(err)}, nil), ctx.Err()
 	}
-	stamped := 0
+	var stamped []string
 	for _, w := range found {
 		changed, err := r.stampWorkload(ctx, w, c, others, hold)
 		switch {
@@ -84,7 +87,7 @@ func (r *Rollouts) Follow(
 		case err != nil:
 			findings = append(findings, failed(err))
 		case changed:
-			stamped++
+			stamped = append(stamped, w.String())
 		}
 	}
 	// Read pods after workloads. A rollout that had finished then has no old pods now.
@@ -109,13 +112,14 @@ type finding struct {
 var severity = []string{
 	v1alpha1.ReasonRolloutForbidden,
 	v1alpha1.ReasonRolloutTargetNotFound,
+	v1alpha1.ReasonRolloutContested,
 	v1alpha1.ReasonRolloutCheckFailed,
 	v1alpha1.ReasonRolloutStuck,
 	v1alpha1.ReasonRolloutPaused,
 	v1alpha1.ReasonRollingOut,
 }
 
-func newProgress(findings []finding, stamped int) Progress {
+func newProgress(findings []finding, stamped []string) Progress {
 	if len(findings) == 0 {
 		return Progress{Done: true, Stamped: stamped}
 	}

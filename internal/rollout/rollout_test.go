@@ -6,6 +6,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -160,8 +161,8 @@ func TestStampsEachWorkloadOnce(t *testing.T) {
 			}
 			cluster := newCluster(objects...)
 			p := cluster.follow(t, c.consumer, false)
-			if p.Stamped != len(c.want) || cluster.patches != len(c.want) {
-				t.Errorf("%d stamped in %d patches, want %d: %q", p.Stamped, cluster.patches, len(c.want), p.Waiting)
+			if len(p.Stamped) != len(c.want) || cluster.patches != len(c.want) {
+				t.Errorf("stamped %v in %d patches, want %d: %q", p.Stamped, cluster.patches, len(c.want), p.Waiting)
 			}
 			if len(c.want) == 0 && !p.Done {
 				t.Errorf("got %+v, want it done", p)
@@ -173,7 +174,7 @@ func TestStampsEachWorkloadOnce(t *testing.T) {
 			for _, o := range all {
 				cluster.expectStamps(t, o)
 			}
-			if p := cluster.follow(t, c.consumer, false); p.Stamped != 0 || cluster.patches != len(c.want) {
+			if p := cluster.follow(t, c.consumer, false); len(p.Stamped) != 0 || cluster.patches != len(c.want) {
 				t.Error("a second call stamped again")
 			}
 		})
@@ -185,7 +186,7 @@ func TestMissingWorkloadKeepsTheOldLease(t *testing.T) {
 	p := cluster.follow(t, targetConsumer("orders-db", stampNow, target("", "order"), target("", "orders")), false)
 	expectProgress(t, p, v1alpha1.ReasonRolloutTargetNotFound, "Deployment/order does not exist",
 		"Deployment/orders: 0 of 1 pods updated")
-	if p.Stamped != 1 {
+	if len(p.Stamped) != 1 {
 		t.Error("the existing workload was not stamped")
 	}
 }
@@ -349,7 +350,8 @@ func TestConflict(t *testing.T) {
 		conflictingChanges(t, cluster, 1, func(d *appsv1.Deployment) {
 			d.Spec.Template.Annotations = map[string]string{StampKey("billing-db"): "b2"}
 		})
-		if p := cluster.follow(t, discoverConsumer("orders-db", "o2"), false); p.Stamped != 1 || cluster.patches != 2 {
+		p := cluster.follow(t, discoverConsumer("orders-db", "o2"), false)
+		if len(p.Stamped) != 1 || cluster.patches != 2 {
 			t.Errorf("%d patches, %+v", cluster.patches, p)
 		}
 		cluster.expectStamps(t, deployment("orders"), "orders-db", "o2", "billing-db", "b2")
@@ -359,7 +361,8 @@ func TestConflict(t *testing.T) {
 		conflictingChanges(t, cluster, 1, func(d *appsv1.Deployment) {
 			d.Spec.Template.Annotations = map[string]string{StampKey("orders-db"): "o2"}
 		})
-		if p := cluster.follow(t, discoverConsumer("orders-db", "o2"), false); p.Stamped != 0 || cluster.patches != 1 {
+		p := cluster.follow(t, discoverConsumer("orders-db", "o2"), false)
+		if len(p.Stamped) != 0 || cluster.patches != 1 {
 			t.Errorf("%d patches, %+v", cluster.patches, p)
 		}
 	})
@@ -390,5 +393,52 @@ func TestStampKeyIsValidAndUnique(t *testing.T) {
 	}
 	if StampKey("orders-db") != "rollout.leasekeeper.io/orders-db" {
 		t.Error(StampKey("orders-db"))
+	}
+}
+
+// A workload from which something removes the stamp is not stamped during a pause. If no pod may hold the old
+// credential, the handover is complete all the same.
+func TestContestedWorkloadIsLeftAlone(t *testing.T) {
+	const kept = "Deployment/orders does not keep the annotation rollout.leasekeeper.io/orders-db on its pod template"
+	for name, age := range map[string]time.Duration{"a pod is old": time.Hour, "all pods are new": -time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			d := deployment("orders", "orders-db")
+			d.Status = appsv1.DeploymentStatus{Replicas: 1, UpdatedReplicas: 1, AvailableReplicas: 1}
+			cluster := newCluster(d, pod("orders", "orders-1", age, ownedBy("ReplicaSet")))
+			consumer := discoverConsumer("orders-db", "o1")
+			consumer.Contested = map[string]bool{"Deployment/orders": true}
+			p := cluster.follow(t, consumer, false)
+			if cluster.patches > 0 || len(p.Stamped) > 0 {
+				t.Errorf("%d patches, stamped %v", cluster.patches, p.Stamped)
+			}
+			if age < 0 && p.Done {
+				return
+			}
+			expectProgress(t, p, v1alpha1.ReasonRolloutContested, kept)
+		})
+	}
+}
+
+// The finding about a removed stamp names the last other writer since the publication.
+func TestRemoverOfStamps(t *testing.T) {
+	wrote := func(manager string, after time.Duration, subresource string) metav1.ManagedFieldsEntry {
+		return metav1.ManagedFieldsEntry{Manager: manager, Subresource: subresource,
+			Time: &metav1.Time{Time: published.Add(after)}}
+	}
+	for name, c := range map[string]struct {
+		fields []metav1.ManagedFieldsEntry
+		want   string
+	}{
+		"nobody": {[]metav1.ManagedFieldsEntry{wrote(string(Manager), time.Minute, ""),
+			wrote("helm", -time.Minute, ""), wrote("kube-controller-manager", time.Minute, "status")}, ""},
+		"a tool": {[]metav1.ManagedFieldsEntry{wrote("kubectl", time.Second, ""), wrote("argocd", time.Minute, ""),
+			wrote("helm", 2*time.Second, "")}, `; field manager "argocd" wrote the workload last`},
+	} {
+		w := newTestWorkload(t, v1alpha1.KindDeployment, deployment("orders", "orders-db"), finding{})
+		w.object.SetManagedFields(c.fields)
+		got := w.remover(discoverConsumer("orders-db", "o1"), published).text
+		if _, who, _ := strings.Cut(got, "pod template"); who != c.want {
+			t.Errorf("%s: %q", name, got)
+		}
 	}
 }

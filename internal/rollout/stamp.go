@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -33,6 +35,9 @@ func (r *Rollouts) stampWorkload(
 	var err error
 	for range maxTries {
 		if !w.needsStamp(c) {
+			return false, nil
+		}
+		if w.contested = c.Contested[w.String()]; w.contested {
 			return false, nil
 		}
 		if hold && w.waitsForOthers(c, others) {
@@ -72,6 +77,24 @@ func (w *workload) waitsForOthers(c Consumer, others []Consumer) bool {
 	return slices.ContainsFunc(others, func(o Consumer) bool {
 		return o.Stamp == "" && o.Secret != c.Secret && o.targets(w)
 	})
+}
+
+// remover describes who removes the stamp of a contested workload. The API server does not record who removed a field,
+// only who else has written something since the publication. An admission policy leaves no trace.
+func (w *workload) remover(c Consumer, publishedAt time.Time) finding {
+	text := " does not keep the annotation " + StampKey(c.Secret) + " on its pod template"
+	var last metav1.ManagedFieldsEntry
+	for _, f := range w.object.GetManagedFields() {
+		ours := f.Manager == string(Manager) || f.Subresource != ""
+		if !ours && f.Time != nil && f.Time.After(publishedAt) && (last.Time == nil || f.Time.After(last.Time.Time)) {
+			last = f
+		}
+	}
+	if last.Time == nil {
+		return finding{v1alpha1.ReasonRolloutContested, text}
+	}
+	return finding{v1alpha1.ReasonRolloutContested, fmt.Sprintf("%s; field manager %q wrote the workload last",
+		text, truncate(last.Manager))}
 }
 
 // desiredStamps returns the existing stamps, the consumer's, and those of other consumers that need one. An apply

@@ -68,6 +68,8 @@ type workload struct {
 	state finding
 	// unparsed reports that nothing is known of the template and the pods.
 	unparsed bool
+	// contested reports that it lacks the stamp and is not stamped now, because something removes it.
+	contested bool
 	// gone reports that the workload was deleted after it was found.
 	gone bool
 }
