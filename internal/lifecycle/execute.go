@@ -84,7 +84,8 @@ func (l *Lifecycle) stored(o *observation, d *v1alpha1.DynamicSecret) {
 }
 
 // commit makes one transition durable: the ledger and the conditions that follow from it, in one locked write. After an
-// error nothing that depends on the transition may be done; the next observation shows whether it was stored.
+// error nothing that depends on the transition may be done; the next observation shows whether it was stored. A removal
+// does not depend on it.
 func (l *Lifecycle) commit(ctx context.Context, o *observation, transition func(*v1alpha1.DynamicSecret)) error {
 	before, d := o.d, o.d.DeepCopy()
 	transition(d)
@@ -93,6 +94,10 @@ func (l *Lifecycle) commit(ctx context.Context, o *observation, transition func(
 	l.refreshInput(ctx, o)
 	lease.SetStatus(d, o.in, o.step)
 	if err := l.updateStatus(ctx, o, d); err != nil {
+		if o.keepsUnstored(ctx, err) {
+			o.mem.keep(before, d)
+			return nil
+		}
 		o.d = before
 		return err
 	}
@@ -164,7 +169,7 @@ func (l *Lifecycle) rest(ctx context.Context, o *observation, s lease.Step) erro
 	lease.SetStatus(d, o.in, s)
 	l.reportFailure(o, d)
 	l.reportLost(o, d)
-	if equality.Semantic.DeepEqual(o.d.Status, d.Status) {
+	if equality.Semantic.DeepEqual(o.d.Status, d.Status) && o.mem.unstored == nil {
 		return nil
 	}
 	if err := l.updateStatus(ctx, o, d); err != nil {

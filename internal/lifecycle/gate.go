@@ -26,6 +26,9 @@ const (
 	rollOut        operation = "roll_out"
 )
 
+// maxUpdateConflicts is how many conflicts in a row are those of others that write the object.
+const maxUpdateConflicts = 10
+
 // retryWrite is when to try again in a namespace whose limit is reached.
 const retryWrite = time.Second
 
@@ -62,8 +65,11 @@ func verdictOf(err error) error {
 }
 
 // updateStatus writes the status of the object. If the API server does not accept it, or the namespace's limit is
-// reached, the object waits for a growing pause.
+// reached, the object waits for a growing pause. A removal continues, but writes nothing until then.
 func (l *Lifecycle) updateStatus(ctx context.Context, o *observation, d *v1alpha1.DynamicSecret) error {
+	if now := l.clock.Now(); o.removing() && now.Before(o.mem.unrecorded.NotBefore) {
+		return busyError{o.mem.unrecorded.NotBefore.Sub(now)}
+	}
 	err := l.gated(ctx, writeStatus, d.Namespace, func() error { return l.objects.UpdateStatus(ctx, d) })
 	f := &o.mem.unrecorded
 	var busy busyError
@@ -78,7 +84,17 @@ func (l *Lifecycle) updateStatus(ctx context.Context, o *observation, d *v1alpha
 	if f.Count > 0 {
 		return busyError{f.NotBefore.Sub(l.clock.Now())}
 	}
+	o.mem.unstored = nil
 	return nil
+}
+
+// removing says that the object is being deleted, or that spec.revoked is true.
+func (o *observation) removing() bool { return !o.d.DeletionTimestamp.IsZero() || o.d.Spec.Revoked }
+
+// keepsUnstored says that the step continues although its transition could not be stored. The API server has stored
+// that everything is to be removed, and whatever was revoked may be revoked again.
+func (o *observation) keepsUnstored(ctx context.Context, err error) bool {
+	return o.removing() && ctx.Err() == nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err)
 }
 
 // unrecordedPause is the pause before the status is written again. A lease whose renewal is not recorded is renewed
@@ -96,7 +112,7 @@ func (o *observation) unrecordedPause(count int) time.Duration {
 // paused is until when the object waits because its status could not be written; zero: it does not.
 func (l *Lifecycle) paused(o *observation) time.Time {
 	f := o.mem.unrecorded
-	if f.Count == 0 || !o.d.DeletionTimestamp.IsZero() || !l.clock.Now().Before(f.NotBefore) {
+	if f.Count == 0 || o.removing() || !l.clock.Now().Before(f.NotBefore) {
 		return time.Time{}
 	}
 	return f.NotBefore
@@ -116,11 +132,12 @@ func (l *Lifecycle) noteUpdate(
 	ctx context.Context, o *observation, f *lease.Failure, kind operation, err error, pause func(int) time.Duration,
 ) error {
 	hung := errors.Is(err, context.DeadlineExceeded) || apierrors.IsTimeout(err)
+	conflicts := o.conflictsAgain(err)
 	switch {
 	case err == nil:
 		*f = lease.Failure{}
 		return nil
-	case ctx.Err() != nil || !hung && !rejected(err) && !apierrors.IsInternalError(err):
+	case ctx.Err() != nil || !hung && !conflicts && !rejected(err) && !apierrors.IsInternalError(err):
 		return err // the process ends, something else has written, or the API server is unavailable
 	}
 	result, why := backend.Failed, err.Error()
@@ -140,6 +157,17 @@ func (l *Lifecycle) noteUpdate(
 	}
 	fail(f, b, l.clock.Now(), pause)
 	return nil
+}
+
+// conflictsAgain says that the API server has reported nothing but conflicts: something writes the object all the time,
+// or a webhook reports them.
+func (o *observation) conflictsAgain(err error) bool {
+	if !apierrors.IsConflict(err) {
+		o.mem.conflicts = 0
+		return false
+	}
+	o.mem.conflicts++
+	return o.mem.conflicts > maxUpdateConflicts
 }
 
 // updated names what a kind of write changes on the object.

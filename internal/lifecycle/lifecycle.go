@@ -166,16 +166,20 @@ func (l *Lifecycle) advance(ctx context.Context, o *observation) (at time.Time, 
 	if err := ctx.Err(); err != nil {
 		return time.Time{}, true, err
 	}
+	var busy busyError
 	step := o.step
 	if step.Action == lease.Wait {
-		return o.recheckAt(step.At), true, l.rest(ctx, o, step)
+		err := l.rest(ctx, o, step)
+		if errors.As(err, &busy) {
+			return earlier(o.recheckAt(step.At), l.clock.Now().Add(busy.after)), true, nil
+		}
+		return o.recheckAt(step.At), true, err
 	}
 	if !l.mayAct(o, step) {
 		return time.Time{}, false, l.orRemove(ctx, o, l.read)
 	}
 	log.FromContext(ctx).Info("step", "action", step.Action, "reason", step.Reason)
 	err = l.execute(ctx, o, step)
-	var busy busyError
 	if errors.As(err, &busy) {
 		return l.clock.Now().Add(busy.after), true, nil
 	}

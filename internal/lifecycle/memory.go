@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
@@ -60,6 +61,10 @@ type remembered struct {
 	handled map[string]string
 	// unrecorded are the failures to write the status.
 	unrecorded lease.Failure
+	// conflicts is the number of conflicts since the object was last updated without one.
+	conflicts int
+	// unstored is the status of a removal that the API server does not accept; nil: it is stored.
+	unstored *unstored
 	// writer says who else writes the Secret; see secret.OtherWriter.
 	writer string
 	// response has the field names of the last response; nil: there was none.
@@ -79,6 +84,30 @@ type remembered struct {
 	renewing map[string]int64
 	// reported are the reasons of the failures that events have reported.
 	reported map[string]bool
+}
+
+// unstored is a status that this process continues with, and the one that the API server has instead. Losing it costs
+// repeated revocations.
+type unstored struct{ stored, status v1alpha1.DynamicSecretStatus }
+
+// keep continues with a status that is not stored.
+func (r *remembered) keep(before, d *v1alpha1.DynamicSecret) {
+	if r.unstored == nil {
+		r.unstored = &unstored{stored: *before.Status.DeepCopy()}
+	}
+	r.unstored.status = *d.Status.DeepCopy()
+}
+
+// restore gives an object that was read the status that is not stored, unless something else has written the status.
+func (r *remembered) restore(d *v1alpha1.DynamicSecret) {
+	u := r.unstored
+	switch {
+	case u == nil || equality.Semantic.DeepEqual(d.Status, u.status):
+	case equality.Semantic.DeepEqual(d.Status, u.stored):
+		d.Status = *u.status.DeepCopy()
+	default:
+		r.unstored = nil
+	}
 }
 
 // ownWrite is a write of a Secret that the cache may not show yet.

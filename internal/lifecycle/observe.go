@@ -69,6 +69,7 @@ func (o *observation) recheckAt(at time.Time) time.Time { return earlier(at, o.t
 func (l *Lifecycle) observe(ctx context.Context, d *v1alpha1.DynamicSecret) (*observation, error) {
 	o := &observation{mem: l.memory.of(client.ObjectKeyFromObject(d), d.UID)}
 	o.d = l.memory.newest(d)
+	o.mem.restore(o.d)
 	l.memory.forgetIDs(o.key(), &o.d.Status)
 	o.mem.prune(&o.d.Status)
 	var err error
@@ -119,8 +120,7 @@ func (l *Lifecycle) orRemove(
 	found, previous := o.secret, o.previous
 	err := read(ctx, o)
 	var unread unreadError
-	removing := !o.d.DeletionTimestamp.IsZero() || o.d.Spec.Revoked
-	if !errors.As(err, &unread) || !removing {
+	if !errors.As(err, &unread) || !o.removing() {
 		return err
 	}
 	o.secret, o.previous, o.unread = found, previous, &unread
@@ -238,6 +238,7 @@ func (l *Lifecycle) readObject(ctx context.Context, o *observation) error {
 		return err
 	}
 	o.mem = l.memory.of(o.key(), fresh.UID)
+	o.mem.restore(o.d)
 	o.locked = true
 	l.refreshInput(ctx, o)
 	return nil

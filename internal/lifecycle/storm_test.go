@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -486,7 +487,14 @@ func refusals() []error {
 	}
 }
 
-// Leases are revoked, and a deletion completes at its deadline, whatever prevents the deletion of the Secret.
+// rejections are errors of an API server that does not accept a status.
+func rejections() []error {
+	return append(refusals(), context.DeadlineExceeded, apierrors.NewServiceUnavailable("etcd is read-only"),
+		apierrors.NewTooManyRequestsError("failed calling webhook"))
+}
+
+// Leases are revoked, and a deletion completes at its deadline, whatever prevents the deletion of the Secret, and
+// whether or not the status can be written.
 func TestRevocationWaitsOnlyForTheBackend(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := stormWithDeadline(t)
@@ -497,6 +505,9 @@ func TestRevocationWaitsOnlyForTheBackend(t *testing.T) {
 		clear(w.broken)
 		w.refusal = rapid.SampledFrom(refusals()).Draw(t, "refusal")
 		w.unread = rapid.Bool().Draw(t, "unread")
+		if rapid.Bool().Draw(t, "reject the status") {
+			w.rejectStatus(rapid.SampledFrom(rejections()).Draw(t, "rejection"))
+		}
 		if rapid.Bool().Draw(t, "delete") {
 			w.delete()
 		} else {
@@ -522,6 +533,16 @@ func TestRevocationWaitsOnlyForTheBackend(t *testing.T) {
 			t.Fatalf("the object still exists\neffects: %v", tail(w.effects))
 		}
 	})
+}
+
+// rejectStatus lets the API server accept no status.
+func (w *world) rejectStatus(err error) {
+	w.updates = func(of operation) error {
+		if of == writeStatus {
+			return err
+		}
+		return nil
+	}
 }
 
 // Consumers that read the Secret only when they start are never cut off: not by a rotation, whatever its cause, nor by
