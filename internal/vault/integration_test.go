@@ -408,7 +408,7 @@ func TestARequestInProgressDuringASealIsNotRefused(t *testing.T) {
 	eventually(t, "the statement runs", func() error {
 		return bed.postgres.Exec(t.Context(),
 			`SELECT 1/count(*) FROM pg_stat_activity `+
-				`WHERE query LIKE 'SELECT pg_sleep%' AND state = 'active' AND pid <> pg_backend_pid()`)
+				`WHERE query LIKE 'SELECT pg_sleep(3)%' AND state = 'active' AND pid <> pg_backend_pid()`)
 	})
 	must(t, bed.vault.Seal(t.Context()))
 	err = <-result
