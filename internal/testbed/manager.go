@@ -80,6 +80,9 @@ func (m *Manager) Run(ctx context.Context) error {
 	}
 	return m.Await(ctx, func(ctx context.Context) error {
 		_, err := read(ctx, m.probes+"/readyz")
+		if err == nil {
+			_, err = read(ctx, m.Metrics)
+		}
 		return err
 	})
 }
