@@ -17,10 +17,11 @@ HELM := $(BIN)/helm-v3.22.0
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-# Without DWARF (-w), linking takes half the time.
-GO_TEST := go test -ldflags=-w -race -p 2
+# Without DWARF (-w), linking takes half the time. Collecting garbage seldom (GOGC) makes linking and properties a tenth
+# faster.
+GO_TEST := GOGC=400 go test -ldflags=-w -race -p 2
 # Tests mostly wait for servers and clocks, so run more tests than there are processors.
-INTEGRATION := go test -ldflags=-w -tags integration -count=1 -parallel 9 -timeout 40m
+INTEGRATION := GOGC=400 go test -ldflags=-w -tags integration -count=1 -parallel 9 -timeout 40m
 # Packages whose tests start servers.
 WITH_SERVERS := /(internal/(e2e|rollout|testbed|vault)|hack/demo)$$
 # The managers that these tests start have the race detector. The tests themselves only wait.
@@ -63,7 +64,7 @@ test: servers debian-servers $(HELM) ## Run all tests, and set up everything the
 	@# Tests with servers mostly wait. The others use the processors meanwhile, with less priority.
 	unit=$$(go list ./... | grep -vE '$(WITH_SERVERS)')
 	with_servers=$$(go list ./... | grep -E '$(WITH_SERVERS)' | grep -v /internal/e2e$$)
-	nice $(INTEGRATION) -race -p 1 $$unit & started=$$!
+	nice env $(INTEGRATION) -race -p 1 $$unit & started=$$!
 	$(INTEGRATION) -race -p 1 $$with_servers & started+=" $$!"
 	$(E2E) || failed=1
 	for each in $$started; do wait $$each || failed=1; done

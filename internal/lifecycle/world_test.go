@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	cbor "k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
 	"k8s.io/apimachinery/pkg/types"
 	testclock "k8s.io/utils/clock/testing"
 
@@ -406,12 +407,12 @@ func (w *world) store(d *v1alpha1.DynamicSecret, change func(*v1alpha1.DynamicSe
 	change(stored)
 	w.version++
 	stored.ResourceVersion = fmt.Sprint(w.version)
-	raw, err := json.Marshal(stored)
+	raw, err := cbor.Marshal(stored)
 	if err != nil {
 		return err
 	}
 	w.object = &v1alpha1.DynamicSecret{}
-	if err := json.Unmarshal(raw, w.object); err != nil {
+	if err := cbor.Unmarshal(raw, w.object); err != nil {
 		return err
 	}
 	w.object.DeepCopyInto(d)

@@ -118,6 +118,7 @@ func (c *ControlPlane) etcdArgs(client, peer int) []string {
 		"--initial-advertise-peer-urls=" + peerURL,
 		"--initial-cluster=testbed=" + peerURL,
 		"--unsafe-no-fsync",
+		"--backend-batch-interval=1s", // a test server loses nothing of value
 		"--log-level=warn",
 	}
 }
