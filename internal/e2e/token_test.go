@@ -63,7 +63,7 @@ func TestLeaseIsReplacedBeforeItsTokenExpires(t *testing.T) {
 
 func TestLeaseIsReplacedAtMaxTTL(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, shared, withTTL(6*time.Second, 15*time.Second))
+	r := newRig(t, shared, withTTL(20*time.Second, 45*time.Second))
 	first := r.ready("orders")
 	old := r.target("orders")
 	capped := r.until("orders", "at its max TTL", func(d *v1alpha1.DynamicSecret) bool {
