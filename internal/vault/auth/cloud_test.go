@@ -42,7 +42,8 @@ const (
 func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	raw, _ := io.ReadAll(r.Body)
 	c.last[r.URL.Path] = r.URL.Query()
-	if form, err := url.ParseQuery(string(raw)); err == nil && r.Method == http.MethodPost {
+	form, err := url.ParseQuery(string(raw))
+	if err == nil && r.Method == http.MethodPost {
 		c.last[r.URL.Path] = form
 	}
 	if c.status != 0 {
@@ -61,7 +62,13 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == googleJWT && r.Header.Get("Metadata-Flavor") == "Google":
 		_, _ = io.WriteString(w, "a-metadata-jwt")
 	case r.URL.Path == entraToken:
-		_, _ = io.WriteString(w, `{"access_token":"an-azure-jwt","token_type":"Bearer"}`)
+		aud, isDefault := strings.CutSuffix(form.Get("scope"), "/.default")
+		if !isDefault {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, `{"error":"invalid_scope"}`)
+			return
+		}
+		_, _ = fmt.Fprintf(w, `{"access_token":"a jwt for %s","token_type":"Bearer"}`, aud)
 	case r.URL.Path == azureMetadata && r.Header.Get("Metadata") == "true":
 		_, _ = io.WriteString(w, `{"access_token":"a-machine-jwt"}`)
 	default:
@@ -94,6 +101,13 @@ var (
 	azureMachine = v1alpha1.VaultAuth{Azure: &v1alpha1.VaultAzureAuth{Role: "app", MetadataServer: true}}
 )
 
+// entraAppFor is entraApp with another resource.
+func entraAppFor(resource string) v1alpha1.VaultAuth {
+	spec := entraApp.DeepCopy()
+	spec.Azure.Resource = resource
+	return *spec
+}
+
 func TestCloudLogin(t *testing.T) {
 	const subject = "jwt-shop-orders"
 	for _, c := range []struct {
@@ -118,11 +132,15 @@ func TestCloudLogin(t *testing.T) {
 		path:   googleJWT, sent: map[string]string{"audience": "vault/app", "format": "full"},
 	}, {
 		it: "an application of Entra ID", because: "it has a federated credential",
-		spec: entraApp, jwt: "an-azure-jwt", audience: "api://AzureADTokenExchange",
+		spec: entraApp, jwt: "a jwt for https://management.azure.com/", audience: "api://AzureADTokenExchange",
 		action: `login to role "app" of auth/azure with application client of ServiceAccount shop/orders`,
 		path:   entraToken,
-		sent: map[string]string{"client_assertion": subject, "client_id": "client",
-			"scope": "https://management.azure.com/.default"},
+		sent:   map[string]string{"client_assertion": subject, "client_id": "client"},
+	}, {
+		it: "a resource without a slash at its end", because: "Vault compares it with aud as it is",
+		spec: entraAppFor("api://vault"), jwt: "a jwt for api://vault", audience: "api://AzureADTokenExchange",
+		action: `login to role "app" of auth/azure with application client of ServiceAccount shop/orders`,
+		path:   entraToken, sent: map[string]string{"client_assertion": subject},
 	}, {
 		it: "Azure's metadata server", because: "the machine has a managed identity",
 		spec: azureMachine, jwt: "a-machine-jwt",
