@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,10 +16,11 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// cloud is a small token service with the requests of Google's and Microsoft's, as their documentation describes them.
-// These methods cannot be tested against the real ones here.
+// cloud is a small token service with the requests of Google's, Microsoft's and AWS's, as their documentation describes
+// them. These methods cannot be tested against the real ones here; internal/vault has a stricter STS.
 type cloud struct {
 	*httptest.Server
+	t *testing.T
 	// refuse every request with this status and body; 0: none.
 	status int
 	body   string
@@ -26,7 +29,7 @@ type cloud struct {
 }
 
 func newCloud(t *testing.T) *cloud {
-	c := &cloud{last: map[string]url.Values{}}
+	c := &cloud{t: t, last: map[string]url.Values{}}
 	c.Server = httptest.NewServer(c)
 	t.Cleanup(c.Close)
 	return c
@@ -37,6 +40,8 @@ const (
 	googleJWT     = "/computeMetadata/v1/instance/service-accounts/default/identity"
 	entraToken    = "/tenant/oauth2/v2.0/token"
 	azureMetadata = "/metadata/identity/oauth2/token"
+	awsSTS        = "/"
+	awsAgent      = "/v1/credentials"
 )
 
 func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -71,6 +76,14 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = fmt.Fprintf(w, `{"access_token":"a jwt for %s","token_type":"Bearer"}`, aud)
 	case r.URL.Path == azureMetadata && r.Header.Get("Metadata") == "true":
 		_, _ = io.WriteString(w, `{"access_token":"a-machine-jwt"}`)
+	case r.URL.Path == awsSTS && form.Get("Action") == "AssumeRoleWithWebIdentity":
+		_, _ = io.WriteString(w, `<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>`+
+			`<AccessKeyId>ASIATEST</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>`+
+			`<Expiration>2999-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult>`+
+			`</AssumeRoleWithWebIdentityResponse>`)
+	case r.URL.Path == awsAgent && r.Header.Get("Authorization") == "agent-token":
+		_, _ = io.WriteString(w, `{"AccessKeyId":"ASIAPOD","SecretAccessKey":"s","Token":"pod-session",`+
+			`"Expiration":"2999-01-01T00:00:00Z"}`)
 	default:
 		w.WriteHeader(http.StatusNotFound)
 	}
@@ -85,20 +98,33 @@ func (c *cloud) at(m Method) Method {
 	case azure:
 		m.authority, m.metadata = c.URL, c.URL
 		return m
+	case iam:
+		if m.roleARN != "" {
+			m.endpoint = c.URL
+		}
+		file := filepath.Join(c.t.TempDir(), "token")
+		if err := os.WriteFile(file, []byte("agent-token\n"), 0o600); err != nil {
+			c.t.Fatal(err)
+		}
+		c.t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", c.URL+awsAgent)
+		c.t.Setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file)
+		return m
 	}
 	return m
 }
 
 var (
+	cloudAccount  = &v1alpha1.FederatedAccountReference{Name: "app", Namespace: "system"}
 	googleAccount = v1alpha1.VaultAuth{GCP: &v1alpha1.VaultGCPAuth{
-		Role: "app", ServiceAccountEmail: "orders@p.iam.gserviceaccount.com",
+		Role: "app", ServiceAccountEmail: "orders@p.iam.gserviceaccount.com", ServiceAccountRef: cloudAccount,
 		WorkloadIdentityProvider: "projects/1/locations/global/workloadIdentityPools/c/providers/c",
 	}}
 	googleMachine = v1alpha1.VaultAuth{GCP: &v1alpha1.VaultGCPAuth{Role: "app", MetadataServer: true}}
 	entraApp      = v1alpha1.VaultAuth{Azure: &v1alpha1.VaultAzureAuth{
-		Role: "app", TenantID: "tenant", ClientID: "client",
+		Role: "app", TenantID: "tenant", ClientID: "client", ServiceAccountRef: cloudAccount,
 	}}
 	azureMachine = v1alpha1.VaultAuth{Azure: &v1alpha1.VaultAzureAuth{Role: "app", MetadataServer: true}}
+	awsPod       = v1alpha1.VaultAuth{AWS: &v1alpha1.VaultAWSAuth{Role: "app", PodIdentity: true}}
 )
 
 // entraAppFor is entraApp with another resource.
