@@ -24,6 +24,8 @@ type cloud struct {
 	// refuse every request with this status and body; 0: none.
 	status int
 	body   string
+	// padded is the path whose responses begin with 1 MiB of spaces, which neither JSON nor XML forbids.
+	padded string
 	// last is the form or the query of the last request to each path.
 	last map[string]url.Values
 }
@@ -55,6 +57,9 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(c.status)
 		_, _ = io.WriteString(w, c.body)
 		return
+	}
+	if c.padded == r.URL.Path {
+		_, _ = io.WriteString(w, strings.Repeat(" ", 1<<20))
 	}
 	switch {
 	case r.URL.Path == "/v1/token":
@@ -194,6 +199,34 @@ func TestCloudLogin(t *testing.T) {
 				t.Errorf("the token has the audiences %v, want %s", f.accounts[0].Audiences, c.audience)
 			}
 		})
+	}
+}
+
+// The author of a provider may choose the address of STS, and any service may be compromised.
+func TestEndlessResponsesOfACloudAreNotRead(t *testing.T) {
+	paths := map[string]bool{}
+	for name, spec := range specs {
+		normal := newCloud(t)
+		if _, err := normal.at(issuer(t, spec)).Login(t.Context(), &fakeRequester{data: secretData(t)}, who); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for path := range normal.last {
+			paths[path] = true
+			s, f := newCloud(t), &fakeRequester{data: secretData(t)}
+			s.padded = path
+			_, err := s.at(issuer(t, spec)).Login(t.Context(), f, who)
+			if backend.KindOf(err) != backend.Unavailable || len(f.logins) > 0 {
+				t.Errorf("%s, 1 MiB from %s: got %v (%s) and %d logins, want %s",
+					name, path, err, backend.KindOf(err), len(f.logins), backend.Unavailable)
+			}
+		}
+	}
+	for _, path := range []string{
+		"/v1/token", signJWT, googleJWT, entraToken, azureMetadata, awsSTS, awsAgent,
+	} {
+		if !paths[path] {
+			t.Errorf("no method requested %s", path)
+		}
 	}
 }
 
