@@ -481,3 +481,25 @@ func TestAReplacedSecretIsUsedWithoutARestart(t *testing.T) {
 	_, err = b.Login(t.Context(), who)
 	must(t, err)
 }
+
+// Some versions respond 400 then, as to a wrong password, which must not be repeated soon.
+func TestADirectoryThatIsDownIsAnOutage(t *testing.T) {
+	m, mount := methods()["ldap"], unique("ldap")
+	config := func(url string) map[string]any {
+		return map[string]any{
+			"url": url, "userdn": "ou=people," + bed.ldap.BaseDN, "userattr": "cn", "token_ttl": "1h",
+		}
+	}
+	must(t, enableAuth(t.Context(), mount, "ldap", setting{"config", config("ldap://127.0.0.1:1")},
+		setting{"users/orders app", map[string]any{"policies": "app"}}))
+	spec := m.auth.DeepCopy()
+	spec.LDAP.Mount = v1alpha1.VaultMount(mount)
+	b := connectWith(t, *spec, m.keeper)
+	for range 2 {
+		_, err := b.Login(t.Context(), who)
+		wantKind(t, err, backend.Failed, "Vault cannot check the login now", "url in auth/"+mount+"/config")
+	}
+	write(t, "auth/"+mount+"/config", config(bed.ldap.Address))
+	_, err := b.Login(t.Context(), who)
+	must(t, err)
+}
