@@ -143,7 +143,7 @@ func (b *Backend) unwrap(ctx context.Context, wrappingToken, field, hint string)
 	a, ok := r.parse()
 	var value string
 	switch {
-	case ok && clientError(r.status):
+	case ok && clientError(r.status) && !a.unavailable():
 		return "", backend.Errorf(backend.LoginFailed, "%s: Vault refused: %s; the token has expired, or was used "+
 			"before, perhaps by leasekeeper before a restart: %s", what, a.errorText(wrappingToken), hint)
 	case !succeeded(r.status):

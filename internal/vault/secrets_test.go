@@ -213,6 +213,36 @@ func TestAFullCacheDropsTheLeastRecentlyUsed(t *testing.T) {
 	}
 }
 
+func TestAnOutageUsesNoWrappingTokenUp(t *testing.T) {
+	for name, test := range map[string]struct {
+		text string
+		kind backend.ErrorKind
+	}{
+		"a standby without an active node": {
+			"local node not active but active cluster node not found", backend.Unavailable,
+		},
+		"a sealed node":     {"Vault is sealed", backend.Unavailable},
+		"a lost leadership": {"error looking up wrapping token: node is not the leader", backend.Unavailable},
+		"a seal in a text":  {"error validating wrapping token: Vault is sealed", backend.Failed},
+		"a slow storage":    {"error looking up wrapping token: context deadline exceeded", backend.Failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, withWrappedAppRole)
+			f.put("secretId", "hvs.wrapping-token")
+			f.server.inTurn(unwrapPath, errs(400, test.text), ok(`{"request_id":"1","data":{"secret_id":"the-id"}}`))
+			f.server.always("auth/approle/login", loginResponse("acc", 3600, 0))
+			_, err := f.Login(t.Context(), who)
+			wantKind(t, err, test.kind)
+			if strings.Contains(err.Error(), "used before") || strings.Contains(err.Error(), "hvs.") {
+				t.Errorf("got %v, want an outage", err)
+			}
+			f.clock.SetTime(epoch.Add(2 * time.Second))
+			_, err = f.Login(t.Context(), who)
+			wantKind(t, err, "")
+		})
+	}
+}
+
 func TestAUsedUpSecretIDIsReported(t *testing.T) {
 	const unwrapped = `{"request_id":"1","data":{"secret_id":"the-secret-id"}}`
 	for name, test := range map[string]struct {
