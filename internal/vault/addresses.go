@@ -106,8 +106,8 @@ var protected = []struct {
 	{netip.MustParsePrefix("::/128"), "an unspecified address"},
 	{netip.MustParsePrefix("224.0.0.0/4"), "a multicast address"},
 	{netip.MustParsePrefix("ff00::/8"), "a multicast address"},
-	// AWS, Google Cloud, Oracle Cloud, Scaleway, Akamai, Alibaba Cloud, Oracle Cloud Classic, and Azure's WireServer. The
-	// others use link-local addresses, as these do in IPv4.
+	// AWS, Google Cloud, Oracle Cloud, Scaleway, Akamai, Alibaba Cloud, Oracle Cloud Classic, and Azure's WireServer.
+	// All other addresses are link-local.
 	{netip.MustParsePrefix("fd00:ec2::/32"), metadataService},
 	{netip.MustParsePrefix("fd20:ce::254/128"), metadataService},
 	{netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), metadataService},

@@ -105,8 +105,8 @@ func (a azure) federated(
 		url: a.authority + "/" + url.PathEscape(a.tenant) + "/oauth2/v2.0/token",
 		form: url.Values{
 			"grant_type": {"client_credentials"}, "client_id": {a.client},
-			// Microsoft cuts "/.default" off, and the rest is the token's aud, which Vault compares with its resource. So
-			// a resource with a slash at its end makes two slashes.
+			// Microsoft cuts "/.default" off, and the rest is the token's aud, which Vault compares with its resource.
+			// So a resource with a slash at its end makes two slashes.
 			"scope":                 {a.resource + "/.default"},
 			"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
 			"client_assertion":      {assertion},

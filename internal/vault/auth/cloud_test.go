@@ -206,8 +206,8 @@ func TestCloudLogin(t *testing.T) {
 func TestEndlessResponsesOfACloudAreNotRead(t *testing.T) {
 	paths := map[string]bool{}
 	for name, spec := range specs {
-		normal := newCloud(t)
-		if _, err := normal.at(issuer(t, spec)).Login(t.Context(), &fakeRequester{data: secretData(t)}, who); err != nil {
+		normal, f := newCloud(t), &fakeRequester{data: secretData(t)}
+		if _, err := normal.at(issuer(t, spec)).Login(t.Context(), f, who); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		for path := range normal.last {
