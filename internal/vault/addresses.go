@@ -52,11 +52,8 @@ func parsePrefix(text string) (netip.Prefix, bool) {
 	if prefix, err := netip.ParsePrefix(text); err == nil {
 		return prefix.Masked(), true
 	}
-	if addr, err := netip.ParseAddr(text); err == nil {
-		addr = addr.WithZone("").Unmap()
-		return netip.PrefixFrom(addr, addr.BitLen()), true
-	}
-	return netip.Prefix{}, false
+	addr, ok := parseAddr(text)
+	return netip.PrefixFrom(addr, addr.BitLen()), ok
 }
 
 func (h Hosts) empty() bool { return len(h.names)+len(h.prefixes) == 0 }
@@ -109,15 +106,50 @@ var protected = []struct {
 	{netip.MustParsePrefix("::/128"), "an unspecified address"},
 	{netip.MustParsePrefix("224.0.0.0/4"), "a multicast address"},
 	{netip.MustParsePrefix("ff00::/8"), "a multicast address"},
-	// AWS, Google Cloud, Alibaba Cloud, Oracle Cloud, and Azure's WireServer. The others use link-local addresses.
+	// AWS, Google Cloud, Oracle Cloud, Scaleway, Akamai, Alibaba Cloud, Oracle Cloud Classic, and Azure's WireServer.
+	// All other addresses are link-local.
 	{netip.MustParsePrefix("fd00:ec2::/32"), metadataService},
 	{netip.MustParsePrefix("fd20:ce::254/128"), metadataService},
+	{netip.MustParsePrefix("fd00:c1::a9fe:a9fe/128"), metadataService},
+	{netip.MustParsePrefix("fd00:42::42/128"), metadataService},
+	{netip.MustParsePrefix("fd00:a9fe:a9fe::1/128"), metadataService},
+	{netip.MustParsePrefix("fd00:100::100:200/128"), metadataService},
 	{netip.MustParsePrefix("100.100.100.200/32"), metadataService},
 	{netip.MustParsePrefix("192.0.0.192/32"), metadataService},
 	{netip.MustParsePrefix("168.63.129.16/32"), metadataService},
 }
 
 const metadataService = "an address of a cloud's metadata service"
+
+// embeddable are the IPv4 addresses of metadata services. A network may choose its own prefix for NAT64, so they are
+// protected behind every prefix. Any other IPv4 address may be a part of an IPv6 address by chance.
+var embeddable = []netip.Addr{
+	netip.MustParseAddr("169.254.169.254"),
+	// AWS for containers, and EKS Pod Identity.
+	netip.MustParseAddr("169.254.170.2"), netip.MustParseAddr("169.254.170.23"),
+	// Scaleway and Tencent Cloud.
+	netip.MustParseAddr("169.254.42.42"), netip.MustParseAddr("169.254.0.23"),
+	netip.MustParseAddr("100.100.100.200"), netip.MustParseAddr("192.0.0.192"), netip.MustParseAddr("168.63.129.16"),
+}
+
+// embedded is where in an IPv6 address the four bytes of an IPv4 address are: those of NAT64 for prefixes of 32, 40,
+// 48, 56, 64 and 96 bits, whose byte 8 is not used (RFC 6052), and those of 6to4 (RFC 3056). The last four are also
+// those of IPv4-compatible and IPv4-translated addresses (RFC 4291, RFC 7915) and of ISATAP (RFC 5214).
+var embedded = [][4]int{
+	{4, 5, 6, 7}, {5, 6, 7, 9}, {6, 7, 9, 10}, {7, 9, 10, 11}, {9, 10, 11, 12}, {12, 13, 14, 15}, {2, 3, 4, 5},
+}
+
+// leadsToMetadata reports whether a metadata service's IPv4 address is embedded in an IPv6 address.
+func leadsToMetadata(addr netip.Addr) bool {
+	if !addr.Is6() {
+		return false
+	}
+	bytes := addr.As16()
+	return slices.ContainsFunc(embedded, func(at [4]int) bool {
+		v4 := [4]byte{bytes[at[0]], bytes[at[1]], bytes[at[2]], bytes[at[3]]}
+		return slices.Contains(embeddable, netip.AddrFrom4(v4))
+	})
+}
 
 // refusedAddress is the error of a connection that --allowed-addresses does not permit. It does not contain the address
 // that a name resolves to: the author of a provider need not learn the cluster's names.
@@ -142,6 +174,9 @@ func (h Hosts) check(host string, addr netip.Addr) error {
 		if p.Contains(addr) && !slices.ContainsFunc(h.prefixes, named) {
 			return &refusedAddress{host, "because it is " + p.what}
 		}
+	}
+	if leadsToMetadata(addr) && !slices.Contains(h.prefixes, netip.PrefixFrom(addr, addr.BitLen())) {
+		return &refusedAddress{host, "because it is " + metadataService}
 	}
 	if h.empty() || h.hasAddress(addr) || h.has(host) {
 		return nil

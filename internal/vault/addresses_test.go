@@ -45,6 +45,8 @@ func TestAddressesAreChecked(t *testing.T) {
 		{"pods and services need no entry", nil, "vault.vault.svc", "10.96.0.12", ""},
 		{"neither do public addresses", nil, "vault.example", "203.0.113.7", ""},
 		{"neither does IPv6", nil, "vault.example", "fd12::7", ""},
+		{"nor an address that looks like one of loopback", nil, "vault.example", "fd12::7f00:1", ""},
+		{"or like a public one", nil, "vault.example", "2001:db8::a9fe:1", ""},
 		{"the machine itself", nil, "127.0.0.1", "127.0.0.1", "a loopback address"},
 		{"all of its addresses", nil, "127.8.8.8", "127.8.8.8", "a loopback address"},
 		{"in IPv6", nil, "::1", "::1", "a loopback address"},
@@ -81,6 +83,57 @@ func TestAddressesAreChecked(t *testing.T) {
 		err := must(ParseHosts(c.allowed)).check(c.host, addr)
 		if (err == nil) != (c.refused == "") || err != nil && !strings.Contains(err.Error(), c.refused) {
 			t.Errorf("%s: %s at %s with %v: got %v, want %q", c.why, c.host, c.address, c.allowed, err, c.refused)
+		}
+	}
+}
+
+func TestMetadataServicesOfAllCloudsAreProtected(t *testing.T) {
+	for address, of := range map[string]string{
+		"169.254.169.254":    "AWS, Google Cloud, Azure, Oracle Cloud, OpenStack, DigitalOcean, Hetzner and others",
+		"169.254.170.2":      "AWS for containers",
+		"169.254.170.23":     "EKS Pod Identity",
+		"169.254.42.42":      "Scaleway",
+		"169.254.0.23":       "Tencent Cloud",
+		"100.100.100.200":    "Alibaba Cloud",
+		"192.0.0.192":        "Oracle Cloud Classic",
+		"168.63.129.16":      "Azure's WireServer",
+		"fe80::a9fe:a9fe":    "OpenStack in IPv6",
+		"fd00:ec2::254":      "AWS in IPv6",
+		"fd00:ec2::23":       "EKS Pod Identity in IPv6",
+		"fd20:ce::254":       "Google Cloud in IPv6",
+		"fd00:c1::a9fe:a9fe": "Oracle Cloud in IPv6",
+		"fd00:42::42":        "Scaleway in IPv6",
+		"fd00:a9fe:a9fe::1":  "Akamai in IPv6",
+		"fd00:100::100:200":  "Alibaba Cloud in IPv6",
+
+		"::ffff:169.254.169.254":          "IPv4-mapped",
+		"::ffff:100.100.100.200":          "IPv4-mapped",
+		"::169.254.169.254":               "IPv4-compatible",
+		"::ffff:0:169.254.169.254":        "IPv4-translated",
+		"64:ff9b::a9fe:a9fe":              "NAT64",
+		"64:ff9b::6464:64c8":              "NAT64 to Alibaba Cloud",
+		"64:ff9b:1::a9fe:a9fe":            "NAT64 with the prefix for local use",
+		"64:ff9b:1:a9fe:a9:fe00::":        "the same with its 48 bits",
+		"2001:db8:a9fe:a9fe::":            "NAT64 with a prefix of 32 bits",
+		"2001:db8:1a9:fea9:fe::":          "NAT64 with a prefix of 40 bits",
+		"2001:db8:122:a9fe:a9:fe00::":     "NAT64 with a prefix of 48 bits",
+		"2001:db8:122:3a9:fe:a9fe::":      "NAT64 with a prefix of 56 bits",
+		"2001:db8:122:344:a9:fea9:fe00:0": "NAT64 with a prefix of 64 bits",
+		"2001:db8:122:344::a9fe:a9fe":     "NAT64 with a prefix of 96 bits",
+		"2002:a9fe:a9fe::1":               "6to4",
+		"2001:db8::5efe:a9fe:a9fe":        "ISATAP",
+	} {
+		addr, ok := parseAddr(address)
+		if !ok {
+			t.Fatal(address)
+		}
+		for _, allowed := range [][]string{nil, {"0.0.0.0/0", "::/0"}, {"vault.example"}} {
+			if must(ParseHosts(allowed)).check("vault.example", addr) == nil {
+				t.Errorf("%s, %s: leasekeeper connects to it with %v", address, of, allowed)
+			}
+		}
+		if err := must(ParseHosts([]string{address})).check(address, addr); err != nil {
+			t.Errorf("%s, %s: it is listed: %v", address, of, err)
 		}
 	}
 }

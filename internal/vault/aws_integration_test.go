@@ -4,6 +4,8 @@ package vault_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
@@ -15,6 +17,7 @@ const (
 	ordersARN = "arn:aws:iam::111122223333:role/orders"
 	keeperARN = "arn:aws:iam::111122223333:role/keeper"
 	userARN   = "arn:aws:iam::111122223333:user/orders"
+	podARN    = "arn:aws:iam::111122223333:role/leasekeeper"
 )
 
 // setUpAWS lets Vault ask an emulated STS. The serverID of all logins is vault.test.
@@ -22,7 +25,7 @@ func setUpAWS(ctx context.Context, all map[string]methodOnVault) error {
 	s := testbed.StartSTS()
 	s.Trust(ordersARN, "shop", "orders")
 	s.Trust(keeperARN, "system", "leasekeeper")
-	s.AddKey("AKIAORDERS", userARN)
+	s.AddKey("AKIAORDERS", "secret of orders", userARN)
 	role := func(arn, policy string) map[string]any {
 		return map[string]any{"auth_type": "iam", "bound_iam_principal_arn": arn, "resolve_aws_unique_ids": false,
 			"token_policies": policy, "token_ttl": "1h"}
@@ -31,12 +34,12 @@ func setUpAWS(ctx context.Context, all map[string]methodOnVault) error {
 		"sts_endpoint": s.URL, "sts_region": "eu-central-1", "iam_server_id_header_value": "vault.test",
 	}},
 		setting{"role/app", role(ordersARN, "app")}, setting{"role/user", role(userARN, "app")},
-		setting{"role/keeper", role(keeperARN, "keeper")},
+		setting{"role/keeper", role(keeperARN, "keeper")}, setting{"role/pod", role(podARN, "app")},
 	); err != nil {
 		return err
 	}
 	keys, err := secretWith(ctx, "aws-keys",
-		map[string]string{"access_key_id": "AKIAORDERS", "secret_access_key": "secret\n"})
+		map[string]string{"access_key_id": "AKIAORDERS", "secret_access_key": "secret of orders\n"})
 	if err != nil {
 		return err
 	}
@@ -47,16 +50,33 @@ func setUpAWS(ctx context.Context, all map[string]methodOnVault) error {
 		}}
 	}
 	keeper := spec("keeper", keeperARN, "leasekeeper", "system")
-	all["aws"] = methodOnVault{spec("app", ordersARN, "orders", ""), keeper, false}
-	all["aws with keys"] = methodOnVault{v1alpha1.VaultAuth{AWS: &v1alpha1.VaultAWSAuth{
+	all["aws"] = methodOnVault{auth: spec("app", ordersARN, "orders", ""), keeper: keeper}
+	all["aws with keys"] = methodOnVault{auth: v1alpha1.VaultAuth{AWS: &v1alpha1.VaultAWSAuth{
 		Role: "user", Region: "eu-central-1", ServerID: "vault.test", STSEndpoint: s.URL,
 		SecretRef: &keys.SecretReference,
-	}}, keeper, false}
+	}}, keeper: keeper}
+	agent := s.AddPod("token of the pod", podARN)
+	all["aws with Pod Identity"] = methodOnVault{auth: v1alpha1.VaultAuth{AWS: &v1alpha1.VaultAWSAuth{
+		Role: "pod", Region: "eu-central-1", ServerID: "vault.test", STSEndpoint: s.URL, PodIdentity: true,
+	}}, keeper: keeper, prepare: func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "token")
+		must(t, os.WriteFile(file, []byte("token of the pod\n"), 0o600))
+		t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", agent)
+		t.Setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file)
+	}}
 	return nil
 }
 
 func TestRefusalsOfAWS(t *testing.T) {
 	all := methods()
+	withKey := func(id, secret string) func(*v1alpha1.VaultAWSAuth) {
+		ref, err := secretWith(t.Context(), unique("aws-keys"),
+			map[string]string{"access_key_id": id, "secret_access_key": secret})
+		must(t, err)
+		return func(a *v1alpha1.VaultAWSAuth) {
+			a.Role, a.RoleARN, a.ServiceAccountRef, a.SecretRef = "user", "", nil, &ref.SecretReference
+		}
+	}
 	for _, c := range []struct {
 		name, because string
 		change        func(*v1alpha1.VaultAWSAuth)
@@ -75,6 +95,10 @@ func TestRefusalsOfAWS(t *testing.T) {
 		{"a role of Vault for another principal", "bound_iam_principal_arn does not match",
 			func(a *v1alpha1.VaultAWSAuth) { a.Role = "keeper" }, backend.LoginFailed,
 			[]string{`role "keeper"`, "bound_iam_principal_arn"}},
+		{"a wrong secret key", "a typo", withKey("AKIAORDERS", "another secret"), backend.LoginFailed,
+			[]string{"SignatureDoesNotMatch", "the secret access key is wrong"}},
+		{"an unknown key", "somebody deleted it", withKey("AKIADELETED", "secret of orders"), backend.LoginFailed,
+			[]string{"InvalidClientTokenId", "the access key does not exist"}},
 		{"an STS that cannot be reached", "a typo",
 			func(a *v1alpha1.VaultAWSAuth) { a.STSEndpoint = "http://127.0.0.1:1" }, backend.Unavailable,
 			[]string{"STS cannot be reached", "auth.aws.stsEndpoint"}},

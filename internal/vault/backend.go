@@ -21,6 +21,7 @@ type Backend struct {
 	kube            Kube
 	serviceAccounts *serviceAccountTokens
 	secrets         *authSecrets
+	unwrapped       *unwrapped
 	sleep           func(context.Context, time.Duration) error
 	timeout         time.Duration
 	issueTimeout    time.Duration

@@ -169,6 +169,9 @@ func conclude(ctx context.Context, c call, r rawResponse, err error) (finding, *
 		return inconclusive, nil
 	case err != nil && backend.KindOf(err) == backend.Misconfigured:
 		return inconclusive, nil // nothing was sent, or the response is a redirect that is not followed
+	case err != nil && backend.KindOf(err) == backend.TLS && c.certificate != nil:
+		// The certificate of one login may be refused while the server serves others.
+		return limited, backend.Errorf(backend.TLS, "%s", err)
 	case err != nil && backend.KindOf(err) == backend.TLS:
 		return maybeDown, backend.Errorf(backend.TLS, "%s", err)
 	case err != nil && backend.KindOf(err) == backend.NoResponse && !c.exempt:

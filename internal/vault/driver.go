@@ -49,6 +49,8 @@ type Driver struct {
 
 	mu       sync.Mutex
 	backends map[backendKey]*Backend
+	// unwrapped outlives a change of the provider's spec.
+	unwrapped map[backendKey]*unwrapped
 }
 
 var _ backend.Driver = (*Driver)(nil)
@@ -77,6 +79,7 @@ func NewDriver(opts Options) *Driver {
 		secrets:         newAuthSecrets(opts.Clock, opts.Kube),
 		cloud:           newCloudClients(opts.Timeout, dialer{opts.AllowedAddresses}),
 		backends:        map[backendKey]*Backend{},
+		unwrapped:       map[backendKey]*unwrapped{},
 	}
 }
 
@@ -157,6 +160,15 @@ func (d *Driver) find(key backendKey) *Backend {
 	return d.backends[key]
 }
 
+func (d *Driver) unwrappedOf(key backendKey) *unwrapped {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.unwrapped[key] == nil {
+		d.unwrapped[key] = newRecent[*cached[string]](maxUnwrapped)
+	}
+	return d.unwrapped[key]
+}
+
 // replace installs the new backend unless another caller was faster.
 func (d *Driver) replace(key backendKey, old, created *Backend) *Backend {
 	d.mu.Lock()
@@ -203,7 +215,8 @@ func (d *Driver) newBackend(p v1alpha1.Provider, spec *v1alpha1.VaultProvider, m
 		kube:            confine(d.opts.Kube, p.GetNamespace()),
 		serviceAccounts: d.serviceAccounts,
 		secrets:         d.secrets,
-		refusals:        refusals{clock: d.opts.Clock},
+		unwrapped:       d.unwrappedOf(keyOf(p)),
+		refusals:        newRefusals(d.opts.Clock),
 		sleep:           d.opts.Sleep,
 		timeout:         d.opts.Timeout,
 		issueTimeout:    d.opts.IssueTimeout,
@@ -234,6 +247,7 @@ func (d *Driver) Forget(p v1alpha1.Provider) {
 	d.mu.Lock()
 	old := d.backends[key]
 	delete(d.backends, key)
+	delete(d.unwrapped, key)
 	d.mu.Unlock()
 	if old != nil {
 		old.retire()

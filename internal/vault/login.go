@@ -105,7 +105,16 @@ func (q requester) login(ctx context.Context, req auth.Request) (auth.Token, err
 		return auth.Token{}, err
 	}
 	a, ok := r.parse()
+	// Versions differ in the status of a login while a directory is down.
+	failed := clientError(r.status) || r.status == http.StatusInternalServerError
 	switch {
+	case ok && failed && !a.outage() && a.unquoted().says(engineDown):
+		down := backend.Errorf(backend.Failed, "%s: Vault cannot check the login now: %s",
+			req.Action, a.errorText(req.Secrets...))
+		if because := causeOf(req, a); because != "" {
+			down.Message += "; " + because
+		}
+		return auth.Token{}, down
 	case ok && clientError(r.status) && !a.outage():
 		return auth.Token{}, backend.Errorf(backend.LoginFailed, "%s: Vault refused: %s; %s",
 			req.Action, a.errorText(req.Secrets...), hint(req, a))
@@ -128,13 +137,21 @@ func (q requester) login(ctx context.Context, req auth.Request) (auth.Token, err
 
 // hint is what the user can do about a refused login.
 func hint(req auth.Request, a response) string {
+	if because := causeOf(req, a); because != "" {
+		return req.Hint + "; " + because
+	}
+	return req.Hint
+}
+
+// causeOf is the hint for the texts of the response; empty: there is none.
+func causeOf(req auth.Request, a response) string {
 	text := strings.Join(a.errorTexts(), "; ")
 	for _, cause := range req.Causes {
 		if strings.Contains(text, cause.Text) {
-			return req.Hint + "; " + cause.Hint
+			return cause.Hint
 		}
 	}
-	return req.Hint
+	return ""
 }
 
 // WithServiceAccountToken implements auth.Requester.

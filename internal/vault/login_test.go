@@ -118,6 +118,33 @@ func TestAFailedLoginNamesTheIdentityAndCause(t *testing.T) {
 	}
 }
 
+// The text is that of a real Vault, which responds 500; others respond 400. See TestADirectoryThatIsDownIsAnOutage.
+func TestAnOutageBehindVaultIsNoWrongPassword(t *testing.T) {
+	const down = `LDAP Result Code 200 "Network Error": dial tcp 10.0.0.7:389: connect: connection refused`
+	f := newFixture(t, func(p *v1alpha1.ClusterSecretProvider, _ *Options) {
+		p.Spec.Vault.Auth = v1alpha1.VaultAuth{
+			LDAP: &v1alpha1.VaultLDAPAuth{Username: "connect", SecretRef: loginRef},
+		}
+	})
+	f.put("password", "right")
+	const path = "auth/ldap/login/connect"
+	f.server.inTurn(path, errs(400, down), errs(500, down), loginResponse("acc", 3600, 0))
+	for range 2 {
+		_, err := f.Login(t.Context(), who)
+		wantKind(t, err, backend.Failed)
+		wantText(t, err, "Vault cannot check the login now", "check that it runs, and url in auth/ldap/config")
+		if strings.Contains(err.Error(), "password") {
+			t.Errorf("got %q, and the password is not wrong", err)
+		}
+	}
+	_, err := f.Login(t.Context(), who)
+	wantKind(t, err, "")
+	// A name may contain anything.
+	f.server.always(path, errs(400, `user "connect" has no password "reset"`))
+	_, err = f.Login(t.Context(), who)
+	wantKind(t, err, backend.LoginFailed)
+}
+
 func TestACachedTokenThatIsRefusedIsReplacedOnce(t *testing.T) {
 	f := newFixture(t)
 	if _, err := f.Login(t.Context(), who); err != nil {

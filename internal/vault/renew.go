@@ -19,7 +19,7 @@ const maxIncrement = 10 * 365 * 24 * time.Hour
 // refusesRenewal says whether a response with status 400 is about the lease, and not about an engine that is down or a
 // node that is not active any more.
 func refusesRenewal(a response) bool {
-	return len(a.errorTexts()) > 0 && !a.says(engineDown) && !a.outage()
+	return len(a.errorTexts()) > 0 && !a.unavailable()
 }
 
 // Renew implements backend.Backend.

@@ -117,6 +117,19 @@ func (a response) errorText(secrets ...string) string {
 	return scrub(strings.Join(texts, "; "), append(secrets, a.token)...)
 }
 
+var quoted = regexp.MustCompile(`"[^"]*"`)
+
+// unquoted is the response without the names that its error texts quote, such as that of a role. A name may contain
+// anything.
+func (a response) unquoted() response {
+	texts := make([]string, 0, len(a.errorTexts()))
+	for _, text := range a.errorTexts() {
+		texts = append(texts, quoted.ReplaceAllString(text, ""))
+	}
+	a.Errors = &texts
+	return a
+}
+
 // maxSeconds keeps a duration within the range of time.Duration.
 const maxSeconds = 100 * 365 * 24 * 3600
 

@@ -1,6 +1,8 @@
 package vault
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"sync"
 	"time"
 
@@ -22,6 +24,14 @@ func (c call) scope() string {
 		scope = c.namespace + "/" + scope
 	}
 	return scope
+}
+
+// scopeKey is the scope in the sense of scopes. Another certificate is tried at once.
+func (c call) scopeKey() string {
+	if c.certificate == nil || len(c.certificate.Certificate) == 0 {
+		return c.scope()
+	}
+	return fmt.Sprintf("%s %x", c.scope(), sha256.Sum256(c.certificate.Certificate[0]))
 }
 
 // scopes are circuit breakers like that of the server, one for each scope that it refuses while it may serve others.
@@ -67,7 +77,7 @@ type probes struct{ server, scope bool }
 
 // allow permits a request, or returns the error that it would get.
 func (b *Backend) allow(c call) (p probes, err error) {
-	narrow := b.scopes.find(c.scope())
+	narrow := b.scopes.find(c.scopeKey())
 	if narrow != nil {
 		if p.scope, err = narrow.allow(); err != nil {
 			return p, err
@@ -81,7 +91,7 @@ func (b *Backend) allow(c call) (p probes, err error) {
 
 // observe records the result of a request that was permitted. A refusal of its scope shows that the server serves.
 func (b *Backend) observe(c call, p probes, sent time.Time, f finding, fault *backend.Error) {
-	scope := c.scope()
+	scope := c.scopeKey()
 	narrow := b.scopes.find(scope)
 	server := f
 	if f == limited {

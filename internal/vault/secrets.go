@@ -7,53 +7,65 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"k8s.io/utils/clock"
+	"k8s.io/utils/lru"
 
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/vault/auth"
 )
 
-// maxSecrets bounds the cache of Secrets and that of unwrapped values.
-const maxSecrets = 1024
+const (
+	// maxSecrets bounds the cache of Secrets, and the refused logins that a provider remembers.
+	maxSecrets = 1024
+	// maxUnwrapped bounds the unwrapped values of a provider. It needs those of auth and of keeperAuth.
+	maxUnwrapped = 16
+)
+
+// recent are the values that were used last. It drops the least recently used.
+type recent[T any] struct {
+	mu    sync.Mutex
+	cache *lru.Cache
+}
+
+func newRecent[T any](size int) *recent[T] { return &recent[T]{cache: lru.New(size)} }
+
+// get returns the value of a key; create makes one if there is none.
+func (r *recent[T]) get(key string, create func() T) T {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if found, ok := r.cache.Get(key); ok {
+		return found.(T)
+	}
+	created := create()
+	r.cache.Add(key, created)
+	return created
+}
+
+// unwrapped are the values that a provider has unwrapped, by the hash of their wrapping token. Vault returns each only
+// once, so losing one costs a new wrapping token. No other provider may use them: a used wrapping token is no secret.
+type unwrapped = recent[*cached[string]]
 
 // authSecrets are the Secrets that auth methods log in with. Each is read at most once a minute, so that a thousand
 // issuances do not read it a thousand times, and again after a refusal, so that a new password is used at once.
 type authSecrets struct {
-	clock clock.PassiveClock
-	kube  Kube
-
-	mu      sync.Mutex
-	entries map[string]*cached[*auth.Secret]
-	// unwrapped values by the hash of their wrapping token. Vault returns each only once, so losing one costs a new
-	// wrapping token.
-	unwrapped map[string]*cached[string]
+	clock   clock.PassiveClock
+	kube    Kube
+	entries *recent[*cached[*auth.Secret]]
 }
 
 func newAuthSecrets(c clock.PassiveClock, k Kube) *authSecrets {
-	return &authSecrets{clock: c, kube: k,
-		entries: map[string]*cached[*auth.Secret]{}, unwrapped: map[string]*cached[string]{}}
-}
-
-// entry returns the entry of a map with the key. A full map is emptied first.
-func entry[T comparable](a *authSecrets, entries map[string]*cached[T], key string) *cached[T] {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if found := entries[key]; found != nil {
-		return found
-	}
-	if len(entries) >= maxSecrets {
-		clear(entries)
-	}
-	entries[key] = newCached[T](a.clock)
-	return entries[key]
+	return &authSecrets{clock: c, kube: k, entries: newRecent[*cached[*auth.Secret]](maxSecrets)}
 }
 
 func (a *authSecrets) of(ref v1alpha1.SecretReference) *cached[*auth.Secret] {
-	return entry(a, a.entries, ref.Namespace+"/"+ref.Name)
+	return a.entries.get(ref.Namespace+"/"+ref.Name, func() *cached[*auth.Secret] {
+		return newCached[*auth.Secret](a.clock)
+	})
 }
 
 // read returns the Secret, and whether it came from the cache.
@@ -105,12 +117,15 @@ func mayBeOutdated(err error) bool {
 
 // Unwrap implements auth.Requester.
 func (q requester) Unwrap(ctx context.Context, wrappingToken, field, hint string) (string, error) {
-	sum := sha256.Sum256([]byte(q.b.base.String() + "\x00" + field + "\x00" + wrappingToken))
-	value, _, err := entry(q.b.secrets, q.b.secrets.unwrapped, hex.EncodeToString(sum[:])).get(ctx,
-		func(ctx context.Context) (string, life, error) {
-			value, err := q.b.unwrap(ctx, wrappingToken, field, hint)
-			return value, life{}, err
-		})
+	sum := sha256.Sum256([]byte(strings.Join(
+		[]string{q.b.base.String(), q.b.spec.Namespace, field, wrappingToken}, "\x00")))
+	known := q.b.unwrapped.get(hex.EncodeToString(sum[:]), func() *cached[string] {
+		return newCached[string](q.b.clock)
+	})
+	value, _, err := known.get(ctx, func(ctx context.Context) (string, life, error) {
+		value, err := q.b.unwrap(ctx, wrappingToken, field, hint)
+		return value, life{}, err
+	})
 	return value, err
 }
 
@@ -128,7 +143,7 @@ func (b *Backend) unwrap(ctx context.Context, wrappingToken, field, hint string)
 	a, ok := r.parse()
 	var value string
 	switch {
-	case ok && clientError(r.status):
+	case ok && clientError(r.status) && !a.unavailable():
 		return "", backend.Errorf(backend.LoginFailed, "%s: Vault refused: %s; the token has expired, or was used "+
 			"before, perhaps by leasekeeper before a restart: %s", what, a.errorText(wrappingToken), hint)
 	case !succeeded(r.status):
@@ -144,8 +159,11 @@ func (b *Backend) unwrap(ctx context.Context, wrappingToken, field, hint string)
 // the provider, is tried at once.
 type refusals struct {
 	clock clock.PassiveClock
-	mu    sync.Mutex
-	known map[string]refusal
+	known *lru.Cache
+}
+
+func newRefusals(c clock.PassiveClock) refusals {
+	return refusals{clock: c, known: lru.New(maxSecrets)}
 }
 
 type refusal struct {
@@ -166,33 +184,33 @@ func keyOfLogin(req auth.Request) string {
 	return fmt.Sprintf("%s %x", req.Path, sum)
 }
 
+// last is the last refusal of a login; nil: it was not refused.
+func (f refusals) last(key string) *refusal {
+	found, _ := f.known.Get(key)
+	last, _ := found.(*refusal)
+	return last
+}
+
 // check returns the error of the last refusal while the login must not be repeated.
-func (f *refusals) check(key string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if last, ok := f.known[key]; ok && f.clock.Now().Before(last.until) {
+func (f refusals) check(key string) error {
+	if last := f.last(key); last != nil && f.clock.Now().Before(last.until) {
 		return last.err
 	}
 	return nil
 }
 
 // note records the result of a login.
-func (f *refusals) note(key string, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+func (f refusals) note(key string, err error) {
 	if err == nil {
-		delete(f.known, key)
+		f.known.Remove(key)
 		return
 	}
 	if backend.KindOf(err) != backend.LoginFailed {
 		return
 	}
-	if f.known == nil || len(f.known) >= maxSecrets {
-		f.known = map[string]refusal{}
-	}
 	pause := firstRefusalPause
-	if last, ok := f.known[key]; ok {
+	if last := f.last(key); last != nil {
 		pause = min(4*last.pause, lastRefusalPause)
 	}
-	f.known[key] = refusal{err: err, until: f.clock.Now().Add(pause), pause: pause}
+	f.known.Add(key, &refusal{err: err, until: f.clock.Now().Add(pause), pause: pause})
 }

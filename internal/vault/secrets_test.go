@@ -169,6 +169,80 @@ func TestASecretIDIsUnwrappedOnce(t *testing.T) {
 	}
 }
 
+// A wrapping token that was used is useless to everyone who reads it later, so it must not lead to what it wrapped.
+func TestNoOtherProviderUsesAnUnwrappedSecretID(t *testing.T) {
+	f := newFixture(t, withWrappedAppRole)
+	f.put("secretId", "hvs.wrapping-token")
+	f.server.inTurn(unwrapPath, ok(`{"request_id":"1","data":{"secret_id":"the-secret-id"}}`),
+		errs(400, "wrapping token is not valid or does not exist"))
+	f.server.always("auth/approle/login", loginResponse("acc", 3600, 0))
+	_, err := f.Login(t.Context(), who)
+	wantKind(t, err, "")
+	for name, change := range map[string]func(*v1alpha1.ClusterSecretProvider){
+		"another name": func(p *v1alpha1.ClusterSecretProvider) { p.Name, p.UID = "copy", "copy" },
+		"another UID":  func(p *v1alpha1.ClusterSecretProvider) { p.UID = "again" },
+	} {
+		other := f.provider.DeepCopy()
+		change(other)
+		b, err := f.driver.backendFor(t.Context(), other)
+		wantNil(t, err)
+		if _, err = b.Login(t.Context(), who); backend.KindOf(err) != backend.LoginFailed {
+			t.Errorf("a provider with %s: got %v, want %s", name, err, backend.LoginFailed)
+		}
+	}
+	f.driver.Forget(f.provider)
+	b, err := f.driver.backendFor(t.Context(), f.provider)
+	wantNil(t, err)
+	_, err = b.Login(t.Context(), who)
+	wantKind(t, err, backend.LoginFailed)
+}
+
+func TestAFullCacheDropsTheLeastRecentlyUsed(t *testing.T) {
+	made := 0
+	r := newRecent[int](3)
+	for _, c := range []struct {
+		key  string
+		want int
+	}{
+		{"a", 1}, {"b", 2}, {"c", 3}, {"a", 1}, {"d", 4}, {"c", 3}, {"a", 1}, {"b", 5},
+	} {
+		got := r.get(c.key, func() int { made++; return made })
+		if got != c.want {
+			t.Errorf("%s: got value %d, want %d", c.key, got, c.want)
+		}
+	}
+}
+
+func TestAnOutageUsesNoWrappingTokenUp(t *testing.T) {
+	for name, test := range map[string]struct {
+		text string
+		kind backend.ErrorKind
+	}{
+		"a standby without an active node": {
+			"local node not active but active cluster node not found", backend.Unavailable,
+		},
+		"a sealed node":     {"Vault is sealed", backend.Unavailable},
+		"a lost leadership": {"error looking up wrapping token: node is not the leader", backend.Unavailable},
+		"a seal in a text":  {"error validating wrapping token: Vault is sealed", backend.Failed},
+		"a slow storage":    {"error looking up wrapping token: context deadline exceeded", backend.Failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, withWrappedAppRole)
+			f.put("secretId", "hvs.wrapping-token")
+			f.server.inTurn(unwrapPath, errs(400, test.text), ok(`{"request_id":"1","data":{"secret_id":"the-id"}}`))
+			f.server.always("auth/approle/login", loginResponse("acc", 3600, 0))
+			_, err := f.Login(t.Context(), who)
+			wantKind(t, err, test.kind)
+			if strings.Contains(err.Error(), "used before") || strings.Contains(err.Error(), "hvs.") {
+				t.Errorf("got %v, want an outage", err)
+			}
+			f.clock.SetTime(epoch.Add(2 * time.Second))
+			_, err = f.Login(t.Context(), who)
+			wantKind(t, err, "")
+		})
+	}
+}
+
 func TestAUsedUpSecretIDIsReported(t *testing.T) {
 	const unwrapped = `{"request_id":"1","data":{"secret_id":"the-secret-id"}}`
 	for name, test := range map[string]struct {

@@ -225,3 +225,6 @@ func (a response) says(m meaning, arguments ...any) bool {
 func (a response) outage() bool {
 	return a.says(notHandled) || a.says(noActiveNode) || a.says(lostActive)
 }
+
+// unavailable reports whether the response says that the server, or what it depends on, does not serve now.
+func (a response) unavailable() bool { return a.outage() || a.says(engineDown) }

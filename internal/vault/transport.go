@@ -76,14 +76,8 @@ func newLoginClient(config *tls.Config, dial dialer, proxy proxyFunc, certificat
 // for which the client for metadata is used are constants of the code, or come from leasekeeper's own environment. They
 // are link-local, so they are neither checked nor requested through a proxy, which has a metadata server of its own.
 func newCloudClients(timeout time.Duration, dial dialer) auth.HTTPClients {
-	exchange := newHTTPClient(&tls.Config{MinVersion: tls.VersionTLS12}, dial, environmentProxy())
-	exchange.Timeout = timeout
-	metadata := &http.Client{
-		Transport:     &http.Transport{MaxResponseHeaderBytes: 64 << 10},
-		CheckRedirect: noRedirect,
-		Timeout:       timeout,
-	}
-	return auth.HTTPClients{Exchange: exchange, Metadata: metadata}
+	exchange := newHTTPClient(&tls.Config{MinVersion: tls.VersionTLS12}, dial, environmentProxy()).Transport
+	return auth.NewHTTPClients(exchange, &http.Transport{MaxResponseHeaderBytes: 64 << 10}, timeout)
 }
 
 // connectTimeout bounds dialling a connection, and its TLS handshake.

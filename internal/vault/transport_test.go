@@ -264,3 +264,22 @@ func TestCertificateAuthorityInPEMOrDER(t *testing.T) {
 		})
 	}
 }
+
+func TestResponsesOfACloudAreBounded(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, strings.Repeat(" ", 1<<20))
+	}))
+	t.Cleanup(s.Close)
+	clients := newCloudClients(time.Minute, dialer{loopback})
+	for name, client := range map[string]*http.Client{
+		"a service that exchanges tokens": clients.Exchange, "a metadata server": clients.Metadata,
+	} {
+		response, err := client.Get(s.URL)
+		wantNil(t, err)
+		n, err := io.Copy(io.Discard, response.Body)
+		_ = response.Body.Close()
+		if err == nil || n > 64<<10 {
+			t.Errorf("%s: %d bytes of a response of 1 MiB were read, with the error %v", name, n, err)
+		}
+	}
+}

@@ -85,6 +85,8 @@ func (a iam) Login(ctx context.Context, r Requester, who backend.Identity) (Toke
 			Causes: []Cause{
 				{"X-Vault-AWS-IAM-Server-ID", fmt.Sprintf("%s.aws.serverID must be iam_server_id_header_value of "+
 					"auth/%s/config/client", a.field, a.mount)},
+				{"SignatureDoesNotMatch", "the secret access key is wrong: replace it"},
+				{"InvalidClientTokenId", "the access key does not exist, or lacks its session token: replace it"},
 				{"making upstream request", fmt.Sprintf("Vault cannot use STS: check sts_endpoint and sts_region in "+
 					"auth/%s/config/client, which must be for the region %s of %s.aws.region",
 					a.mount, a.region, a.field)},

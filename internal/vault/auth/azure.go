@@ -97,10 +97,6 @@ func (a azure) login(ctx context.Context, r Requester, jwt, of string) (Token, e
 func (a azure) federated(
 	ctx context.Context, client *http.Client, account ServiceAccount, assertion string,
 ) (string, error) {
-	scope := a.resource
-	if scope[len(scope)-1] != '/' {
-		scope += "/"
-	}
 	return exchange{
 		service: "Microsoft Entra ID",
 		fields: fmt.Sprintf("%s.azure.tenantID and clientID, and the federated credential of the application: its "+
@@ -108,7 +104,10 @@ func (a azure) federated(
 			a.field, account.Namespace, account.Name, account.Audiences),
 		url: a.authority + "/" + url.PathEscape(a.tenant) + "/oauth2/v2.0/token",
 		form: url.Values{
-			"grant_type": {"client_credentials"}, "client_id": {a.client}, "scope": {scope + ".default"},
+			"grant_type": {"client_credentials"}, "client_id": {a.client},
+			// Microsoft cuts "/.default" off, and the rest is the token's aud, which Vault compares with its resource.
+			// So a resource with a slash at its end makes two slashes.
+			"scope":                 {a.resource + "/.default"},
 			"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
 			"client_assertion":      {assertion},
 		},

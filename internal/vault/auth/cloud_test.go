@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,19 +16,22 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 )
 
-// cloud is a small token service with the requests of Google's and Microsoft's, as their documentation describes them.
-// These methods cannot be tested against the real ones here.
+// cloud is a small token service with the requests of Google's, Microsoft's and AWS's, as their documentation describes
+// them. These methods cannot be tested against the real ones here; internal/vault has a stricter STS.
 type cloud struct {
 	*httptest.Server
+	t *testing.T
 	// refuse every request with this status and body; 0: none.
 	status int
 	body   string
+	// padded is the path whose responses begin with 1 MiB of spaces, which neither JSON nor XML forbids.
+	padded string
 	// last is the form or the query of the last request to each path.
 	last map[string]url.Values
 }
 
 func newCloud(t *testing.T) *cloud {
-	c := &cloud{last: map[string]url.Values{}}
+	c := &cloud{t: t, last: map[string]url.Values{}}
 	c.Server = httptest.NewServer(c)
 	t.Cleanup(c.Close)
 	return c
@@ -37,18 +42,24 @@ const (
 	googleJWT     = "/computeMetadata/v1/instance/service-accounts/default/identity"
 	entraToken    = "/tenant/oauth2/v2.0/token"
 	azureMetadata = "/metadata/identity/oauth2/token"
+	awsSTS        = "/"
+	awsAgent      = "/v1/credentials"
 )
 
 func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	raw, _ := io.ReadAll(r.Body)
 	c.last[r.URL.Path] = r.URL.Query()
-	if form, err := url.ParseQuery(string(raw)); err == nil && r.Method == http.MethodPost {
+	form, err := url.ParseQuery(string(raw))
+	if err == nil && r.Method == http.MethodPost {
 		c.last[r.URL.Path] = form
 	}
 	if c.status != 0 {
 		w.WriteHeader(c.status)
 		_, _ = io.WriteString(w, c.body)
 		return
+	}
+	if c.padded == r.URL.Path {
+		_, _ = io.WriteString(w, strings.Repeat(" ", 1<<20))
 	}
 	switch {
 	case r.URL.Path == "/v1/token":
@@ -61,9 +72,23 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == googleJWT && r.Header.Get("Metadata-Flavor") == "Google":
 		_, _ = io.WriteString(w, "a-metadata-jwt")
 	case r.URL.Path == entraToken:
-		_, _ = io.WriteString(w, `{"access_token":"an-azure-jwt","token_type":"Bearer"}`)
+		aud, isDefault := strings.CutSuffix(form.Get("scope"), "/.default")
+		if !isDefault {
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, `{"error":"invalid_scope"}`)
+			return
+		}
+		_, _ = fmt.Fprintf(w, `{"access_token":"a jwt for %s","token_type":"Bearer"}`, aud)
 	case r.URL.Path == azureMetadata && r.Header.Get("Metadata") == "true":
 		_, _ = io.WriteString(w, `{"access_token":"a-machine-jwt"}`)
+	case r.URL.Path == awsSTS && form.Get("Action") == "AssumeRoleWithWebIdentity":
+		_, _ = io.WriteString(w, `<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>`+
+			`<AccessKeyId>ASIATEST</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>`+
+			`<Expiration>2999-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult>`+
+			`</AssumeRoleWithWebIdentityResponse>`)
+	case r.URL.Path == awsAgent && r.Header.Get("Authorization") == "agent-token":
+		_, _ = io.WriteString(w, `{"AccessKeyId":"ASIAPOD","SecretAccessKey":"s","Token":"pod-session",`+
+			`"Expiration":"2999-01-01T00:00:00Z"}`)
 	default:
 		w.WriteHeader(http.StatusNotFound)
 	}
@@ -78,21 +103,41 @@ func (c *cloud) at(m Method) Method {
 	case azure:
 		m.authority, m.metadata = c.URL, c.URL
 		return m
+	case iam:
+		if m.roleARN != "" {
+			m.endpoint = c.URL
+		}
+		file := filepath.Join(c.t.TempDir(), "token")
+		if err := os.WriteFile(file, []byte("agent-token\n"), 0o600); err != nil {
+			c.t.Fatal(err)
+		}
+		c.t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", c.URL+awsAgent)
+		c.t.Setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file)
+		return m
 	}
 	return m
 }
 
 var (
+	cloudAccount  = &v1alpha1.FederatedAccountReference{Name: "app", Namespace: "system"}
 	googleAccount = v1alpha1.VaultAuth{GCP: &v1alpha1.VaultGCPAuth{
-		Role: "app", ServiceAccountEmail: "orders@p.iam.gserviceaccount.com",
+		Role: "app", ServiceAccountEmail: "orders@p.iam.gserviceaccount.com", ServiceAccountRef: cloudAccount,
 		WorkloadIdentityProvider: "projects/1/locations/global/workloadIdentityPools/c/providers/c",
 	}}
 	googleMachine = v1alpha1.VaultAuth{GCP: &v1alpha1.VaultGCPAuth{Role: "app", MetadataServer: true}}
 	entraApp      = v1alpha1.VaultAuth{Azure: &v1alpha1.VaultAzureAuth{
-		Role: "app", TenantID: "tenant", ClientID: "client",
+		Role: "app", TenantID: "tenant", ClientID: "client", ServiceAccountRef: cloudAccount,
 	}}
 	azureMachine = v1alpha1.VaultAuth{Azure: &v1alpha1.VaultAzureAuth{Role: "app", MetadataServer: true}}
+	awsPod       = v1alpha1.VaultAuth{AWS: &v1alpha1.VaultAWSAuth{Role: "app", PodIdentity: true}}
 )
+
+// entraAppFor is entraApp with another resource.
+func entraAppFor(resource string) v1alpha1.VaultAuth {
+	spec := entraApp.DeepCopy()
+	spec.Azure.Resource = resource
+	return *spec
+}
 
 func TestCloudLogin(t *testing.T) {
 	const subject = "jwt-shop-orders"
@@ -118,11 +163,15 @@ func TestCloudLogin(t *testing.T) {
 		path:   googleJWT, sent: map[string]string{"audience": "vault/app", "format": "full"},
 	}, {
 		it: "an application of Entra ID", because: "it has a federated credential",
-		spec: entraApp, jwt: "an-azure-jwt", audience: "api://AzureADTokenExchange",
+		spec: entraApp, jwt: "a jwt for https://management.azure.com/", audience: "api://AzureADTokenExchange",
 		action: `login to role "app" of auth/azure with application client of ServiceAccount shop/orders`,
 		path:   entraToken,
-		sent: map[string]string{"client_assertion": subject, "client_id": "client",
-			"scope": "https://management.azure.com/.default"},
+		sent:   map[string]string{"client_assertion": subject, "client_id": "client"},
+	}, {
+		it: "a resource without a slash at its end", because: "Vault compares it with aud as it is",
+		spec: entraAppFor("api://vault"), jwt: "a jwt for api://vault", audience: "api://AzureADTokenExchange",
+		action: `login to role "app" of auth/azure with application client of ServiceAccount shop/orders`,
+		path:   entraToken, sent: map[string]string{"client_assertion": subject},
 	}, {
 		it: "Azure's metadata server", because: "the machine has a managed identity",
 		spec: azureMachine, jwt: "a-machine-jwt",
@@ -150,6 +199,34 @@ func TestCloudLogin(t *testing.T) {
 				t.Errorf("the token has the audiences %v, want %s", f.accounts[0].Audiences, c.audience)
 			}
 		})
+	}
+}
+
+// The author of a provider may choose the address of STS, and any service may be compromised.
+func TestEndlessResponsesOfACloudAreNotRead(t *testing.T) {
+	paths := map[string]bool{}
+	for name, spec := range specs {
+		normal, f := newCloud(t), &fakeRequester{data: secretData(t)}
+		if _, err := normal.at(issuer(t, spec)).Login(t.Context(), f, who); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for path := range normal.last {
+			paths[path] = true
+			s, f := newCloud(t), &fakeRequester{data: secretData(t)}
+			s.padded = path
+			_, err := s.at(issuer(t, spec)).Login(t.Context(), f, who)
+			if backend.KindOf(err) != backend.Unavailable || len(f.logins) > 0 {
+				t.Errorf("%s, 1 MiB from %s: got %v (%s) and %d logins, want %s",
+					name, path, err, backend.KindOf(err), len(f.logins), backend.Unavailable)
+			}
+		}
+	}
+	for _, path := range []string{
+		"/v1/token", signJWT, googleJWT, entraToken, azureMetadata, awsSTS, awsAgent,
+	} {
+		if !paths[path] {
+			t.Errorf("no method requested %s", path)
+		}
 	}
 }
 

@@ -23,9 +23,6 @@ type exchange struct {
 	json any
 }
 
-// maxExchangeBytes bounds a response.
-const maxExchangeBytes = 64 << 10
-
 // send returns the response. Its body is in no message: it may have a token in it.
 func (e exchange) send(ctx context.Context, client *http.Client) ([]byte, error) {
 	method, kind, body := http.MethodGet, "", io.Reader(nil)
@@ -55,7 +52,7 @@ func (e exchange) send(ctx context.Context, client *http.Client) ([]byte, error)
 		return nil, unreachable(e.service, e.fields, err)
 	}
 	defer response.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(response.Body, maxExchangeBytes))
+	text, err := io.ReadAll(response.Body)
 	switch {
 	case err != nil, response.StatusCode >= 500, response.StatusCode == http.StatusTooManyRequests:
 		return nil, unreachable(e.service, e.fields, err)

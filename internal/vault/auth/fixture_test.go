@@ -74,9 +74,9 @@ func (f *fakeRequester) Unwrap(_ context.Context, wrappingToken, field, _ string
 	return "unwrapped-" + field, f.unwrapErr
 }
 
-// HTTPClients has no test server: the cloud methods are tested with one in the package vault.
+// HTTPClients connect to every address, because the tests' servers are on loopback.
 func (f *fakeRequester) HTTPClients() HTTPClients {
-	return HTTPClients{Exchange: http.DefaultClient, Metadata: http.DefaultClient}
+	return NewHTTPClients(http.DefaultTransport, http.DefaultTransport, time.Minute)
 }
 
 // who is the identity of an object that names its ServiceAccount.

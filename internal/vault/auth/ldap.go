@@ -19,5 +19,7 @@ func newLDAP(spec v1alpha1.VaultAuth, u use) (Method, error) {
 	}
 	p.configured = fmt.Sprintf("auth/%s/config", p.mount)
 	p.hint = fmt.Sprintf("url, userdn and userattr in %s", p.configured)
+	p.causes = []Cause{{"LDAP Result Code 200", "Vault cannot reach the directory: check that it runs, and url in " +
+		p.configured}}
 	return p, nil
 }

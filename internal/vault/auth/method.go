@@ -7,7 +7,6 @@ package auth
 import (
 	"context"
 	"crypto/tls"
-	"net/http"
 	"strings"
 	"time"
 
@@ -57,17 +56,6 @@ type Requester interface {
 
 	// HTTPClients are for requests to the services of a cloud.
 	HTTPClients() HTTPClients
-}
-
-// HTTPClients do not follow redirects, and do not use the proxy of the provider.
-type HTTPClients struct {
-	// Exchange is for services that exchange tokens. It connects only to what --allowed-addresses permits, because a
-	// provider may choose the address.
-	Exchange *http.Client
-	// Metadata is for the metadata server and for the agent of EKS Pod Identity. It connects to their link-local
-	// addresses, which Exchange refuses. So no field of a provider may choose an address that is requested with it, nor
-	// may a SecretProvider use a method that requests it.
-	Metadata *http.Client
 }
 
 // Secret is what a method reads of a Secret.

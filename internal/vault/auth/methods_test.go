@@ -1,7 +1,10 @@
 package auth
 
 import (
+	"maps"
 	"reflect"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,10 +30,12 @@ var specs = map[string]v1alpha1.VaultAuth{
 	"cert":             {Cert: &v1alpha1.VaultCertAuth{Role: "app", SecretRef: ref.SecretReference}},
 	"cert of any role": {Cert: &v1alpha1.VaultCertAuth{Mount: "tls", SecretRef: ref.SecretReference}},
 	"aws": {AWS: &v1alpha1.VaultAWSAuth{Role: "app", RoleARN: "arn:aws:iam::111122223333:role/orders",
-		ServiceAccountRef: &v1alpha1.FederatedAccountReference{Name: "app", Namespace: "system"}}},
-	"aws with keys": {AWS: &v1alpha1.VaultAWSAuth{Role: "app", SecretRef: &ref.SecretReference}},
-	"userPass":      {UserPass: &v1alpha1.VaultUserPassAuth{Username: "orders", SecretRef: ref}},
-	"ldap":          {LDAP: &v1alpha1.VaultLDAPAuth{Mount: "directory", Username: "Orders App", SecretRef: ref}},
+		ServiceAccountRef: cloudAccount}},
+	"aws with keys":         {AWS: &v1alpha1.VaultAWSAuth{Role: "app", SecretRef: &ref.SecretReference}},
+	"aws with Pod Identity": awsPod, "gcp": googleAccount, "gcp of a machine": googleMachine,
+	"azure": entraApp, "azure of a machine": azureMachine,
+	"userPass": {UserPass: &v1alpha1.VaultUserPassAuth{Username: "orders", SecretRef: ref}},
+	"ldap":     {LDAP: &v1alpha1.VaultLDAPAuth{Mount: "directory", Username: "Orders App", SecretRef: ref}},
 }
 
 // methodCase is what a method sends, and what it reports as its identity.
@@ -38,14 +43,26 @@ type methodCase struct {
 	method, because string
 	path            string
 	body            map[string]string
-	action          string
-	configuredAt    string
-	identity        string
+	// signed are the parts of the body that are signed, and differ each time.
+	signed       []string
+	action       string
+	configuredAt string
+	identity     string
 	// certificate is true if the login presents one.
 	certificate bool
 }
 
+// signedRequest are the parts of a request that Vault sends to STS.
+var signedRequest = []string{
+	"iam_http_request_method", "iam_request_url", "iam_request_body", "iam_request_headers",
+}
+
 var methodCases = []methodCase{{
+	method: "kubernetes", because: "the workload's ServiceAccount logs in",
+	path: "auth/kubernetes/login", body: map[string]string{"role": "app", "jwt": "jwt-shop-orders"},
+	action:       `login to role "app" of auth/kubernetes as ServiceAccount shop/orders`,
+	configuredAt: "auth/kubernetes/role/app", identity: `role "app"`,
+}, {
 	method: "jwt", because: "the workload's ServiceAccount logs in",
 	path: "auth/jwt/login", body: map[string]string{"role": "app", "jwt": "jwt-shop-orders"},
 	action:       `login to role "app" of auth/jwt as ServiceAccount shop/orders`,
@@ -85,7 +102,78 @@ var methodCases = []methodCase{{
 	path: "auth/directory/login/Orders App", body: map[string]string{"password": "a-password"},
 	action:       `login as user "Orders App" of auth/directory`,
 	configuredAt: "auth/directory/config", identity: `user "Orders App" of auth/directory`,
+}, {
+	method: "aws", because: "the workload's ServiceAccount assumes a role",
+	path: "auth/aws/login", body: map[string]string{"role": "app"}, signed: signedRequest,
+	action: `login to role "app" of auth/aws with arn:aws:iam::111122223333:role/orders of ServiceAccount ` +
+		"shop/orders",
+	configuredAt: "auth/aws/role/app", identity: `role "app"`,
+}, {
+	method: "aws with keys", because: "the keys are in a Secret",
+	path: "auth/aws/login", body: map[string]string{"role": "app"}, signed: signedRequest,
+	action:       `login to role "app" of auth/aws with the keys in Secret system/login`,
+	configuredAt: "auth/aws/role/app", identity: `role "app"`,
+}, {
+	method: "aws with Pod Identity", because: "the agent has leasekeeper's own keys",
+	path: "auth/aws/login", body: map[string]string{"role": "app"}, signed: signedRequest,
+	action:       `login to role "app" of auth/aws with leasekeeper's Pod Identity`,
+	configuredAt: "auth/aws/role/app", identity: `role "app"`,
+}, {
+	method: "gcp", because: "the workload's ServiceAccount may use it",
+	path: "auth/gcp/login", body: map[string]string{"role": "app", "jwt": "a-google-jwt"},
+	action: `login to role "app" of auth/gcp with orders@p.iam.gserviceaccount.com of ServiceAccount ` +
+		"shop/orders",
+	configuredAt: "auth/gcp/role/app", identity: `role "app"`,
+}, {
+	method: "gcp of a machine", because: "Vault's role has type gce",
+	path: "auth/gcp/login", body: map[string]string{"role": "app", "jwt": "a-metadata-jwt"},
+	action:       `login to role "app" of auth/gcp with the metadata server's identity`,
+	configuredAt: "auth/gcp/role/app", identity: `role "app"`,
+}, {
+	method: "azure", because: "the application trusts the workload's ServiceAccount",
+	path:         "auth/azure/login",
+	body:         map[string]string{"role": "app", "jwt": "a jwt for https://management.azure.com/"},
+	action:       `login to role "app" of auth/azure with application client of ServiceAccount shop/orders`,
+	configuredAt: "auth/azure/role/app", identity: `role "app"`,
+}, {
+	method: "azure of a machine", because: "it has a managed identity",
+	path: "auth/azure/login", body: map[string]string{"role": "app", "jwt": "a-machine-jwt"},
+	action:       `login to role "app" of auth/azure with the managed identity of leasekeeper's machine`,
+	configuredAt: "auth/azure/role/app", identity: `role "app"`,
 }}
+
+// TestEveryMethodIsInTheTables keeps a new method from being forgotten. The request of token is in
+// TestTokenIssuerCreatesAChildForEachIssuance, because only this method has a token.
+func TestEveryMethodIsInTheTables(t *testing.T) {
+	sent := map[string]bool{"token": true}
+	for _, c := range methodCases {
+		sent[c.method] = true
+	}
+	for name := range specs {
+		if !sent[name] {
+			t.Errorf("%s has no row in methodCases", name)
+		}
+	}
+	for _, construct := range constructors {
+		if !slices.ContainsFunc(slices.Collect(maps.Values(specs)), constructs(construct)) {
+			t.Errorf("%s has no row in specs", constructorName(construct))
+		}
+	}
+}
+
+// constructs returns whether a spec makes the constructor return a method, or the reason why not.
+func constructs(construct constructor) func(v1alpha1.VaultAuth) bool {
+	return func(spec v1alpha1.VaultAuth) bool {
+		m, err := construct(spec, use{field: "auth"})
+		return m != nil || err != nil
+	}
+}
+
+func constructorName(construct constructor) string {
+	return runtime.FuncForPC(reflect.ValueOf(construct).Pointer()).Name()
+}
+
+type constructor = func(v1alpha1.VaultAuth, use) (Method, error)
 
 // secretData has a value at the default key of each method.
 func secretData(t *testing.T) map[string]string {
@@ -101,14 +189,21 @@ func TestLoginRequestOfEachMethod(t *testing.T) {
 	for _, c := range methodCases {
 		t.Run(c.method, func(t *testing.T) {
 			f := &fakeRequester{data: data}
-			m := issuer(t, specs[c.method])
+			m := newCloud(t).at(issuer(t, specs[c.method]))
 			token, err := m.Login(t.Context(), f, who)
 			if err != nil || len(f.logins) != 1 {
 				t.Fatalf("because %s: %d logins, %v", c.because, len(f.logins), err)
 			}
 			sent := f.logins[0]
-			if sent.Path != c.path || !reflect.DeepEqual(sent.Body, c.body) {
-				t.Errorf("because %s: sent %v to %s, want %v to %s", c.because, sent.Body, sent.Path, c.body, c.path)
+			body := maps.Clone(sent.Body.(map[string]string))
+			for _, part := range c.signed {
+				if body[part] == "" {
+					t.Errorf("because %s: no %s was sent", c.because, part)
+				}
+				delete(body, part)
+			}
+			if sent.Path != c.path || !maps.Equal(body, c.body) {
+				t.Errorf("because %s: sent %v to %s, want %v to %s", c.because, body, sent.Path, c.body, c.path)
 			}
 			if sent.Action != c.action || sent.Hint == "" {
 				t.Errorf("the action is %q, want %q, and a hint: %q", sent.Action, c.action, sent.Hint)
@@ -133,11 +228,8 @@ func TestLoginRequestOfEachMethod(t *testing.T) {
 func TestEveryMethodLogsAKeeperIn(t *testing.T) {
 	data := secretData(t)
 	for name, spec := range specs {
-		if name == "aws" {
-			spec = assuming(t, spec)
-		}
 		f := &fakeRequester{data: data}
-		token, err := keeper(t, spec, "").Login(t.Context(), f, backend.Identity{})
+		token, err := newCloud(t).at(keeper(t, spec, "")).Login(t.Context(), f, backend.Identity{})
 		if err != nil || token.Value == "" {
 			t.Errorf("%s: a token: %t, %v", name, token.Value != "", err)
 		}
@@ -188,7 +280,7 @@ func secretOf(spec *v1alpha1.VaultAuth) *v1alpha1.SecretReference {
 func TestServiceAccountOfEachMethod(t *testing.T) {
 	for name, spec := range specs {
 		want := ""
-		if name == "kubernetes" || name == "jwt" || name == "aws" {
+		if slices.Contains([]string{"kubernetes", "jwt", "aws", "gcp", "azure"}, name) {
 			want = "orders"
 		}
 		got, err := issuer(t, spec).ServiceAccount(who)

@@ -22,7 +22,17 @@ func TestEachMisconfigurationNamesTheFieldAndTheFix(t *testing.T) {
 	unnamedJWT := v1alpha1.VaultAuth{JWT: &v1alpha1.VaultJWTAuth{
 		Role: "app", ServiceAccountRef: &v1alpha1.ServiceAccountReference{Audiences: audiences},
 	}}
-	podIdentity := &v1alpha1.VaultAWSAuth{Role: "app", PodIdentity: true}
+	unnamed := func(spec v1alpha1.VaultAuth) v1alpha1.VaultAuth {
+		spec = *spec.DeepCopy()
+		if spec.GCP != nil {
+			spec.GCP.ServiceAccountRef = nil
+		} else {
+			spec.Azure.ServiceAccountRef = nil
+		}
+		return spec
+	}
+	empty := func() fakeRequester { return fakeRequester{data: map[string]string{"password": "\r\n"}} }
+	tested := map[string]bool{}
 	cert, key := testCertificate(t)
 	_, otherKey := testCertificate(t)
 	other := specs["userPass"]
@@ -57,8 +67,13 @@ func TestEachMisconfigurationNamesTheFieldAndTheFix(t *testing.T) {
 		{"userPass without the key", "the key is the spec's", other, false,
 			fakeRequester{}, who, backend.Misconfigured, noValue("auth.userPass.secretRef", "pwd")},
 		{"ldap with an empty password", "a directory may accept a bind without one", specs["ldap"], false,
-			fakeRequester{data: map[string]string{"password": "\n"}}, who, backend.Misconfigured,
-			noValue("auth.ldap.secretRef", "password")},
+			empty(), who, backend.Misconfigured, noValue("auth.ldap.secretRef", "password")},
+		{"userPass with an empty password", "Vault counts it as a wrong one", specs["userPass"], false,
+			empty(), who, backend.Misconfigured, noValue("auth.userPass.secretRef", "password")},
+		{"a keeper's ldap with an empty password", "the field is the keeper's", specs["ldap"], true,
+			empty(), who, backend.Misconfigured, noValue("keeperAuth.ldap.secretRef", "password")},
+		{"token without its Secret", "Vault gets no request", specs["token"], false,
+			fakeRequester{secretErr: missing}, who, backend.Misconfigured, missing.Message},
 		{"cert without a certificate", "the Secret has another type", specs["cert"], false,
 			fakeRequester{data: map[string]string{"tls.key": key}}, who, backend.Misconfigured,
 			`auth.cert.secretRef: Secret "login" in namespace "system" has no key "tls.crt": ` +
@@ -71,15 +86,30 @@ func TestEachMisconfigurationNamesTheFieldAndTheFix(t *testing.T) {
 			fakeRequester{data: map[string]string{"access_key_id": "AKIATEST"}}, who, backend.Misconfigured,
 			`auth.aws.secretRef: Secret "login" in namespace "system" has no value at key "secret_access_key": add it`},
 		{"aws without Pod Identity", "leasekeeper's pod has no association",
-			v1alpha1.VaultAuth{AWS: podIdentity}, false,
+			awsPod, false,
 			fakeRequester{}, who, backend.Misconfigured,
 			"auth.aws.podIdentity: leasekeeper's pod has no EKS Pod Identity: " +
 				"create a pod identity association for its ServiceAccount and restart it"},
+		{"gcp without a ServiceAccount", "neither object nor provider names one", unnamed(googleAccount), false,
+			fakeRequester{}, backend.Identity{Namespace: "shop"}, backend.NoServiceAccount,
+			noAccountFor("auth.gcp.serviceAccountRef.name")},
+		{"a gcp keeper without a ServiceAccount", "leasekeeper has no default", unnamed(googleAccount), true,
+			fakeRequester{}, who, backend.Misconfigured,
+			"set keeperAuth.gcp.serviceAccountRef.name: leasekeeper logs in with it to renew and revoke leases"},
+		{"azure without a ServiceAccount", "neither object nor provider names one", unnamed(entraApp), false,
+			fakeRequester{}, backend.Identity{Namespace: "shop"}, backend.NoServiceAccount,
+			noAccountFor("auth.azure.serviceAccountRef.name")},
+		{"an azure keeper without a ServiceAccount", "leasekeeper has no default", unnamed(entraApp), true,
+			fakeRequester{}, who, backend.Misconfigured,
+			"set keeperAuth.azure.serviceAccountRef.name: leasekeeper logs in with it to renew and revoke leases"},
 		{"cert with another key", "TLS would fail", specs["cert"], false,
 			fakeRequester{data: map[string]string{"tls.crt": cert, "tls.key": otherKey}}, who, backend.TLS,
 			`auth.cert.secretRef: Secret "login" in namespace "system" has no matching certificate and key: ` +
 				"replace them"},
 	} {
+		for _, construct := range constructors {
+			tested[constructorName(construct)] = tested[constructorName(construct)] || constructs(construct)(c.spec)
+		}
 		t.Run(c.it, func(t *testing.T) {
 			err := func() error {
 				construct := Issuer
@@ -98,5 +128,10 @@ func TestEachMisconfigurationNamesTheFieldAndTheFix(t *testing.T) {
 				t.Errorf("because %s: a login was sent", c.because)
 			}
 		})
+	}
+	for _, construct := range constructors {
+		if !tested[constructorName(construct)] {
+			t.Errorf("%s has no row", constructorName(construct))
+		}
 	}
 }

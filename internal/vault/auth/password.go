@@ -17,6 +17,7 @@ type password struct {
 	// configured is where the type and the TTL of its tokens are set.
 	configured string
 	hint       string
+	causes     []Cause
 	use
 }
 
@@ -38,8 +39,8 @@ func (p password) Login(ctx context.Context, r Requester, _ backend.Identity) (T
 			Body:   map[string]string{"password": value},
 			Action: fmt.Sprintf("%s as user %q of auth/%s", p.action(), p.user, p.mount),
 			Hint:   fmt.Sprintf("check the password in Secret %s/%s, and %s", s.Namespace, s.Name, p.hint),
-			Causes: []Cause{{"permission denied", "or Vault has locked the user after some wrong passwords, for 15 " +
-				"minutes; or no auth method is mounted there"}},
+			Causes: append([]Cause{{"permission denied", "or Vault has locked the user after some wrong passwords, " +
+				"for 15 minutes; or no auth method is mounted there"}}, p.causes...),
 			Secrets: []string{value},
 			Locks:   true,
 		})
