@@ -174,9 +174,9 @@ func (l *Lifecycle) seeCached(ctx context.Context, o *observation) (certain bool
 		}
 	}
 	switch {
-	case m == nil && (known == nil || known.UID == "" && o.mem.noSecret):
+	case m == nil && (known == nil || known.UID == "" && o.mem.noSecret != nil):
 		return true, nil // there is none, or one of something else, which the dry run finds
-	case m == nil && o.mem.noSecret && !o.d.DeletionTimestamp.IsZero():
+	case m == nil && o.mem.noSecret != nil && *o.mem.noSecret == known.UID && !o.d.DeletionTimestamp.IsZero():
 		return true, nil // nothing creates it again, and each try to revoke would read it
 	case m == nil || known == nil || known.UID != m.UID:
 		return false, nil
@@ -210,11 +210,23 @@ func (l *Lifecycle) readSecrets(ctx context.Context, o *observation) (err error)
 	if s := o.secret; s != nil && secret.Ours(s, o.d) && !(o.current(s) && secret.InSync(s, o.d)) {
 		o.mem.writer = secret.OtherWriter(s, o.d, string(FieldOwner))
 	}
-	o.mem.noSecret = o.secret == nil
+	o.mem.noSecret = nil
+	if o.secret == nil {
+		o.noSecret()
+	}
 	if known := o.d.Status.Secret; known != nil && known.Name != name {
 		o.previous, err = l.readSecret(ctx, o.d.Namespace, known.Name)
 	}
 	return err
+}
+
+// noSecret notes that the Secret does not exist.
+func (o *observation) noSecret() {
+	uid := types.UID("")
+	if known := o.d.Status.Secret; known != nil {
+		uid = known.UID
+	}
+	o.mem.noSecret = &uid
 }
 
 // readObject reads the object, after its Secrets.

@@ -112,3 +112,28 @@ func TestReadyEndsWithAnEdit(t *testing.T) {
 		}
 	}
 }
+
+// A process that has seen no Secret deletes the one that another process has written since, before its cache shows it.
+func TestADeletionFindsTheSecretOfAnotherProcess(t *testing.T) {
+	w := newWorld(2)
+	late, leader := w.procs[0], w.procs[1]
+	before := w.object.DeepCopy()
+	w.down = true
+	_, _ = leader.run(nil)
+	_, _ = late.run(before) // its write conflicts, so it reads
+	w.down = false
+	w.clock.Step(time.Hour)
+	if _, _ = leader.run(nil); len(w.secrets) != 1 {
+		t.Fatalf("%d Secrets: %v", len(w.secrets), w.effects)
+	}
+	w.delete()
+	for range 10 {
+		if w.object != nil {
+			_, _ = late.run(w.object.DeepCopy())
+		}
+		w.clock.Step(time.Second)
+	}
+	if w.object != nil || len(w.secrets) > 0 || len(w.backend.Live()) > 0 {
+		t.Errorf("%d Secrets and %d leases are left: %v", len(w.secrets), len(w.backend.Live()), w.effects)
+	}
+}
