@@ -44,10 +44,11 @@ type remembered struct {
 	secret *ownWrite
 	// verified is the resource version of a Secret that somebody else wrote, and whose content was read and is ours.
 	verified string
-	// noSecret: at the last read there was no Secret, or this process deleted it. It points to the UID that the status
-	// had then: another UID is that of a later Secret, of another process. The cache does not show a Secret whose labels
+	// noSecret: there was none at the last read, or this process deleted it. The cache does not show one whose labels
 	// an admission policy removed, and a process that was killed after it wrote a Secret did not record it.
-	noSecret *types.UID
+	noSecret bool
+	// noSecretAnyMore: so it was while the object was being deleted, when no process creates one.
+	noSecretAnyMore bool
 	// searched is the generation for which this process has found no Secret of ours with another name; 0: none.
 	searched int64
 	// held is an issuance of this process. Losing it costs a credential.

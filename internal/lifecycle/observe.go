@@ -174,10 +174,10 @@ func (l *Lifecycle) seeCached(ctx context.Context, o *observation) (certain bool
 		}
 	}
 	switch {
-	case m == nil && (known == nil || known.UID == "" && o.mem.noSecret != nil):
+	case m == nil && known != nil && !o.d.DeletionTimestamp.IsZero():
+		return o.mem.noSecretAnyMore, nil // each try to revoke would read it
+	case m == nil && (known == nil || known.UID == "" && o.mem.noSecret):
 		return true, nil // there is none, or one of something else, which the dry run finds
-	case m == nil && o.mem.noSecret != nil && *o.mem.noSecret == known.UID && !o.d.DeletionTimestamp.IsZero():
-		return true, nil // nothing creates it again, and each try to revoke would read it
 	case m == nil || known == nil || known.UID != m.UID:
 		return false, nil
 	}
@@ -210,23 +210,16 @@ func (l *Lifecycle) readSecrets(ctx context.Context, o *observation) (err error)
 	if s := o.secret; s != nil && secret.Ours(s, o.d) && !(o.current(s) && secret.InSync(s, o.d)) {
 		o.mem.writer = secret.OtherWriter(s, o.d, string(FieldOwner))
 	}
-	o.mem.noSecret = nil
-	if o.secret == nil {
-		o.noSecret()
-	}
+	o.noteSecret(o.secret != nil)
 	if known := o.d.Status.Secret; known != nil && known.Name != name {
 		o.previous, err = l.readSecret(ctx, o.d.Namespace, known.Name)
 	}
 	return err
 }
 
-// noSecret notes that the Secret does not exist.
-func (o *observation) noSecret() {
-	uid := types.UID("")
-	if known := o.d.Status.Secret; known != nil {
-		uid = known.UID
-	}
-	o.mem.noSecret = &uid
+// noteSecret notes whether the Secret exists.
+func (o *observation) noteSecret(exists bool) {
+	o.mem.noSecret, o.mem.noSecretAnyMore = !exists, !exists && !o.d.DeletionTimestamp.IsZero()
 }
 
 // readObject reads the object, after its Secrets.

@@ -113,7 +113,8 @@ func (l *Lifecycle) wrote(o *observation, s *corev1.Secret) {
 	m := *s.ObjectMeta.DeepCopy()
 	m.ManagedFields = nil
 	o.secret = &seen{ObjectMeta: m}
-	o.mem.secret, o.mem.noSecret = &ownWrite{meta: m, at: l.clock.Now()}, nil
+	o.mem.secret = &ownWrite{meta: m, at: l.clock.Now()}
+	o.noteSecret(true)
 }
 
 // storedDifferently: the API server accepted the write and stored other data. The credential stays in memory and is
@@ -255,7 +256,7 @@ func (l *Lifecycle) deleteSecret(ctx context.Context, o *observation, s lease.St
 	o.secret, o.previous, o.strays, o.mem.secret = nil, nil, nil, nil
 	o.mem.tries.DeleteSecret = lease.Failure{}
 	if !o.d.DeletionTimestamp.IsZero() {
-		o.noSecret()
+		o.noteSecret(false)
 		return nil // the deletion timestamp is the record
 	}
 	name := o.d.Status.Secret.Name
