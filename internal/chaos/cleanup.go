@@ -121,6 +121,8 @@ func (s *storm) fillReport(report *Report) error {
 	if s.bed.Cluster != nil {
 		report.Orphans = len(orphans)
 	}
+	allowed, err5 := s.orphansAllowed()
+	report.OrphansAllowed = allowed
 	report.Kills, report.KillsAtWork, report.Pauses = s.counts[kills], s.counts[killsAtWork], s.counts[pauses]
 	report.KillIntervals, report.LongestOutage = s.killIntervals, s.longestOutage
 	report.ClosestCall = s.history.closestCall
@@ -139,7 +141,7 @@ func (s *storm) fillReport(report *Report) error {
 			report.Faults[name] = n
 		}
 	}
-	return errors.Join(err1, err2, err3, err4)
+	return errors.Join(err1, err2, err3, err4, err5)
 }
 
 // succeeded counts the requests that Vault completed.

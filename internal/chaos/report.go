@@ -46,6 +46,8 @@ type Report struct {
 	// Orphans are users that remain because the active Vault of a cluster was lost while it created them. Vault has no
 	// lease of theirs, so nobody can revoke them.
 	Orphans int
+	// OrphansAllowed is the most that the run accepts: one for each issuance that Vault did not complete.
+	OrphansAllowed int
 	// UnusedLogins are tokens that requested no credential. They expire.
 	UnusedLogins int
 	// SettleTime is the time from the last fault until all objects were settled.
@@ -141,5 +143,5 @@ func (r Report) stormRows(row func(string, any)) {
 	row("left after deletion: leases, users, issuing tokens",
 		fmt.Sprintf("%d, %d, %d", r.LeftLeases, r.LeftUsers, r.LeftTokens))
 	row("unused logins, which expire", r.UnusedLogins)
-	row("users without a lease, left by lost Vaults", r.Orphans)
+	row("users without a lease, left by lost Vaults", fmt.Sprintf("%d, at most %d", r.Orphans, r.OrphansAllowed))
 }

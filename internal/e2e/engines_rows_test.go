@@ -54,6 +54,7 @@ var engineRows = []engineRow{
 	},
 	{
 		sample: "ssh-sign", setUp: (*rig).setUpSSH, kind: expiring, keys: []string{"serial_number", "signed_key"},
+		works: (*rig).checkSSHCertificate, stays: true,
 	},
 	{
 		sample: "rabbitmq", setUp: (*rig).setUpRabbitMQ, kind: leased, renewable: true, keys: userAndPassword,
@@ -75,18 +76,20 @@ var engineRows = []engineRow{
 		works: (*rig).bind, keys: []string{"service_account_name", "password"},
 	},
 	{
-		sample: "aws", setUp: (*rig).setUpAWSUsers, kind: leased, renewable: true, works: (*rig).checkAccessKey,
-		keys: []string{"access_key", "secret_key"}, left: (*rig).awsUsers,
+		sample: "aws", plugin: "aws", setUp: (*rig).setUpAWSUsers, kind: leased, renewable: true,
+		works: (*rig).checkAccessKey, keys: []string{"access_key", "secret_key"}, left: (*rig).awsUsers,
 	},
 	{
-		sample: "aws-sts", setUp: (*rig).setUpAWSRole, kind: leased, works: (*rig).checkAccessKey, stays: true,
-		keys: []string{"access_key", "secret_key", "security_token", "session_token", "arn", "ttl"},
+		sample: "aws-sts", plugin: "aws", setUp: (*rig).setUpAWSRole, kind: leased, works: (*rig).checkAccessKey,
+		stays: true, keys: []string{"access_key", "secret_key", "security_token", "session_token", "arn", "ttl"},
 	},
 	{
 		sample: "identity", setUp: (*rig).setUpIdentity, kind: expiring, keys: []string{"client_id", "token", "ttl"},
+		works: (*rig).introspect, stays: true,
 	},
 	{
-		sample: "totp", setUp: (*rig).setUpTOTP, kind: static, keys: []string{"code"},
+		sample: "totp", setUp: (*rig).setUpTOTP, kind: static, keys: []string{"code"}, works: (*rig).validateCode,
+		onlyOnce: true, stays: true,
 		change: func(*rig) {}, // the next code comes by itself
 	},
 	{

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
+	"golang.org/x/crypto/ssh"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -192,7 +193,10 @@ func (r *rig) setUpOTP() {
 
 // verifyOTP does what a host does at a login.
 func (r *rig) verifyOTP(s *corev1.Secret) error {
-	_, err := r.vaultSays(r.mount("ssh")+"/verify", map[string]any{"otp": string(s.Data["key"])})
+	found, err := r.vaultSays(r.mount("ssh")+"/verify", map[string]any{"otp": string(s.Data["key"])})
+	if err == nil && (found["username"] != "deploy" || found["ip"] != "10.0.0.1") {
+		err = fmt.Errorf("the password is for %v at %v", found["username"], found["ip"])
+	}
 	return err
 }
 
@@ -201,6 +205,33 @@ func (r *rig) setUpSSH() {
 	r.vaultWrite(r.mount("ssh")+"/roles/orders", map[string]any{
 		"key_type": "ca", "allow_user_certificates": true, "allowed_users": "deploy", "ttl": longLife,
 	})
+}
+
+// checkSSHCertificate does what a host does that trusts the engine's key.
+func (r *rig) checkSSHCertificate(s *corev1.Secret) error {
+	ca, err := r.Vault.Root.Logical().ReadWithContext(context.Background(), r.mount("ssh")+"/config/ca")
+	if err != nil {
+		return err
+	}
+	trusted, _, _, _, err := ssh.ParseAuthorizedKey([]byte(ca.Data["public_key"].(string)))
+	if err != nil {
+		return err
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey(s.Data["signed_key"])
+	if err != nil {
+		return err
+	}
+	certificate, ok := key.(*ssh.Certificate)
+	if !ok {
+		return fmt.Errorf("signed_key is no certificate")
+	}
+	checker := &ssh.CertChecker{IsUserAuthority: func(auth ssh.PublicKey) bool {
+		return bytes.Equal(auth.Marshal(), trusted.Marshal())
+	}}
+	if !checker.IsUserAuthority(certificate.SignatureKey) {
+		return fmt.Errorf("another authority signed the certificate")
+	}
+	return checker.CheckCert("deploy", certificate)
 }
 
 func (r *rig) setUpRabbitMQ() {
@@ -323,10 +354,30 @@ func (r *rig) setUpIdentity() {
 	r.must(r.Vault.WriteTokenRole(r.t.Context(), r.name, 4*time.Hour))
 }
 
+// introspect asks Vault whether the JWT is valid.
+func (r *rig) introspect(s *corev1.Secret) error {
+	found, err := r.vaultSays("identity/oidc/introspect", map[string]any{
+		"token": string(s.Data["token"]), "client_id": string(s.Data["client_id"]),
+	})
+	if err == nil && found["active"] != true {
+		err = fmt.Errorf("the token is not active")
+	}
+	return err
+}
+
 func (r *rig) setUpTOTP() {
 	r.vaultWrite(r.enable("totp", "totp")+"/keys/orders", map[string]any{
 		"generate": true, "issuer": "test", "account_name": "orders", "period": 5,
 	})
+}
+
+// validateCode asks the engine whether the code is valid. It accepts a code once.
+func (r *rig) validateCode(s *corev1.Secret) error {
+	found, err := r.vaultSays(r.mount("totp")+"/code/orders", map[string]any{"code": string(s.Data["code"])})
+	if err == nil && found["valid"] != true {
+		err = fmt.Errorf("the code is not valid")
+	}
+	return err
 }
 
 func (r *rig) setUpTransit() {

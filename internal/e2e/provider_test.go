@@ -83,7 +83,7 @@ func TestProviderReportsItsServer(t *testing.T) {
 	r := newRig(t, shared)
 	r.untilProvider(v1alpha1.ReadyCondition, v1alpha1.ReasonReachable)
 	p := r.provider()
-	if s := p.Status.Server; s == nil || s.Kind != "Vault" || s.Version != "1.21.0" {
+	if s := p.Status.Server; s == nil || s.Kind != r.Vault.Kind() || s.Version != r.Vault.Version {
 		t.Errorf("server: %+v", s)
 	}
 	onlyReady := len(p.Status.MissingCapabilities) == 0 && len(p.Status.Conditions) == 1

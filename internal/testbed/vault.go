@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -342,4 +343,25 @@ func (v *Vault) auditPath() string {
 		return v.cluster.audit
 	}
 	return filepath.Join(v.dir, "audit.log")
+}
+
+// Offers reports whether the server has the plugin: of kind secret, auth or database.
+func (v *Vault) Offers(ctx context.Context, kind, name string) (bool, error) {
+	list, err := v.Root.Logical().ListWithContext(ctx, "sys/plugins/catalog/"+kind)
+	if err != nil {
+		return false, err
+	}
+	if list == nil {
+		return false, fmt.Errorf("the server lists no plugins of kind %s", kind)
+	}
+	names, _ := list.Data["keys"].([]any)
+	return slices.Contains(names, any(name)), nil
+}
+
+// Kind is what leasekeeper calls the server.
+func (v *Vault) Kind() string {
+	if v.OpenBao {
+		return "OpenBao"
+	}
+	return "Vault"
 }

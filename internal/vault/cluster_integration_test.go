@@ -92,8 +92,11 @@ func TestARealStandbyWithoutALeaderIsAnOutage(t *testing.T) {
 			must(t, node.Kill())
 		}
 	}
-	_, err = b.Inspect(t.Context())
-	wantKind(t, err, backend.Unavailable)
+	if _, err = b.Inspect(t.Context()); bed.vault.OpenBao {
+		must(t, err) // a standby of OpenBao reads for itself
+	} else {
+		wantKind(t, err, backend.Unavailable)
+	}
 	_, err = pinned(t, cluster.Nodes[left], secret).Renew(t.Context(), rec, time.Hour)
 	wantKind(t, err, backend.Unavailable)
 	_, err = pinned(t, cluster.Nodes[left], secret).Login(t.Context(), who)

@@ -17,7 +17,6 @@ import (
 	"github.com/leasekeeper/leasekeeper/api/v1alpha1"
 	"github.com/leasekeeper/leasekeeper/internal/backend"
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
-	"github.com/leasekeeper/leasekeeper/internal/vault"
 )
 
 // revoke revokes a lease like `vault lease revoke -sync`.
@@ -38,14 +37,6 @@ func wantKind(t *testing.T, err error, kind backend.ErrorKind, pieces ...string)
 			t.Errorf("%q does not say %q", err, piece)
 		}
 	}
-}
-
-// serverKind is that of the server that VAULT_BIN names.
-func serverKind() string {
-	if bed.vault.OpenBao {
-		return vault.KindOpenBao
-	}
-	return vault.KindVault
 }
 
 func TestVaultsResponsesAboutARevokedLease(t *testing.T) {
@@ -140,8 +131,8 @@ func TestVaultsResponsesWhileItIsSealed(t *testing.T) {
 	wantKind(t, err, backend.Unavailable, "sealed")
 	report, err := connect(t, "app").Inspect(t.Context()) // by a backend that does not know it yet
 	wantKind(t, err, backend.Unavailable, "sealed")
-	if report.ServerKind != serverKind() {
-		t.Errorf("a sealed %s is reported as %q", serverKind(), report.ServerKind)
+	if report.ServerKind != bed.vault.Kind() {
+		t.Errorf("a sealed %s is reported as %q", bed.vault.Kind(), report.ServerKind)
 	}
 	unseal()
 	eventually(t, "it is revoked after the unsealing", func() error { return b.Revoke(t.Context(), rec, owner) })
@@ -299,8 +290,8 @@ func TestKeyValueResponses(t *testing.T) {
 func TestInspecting(t *testing.T) {
 	report, err := connect(t, "app").Inspect(t.Context())
 	must(t, err)
-	if report.ServerKind != serverKind() || report.Version != bed.vault.Version || len(report.Missing) != 0 {
-		t.Errorf("got %+v, want %s %s", report, serverKind(), bed.vault.Version)
+	if report.ServerKind != bed.vault.Kind() || report.Version != bed.vault.Version || len(report.Missing) != 0 {
+		t.Errorf("got %+v, want %s %s", report, bed.vault.Kind(), bed.vault.Version)
 	}
 	weak := func(p *v1alpha1.VaultProvider) { p.KeeperAuth.Kubernetes.Role = "weak" }
 	report, err = connect(t, "app", weak).Inspect(t.Context())

@@ -3,6 +3,7 @@ package vault
 import (
 	"encoding/json"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,13 @@ const (
 	fieldTTL          = "ttl"
 	fieldLastRotation = "last_vault_rotation"
 )
+
+// rotationFields tell a static role from other responses with a ttl. A role with skip_import_rotation has no
+// last_vault_rotation before its first rotation (pathStaticCredsRead in builtin/logical/database/path_creds_create.go).
+var rotationFields = []string{fieldLastRotation, "rotation_period", "rotation_schedule"}
+
+// staticCredsPath matches the paths of static roles: static-creds (aws, database), static-cred (ldap).
+var staticCredsPath = regexp.MustCompile(`/static-creds?/[^/]+$`)
 
 // classify sets the kind of the response, its term, and how it can be revoked. fields are those of the secret.
 //
@@ -45,6 +53,15 @@ func classify(
 		into.Volatile = []string{fieldTTL, fieldLastRotation}
 		return nil
 	}
+	if at, ok := plannedRotation(req.Path, fields); ok {
+		into.Kind = v1alpha1.ResponseScheduled
+		into.Term.Duration = min(max(at.Sub(r.receivedAt), 0), maxSeconds*time.Second)
+		return nil
+	}
+	if storedCertificate(req, fields) {
+		into.Kind = v1alpha1.ResponseStatic
+		return nil
+	}
 	if v, ok := findValidity(fields); ok {
 		return expiring(into, r, req, fields, v)
 	}
@@ -67,10 +84,27 @@ func oneTimePassword(fields map[string]json.RawMessage) bool {
 // scheduled reads when Vault rotates the credential of a static role.
 func scheduled(fields map[string]json.RawMessage) (time.Duration, bool) {
 	var ttl json.Number
-	if isNull(fields[fieldLastRotation]) || isNull(fields[fieldTTL]) || json.Unmarshal(fields[fieldTTL], &ttl) != nil {
+	if isNull(fields[fieldTTL]) || json.Unmarshal(fields[fieldTTL], &ttl) != nil {
 		return 0, false
 	}
-	return seconds(ttl), true
+	rotated := slices.ContainsFunc(rotationFields, func(field string) bool { return !isNull(fields[field]) })
+	return seconds(ttl), rotated
+}
+
+// plannedRotation reads when Vault rotates the access key of a static role of the aws engine. Its expiration is that
+// time (awsCredentials in builtin/logical/aws/path_static_creds.go). If it has passed, Vault is about to rotate.
+func plannedRotation(path string, fields map[string]json.RawMessage) (time.Time, bool) {
+	if !staticCredsPath.MatchString(path) {
+		return time.Time{}, false
+	}
+	return textTime(fields["expiration"])
+}
+
+// storedCertificate recognises a certificate, or a CRL, that the engine had before: pki/cert/ca, pki/cert/crl,
+// pki/issuer/main. To read it again gives the same one, until somebody replaces it. An engine issues a certificate in
+// response to a write, which has the request for one, or with its private key.
+func storedCertificate(req *v1alpha1.VaultRequest, fields map[string]json.RawMessage) bool {
+	return req.Method != v1alpha1.MethodWrite && !isNull(fields["certificate"]) && isNull(fields["private_key"])
 }
 
 // expiring sets what a response without a lease needs that expires.

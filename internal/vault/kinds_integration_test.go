@@ -72,6 +72,33 @@ func TestTheDurationOfKVIsRespected(t *testing.T) {
 	}
 }
 
+func TestReadsOfCertificatesAndStaticRoles(t *testing.T) {
+	pki, _ := pkiRole(t, time.Hour, false)
+	must(t, bed.postgres.Exec(t.Context(), "CREATE ROLE imported LOGIN PASSWORD 'initial'"))
+	write(t, "database/static-roles/imported", map[string]any{
+		"db_name": "postgres", "username": "imported", "rotation_period": "24h",
+		"rotation_statements": []string{`ALTER ROLE "{{name}}" WITH PASSWORD '{{password}}';`},
+		"password":            "initial", "skip_import_rotation": true, // OpenBao ignores it
+	})
+	b := connect(t, "", rootAuth(t))
+	for path, kind := range map[string]v1alpha1.ResponseKind{
+		pki + "/cert/ca": v1alpha1.ResponseStatic, pki + "/cert/ca_chain": v1alpha1.ResponseStatic,
+		pki + "/cert/crl": v1alpha1.ResponseStatic, pki + "/issuer/default": v1alpha1.ResponseStatic,
+		pki + "/issuer/default/json":     v1alpha1.ResponseStatic,
+		"database/static-creds/imported": v1alpha1.ResponseScheduled,
+	} {
+		rec, response := issue(t, b, read(path))
+		if response.Kind != kind || response.UnknownExpiry || len(response.Data) == 0 {
+			t.Errorf("%s: got %s, unknown expiry %t", path, response.Kind, response.UnknownExpiry)
+		}
+		left := response.Term.Duration
+		if kind == v1alpha1.ResponseScheduled && (left < 23*time.Hour || left > 24*time.Hour) {
+			t.Errorf("%s: the next rotation is in %s", path, left)
+		}
+		must(t, b.Revoke(t.Context(), rec, owner))
+	}
+}
+
 func TestAnUnknownEngineHasAnUnknownExpiry(t *testing.T) {
 	totp := mount(t, "totp")
 	write(t, totp+"/keys/web", map[string]any{"generate": true, "issuer": "test", "account_name": "web"})

@@ -10,7 +10,9 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,6 +58,9 @@ func responseOf(t *testing.T, fields map[string]any) says {
 	wantNil(t, err)
 	return ok(string(encoded))
 }
+
+// written matches the paths that engines permit to write to, not to read.
+var written = regexp.MustCompile(`/(issue|sign|sign-verbatim)(/|$)`)
 
 func TestKindsOfResponses(t *testing.T) {
 	unix := func(after time.Duration) int64 { return epoch.Add(after).Unix() }
@@ -142,6 +147,55 @@ func TestKindsOfResponses(t *testing.T) {
 			"other/x", responseOf(t, map[string]any{"ttl": 40, "last_vault_rotation": nil}),
 			v1alpha1.ResponseStatic, 0, true,
 		},
+		"a static role that has not been rotated": { // skip_import_rotation
+			"database/static-creds/x", responseOf(t, map[string]any{"ttl": 40, "rotation_period": 60, "password": "p"}),
+			v1alpha1.ResponseScheduled, 40 * time.Second, false,
+		},
+		"a schedule that has not rotated": {
+			"database/static-creds/x", responseOf(t,
+				map[string]any{"ttl": 40, "rotation_schedule": "0 0 * * 6", "last_vault_rotation": nil}),
+			v1alpha1.ResponseScheduled, 40 * time.Second, false,
+		},
+		"a static role of ldap that has not been rotated": {
+			"ldap/static-cred/x", responseOf(t, map[string]any{
+				"ttl": 40, "last_vault_rotation": "0001-01-01T00:00:00Z", "rotation_period": 60, "password": "p",
+			}), v1alpha1.ResponseScheduled, 40 * time.Second, false,
+		},
+		"a static role of aws": {
+			"aws/static-creds/x", responseOf(t, map[string]any{
+				"access_key": "a", "secret_key": "s", "expiration": epoch.Add(time.Hour).Format(time.RFC3339Nano),
+			}), v1alpha1.ResponseScheduled, time.Hour, false,
+		},
+		"a static role of aws about to rotate": {
+			"aws/static-creds/x", responseOf(t, map[string]any{
+				"access_key": "a", "secret_key": "s", "expiration": epoch.Add(-time.Second).Format(time.RFC3339Nano),
+			}), v1alpha1.ResponseScheduled, 0, false,
+		},
+		"the certificate of a CA": {
+			"pki/cert/ca", responseOf(t, map[string]any{"certificate": certificate, "revocation_time": 0}),
+			v1alpha1.ResponseStatic, 0, false,
+		},
+		"the chain of a CA": {
+			"pki/cert/ca_chain", responseOf(t, map[string]any{"certificate": certificate, "ca_chain": certificate}),
+			v1alpha1.ResponseStatic, 0, false,
+		},
+		"an issuer": {
+			"pki/issuer/main", responseOf(t,
+				map[string]any{"certificate": certificate, "ca_chain": []string{certificate}, "issuer_id": "1"}),
+			v1alpha1.ResponseStatic, 0, false,
+		},
+		"an issuer in JSON": {
+			"pki/issuer/main/json", responseOf(t, map[string]any{"certificate": certificate}),
+			v1alpha1.ResponseStatic, 0, false,
+		},
+		"a list of revoked certificates": {
+			"pki/cert/crl", responseOf(t, map[string]any{"certificate": "-----BEGIN X509 CRL-----"}),
+			v1alpha1.ResponseStatic, 0, false,
+		},
+		"a certificate with its key": {
+			"certificates/creds/x", responseOf(t, map[string]any{"certificate": certificate, "private_key": "k"}),
+			v1alpha1.ResponseExpiring, time.Hour, false,
+		},
 		"KV version 1": {
 			"kv/orders", kv1(2764800, `"a":"b"`), v1alpha1.ResponseStatic, 768 * time.Hour, false,
 		},
@@ -175,13 +229,17 @@ func TestKindsOfResponses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			f.server.always(test.path, test.response)
-			got, err := f.Issue(t.Context(), at, source(test.path))
+			var changes []func(*v1alpha1.VaultRequest)
+			if written.MatchString(test.path) {
+				changes = append(changes, write)
+			}
+			got, err := f.Issue(t.Context(), at, source(test.path, changes...))
 			wantKind(t, err, "")
 			lasts := got.Term.Duration == test.duration && got.Term.At == epoch
 			if got.Kind != test.kind || !lasts || got.UnknownExpiry != test.unknown {
 				t.Errorf("got %s for %s, unknown expiry %t", got.Kind, got.Term.Duration, got.UnknownExpiry)
 			}
-			scheduled := test.kind == v1alpha1.ResponseScheduled
+			scheduled := test.kind == v1alpha1.ResponseScheduled && !strings.HasPrefix(test.path, "aws/")
 			if slices.Equal(got.Volatile, []string{"ttl", "last_vault_rotation"}) != scheduled {
 				t.Errorf("volatile: %v", got.Volatile)
 			}
@@ -239,7 +297,7 @@ func TestACertificateIsRevokedByItsSerialNumber(t *testing.T) {
 	} {
 		f := newFixture(t)
 		f.server.always(path, responseOf(t, map[string]any{"certificate": certificate, "serial_number": serial}))
-		got, err := f.Issue(t.Context(), at, source(path))
+		got, err := f.Issue(t.Context(), at, source(path, write))
 		wantKind(t, err, "")
 		if !got.Revocable || got.Identify == nil {
 			t.Fatalf("%s: not revocable", path)
@@ -260,7 +318,7 @@ func TestACertificateIsRevokedByItsSerialNumber(t *testing.T) {
 	f.server.always("ssh/sign/web", responseOf(t, map[string]any{
 		"signed_key": sshBetween(t, uint64(epoch.Unix()), uint64(epoch.Unix()+60)), "serial_number": "39dd",
 	}))
-	if got, err := f.Issue(t.Context(), at, source("ssh/sign/web")); err != nil || got.Revocable {
+	if got, err := f.Issue(t.Context(), at, source("ssh/sign/web", write)); err != nil || got.Revocable {
 		t.Errorf("an SSH certificate: revocable %t, %v", got.Revocable, err)
 	}
 }
