@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -174,4 +175,52 @@ func TestChartUsesFullnameOverrideEverywhere(t *testing.T) {
 			t.Errorf("the policy is for %v", conditions)
 		}
 	}
+}
+
+// values.schema.json rejects values that it does not declare, so these are all values of the chart.
+func TestChartDescribesEveryValue(t *testing.T) {
+	t.Parallel()
+	var schema map[string]any
+	text, err := os.ReadFile("../../charts/leasekeeper/values.schema.json")
+	if err == nil {
+		err = yaml.Unmarshal(text, &schema)
+	}
+	if err == nil {
+		text, err = os.ReadFile("../../charts/leasekeeper/values.yaml")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	described := describedValues(string(text))
+	var walk func(path string, schema map[string]any)
+	walk = func(path string, schema map[string]any) {
+		properties, _ := schema["properties"].(map[string]any)
+		for name, property := range properties {
+			if path+name != "global" { // Helm passes it to every chart
+				walk(path+name+".", property.(map[string]any))
+			}
+		}
+		if path = strings.TrimSuffix(path, "."); len(properties) == 0 && !described[path] {
+			t.Errorf("values.yaml does not describe %s: add it, below a comment that says what it does", path)
+		}
+	}
+	walk("", schema)
+}
+
+// describedValues are the paths of the values whose line follows a comment.
+func describedValues(text string) map[string]bool {
+	described := map[string]bool{}
+	var path []string
+	comment := false
+	for line := range strings.Lines(text) {
+		key, _, isKey := strings.Cut(strings.TrimLeft(line, " "), ":")
+		isComment := strings.HasPrefix(key, "#")
+		if isKey && !isComment {
+			depth := (len(line) - len(strings.TrimLeft(line, " "))) / 2
+			path = append(path[:min(depth, len(path))], key)
+			described[strings.Join(path, ".")] = comment
+		}
+		comment = isComment
+	}
+	return described
 }
