@@ -153,7 +153,7 @@ lint: $(GOLANGCI_LINT) $(HELM) ## Lint the Go code and the chart
 UNLIMITED := \.(go|sum|svg)$$|^(LICENSE|PROJECT|bin)$$|/testdata/|/crds/|^config/crd/bases/|^config/rbac/role\.yaml$$
 
 .PHONY: verify
-verify: ## Fail if generated files, go.mod or formatting are out of date, or a line is too long
+verify: $(HELM) ## Fail if generated files, go.mod or formatting are out of date, or a line is too long
 	@snapshot() { (find $(GENERATED) -type f 2>/dev/null || true) | sort | xargs -r sha256sum; }
 	before=$$(snapshot)
 	$(MAKE) --no-print-directory generate manifests

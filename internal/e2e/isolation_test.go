@@ -14,6 +14,7 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,19 +26,21 @@ import (
 	"github.com/leasekeeper/leasekeeper/internal/testbed"
 )
 
-// Twenty objects of a database that does not respond, twenty whose Secrets an admission webhook never admits, and
-// twenty others with leases of 30 s share eight workers. Those of the database share the provider of the last. The
-// first ten issuances of the hanging database were answered, so its renewals hang as well.
+// Twenty objects of a database that does not respond, twenty whose Secrets an admission webhook never admits, twenty
+// whose namespace gets no ServiceAccount tokens because of another webhook, and twenty others with leases of 30 s share
+// eight workers. Those of the database and those without tokens share the provider of the last. The first ten issuances
+// of the hanging database were answered, so its renewals hang as well.
 func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	t.Parallel()
 	b := ownBed(t, testbed.VaultOptions{MaxRequestDuration: vaultLimit}, "--leader-elect=false", "--concurrency=8")
 	halfAMinute := withTTL(30*time.Second, time.Hour)
 	healthy, hanging, unadmitted := newRig(t, b, halfAMinute), newRig(t, b, halfAMinute), newRig(t, b)
+	tokenless := newRig(t, b)
 	proxy, err := testbed.StartTCPProxy(b.Postgres.Address)
 	healthy.must(err)
 	t.Cleanup(func() { _ = proxy.Close() })
 	hanging.databaseAt(proxy.Address)
-	healthy.admitTenant(hanging)
+	healthy.admitTenants(hanging, tokenless)
 	there := func(d *v1alpha1.DynamicSecret) { d.Spec.ProviderRef.Name = healthy.name }
 	for i := range 20 {
 		healthy.apply(fmt.Sprintf("orders-%d", i))
@@ -51,11 +54,14 @@ func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	healthy.untilAll(20, "Ready", isReady)
 	before := healthy.snapshot()
 	proxy.Swallow()
-	admit := unadmitted.hangingWebhook()
+	admit, issueTokens := unadmitted.hangingWebhook("secrets"), tokenless.hangingWebhook("serviceaccounts/token")
 	unadmitted.labelSecrets("team", "blue")
 	began := time.Now()
 	for i := 10; i < 20; i++ {
 		hanging.apply(fmt.Sprintf("orders-%d", i), there)
+	}
+	for i := range 20 {
+		tokenless.apply(fmt.Sprintf("orders-%d", i), there)
 	}
 	hanging.untilReason("orders-15", v1alpha1.ReconcilingCondition, v1alpha1.ReasonBackendUnavailable)
 	for _, since := range []time.Duration{20 * time.Second, 45 * time.Second, 70 * time.Second} {
@@ -63,20 +69,17 @@ func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 		healthy.untilAll(20, "renewed in time", renewedSince(began.Add(since-20*time.Second)))
 	}
 	healthy.unchanged(before)
-	unadmitted.eventually("an object to report the webhook", func() bool {
-		for _, d := range unadmitted.all() {
-			c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReconcilingCondition)
-			failed := c != nil && c.Reason == v1alpha1.ReasonPublishFailed
-			if failed && strings.Contains(c.Message, "admission webhook") {
-				return true
-			}
-		}
-		return false
-	})
-	admit()
+	unadmitted.untilOneReports(v1alpha1.ReasonPublishFailed, "admission webhook")
+	tokenless.untilOneReports(v1alpha1.ReasonBackendUnavailable, "requesting a token of ServiceAccount")
+	if leases := tokenless.leases(); len(leases) > 0 {
+		t.Errorf("there are the leases %v, so the webhook did not hang", leases)
+	}
 	healthy.ready("late")
+	admit()
+	issueTokens()
 	proxy.Forward()
 	hanging.untilAll(20, "Ready again", isReady)
+	tokenless.untilAll(20, "Ready", isReady)
 	unadmitted.eventually("every Secret to have the label", func() bool {
 		var list corev1.SecretList
 		unadmitted.must(b.Kube.List(t.Context(), &list, client.InNamespace(unadmitted.name),
@@ -87,17 +90,36 @@ func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	healthy.unchanged(snapshot{objects: before.objects, secrets: before.secrets, mark: healthy.vaultMark()})
 }
 
-// admitTenant lets the objects of another rig use the provider of this one, for their own database mount.
-func (r *rig) admitTenant(other *rig) {
+// untilOneReports waits until an object of the rig has the reason and a message with the text.
+func (r *rig) untilOneReports(reason, text string) {
 	r.t.Helper()
+	r.eventually("an object to report "+reason+", "+text, func() bool {
+		for _, d := range r.all() {
+			c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.ReconcilingCondition)
+			if c != nil && c.Reason == reason && strings.Contains(c.Message, text) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// admitTenants lets the objects of other rigs use the provider of this one, for their own database mounts.
+func (r *rig) admitTenants(others ...*rig) {
+	r.t.Helper()
+	names := []string{r.name}
+	for _, other := range others {
+		names = append(names, other.name)
+	}
 	r.must(r.Vault.WriteRole(r.t.Context(), "kubernetes", r.name, testbed.KubernetesRole{
-		ServiceAccounts: []string{"orders"}, Namespaces: []string{r.name, other.name},
-		Policies: []string{r.name, other.name}, Audience: "vault", TTL: time.Hour, MaxTTL: 24 * time.Hour,
+		ServiceAccounts: []string{"orders"}, Namespaces: names, Policies: names, Audience: "vault",
+		TTL: time.Hour, MaxTTL: 24 * time.Hour,
 	}))
 }
 
-// hangingWebhook makes every write of a Secret of the rig wait for a webhook that never responds, until it is removed.
-func (r *rig) hangingWebhook() (remove func()) {
+// hangingWebhook makes every write of a resource in the rig's namespace, secrets or serviceaccounts/token, wait for a
+// webhook that never responds, until it is removed.
+func (r *rig) hangingWebhook(resource string) (remove func()) {
 	r.t.Helper()
 	ended := make(chan struct{})
 	server := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, request *http.Request) {
@@ -120,7 +142,7 @@ func (r *rig) hangingWebhook() (remove func()) {
 		Rules: []admissionv1.RuleWithOperations{{
 			Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
 			Rule: admissionv1.Rule{
-				APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"},
+				APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{resource},
 			},
 		}},
 	}}
@@ -130,8 +152,11 @@ func (r *rig) hangingWebhook() (remove func()) {
 	r.eventually("the webhook to be called", func() bool {
 		ctx, cancel := context.WithTimeout(r.t.Context(), time.Second)
 		defer cancel()
-		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, GenerateName: "any-"}}
-		return r.Kube.Create(ctx, s, client.DryRunAll) != nil
+		if resource == "secrets" {
+			s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.name, GenerateName: "any-"}}
+			return r.Kube.Create(ctx, s, client.DryRunAll) != nil
+		}
+		return r.Kube.SubResource("token").Create(ctx, r.account("orders"), &authenticationv1.TokenRequest{}) != nil
 	})
 	return remove
 }
