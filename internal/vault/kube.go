@@ -105,6 +105,10 @@ func tokenError(err error, namespace, name string) *backend.Error {
 			"the API server refuses a token of ServiceAccount %q in namespace %q: "+
 				"check the audiences of the provider, and those of the admission policy leasekeeper-tokens",
 			name, namespace)
+	case errors.Is(err, context.DeadlineExceeded):
+		mapped = backend.Errorf(backend.Unavailable,
+			"the API server did not return a token of ServiceAccount %q in namespace %q in time: "+
+				"check whether an admission webhook for serviceaccounts/token responds", name, namespace)
 	default:
 		mapped = backend.Errorf(backend.Unavailable,
 			"requesting a token of ServiceAccount %q in namespace %q from the API server failed", name, namespace)

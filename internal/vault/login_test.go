@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -206,6 +207,10 @@ func TestAServiceAccountThatCannotLogIn(t *testing.T) {
 			who, backend.Misconfigured, "serviceaccounts/token",
 		},
 		"the API server is unavailable": {errors.New("connection refused"), who, backend.Unavailable, "API server"},
+		"a webhook hangs": {
+			fmt.Errorf("Post: %w", context.DeadlineExceeded), who, backend.Unavailable,
+			"webhook for serviceaccounts/token",
+		},
 		"none is named": {
 			nil, backend.Identity{Namespace: "shop"}, backend.NoServiceAccount, "spec.serviceAccountName",
 		},
