@@ -86,14 +86,14 @@ func (r *replica) awaitExit(ctx context.Context) error {
 	})
 }
 
-// failover makes one leader after the other fail while objects are Ready.
+// failover makes one leader after the other fail while objects are Ready. Then the manager runs again.
 func (e *environment) failover(ctx context.Context, report *Report) (err error) {
 	if err := e.bed.Manager.Stop(); err != nil {
 		return err
 	}
 	logf(e.opts, "failover: two replicas, %d objects", failoverObjects)
 	var leader, standby *replica
-	defer func() { err = errors.Join(err, leader.close(), standby.close()) }()
+	defer func() { err = errors.Join(err, leader.close(), standby.close(), e.bed.Manager.Run(ctx)) }()
 	for _, r := range []**replica{&leader, &standby} {
 		if *r, err = e.newReplica(ctx); err != nil {
 			return err
