@@ -70,7 +70,7 @@ func TestHangingDatabaseAndWebhookDelayNobodyElse(t *testing.T) {
 	}
 	healthy.unchanged(before)
 	unadmitted.untilOneReports(v1alpha1.ReasonPublishFailed, "admission webhook")
-	tokenless.untilOneReports(v1alpha1.ReasonBackendUnavailable, "requesting a token of ServiceAccount")
+	tokenless.untilOneReports(v1alpha1.ReasonBackendUnavailable, "admission webhook for serviceaccounts/token")
 	if leases := tokenless.leases(); len(leases) > 0 {
 		t.Errorf("there are the leases %v, so the webhook did not hang", leases)
 	}
