@@ -1071,7 +1071,7 @@ func (w *world) pending() bool {
 		return true
 	}
 	wanted := st.GrantEndedAt == nil && !w.object.Spec.Revoked && !w.object.Spec.Suspend
-	pending := st.Attempt != nil || len(st.Retiring) > 0 || w.object.Spec.Revoked && len(w.secrets) > 0
+	pending := st.Attempt != nil || len(st.Retiring) > 0 || w.object.Spec.Revoked && w.labelled() > 0
 	return !w.object.DeletionTimestamp.IsZero() || pending || none && wanted
 }
 
