@@ -86,7 +86,7 @@ func (l limited) Admit(path string, first bool, who Waiter) (done func(error), e
 	return l.admit(lineKey{l.of, opIssue, path}, first, who)
 }
 
-// admit reserves a place, with what the backend knows of outages before and after the request.
+// admit reserves a place. It reads the time of the backend's last outage before and after the request.
 func (l limited) admit(key lineKey, issues bool, who Waiter) (done func(error), err error) {
 	l.noteOutage()
 	finish, err := l.limits.admit(key, issues, who)

@@ -38,8 +38,8 @@ const (
 //   - Other operations: half of the workers until one has got a response, and a quarter as soon as one of them takes
 //     longer than a second.
 //   - After a request without a response, with an error after a long time, or refused by a quota: one at a time, as a
-//     probe, until one gets another response. So it is if what a request needs first, such as a login, fails while the
-//     server serves others.
+//     probe, until one gets another response. The same applies if a step before the request fails, such as its login,
+//     while the server serves others.
 //   - Then each response permits one request more, unless the responses take longer because of that: a database that is
 //     only slow would let a quarter of the workers time out together. Issuances begin like that after an outage of the
 //     server.

@@ -422,40 +422,42 @@ var requests = map[string]func(ctx context.Context, b Backend){
 	},
 }
 
-func TestIssuancesBeginSlowlyAfterAnOutage(t *testing.T) {
+// afterEachRequest runs a check a second after each kind of request has failed.
+func afterEachRequest(t *testing.T, outage bool, check func(*testing.T, *lineTest)) {
 	for name, request := range requests {
 		t.Run(name, func(t *testing.T) {
 			l := newLineTest(t)
-			request(t.Context(), l.failing(true))
+			request(t.Context(), l.failing(outage))
 			l.clock.Step(time.Second)
-			done := l.fill(opIssue, "a", 1)
-			l.refused(opIssue, "a", Busy)
-			l.fill("renew", "a", 4)
-			other := lineKey{providerKey{"SecretProvider", "shop/vault"}, opIssue, "a"}
-			for range 2 {
-				if _, err := l.admit(other, false, Waiter{}); err != nil {
-					t.Errorf("another provider: %v", err)
-				}
-			}
-			done[0](nil)
-			l.fill(opIssue, "a", 2)
-			l.clock.Step(outageMemory)
-			l.fill(opIssue, "b", 4)
+			check(t, l)
 		})
 	}
 }
 
+func TestIssuancesBeginSlowlyAfterAnOutage(t *testing.T) {
+	afterEachRequest(t, true, func(t *testing.T, l *lineTest) {
+		done := l.fill(opIssue, "a", 1)
+		l.refused(opIssue, "a", Busy)
+		l.fill("renew", "a", 4)
+		other := lineKey{providerKey{"SecretProvider", "shop/vault"}, opIssue, "a"}
+		for range 2 {
+			if _, err := l.admit(other, false, Waiter{}); err != nil {
+				t.Errorf("another provider: %v", err)
+			}
+		}
+		done[0](nil)
+		l.fill(opIssue, "a", 2)
+		l.clock.Step(outageMemory)
+		l.fill(opIssue, "b", 4)
+	})
+}
+
 // What one path or role needs may be unavailable: a gateway rejects its logins, or an admission webhook its tokens.
 func TestAFailureOfOneRequestIsNoOutage(t *testing.T) {
-	for name, request := range requests {
-		t.Run(name, func(t *testing.T) {
-			l := newLineTest(t)
-			request(t.Context(), l.failing(false))
-			l.clock.Step(time.Second)
-			l.fill(opIssue, "a", 4)
-			l.fill(opIssue, "b", 4)
-		})
-	}
+	afterEachRequest(t, false, func(_ *testing.T, l *lineTest) {
+		l.fill(opIssue, "a", 4)
+		l.fill(opIssue, "b", 4)
+	})
 }
 
 // A login that hangs holds a place as long as an issuance does.
